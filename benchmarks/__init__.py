@@ -1,0 +1,1 @@
+"""Timings and memory, side by side in one run, as ratios. Not part of the installed package."""

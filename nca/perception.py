@@ -1,0 +1,53 @@
+"""The fixed 3x3 kernels through which a cell sees its neighbors."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["MAX_FILTERS", "make_kernels", "perceive"]
+
+MAX_FILTERS = 20
+
+# The study's order. Its program calls the Prewitt kernels "sobel".
+IDENTITY = [[0, 0, 0], [0, 1, 0], [0, 0, 0]]
+LAPLACIAN = [[1, 2, 1], [2, -12, 2], [1, 2, 1]]
+PREWITT_ROWS = [[-1, -1, -1], [0, 0, 0], [1, 1, 1]]
+PREWITT_COLUMNS = [[-1, 0, 1], [-1, 0, 1], [-1, 0, 1]]
+MOORE = [[1, 1, 1], [1, 0, 1], [1, 1, 1]]
+NAMED_KERNELS = (IDENTITY, LAPLACIAN, PREWITT_ROWS, PREWITT_COLUMNS, MOORE)
+
+
+def make_kernels(n_filters: int, generator: torch.Generator | None) -> Float[Tensor, "filter 3 3"]:
+    """Return the first `n_filters` perception kernels, float32 on the CPU.
+
+    The named five come first; the sixth and later ones are drawn from a standard normal, so they are
+    part of the model and must be saved with it.
+
+    Args:
+        n_filters: 1 to 20.
+        generator: The stream `filters`, on the CPU.
+
+    Raises:
+        ValueError: If `n_filters` is not 1 to 20.
+    """
+    if not 1 <= n_filters <= MAX_FILTERS:
+        raise ValueError(f"n_filters={n_filters}: must be 1 to {MAX_FILTERS}")
+    named = torch.tensor(NAMED_KERNELS[:n_filters], dtype=torch.float32)
+    extra = torch.randn(max(0, n_filters - len(NAMED_KERNELS)), 3, 3, generator=generator)
+    return torch.cat([named, extra])
+
+
+def perceive(
+    state: Float[Tensor, "batch channel height width"], kernels: Float[Tensor, "filter 3 3"]
+) -> Float[Tensor, "batch perception height width"]:
+    """Correlate every channel with every kernel on the torus.
+
+    The result is channel-major: channel 0 with all kernels, channel 1 with all kernels, and so on.
+    """
+    channels = state.shape[1]
+    padded = F.pad(state, (1, 1, 1, 1), mode="circular")
+    weight = kernels.to(state).repeat(channels, 1, 1)[:, None]
+    return F.conv2d(padded, weight, groups=channels)

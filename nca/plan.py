@@ -1,0 +1,250 @@
+"""From a command line to studies: what is fixed, what is searched, what a study is called."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+
+from nca.config import (
+    ConfigError,
+    FeaturesConfig,
+    ModelConfig,
+    SweepConfig,
+    TrainConfig,
+    TrialConfig,
+    build,
+    flatten,
+    name_study,
+    nearest,
+)
+from nca.weights import resolve_features
+from sweeps.space import Choice, Domain, Interval, check_sampler
+
+if TYPE_CHECKING:
+    from sweeps.samplers import SamplerSpec
+    from sweeps.study import PrunerSpec, StudySpec
+
+__all__ = ["Plan", "has_study", "make_plans", "pruner_spec", "resolve", "sampler_spec", "study_spec"]
+
+# Searched values live in these groups; train.steps is the length of every trial.
+SEARCHABLE = ("model.", "train.")
+NOT_SEARCHABLE = ("model.name", "train.steps", "train.checkpoint_every", "train.checkpoint_every_s")
+# Several names of these give a study each; other parts take one.
+STUDY_PARTS = ("texture", "model", "features")
+# May change between two commands of one study.
+FREE = ("tracking", "device", "runs_dir")
+FREE_KEYS = ("train.checkpoint_every", "train.checkpoint_every_s", "train.rollout")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One study as a command line asks for it.
+
+    Args:
+        overrides: Plain Hydra overrides that compose its config.
+        config: The whole config, features as asked for.
+        space: What the sampler varies, by dotted key.
+    """
+
+    overrides: list[str]
+    config: SweepConfig
+    space: dict[str, Domain]
+
+    def trial_config(self, params: Mapping[str, Any], number: int) -> TrialConfig:
+        """Compose one trial: the drawn values, and a training seed from the trial's number."""
+        from nca.compose import compose_plain
+
+        drawn = [f"{key}={_as_override(value)}" for key, value in params.items()]
+        values = compose_plain("sweep", [*self.overrides, *drawn])
+        trial = build(TrialConfig, {item.name: values[item.name] for item in fields(TrialConfig)})
+        return replace(trial, seed=trial.seed + number, features=self.config.features)
+
+    def with_features(self, features: FeaturesConfig) -> Plan:
+        """Return the plan with another feature extractor, which also names its study."""
+        return replace(self, config=replace(self.config, features=features))
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        trial = build(
+            TrialConfig, {item.name: _plain(self.config)[item.name] for item in fields(TrialConfig)}
+        )
+        return self.config.sweep.study or name_study(trial)
+
+
+def make_plans(words: Sequence[str]) -> list[Plan]:
+    """Turn a command line into studies: one, or one per combination of swept textures, models, features.
+
+    Raises:
+        ConfigError: If anything is misspelt or out of range, in one line.
+        SweepError: If the sampler cannot draw from the space.
+    """
+    from nca.compose import sort_overrides
+
+    overrides = sort_overrides(words)
+    for part in overrides.parts:
+        if part not in STUDY_PARTS:
+            names = ",".join(overrides.parts[part])
+            several = ", ".join(STUDY_PARTS)
+            raise ConfigError(f"{part}={names}: takes one name; only {several} take several, a study each")
+    plans = []
+    for combination in itertools.product(*overrides.parts.values()):
+        chosen = [f"{part}={name}" for part, name in zip(overrides.parts, combination, strict=True)]
+        plans.append(_make_plan([*overrides.plain, *chosen], overrides.domains))
+    study = plans[0].config.sweep.study
+    if len(plans) > 1 and study is not None:
+        raise ConfigError(f"sweep.study={study}: one name for {len(plans)} studies; leave it out")
+    return plans
+
+
+def _make_plan(overrides: list[str], domains: Mapping[str, Domain]) -> Plan:
+    from nca.compose import compose_plain, read_domain
+
+    values = compose_plain("sweep", overrides)
+    config = build(SweepConfig, values)
+    known = flatten({part: values[part] for part in ("model", "train")})
+    fixed = {word.lstrip("+").partition("=")[0] for word in overrides}
+    space: dict[str, Domain] = {}
+    plain: list[str] = []
+    for key, text in {**config.search, **domains}.items():
+        _check_searchable(key, known)
+        domain = text if isinstance(text, Choice | Interval) else read_domain(key, text)
+        if domain is None:
+            plain += [] if key in fixed else [f"{key}={_as_override(text)}"]
+        elif key in domains or key not in fixed:
+            space[key] = _fit(domain, key)
+    if plain:
+        overrides = [*overrides, *plain]
+        config = build(SweepConfig, compose_plain("sweep", overrides))
+    if not space:
+        raise ConfigError(
+            "nothing is searched: give a domain such as 'model.channels=6,9', or use python -m nca.train"
+        )
+    plan = Plan(overrides, config, space)
+    _check_values(plan)
+    check_sampler(config.sampler.name, space)
+    return plan
+
+
+def _check_searchable(key: str, known: Mapping[str, Any]) -> None:
+    if key in known and key not in NOT_SEARCHABLE:
+        return
+    if key in NOT_SEARCHABLE or not key.startswith(SEARCHABLE):
+        allowed = ", ".join(sorted(set(known) - set(NOT_SEARCHABLE)))
+        raise ConfigError(f"{key} cannot be searched, only {allowed}")
+    raise ConfigError(f"unknown key '{key}'{nearest(key, known)}")
+
+
+def _fit(domain: Domain, key: str) -> Domain:
+    """Return the domain in whole numbers where the schema wants one.
+
+    Raises:
+        ConfigError: If its ends or its step are not whole.
+    """
+    group, _, name = key.partition(".")
+    hint = get_type_hints({"model": ModelConfig, "train": TrainConfig}[group])[name]
+    if isinstance(domain, Choice) or int not in (hint, *get_args(hint)):
+        return domain
+    if any(number is not None and number != int(number) for number in (domain.low, domain.high, domain.step)):
+        raise ConfigError(f"{key}={domain}: must hold whole numbers")
+    return replace(domain, integer=True)
+
+
+def _check_values(plan: Plan) -> None:
+    """Build the config at every option, and at the first two and the last number of every interval.
+
+    What fits there fits everywhere: ranges have no holes, and a multiple plus a multiple is one.
+    """
+    values = _plain(plan.config)
+    for key, domain in plan.space.items():
+        group, _, name = key.partition(".")
+        for value in domain.options if isinstance(domain, Choice) else _first_and_last(domain):
+            build(SweepConfig, {**values, group: {**values[group], name: value}})
+
+
+def _first_and_last(interval: Interval) -> list[float]:
+    if interval.n_values == math.inf:
+        return [interval.low, interval.high]
+    last = int(interval.n_values) - 1
+    return [interval.value(index) for index in (0, min(1, last), last)]
+
+
+def resolve(plan: Plan) -> tuple[Plan, str]:
+    """Decide what features=auto means here: the kind of a study that exists, else what can be had.
+
+    Returns:
+        The plan with features resolved, and a line to say about it, empty where nothing was decided.
+    """
+    features = plan.config.features
+    if features.name != "auto":
+        return plan, ""
+    ours = plan.with_features(resolve_features(features))
+    others = [plan.with_features(FeaturesConfig("vgg16", features.weights))]
+    others.append(plan.with_features(FeaturesConfig("random_filters")))
+    for found in filter(has_study, [ours, *others]):
+        kind = found.config.features.name
+        return found, f"features=auto: {kind}, as study {found.name} already uses it"
+    if ours.config.features.name == "vgg16":
+        return ours, "features=auto: vgg16"
+    return ours, (
+        "warning: features=auto: VGG-16's weights are neither cached nor to be downloaded here, so the style "
+        "loss uses random_filters; losses of the two are not comparable"
+    )
+
+
+def has_study(plan: Plan) -> bool:
+    """Say whether the plan's study exists; creates nothing."""
+    storage = plan.config.sweep.storage
+    file = Path(storage.removeprefix("sqlite:///"))
+    if storage.startswith("sqlite:///") and not file.exists():
+        return False
+    from sweeps.study import find_study, open_storage
+
+    return find_study(open_storage(storage, create=False), plan.name) is not None
+
+
+def study_spec(plan: Plan, identity: Mapping[str, str]) -> StudySpec:
+    """Return the study with everything that a result depends on; files count by what is in them."""
+    from sweeps.study import StudySpec
+
+    config = plan.trial_config({}, 0)
+    values = {key: value for key, value in asdict(config).items() if key not in FREE}
+    fixed = {
+        key: value for key, value in flatten(values).items() if key not in FREE_KEYS and key not in plan.space
+    }
+    for by_content in ("texture.path", "texture.url", "features.weights"):
+        fixed.pop(by_content, None)
+    return StudySpec(plan.name, plan.config.sweep.storage, plan.space, {**fixed, **identity})
+
+
+def sampler_spec(config: SweepConfig) -> SamplerSpec:
+    """Return how sets are drawn."""
+    from sweeps.samplers import SamplerSpec
+
+    return SamplerSpec(config.sampler.name, config.sweep.seed, _options(config.sampler))
+
+
+def pruner_spec(config: SweepConfig) -> PrunerSpec:
+    """Return which trials end early."""
+    from sweeps.study import PrunerSpec
+
+    return PrunerSpec(config.pruner.name, config.train.steps, _options(config.pruner))
+
+
+def _options(part: Any) -> dict[str, int]:
+    return {key: value for key, value in asdict(part).items() if key != "name" and value is not None}
+
+
+def _plain(config: SweepConfig) -> dict[str, Any]:
+    return asdict(config)
+
+
+def _as_override(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return repr(value) if isinstance(value, str) else str(value)

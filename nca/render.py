@@ -1,0 +1,108 @@
+"""Pictures of an automaton: outputs, growth from the seed, the loss curve."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nca.model import Automaton, State, make_seed_state
+from nca.rollout import rollout
+from nca.seeding import Streams
+
+__all__ = ["grow", "render_large", "save_growth", "save_loss_curve", "save_model", "save_pixels", "to_pixels"]
+
+LARGE = 4  # side of output_large.png over the trained side
+LARGE_CA_STEPS_PER_PX = 1.5  # the pattern spreads by less than a cell a step
+GROWTH_FRAMES = 48
+GROWTH_CA_STEPS_PER_FRAME = 4
+GROWTH_FRAME_MS = 80
+GROWTH_SIDE_PX = 256  # smaller textures are enlarged to about this
+GAP_PX = 2
+WHITE = 255
+
+
+def to_pixels(images: Float[Tensor, "batch 3 height width"]) -> NDArray[np.uint8]:
+    """Return images in [0, 1] side by side, (height, total width, 3); syncs with the device."""
+    columns = (images.detach().clamp(0, 1) * WHITE).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    gap = np.full((columns.shape[1], GAP_PX, 3), WHITE, dtype=np.uint8)
+    pieces = [piece for column in columns for piece in (gap, column)]
+    return np.concatenate(pieces[1:], axis=1)
+
+
+def grow(
+    model: Automaton, size: int, ca_steps_per_frame: int, streams: Streams, state: State | None = None
+) -> Iterator[State]:
+    """Yield the states of an endless rollout from a seed state, the seed itself first.
+
+    Args:
+        model: The automaton.
+        size: Height and width in pixels, a multiple of 16.
+        ca_steps_per_frame: CA steps between the yielded states.
+        streams: Uses `seed_states` and `masks`.
+        state: Where to start instead of a seed.
+    """
+    device = model.w0.device
+    if state is None:
+        state = make_seed_state(1, model.channels, size, streams["seed_states"], device)
+    while True:
+        yield state
+        with torch.no_grad():
+            state = rollout(model, state, ca_steps_per_frame, streams["masks"])
+
+
+def render_large(model: Automaton, size: int, seed: int) -> NDArray[np.uint8]:
+    """Return a texture grown from the seed on a grid of four times the trained side."""
+    side = LARGE * size
+    states = grow(model, side, int(LARGE_CA_STEPS_PER_PX * side), Streams(seed, model.w0.device))
+    next(states)
+    return to_pixels(next(states)[:, :3])
+
+
+def save_growth(model: Automaton, size: int, seed: int, path: Path) -> None:
+    """Write an animation of the first 188 CA steps from the seed as GIF."""
+    zoom = max(1, GROWTH_SIDE_PX // size)
+    states = grow(model, size, GROWTH_CA_STEPS_PER_FRAME, Streams(seed, model.w0.device))
+    frames = [
+        Image.fromarray(to_pixels(state[:, :3])).resize((zoom * size, zoom * size), Image.Resampling.NEAREST)
+        for state, _ in zip(states, range(GROWTH_FRAMES), strict=False)
+    ]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=GROWTH_FRAME_MS, loop=0)
+
+
+def save_pixels(pixels: NDArray[np.uint8], path: Path) -> None:
+    """Write pixels, (height, width, 3), as PNG."""
+    Image.fromarray(pixels).save(path)
+
+
+def save_loss_curve(losses: Sequence[float], smoothed: Sequence[tuple[int, float]], path: Path) -> None:
+    """Write the loss over training steps as PNG, every draw in light and the smoothed loss on top."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.plot(range(len(losses)), losses, color="#9ecae1", linewidth=0.5, label="every step")
+    if smoothed:
+        steps, values = zip(*smoothed, strict=True)
+        axes.plot(steps, values, color="#08519c", linewidth=1.5, label="median of the last 256")
+    axes.set(xlabel="training step", ylabel="style loss", yscale="log")
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.3)
+    figure.savefig(path)
+
+
+def save_model(model: Automaton, config: Mapping[str, Any], path: Path) -> None:
+    """Write kernels and weights as safetensors, with the run's config as JSON in the header."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, path, {"config": json.dumps(config)})

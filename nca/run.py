@@ -1,0 +1,343 @@
+"""One training run, from a checked config to an outcome: what is built, recorded and saved when."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+import yaml
+
+from nca.checkpoint import Checkpoints
+from nca.config import ConfigError, TrialConfig, flatten
+from nca.features import load_extractor
+from nca.model import make_automaton
+from nca.pool import Pool
+from nca.provenance import describe_run
+from nca.render import (
+    render_large,
+    save_growth,
+    save_loss_curve,
+    save_model,
+    save_pixels,
+    to_pixels,
+)
+from nca.seeding import Streams
+from nca.style import StyleLoss
+from nca.textures import load_pixels, load_texture, texture_hash
+from nca.tracking import MlflowStore, MlflowTracker, Status, Tracker, check_address
+from nca.trainer import DivergedError, Trainer, smoothed_loss
+from nca.weights import hash_weights
+
+__all__ = [
+    "Listener",
+    "Outcome",
+    "Reason",
+    "build_trainer",
+    "check_inputs",
+    "open_tracker",
+    "pick_device",
+    "train",
+]
+
+POOL_ROWS_PER_BATCH_ROW = 64
+N_REPORTS = 32  # intermediate values of a whole run
+Reason = Literal["complete", "pruned", "interrupted", "diverged"]
+STATUS: dict[Reason, Status] = {
+    "complete": "FINISHED",
+    "pruned": "KILLED",
+    "interrupted": "KILLED",
+    "diverged": "FAILED",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training run ended.
+
+    Args:
+        reason: Why it ended.
+        n_steps: Training steps finished.
+        metrics: Final values by name; empty unless complete.
+        picture: The last output, in the run's folder; None before the first step.
+    """
+
+    reason: Reason
+    n_steps: int
+    metrics: dict[str, float]
+    picture: Path | None
+
+
+@runtime_checkable  # tests check annotations
+class Listener(Protocol):
+    """Who follows a run while it trains; called from the training thread."""
+
+    def progress(self, n_steps: int, of: int, loss: float) -> None:
+        """Take note of the last finished step's loss; called after each fetch."""
+
+    def report(self, n_steps: int, smoothed: float) -> bool:
+        """Take an intermediate value; return False to end the run early."""
+
+    def stopping(self) -> bool:
+        """Say whether the run should save a checkpoint and end."""
+
+
+def check_surroundings(config: TrialConfig) -> None:
+    """Refuse a config whose texture, device, folder or store is not to be had; creates nothing.
+
+    Raises:
+        ConfigError: If so.
+    """
+    pick_device(config.device)
+    check_writable(Path(config.runs_dir))
+    if config.tracking.uri is not None:
+        check_address(config.tracking.uri)
+    load_pixels(config.texture, config.train.size)
+
+
+def check_inputs(config: TrialConfig) -> dict[str, str]:
+    """Read a resolved config's texture and weights and return what identifies them: their hashes.
+
+    Raises:
+        ConfigError: If either cannot be had or does not fit.
+    """
+    load_extractor(config.features, torch.device("cpu"), torch.float32)
+    return identify_inputs(config)
+
+
+def identify_inputs(config: TrialConfig) -> dict[str, str]:
+    """Return the hashes of a resolved config's texture and weights.
+
+    Raises:
+        ConfigError: If the texture cannot be had.
+    """
+    texture = texture_hash(load_pixels(config.texture, config.train.size))
+    return {"texture.hash": texture, "features.hash": hash_weights(config.features)}
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be created or written; leaves nothing behind.
+
+    Raises:
+        ConfigError: If so.
+    """
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not existing.is_dir():
+        raise ConfigError(f"runs_dir={folder}: {existing} is not a folder")
+    try:
+        # Permissions do not tell: nobody can make a folder in /proc, or on a disk mounted read-only.
+        tempfile.TemporaryDirectory(dir=existing).cleanup()
+    except OSError as error:
+        raise ConfigError(f"runs_dir={folder}: {existing} is not writable; give runs_dir=FOLDER") from error
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device of a name; auto is the first GPU where there is one, else the CPU.
+
+    Raises:
+        ConfigError: If the name is unknown or the GPU is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, colon, index = name.partition(":")
+    if kind not in ("cuda", "cpu") or (colon and not (kind == "cuda" and index.isdecimal())):
+        raise ConfigError(f"device={name}: must be auto, cuda, cuda:N or cpu")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise ConfigError(f"device={name}: {found} CUDA devices found here; use device=cpu or device=auto")
+    return torch.device(name)
+
+
+def build_trainer(config: TrialConfig, device: torch.device) -> Trainer:
+    """Assemble everything that a run trains with.
+
+    Raises:
+        ConfigError: If the texture or the weights cannot be had.
+    """
+    train = config.train
+    streams = Streams(config.seed, device)
+    target = load_texture(config.texture, train.size).to(device)
+    dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
+    style_loss = StyleLoss(load_extractor(config.features, device, dtype), target)
+    model = make_automaton(config.model, streams).to(device)
+    n_states = train.pool_size or POOL_ROWS_PER_BATCH_ROW * train.batch_size
+    pool = Pool(n_states, config.model.channels, train.size, streams, device)
+    return Trainer(model, pool, style_loss, train, streams)
+
+
+def open_tracker(
+    store: MlflowStore,
+    experiment_id: str,
+    config: TrialConfig,
+    folder: Path,
+    **run: Any,
+) -> MlflowTracker:
+    """Return a tracker for the run of a trial's folder: the one begun there before, else a new one.
+
+    Args:
+        store: The MLflow store.
+        experiment_id: Where a new run goes.
+        config: Recorded as params.
+        folder: Holds the run's id in the file `run_id` until the run has ended for good.
+        run: `name` and `parent_run_id` of a new run.
+    """
+    note = folder / "run_id"
+    if not (note.exists() and store.has_run(note.read_text())):
+        run_id = store.create_run(experiment_id, params=flatten(asdict(config)), **run)
+        folder.mkdir(parents=True, exist_ok=True)
+        note.write_text(run_id)
+    return store.take_up_run(note.read_text())
+
+
+def train(config: TrialConfig, folder: Path, tracker: Tracker, listener: Listener) -> Outcome:
+    """Train from the folder's last checkpoint, or from the start, and record everything.
+
+    Args:
+        config: With features resolved.
+        folder: Of this run alone; holds its checkpoints while it trains.
+        tracker: Its run is ended here.
+        listener: Sees every fetched loss; may end the run.
+
+    Raises:
+        ConfigError: If an input has gone since it was checked.
+        Exception: Whatever training raises but divergence; as above, the tracker's run is FAILED then.
+    """
+    try:
+        device = pick_device(config.device)
+        trainer = build_trainer(config, device)
+        checkpoints = Checkpoints(
+            folder / "checkpoints",
+            config.train.checkpoint_every,
+            config.train.checkpoint_every_s,
+        )
+        restored = checkpoints.load()
+        if restored is not None:
+            trainer.load_state(restored)
+        tracker.set_tags(describe_run(device) | identify_inputs(config))
+        run = _Run(config, folder, tracker, listener, trainer, checkpoints)
+        return run.finish(run.train())
+    except BaseException:
+        tracker.set_tags({"reason": "crashed"})
+        tracker.finish("FAILED")
+        raise
+
+
+class _Run:
+    """One run while it trains: what is recorded when, and how it ends."""
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        folder: Path,
+        tracker: Tracker,
+        listener: Listener,
+        trainer: Trainer,
+        checkpoints: Checkpoints,
+    ) -> None:
+        self._config = config
+        self._folder = folder
+        self._tracker = tracker
+        self._listener = listener
+        self._trainer = trainer
+        self._checkpoints = checkpoints
+        self._started_at, self._first_step = time.monotonic(), trainer.step
+        self._report_every = max(1, config.train.steps // N_REPORTS)
+        self._n_reported = trainer.step // self._report_every
+
+    def train(self) -> Reason:
+        """Ask for steps until the end, or until someone says stop."""
+        try:
+            for record in self._trainer.steps():
+                if is_picture_step(record.step, self._config.train.steps):
+                    self._tracker.log_image(to_pixels(self._trainer.output), record.step)
+                if record.fetched and (reason := self._follow(record.step + 1)):
+                    return reason
+        except DivergedError as error:
+            print(error, flush=True)
+            return "diverged"
+        return "complete"
+
+    def finish(self, reason: Reason) -> Outcome:
+        """Record how the run ended; an interrupted one keeps its checkpoint and can be taken up again."""
+        trainer = self._trainer
+        n_steps = trainer.step
+        self._tracker.log_losses(trainer.losses, now=True)
+        self._tracker.set_tags({"reason": reason})
+        if reason == "interrupted":
+            self._checkpoints.save(trainer.state(), n_steps)
+            self._tracker.finish("KILLED")
+            return Outcome(reason, n_steps, {}, None)
+        metrics = self._final_metrics() if reason == "complete" else {}
+        self._tracker.log_metrics(metrics, max(0, n_steps - 1))
+        picture = self._save_files(reason)
+        self._tracker.finish(STATUS[reason])
+        self._checkpoints.clear()
+        (self._folder / "run_id").unlink(missing_ok=True)
+        return Outcome(reason, n_steps, metrics, picture)
+
+    def _follow(self, n_steps: int) -> Reason | None:
+        """Log, report, save; return why the run should end, if it should."""
+        trainer = self._trainer
+        self._tracker.log_losses(trainer.losses)
+        self._listener.progress(n_steps, self._config.train.steps, trainer.losses[-1])
+        if n_steps // self._report_every > self._n_reported and n_steps < self._config.train.steps:
+            self._n_reported = n_steps // self._report_every
+            if not self._listener.report(n_steps, smoothed_loss(trainer.losses)):
+                return "pruned"
+        if self._listener.stopping() and n_steps < self._config.train.steps:
+            return "interrupted"
+        if self._checkpoints.due(n_steps):
+            self._checkpoints.save(trainer.state(), n_steps)
+        return None
+
+    def _final_metrics(self) -> dict[str, float]:
+        losses, trainer = self._trainer.losses, self._trainer
+        n_steps = max(1, len(losses) - self._first_step)
+        return {
+            "final_loss": losses[-1],
+            "final_loss_median": smoothed_loss(losses),
+            "final_loss_relative": losses[-1] / trainer.target_energy,
+            "seconds_per_step": (time.monotonic() - self._started_at) / n_steps,
+            "peak_memory_mb": peak_memory_mb(trainer.model.w0.device),
+            "n_parameters": float(sum(p.numel() for p in trainer.model.parameters())),
+        }
+
+    def _save_files(self, reason: Reason) -> Path:
+        """Write the run's files, hand them to the tracker, and return a kept copy of the output."""
+        files = self._folder / "artifacts"
+        files.mkdir(parents=True, exist_ok=True)
+        config, trainer = self._config, self._trainer
+        size, seed, losses = config.train.size, config.seed, trainer.losses
+        save_pixels(to_pixels(trainer.output), files / "output.png")
+        save_pixels(load_pixels(config.texture, size), files / "target.png")
+        curve = [
+            (n - 1, smoothed_loss(losses[:n]))
+            for n in range(self._report_every, len(losses) + 1, self._report_every)
+        ]
+        save_loss_curve(losses, curve, files / "loss.png")
+        (files / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False))
+        save_model(trainer.model, asdict(config), files / "model.safetensors")
+        if reason != "diverged":
+            save_pixels(render_large(trainer.model, size, seed), files / "output_large.png")
+            save_growth(trainer.model, size, seed, files / "growth.gif")
+        shutil.copy(files / "output.png", self._folder / "output.png")
+        if self._tracker.log_files(files):
+            shutil.rmtree(files)
+        return self._folder / "output.png"
+
+
+def is_picture_step(step: int, n_steps: int) -> bool:
+    """Say whether the output is recorded after a step: 0, 1, 3, 7, 15, ... and the last."""
+    return (step + 1) & step == 0 or step + 1 == n_steps
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Return the most memory that this process has held so far, in MB, on a GPU or resident on the host."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3

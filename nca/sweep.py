@@ -1,0 +1,179 @@
+"""`python -m nca.sweep`: an Optuna study of training runs; without -m a dry run that trains nothing."""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nca.config import exit_on_error
+from nca.plan import Plan, has_study, make_plans, pruner_spec, resolve, sampler_spec, study_spec
+from nca.weights import resolve_features
+from sweeps import SweepError
+from sweeps.space import describe, n_sets
+
+if TYPE_CHECKING:
+    from sweeps.coordinator import Summary
+
+__all__ = ["main", "run_and_exit", "run_studies"]
+
+APPLICATION = "nca.application:TextureSweep"
+
+
+def run_studies(words: Sequence[str]) -> list[Summary]:
+    """Run the studies of a command line one after the other.
+
+    Raises:
+        ConfigError: If the input is wrong; nothing has been created then.
+        SweepError: If a study cannot be opened, or its first trials all fail for the same reason.
+    """
+    from nca.run import check_inputs, check_surroundings
+    from sweeps.coordinator import Coordinator, SweepSpec
+    from sweeps.executor import LocalExecutor, make_slots
+    from sweeps.progress import Progress
+
+    asked = make_plans(words)
+    for plan in asked:
+        check_surroundings(plan.trial_config({}, 0))
+    resolved = [resolve(plan) for plan in asked]
+    plans = [plan for plan, _ in resolved]
+    for note in sorted({note for _, note in resolved if note}):
+        print(note)
+    identities = [check_inputs(plan.trial_config({}, 0)) for plan in plans]
+    summaries = []
+    for plan, identity in zip(plans, identities, strict=True):
+        config = plan.config
+        runs = Path(config.runs_dir)
+        spec = SweepSpec(
+            study=study_spec(plan, identity),
+            sampler=sampler_spec(config),
+            pruner=pruner_spec(config),
+            n_trials=config.sweep.n_trials,
+            retries=config.sweep.retries,
+            application=APPLICATION,
+            compose=functools.partial(_compose_trial, plan),
+            trials=runs / "trials" / plan.name,
+            artifacts=runs / "artifacts" / "optuna",
+        )
+        executor = LocalExecutor(
+            make_slots(config.executor.workers, config.executor.threads, config.executor.gpus)
+        )
+        progress = Progress()
+        size = f"{config.sweep.n_trials} trials, {executor.n_slots} at once"
+        progress.say(f"study {plan.name}: {size}, {config.sampler.name}")
+        summaries.append(Coordinator(spec, executor, progress).run())
+        _say_summary(plan, summaries[-1], progress.say)
+        if summaries[-1].interrupted:
+            break
+    return summaries
+
+
+def run_and_exit(words: Sequence[str]) -> None:
+    """Run the studies of a command line and end the process.
+
+    Raises:
+        SystemExit: Always: 0 done, 1 no trial of a study is complete, 2 bad input, 130 stopped early.
+    """
+    with exit_on_error(SweepError, OSError):  # a full or unwritable disk is said in its own words
+        summaries = run_studies(words)
+    if summaries[-1].interrupted:
+        raise SystemExit(130)
+    raise SystemExit(0 if all(summary.best for summary in summaries) else 1)
+
+
+def _compose_trial(plan: Plan, params: Mapping[str, Any], number: int) -> dict[str, Any]:
+    return asdict(plan.trial_config(params, number))
+
+
+def _say_summary(plan: Plan, summary: Summary, say: Callable[[str], None]) -> None:
+    from sweeps.progress import format_set
+    from sweeps.study import origin
+
+    ended = ", ".join(f"{count} {reason}" for reason, count in sorted(summary.counts.items()))
+    say(f"study {plan.name}: {ended or 'no trial ended'}")
+    best = summary.best
+    if best is not None:
+        folder = Path(plan.config.runs_dir) / "trials" / plan.name / str(origin(best))
+        say(f"best: trial {best.number}, final loss {best.values[0]:.6g}, {format_set(best.params)}")
+        say(f"its output: {folder / 'output.png'}")
+    if summary.interrupted:
+        say("stopped before its total; the same command goes on")
+    say("look: make ui (MLflow), make dashboard (Optuna)")
+
+
+def dry_run(words: Sequence[str]) -> None:
+    """Print what a sweep would do: space, totals, estimated time. Trains nothing, creates nothing.
+
+    Raises:
+        ConfigError: If anything is misspelt or out of range, in one line.
+        SweepError: If the sampler cannot draw from the space.
+    """
+    for plan in make_plans(words):
+        config = plan.config
+        features = resolve_features(config.features, reach_out=False)
+        undecided = config.features.name == "auto" and features.name != "vgg16"
+        note = " (vgg16 if its weights can be downloaded)" if undecided else ""
+        named = plan.with_features(features)
+        print(f"study     {named.name}")
+        print(f"texture   {config.texture.name} ({config.texture.source}), {config.train.size} px")
+        print(f"model     {config.model.name}")
+        print(f"features  {features.name}{note}")
+        for key, domain in describe(plan.space).items():
+            print(f"search    {key} = {domain}")
+        sets = n_sets(plan.space)
+        print(
+            f"sampler   {config.sampler.name}, {'endless' if sets == math.inf else int(sets)} different sets"
+        )
+        print(f"pruner    {config.pruner.name}")
+        print(f"trials    {config.sweep.n_trials} of {config.train.steps} steps")
+        print(f"time      {_estimate(named)}")
+    print("nothing was started; add -m to start")
+
+
+def _estimate(plan: Plan) -> str:
+    """Return the time left by what finished trials took per step."""
+    from sweeps.executor import make_slots
+    from sweeps.progress import format_duration
+
+    config = plan.config
+    if not has_study(plan):
+        return "not known before the first trial has run"
+    from sweeps.study import ended_for_good, find_study, open_storage
+
+    study = find_study(open_storage(config.sweep.storage, create=False), plan.name)
+    assert study is not None
+    ended = ended_for_good(study.get_trials(deepcopy=False))
+    paces = [t.user_attrs["seconds_per_step"] for t in ended if "seconds_per_step" in t.user_attrs]
+    left = max(0, config.sweep.n_trials - len(ended))
+    if not paces:
+        return f"{left} trials left, not known before the first trial has run"
+    slots = len(make_slots(config.executor.workers, config.executor.threads, config.executor.gpus))
+    pace = sum(paces) / len(paces)
+    seconds = pace * config.train.steps * -(-left // slots)
+    return (
+        f"about {format_duration(seconds)} for the {left} trials left, {pace:.3g} s a step, {slots} at once"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the entry point; exit code 0 done, 2 bad input, 130 stopped before its total."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    flags = [word for word in words if word.startswith("-")]
+    overrides = [word for word in words if not word.startswith("-")]
+    with exit_on_error(SweepError):
+        if not flags:
+            dry_run(overrides)
+            return
+        from nca.compose import run_hydra
+
+        if {"-m", "--multirun"} & set(flags):
+            make_plans(overrides)  # Hydra's own words for a mistake are many, and its exit code is 1
+        run_hydra("sweep", words)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,253 @@
+"""The only door to MLflow, and a tracker that records nothing."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sqlite3
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nca.config import ConfigError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+__all__ = ["MlflowStore", "MlflowTracker", "NullTracker", "Status", "Tracker", "check_address"]
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+MAX_BATCH = 1000  # metrics in one MLflow request
+FLUSH_EVERY_S = 10.0  # so that a curve in the UI is never older
+IMAGE_KEY = "output"
+SQLITE = "sqlite:///"
+SERVER_TIMEOUT_S = 10.0
+SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")  # MLflow 3 refuses its file store
+
+
+def check_address(uri: str) -> None:
+    """Refuse an address that MLflow does not know, or a server that is not there, without importing MLflow.
+
+    Raises:
+        ConfigError: If so.
+    """
+    scheme, separator, rest = uri.partition("://")
+    if not separator or scheme.partition("+")[0] not in SCHEMES:
+        known = ", ".join(f"{name}://" for name in SCHEMES)
+        raise ConfigError(f"tracking.uri={uri}: must begin with one of {known}")
+    if scheme.startswith("sqlite") and rest.strip("/") in ("", ":memory:"):
+        raise ConfigError(f"tracking.uri={uri}: trials cannot share a store in memory; give a file")
+    if scheme in ("http", "https") and not _answers(uri):
+        # MLflow itself would try for minutes, and in every trial.
+        raise ConfigError(f"tracking.uri={uri}: no server answers there; start it, or give tracking=none")
+
+
+def _answers(uri: str) -> bool:
+    import urllib.error
+    import urllib.request
+
+    try:
+        with urllib.request.urlopen(uri, timeout=SERVER_TIMEOUT_S):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, ValueError):
+        return False
+
+
+@runtime_checkable  # tests check annotations
+class Tracker(Protocol):
+    """Records one training run. Called from one thread of the process that trains."""
+
+    def log_losses(self, losses: Sequence[float], *, now: bool = False) -> None:
+        """Record those of all losses so far that are not stored yet; in batches unless `now`."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Record single values at a training step."""
+
+    def log_image(self, pixels: NDArray[np.uint8], step: int) -> None:
+        """Record the output at a training step, (height, width, 3); a step already stored is skipped."""
+
+    def log_files(self, folder: Path) -> bool:
+        """Record every file of a folder as an artifact; return whether it is kept elsewhere now."""
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set or replace tags of the run."""
+
+    def finish(self, status: Status) -> None:
+        """End the run; nothing is recorded after it."""
+
+
+class NullTracker:
+    """Records nothing; files stay in the trial's folder."""
+
+    def log_losses(self, losses: Sequence[float], *, now: bool = False) -> None:
+        """Do nothing."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Do nothing."""
+
+    def log_image(self, pixels: NDArray[np.uint8], step: int) -> None:
+        """Do nothing."""
+
+    def log_files(self, folder: Path) -> bool:
+        """Return False: the files are the caller's to keep."""
+        return False
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Do nothing."""
+
+    def finish(self, status: Status) -> None:
+        """Do nothing."""
+
+
+class MlflowTracker:
+    """Records one MLflow run, new or taken up again.
+
+    Args:
+        client: Of the store that holds the run.
+        run_id: The run, in state RUNNING.
+    """
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self.run_id = run_id
+        self._client = client
+        self._flushed_at = time.monotonic()
+        history = client.get_metric_history(run_id, "loss")
+        self._n_stored = max((metric.step + 1 for metric in history), default=0)
+        images = client.list_artifacts(run_id, "images")
+        names = [re.match(rf"images/{IMAGE_KEY}\D+step\D+(\d+)", image.path) for image in images]
+        self._image_steps = {int(name[1]) for name in names if name}
+
+    def log_losses(self, losses: Sequence[float], *, now: bool = False) -> None:
+        """Append losses beyond the last stored step, so that a curve has neither gap nor overlap."""
+        from mlflow.entities import Metric
+
+        age_s = time.monotonic() - self._flushed_at
+        if not (now or age_s >= FLUSH_EVERY_S or len(losses) - self._n_stored >= MAX_BATCH):
+            return
+        stamp = int(time.time() * 1000)
+        while self._n_stored < len(losses):
+            stop = min(self._n_stored + MAX_BATCH, len(losses))
+            points = [Metric("loss", losses[i], stamp, i) for i in range(self._n_stored, stop)]
+            self._client.log_batch(self.run_id, metrics=points)
+            self._n_stored = stop
+        self._flushed_at = time.monotonic()
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Record single values in one request."""
+        from mlflow.entities import Metric
+
+        stamp = int(time.time() * 1000)
+        self._client.log_batch(self.run_id, metrics=[Metric(k, v, stamp, step) for k, v in metrics.items()])
+
+    def log_image(self, pixels: NDArray[np.uint8], step: int) -> None:
+        """Record the output under the key that the UI's step slider shows."""
+        if step not in self._image_steps:
+            self._client.log_image(self.run_id, pixels, key=IMAGE_KEY, step=step)
+            self._image_steps.add(step)
+
+    def log_files(self, folder: Path) -> bool:
+        """Copy the folder's files to the run's artifacts and return True."""
+        self._client.log_artifacts(self.run_id, str(folder))
+        return True
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set or replace tags in one request."""
+        from mlflow.entities import RunTag
+
+        self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def finish(self, status: Status) -> None:
+        """End the run with a status."""
+        self._client.set_terminated(self.run_id, status)
+
+
+class MlflowStore:
+    """Experiments and runs of one MLflow store.
+
+    Telemetry is switched off before MLflow is imported, unless the environment says otherwise.
+
+    Args:
+        uri: SQLAlchemy address or that of a server. An SQLite file is created where missing, in WAL
+            mode: some seconds, and one process must do it before others start.
+
+    Raises:
+        ConfigError: If it cannot be opened, in one line.
+    """
+
+    def __init__(self, uri: str) -> None:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("DO_NOT_TRACK", "true")
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        try:
+            if uri.startswith(SQLITE):
+                file = Path(uri.removeprefix(SQLITE))
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with sqlite3.connect(file) as connection:
+                    connection.execute("PRAGMA journal_mode=WAL")
+                connection.close()
+            self._client = MlflowClient(uri)
+        except (OSError, sqlite3.Error, ImportError, MlflowException) as error:
+            reason = str(error).partition("\n")[0]
+            raise ConfigError(f"tracking.uri={uri}: cannot be opened ({reason})") from error
+
+    def open_experiment(self, name: str, artifacts: Path) -> str:
+        """Return the id of an experiment, created with its artifacts in the given folder if missing."""
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is not None:
+            return str(experiment.experiment_id)
+        return str(self._client.create_experiment(name, artifact_location=artifacts.absolute().as_uri()))
+
+    def create_run(
+        self,
+        experiment_id: str,
+        name: str,
+        *,
+        parent_run_id: str | None = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Create a run in state RUNNING with its params and return its id."""
+        from mlflow.entities import Param
+
+        parent = {"mlflow.parentRunId": parent_run_id} if parent_run_id else {}
+        run = self._client.create_run(experiment_id, run_name=name, tags=parent)
+        run_id = str(run.info.run_id)
+        self._client.log_batch(run_id, params=[Param(k, str(v)) for k, v in (params or {}).items()])
+        return run_id
+
+    def has_run(self, run_id: str) -> bool:
+        """Say whether a run is in this store, and not in another that was used before.
+
+        Raises:
+            MlflowException: If the store cannot be asked.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+        return True
+
+    def take_up_run(self, run_id: str) -> MlflowTracker:
+        """Return a tracker for a run, set back to RUNNING if it had ended."""
+        self._client.update_run(run_id, status="RUNNING")
+        return MlflowTracker(self._client, run_id)
+
+    def end_run(self, run_id: str, status: Status, tags: Mapping[str, str] | None = None) -> None:
+        """End a run from outside, for a process that could not do so itself."""
+        MlflowTracker(self._client, run_id).set_tags(tags or {})
+        self._client.set_terminated(run_id, status)

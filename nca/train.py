@@ -1,0 +1,140 @@
+"""`python -m nca.train`: one training run; the same command goes on where a stopped one was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from nca.config import ConfigError, TrialConfig, build, exit_on_error, name_study
+from nca.weights import resolve_features
+
+__all__ = ["main"]
+
+# What may differ between a stopped run and the command that goes on with it.
+NOT_TRAINING = ("tracking", "device", "runs_dir")
+SINGLE_RUNS = "single-runs"  # MLflow experiment, and folder under trials/
+
+
+class _Console:
+    """Follows a single run on the terminal: a progress bar, or a line now and then elsewhere."""
+
+    LINE_EVERY_S = 10.0
+
+    def __init__(self, n_steps: int) -> None:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        self._stop = False
+        self._said_at = time.monotonic()
+        columns = (
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(),
+        )
+        self._bar = Progress(*columns)
+        self._task = self._bar.add_task("starting", total=n_steps)
+        self._live = self._bar.console.is_terminal
+        if self._live:
+            self._bar.start()
+
+    def interrupt(self, signum: int, frame: object) -> None:
+        """Ask the run to stop; a second signal ends the process at once."""
+        import signal
+
+        self._stop = True
+        signal.signal(signum, signal.SIG_DFL)
+
+    def progress(self, n_steps: int, of: int, loss: float) -> None:
+        """Show the last loss."""
+        self._bar.update(self._task, completed=n_steps, description=f"loss {loss:.4g}")
+        if not self._live and (time.monotonic() - self._said_at > self.LINE_EVERY_S or n_steps == of):
+            print(f"step {n_steps}/{of} loss {loss:.4g}", flush=True)
+            self._said_at = time.monotonic()
+
+    def report(self, n_steps: int, smoothed: float) -> bool:
+        """Go on: a single run is never pruned."""
+        return True
+
+    def stopping(self) -> bool:
+        """Say whether ctrl-C or SIGTERM came."""
+        return self._stop
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self._bar.stop()
+
+
+def run_single(config: TrialConfig) -> int:
+    """Train one run to its end and return the process's exit code.
+
+    Raises:
+        ConfigError: If an input cannot be had; nothing has been created then.
+    """
+    from nca.run import check_inputs, check_surroundings, open_tracker, train
+    from nca.tracking import MlflowStore, NullTracker, Tracker
+
+    check_surroundings(config)
+    config = replace(config, features=resolve_features(config.features))
+    identity = {k: v for k, v in asdict(config).items() if k not in NOT_TRAINING} | check_inputs(config)
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    name = f"{name_study(config)}-{digest}"
+    runs = Path(config.runs_dir)
+    folder = runs / "trials" / SINGLE_RUNS / name
+    tracker: Tracker = NullTracker()
+    if config.tracking.uri is not None:
+        store = MlflowStore(config.tracking.uri)
+        experiment = store.open_experiment(SINGLE_RUNS, runs / "artifacts" / SINGLE_RUNS)
+        tracker = open_tracker(store, experiment, config, folder, name=name)
+    console = _Console(config.train.steps)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, console.interrupt)
+    try:
+        outcome = train(config, folder, tracker, console)
+    finally:
+        console.close()
+    if outcome.reason == "interrupted":
+        print(
+            f"interrupted after step {outcome.n_steps - 1}; the same command goes on from there",
+            file=sys.stderr,
+        )
+        return 130
+    for key, value in outcome.metrics.items():
+        print(f"{key}: {value:.6g}")
+    print(f"{outcome.reason}: {outcome.picture}")
+    return 0 if outcome.reason == "complete" else 1
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the entry point.
+
+    Raises:
+        ConfigError: Never: it becomes one line and exit code 2.
+        SystemExit: 0 trained, 1 diverged, 2 bad input, 130 interrupted.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    with exit_on_error():
+        if {"-m", "--multirun"} & set(words):
+            raise ConfigError("nca.train -m: nca.train trains one run; a sweep is python -m nca.sweep -m")
+        from nca.compose import compose_plain, run_hydra
+
+        if any(word.startswith("-") for word in words):
+            return run_hydra("train", words)
+        config = build(TrialConfig, compose_plain("train", words))
+    with exit_on_error(OSError):  # a full or unwritable disk is said in its own words
+        raise SystemExit(run_single(config))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,349 @@
+"""The coordinator: asks, starts, watches, retries, stops. It decides and never trains."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from sweeps import SweepError
+from sweeps.executor import Ended, Executor
+from sweeps.progress import Progress, Row, Totals, estimate_left_s, format_duration, format_set, make_row
+from sweeps.samplers import SamplerSpec, make_sampler
+from sweeps.space import n_sets, to_distributions
+from sweeps.study import (
+    ORIGIN,
+    OWNER,
+    REASON,
+    RETRY_OF,
+    PrunerSpec,
+    StudySpec,
+    attempts,
+    best_trial,
+    count_reasons,
+    describe_owner,
+    ended_for_good,
+    fail_stale,
+    is_abandoned,
+    make_pruner,
+    open_storage,
+    open_study,
+    origin,
+    reason_of,
+)
+from sweeps.worker import Assignment, load_application, read_progress, trial_id, write_assignment
+
+__all__ = ["Coordinator", "Summary", "SweepSpec"]
+
+TICK_S = 0.5
+STALE_CHECK_S = 30.0
+LINKS = "links"
+SAME_FAILURES = 3  # of the first trials, for the same reason, end the sweep
+
+
+@dataclass(frozen=True)
+class SweepSpec:
+    """What a sweep is asked to do.
+
+    Args:
+        study: The study.
+        sampler: How sets are drawn.
+        pruner: Which trials end early.
+        n_trials: Trials ended for good, in all.
+        retries: Times a killed trial is tried again.
+        application: Dotted path, `package.module:Class`.
+        compose: Turns drawn values and a trial's number into the trial's whole config.
+        trials: Folder of the trials' folders.
+        artifacts: Folder of Optuna's artifact store.
+    """
+
+    study: StudySpec
+    sampler: SamplerSpec
+    pruner: PrunerSpec
+    n_trials: int
+    retries: int
+    application: str
+    compose: Callable[[Mapping[str, Any], int], dict[str, Any]]
+    trials: Path
+    artifacts: Path
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a sweep ended.
+
+    Args:
+        counts: Trials of the study ended for good, by reason.
+        best: The best trial; None where none is complete.
+        interrupted: Whether it was stopped before its total.
+        links: Of the study.
+    """
+
+    counts: Mapping[str, int]
+    best: FrozenTrial | None
+    interrupted: bool
+    links: Mapping[str, str]
+
+
+@dataclass
+class _Running:
+    trial: FrozenTrial
+    folder: Path
+    slot: int
+    config: Mapping[str, Any]
+    first_note: Mapping[str, float] = field(default_factory=dict)
+
+
+class Coordinator:
+    """Runs one sweep of one study.
+
+    Args:
+        spec: The sweep.
+        executor: Where trials run; closed when the sweep ends.
+        progress: Where it is shown.
+    """
+
+    def __init__(self, spec: SweepSpec, executor: Executor, progress: Progress) -> None:
+        self._spec = spec
+        self._executor = executor
+        self._progress = progress
+        self._application = load_application(spec.application)
+        self._running: dict[int, _Running] = {}
+        self._stops = 0
+        self._durations_s: list[float] = []
+        self._checked_at = time.monotonic()
+        self._n_trials = spec.n_trials
+        if spec.sampler.name == "grid":
+            self._n_trials = int(min(spec.n_trials, n_sets(spec.study.space)))
+
+    def run(self) -> Summary:
+        """Bring the study to its total.
+
+        Raises:
+            SweepError: If the study cannot be opened or its first trials all fail for the same reason.
+        """
+        spec = self._spec
+        sampler = make_sampler(spec.sampler, spec.study.space)
+        pruner = make_pruner(spec.pruner)
+        self._storage = open_storage(spec.study.storage)
+        self._storage.heartbeat_stale_trial_callback = self._requeue_stale
+        study = self._study = open_study(spec.study, self._storage)
+        # Only what asks has the sampler: the grid's stops a study that is told of its last trial.
+        self._asking = optuna.load_study(
+            study_name=study.study_name, storage=self._storage, sampler=sampler, pruner=pruner
+        )
+        self._links = self._open_records()
+        self._recover()
+        before = {
+            number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            with self._progress:
+                self._loop()
+        finally:
+            self._executor.close()
+            for running in list(self._running.values()):
+                self._settle_dead(running, "interrupted")
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            summary = self._close()
+        return summary
+
+    def _open_records(self) -> dict[str, str]:
+        known = self._study.user_attrs.get(LINKS, {})
+        config = {**self._spec.compose({}, 0), "links": known}
+        links = self._application.open_study(self._study.study_name, config)
+        if links != known:
+            self._study.set_user_attr(LINKS, links)
+        return links
+
+    def _loop(self) -> None:
+        told = False
+        while True:
+            while not self._stops and self._executor.n_free() and self._wants_more():
+                self._start(self._ask())
+            if not self._running or self._stops > 1:
+                break
+            if self._stops and not told:
+                self._executor.stop()
+                told = True
+            ended = self._executor.wait(TICK_S)
+            for each in ended:
+                self._settle(each)
+            if ended:
+                self._stop_if_hopeless()
+            if time.monotonic() - self._checked_at > STALE_CHECK_S:
+                self._checked_at = time.monotonic()
+                fail_stale(self._study)
+            self._show()
+
+    def _wants_more(self) -> bool:
+        trials = self._trials()
+        unfinished = sum(t.state == TrialState.RUNNING for t in trials)
+        queued = sum(t.state == TrialState.WAITING for t in trials)
+        return queued > 0 or len(ended_for_good(trials)) + unfinished < self._n_trials
+
+    def _ask(self) -> Trial:
+        with warnings.catch_warnings():
+            # The worker beats, and the coordinator at once: a trial that never beat is never stale.
+            warnings.filterwarnings("ignore", message="Heartbeat of storage")
+            trial = self._asking.ask(to_distributions(self._spec.study.space))
+        self._storage.record_heartbeat(trial_id(self._storage, self._study.study_name, trial.number))
+        trial.set_user_attr(OWNER, describe_owner())
+        return trial
+
+    def _start(self, trial: Trial) -> None:
+        spec, number = self._spec, trial.number
+        first = int(trial.user_attrs.get(ORIGIN, number))
+        folder = spec.trials / str(first)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = spec.compose(trial.params, first)
+        assignment = Assignment(
+            application=spec.application,
+            storage=spec.study.storage,
+            study=self._study.study_name,
+            number=number,
+            origin=first,
+            config=config,
+            links=self._links,
+            pruner={
+                "name": spec.pruner.name,
+                "max_resource": spec.pruner.max_resource,
+                "options": dict(spec.pruner.options),
+            },
+            artifacts=str(spec.artifacts),
+            coordinator_pid=os.getpid(),
+        )
+        write_assignment(folder, assignment)
+        slot = self._executor.start(number, folder)
+        frozen = self._storage.get_trial(trial_id(self._storage, self._study.study_name, number))
+        self._running[number] = _Running(frozen, folder, slot, config)
+        again = "" if first == number else f" (again, trial {first})"
+        self._progress.say(f"trial {number}{again} starts: {format_set(trial.params)}")
+
+    def _settle(self, ended: Ended) -> None:
+        """Record an ended worker's trial, whether or not it told of its end itself."""
+        running = self._running[ended.number]
+        trial = self._reread(running.trial)
+        if not trial.state.is_finished():
+            reason = "killed" if ended.signal else "crashed"
+            self._settle_dead(running, "interrupted" if self._stops else reason)
+            return
+        del self._running[ended.number]
+        if trial.duration is not None and trial.state == TrialState.COMPLETE:
+            self._durations_s.append(trial.duration.total_seconds())
+        self._announce(trial, running)
+        self._retry(trial)
+
+    def _settle_dead(self, running: _Running, reason: str) -> None:
+        """Fail a trial whose worker could not, end its records, and queue it again."""
+        self._running.pop(running.trial.number, None)
+        trial = self._reread(running.trial)
+        if not trial.state.is_finished():
+            id_ = trial_id(self._storage, self._study.study_name, trial.number)
+            self._storage.set_trial_user_attr(id_, REASON, reason)
+            self._study.tell(trial.number, state=TrialState.FAIL)
+            trial = self._reread(trial)
+            self._application.close_trial(running.folder, running.config, reason)
+        self._announce(trial, running)
+        self._retry(trial)
+
+    def _retry(self, trial: FrozenTrial) -> None:
+        """Queue a failed trial again while its reason allows it."""
+        reason = reason_of(trial)
+        if trial.state != TrialState.FAIL:
+            return
+        trials = self._trials()
+        limit = {"killed": self._spec.retries, "crashed": min(1, self._spec.retries)}.get(reason, 0)
+        if reason == "interrupted" or attempts(trial, trials, reason) <= limit:
+            self._queue_again(trial)
+
+    def _queue_again(self, trial: FrozenTrial) -> None:
+        attributes = {ORIGIN: origin(trial), RETRY_OF: trial.number}
+        self._study.enqueue_trial(trial.params, user_attrs=attributes)
+
+    def _stop_if_hopeless(self) -> None:
+        ended = [t for t in self._trials() if t.state.is_finished() and reason_of(t) != "interrupted"]
+        reasons = {reason_of(t) for t in ended}
+        n_different = len({origin(t) for t in ended})  # one that dies again and again is one trial
+        if n_different >= SAME_FAILURES and len(reasons) == 1 and ended[0].state == TrialState.FAIL:
+            log = self._spec.trials / str(origin(ended[-1])) / "log.txt"
+            error = ended[-1].user_attrs.get("error", f"see {log}")
+            raise SweepError(f"the first {SAME_FAILURES} trials all failed ({reasons.pop()}): {error}")
+
+    def _recover(self) -> None:
+        """Fail trials left RUNNING by a coordinator that is gone, and queue again all that it left."""
+        fail_stale(self._study)
+        trials = self._trials()
+        ended = {trial.number for trial in ended_for_good(trials)}
+        for trial in filter(is_abandoned, trials):
+            if trial.state == TrialState.RUNNING:
+                folder = self._spec.trials / str(origin(trial))
+                config = self._spec.compose(trial.params, origin(trial))
+                self._settle_dead(_Running(trial, folder, 0, config), "interrupted")
+            elif trial.number in ended and reason_of(trial) == "interrupted":
+                self._queue_again(trial)
+
+    def _requeue_stale(self, study: Study, trial: FrozenTrial) -> None:
+        """End the records of a trial that Optuna failed as its heartbeat stopped, and queue it again."""
+        folder = self._spec.trials / str(origin(trial))
+        self._application.close_trial(folder, self._spec.compose(trial.params, origin(trial)), "killed")
+        self._retry(trial)
+
+    def _interrupt(self, *_: object) -> None:
+        """First signal: end trials where they can be taken up again. Second: at once. The loop does it."""
+        self._stops += 1
+        if self._stops == 1:
+            self._progress.say("stopping: trials save what they have; once more to end at once")
+
+    def _announce(self, trial: FrozenTrial, running: _Running) -> None:
+        reason = reason_of(trial)
+        value = f" {trial.values[0]:.4g}" if trial.values else ""
+        took = f" after {format_duration(trial.duration.total_seconds())}" if trial.duration else ""
+        where = "" if trial.state != TrialState.FAIL else f", see {running.folder / 'log.txt'}"
+        self._progress.say(f"trial {trial.number} {reason}{value}{took}{where}")
+
+    def _show(self) -> None:
+        rows = [self._row(running) for running in self._running.values()]
+        trials = self._trials()
+        ended, best = ended_for_good(trials), best_trial(trials)
+        to_come = max(0, self._n_trials - len(ended) - len(rows))
+        totals = Totals(
+            study=self._study.study_name,
+            n_ended=len(ended),
+            n_trials=self._n_trials,
+            counts=count_reasons(ended),
+            best=None if best is None else (best.number, best.values[0]),
+            left_s=estimate_left_s(rows, self._durations_s, to_come, self._executor.n_slots),
+        )
+        self._progress.show(totals, rows)
+
+    def _row(self, running: _Running) -> Row:
+        note = read_progress(running.folder)
+        started = running.trial.datetime_start
+        if note and started is not None and note["at"] < started.timestamp():
+            note = {}  # of an earlier attempt
+        running.first_note = running.first_note or note
+        return make_row(running.trial.number, running.slot, running.trial.params, note, running.first_note)
+
+    def _close(self) -> Summary:
+        trials = self._trials()
+        ended, best = ended_for_good(trials), best_trial(trials)
+        values = {"n_trials": float(len(ended))} | ({} if best is None else {"best_value": best.values[0]})
+        self._application.close_study(self._spec.compose({}, 0), self._links, values)
+        return Summary(count_reasons(ended), best, len(ended) < self._n_trials, self._links)
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False)
+
+    def _reread(self, trial: FrozenTrial) -> FrozenTrial:
+        return self._storage.get_trial(trial_id(self._storage, self._study.study_name, trial.number))

@@ -1,0 +1,205 @@
+"""Where trials run: the interface, and local processes, one per trial."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+__all__ = ["Ended", "Executor", "LocalExecutor", "Slot", "make_slots"]
+
+LOG_FILE = "log.txt"
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+KILL_WAIT_S = 5.0
+NO_GPU = ("", "-1", "NoDevFiles")  # CUDA reads the list up to the first of these
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A trial whose process has ended.
+
+    Args:
+        number: The trial's.
+        signal: What killed it; 0 where it ended by itself.
+        exit_code: 0 where it ended as it should.
+    """
+
+    number: int
+    signal: int
+    exit_code: int
+
+
+class Executor(Protocol):
+    """Runs one trial per slot. Used by the coordinator, from one thread."""
+
+    @property
+    def n_slots(self) -> int:
+        """Number of slots."""
+
+    def n_free(self) -> int:
+        """Return how many slots are free."""
+
+    def start(self, number: int, folder: Path) -> int:
+        """Start a trial whose assignment lies in its folder; return its slot.
+
+        Raises:
+            RuntimeError: If no slot is free.
+        """
+
+    def wait(self, timeout_s: float) -> list[Ended]:
+        """Return the trials that have ended, at once when there are any, else after the timeout."""
+
+    def stop(self) -> None:
+        """Ask every trial to save what it has and end."""
+
+    def close(self) -> None:
+        """End every trial at once and release the slots."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What one local trial may use.
+
+    Args:
+        index: From 0.
+        threads: CPU threads.
+        cores: CPU numbers it is pinned to; empty for all.
+        gpu: Visible device, None for whatever the environment shows.
+    """
+
+    index: int
+    threads: int
+    cores: tuple[int, ...] = ()
+    gpu: str | None = None
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that hold a process to this slot."""
+        variables = dict.fromkeys(THREAD_VARIABLES, str(self.threads))
+        return variables if self.gpu is None else variables | {"CUDA_VISIBLE_DEVICES": self.gpu}
+
+
+def make_slots(
+    workers: int | Literal["auto"], threads: int | Literal["auto"], gpus: int | Literal["auto"]
+) -> list[Slot]:
+    """Divide this machine's GPUs and cores into slots.
+
+    Args:
+        workers: Slots; auto is one per GPU, or without a GPU as many as the cores hold.
+        threads: CPU threads of a slot; auto is one, or the cores divided by the number of slots if that
+            is given or set by the GPUs.
+        gpus: GPUs used; auto is all that are visible.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    devices = visible_gpus() if gpus == "auto" else visible_gpus()[:gpus]
+    per_slot = 1 if threads == "auto" else threads
+    n_slots = (len(devices) or max(1, len(cores) // per_slot)) if workers == "auto" else workers
+    n_threads = max(1, len(cores) // n_slots) if threads == "auto" else threads
+    apart = n_slots * n_threads <= len(cores)
+    hide = "" if gpus == 0 else None
+    slots = []
+    for index in range(n_slots):
+        pinned = tuple(cores[index * n_threads : (index + 1) * n_threads]) if apart else ()
+        slots.append(Slot(index, n_threads, pinned, devices[index % len(devices)] if devices else hide))
+    return slots
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs that CUDA may use, as CUDA_VISIBLE_DEVICES names them, without loading torch."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        names = [name.strip() for name in named.split(",")]
+        return list(itertools.takewhile(lambda name: name not in NO_GPU, names))
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [str(i) for i, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU")]
+
+
+@dataclass
+class _Process:
+    slot: Slot
+    popen: subprocess.Popen[bytes]
+    pidfd: int
+
+
+@dataclass
+class LocalExecutor:
+    """One process per trial on this machine; its output goes to log.txt in the trial's folder.
+
+    Args:
+        slots: From `make_slots`.
+        module: What runs a trial: `python -m MODULE FOLDER`.
+    """
+
+    slots: Sequence[Slot]
+    module: str = "sweeps.worker"
+    _running: dict[int, _Process] = field(default_factory=dict)
+
+    @property
+    def n_slots(self) -> int:
+        """Number of slots."""
+        return len(self.slots)
+
+    def n_free(self) -> int:
+        """Return how many slots are free."""
+        return len(self.slots) - len(self._running)
+
+    def start(self, number: int, folder: Path) -> int:
+        """Start a process on the first free slot, in a process group of its own: ctrl-C is not for it.
+
+        Raises:
+            RuntimeError: If no slot is free.
+        """
+        taken = {process.slot.index for process in self._running.values()}
+        slot = next((slot for slot in self.slots if slot.index not in taken), None)
+        if slot is None:
+            raise RuntimeError("no free slot")
+        with (folder / LOG_FILE).open("ab") as log:
+            popen = subprocess.Popen(
+                [sys.executable, "-m", self.module, str(folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **slot.environment()},
+                process_group=0,
+            )
+        if slot.cores:
+            os.sched_setaffinity(popen.pid, slot.cores)
+        self._running[number] = _Process(slot, popen, os.pidfd_open(popen.pid))
+        return slot.index
+
+    def wait(self, timeout_s: float) -> list[Ended]:
+        """Sleep until a process ends or the time is over."""
+        poll = select.poll()
+        for process in self._running.values():
+            poll.register(process.pidfd, select.POLLIN)
+        poll.poll(timeout_s * 1000)
+        ended = [number for number, process in self._running.items() if process.popen.poll() is not None]
+        return [self._release(number) for number in ended]
+
+    def stop(self) -> None:
+        """Send SIGTERM to every process."""
+        for process in self._running.values():
+            process.popen.terminate()
+
+    def close(self) -> None:
+        """Send SIGKILL to every process and wait for it."""
+        for process in self._running.values():
+            process.popen.kill()
+        for process in self._running.values():
+            process.popen.wait(KILL_WAIT_S)
+            os.close(process.pidfd)
+        self._running.clear()
+
+    def _release(self, number: int) -> Ended:
+        process = self._running.pop(number)
+        os.close(process.pidfd)
+        code = process.popen.returncode
+        return Ended(number, signal=max(0, -code), exit_code=max(0, code))

@@ -1,0 +1,269 @@
+"""Opening a study: storage and pruner by name, the fingerprint of what must not change; its attempts."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from optuna.pruners import BasePruner
+from optuna.storages import RDBStorage, fail_stale_trials
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from sweeps import SweepError
+from sweeps.space import Space, describe
+
+__all__ = [
+    "PrunerSpec",
+    "StudySpec",
+    "attempts",
+    "best_trial",
+    "count_reasons",
+    "ended_for_good",
+    "fail_stale",
+    "find_study",
+    "is_abandoned",
+    "make_pruner",
+    "open_storage",
+    "open_study",
+    "origin",
+    "reason_of",
+]
+
+HEARTBEAT_INTERVAL_S = 15
+GRACE_PERIOD_S = 60
+SQLITE = "sqlite:///"
+SQLITE_TIMEOUT_S = 60  # how long a writer waits for another
+SHOWN_DIFFERENCES = 5
+
+# Keys of the attributes that the engine writes to studies and trials.
+FINGERPRINT = "fingerprint"
+REASON = "reason"
+ORIGIN = "origin"  # number of the first attempt: its folder, its seed
+RETRY_OF = "retry_of"
+OWNER = "owner"
+
+
+@dataclass(frozen=True)
+class PrunerSpec:
+    """A pruner by name and its options; `max_resource` is a trial's number of steps."""
+
+    name: str
+    max_resource: int
+    options: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StudySpec:
+    """What a study is.
+
+    Args:
+        name: Its name in the storage.
+        storage: SQLAlchemy address.
+        space: What the sampler varies.
+        fixed: Every other value that a result depends on, by dotted key; JSON scalars.
+        directions: `minimize` or `maximize` per objective.
+    """
+
+    name: str
+    storage: str
+    space: Space
+    fixed: Mapping[str, Any]
+    directions: Sequence[Literal["minimize", "maximize"]] = ("minimize",)
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What two commands must agree on to share the study."""
+        return {"fixed": dict(self.fixed), "space": describe(self.space), "directions": list(self.directions)}
+
+
+def open_storage(url: str, *, create: bool = True) -> RDBStorage:
+    """Open an Optuna storage with heartbeats; an SQLite file in WAL mode.
+
+    Args:
+        url: SQLAlchemy address.
+        create: Whether an SQLite file may be created; one process must do so before others open it.
+
+    Raises:
+        SweepError: If it cannot be opened.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    options: dict[str, Any] = {}
+    if url.startswith("sqlite") and url.partition("://")[2].strip("/") in ("", ":memory:"):
+        raise SweepError(f"sweep.storage={url}: trials cannot share a storage in memory; give a file")
+    try:
+        if url.startswith(SQLITE):
+            file = Path(url.removeprefix(SQLITE))
+            if not create and not file.exists():
+                raise SweepError(f"sweep.storage={url}: no such file; a sweep creates it")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(file)
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.close()
+            options = {"connect_args": {"timeout": SQLITE_TIMEOUT_S}}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of heartbeats
+            return RDBStorage(
+                url,
+                engine_kwargs=options,
+                heartbeat_interval=HEARTBEAT_INTERVAL_S,
+                grace_period=GRACE_PERIOD_S,
+            )
+    except (OSError, sqlite3.Error, SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:
+        raise SweepError(f"sweep.storage={url}: cannot be opened ({error})") from error
+
+
+def find_study(storage: RDBStorage, name: str) -> Study | None:
+    """Return a study without changing anything, None where there is none."""
+    try:
+        return optuna.load_study(study_name=name, storage=storage)
+    except KeyError:
+        return None
+
+
+def open_study(spec: StudySpec, storage: RDBStorage) -> Study:
+    """Create a study, or go on with it if it is the same.
+
+    Raises:
+        SweepError: If a study of that name differs in its space or in a fixed value.
+    """
+    study = optuna.create_study(
+        study_name=spec.name, storage=storage, directions=list(spec.directions), load_if_exists=True
+    )
+    recorded = study.user_attrs.get(FINGERPRINT)
+    if recorded is None:
+        study.set_user_attr(FINGERPRINT, spec.fingerprint)
+        return study
+    check_fingerprint(spec, recorded)
+    return study
+
+
+def check_fingerprint(spec: StudySpec, recorded: Mapping[str, Any]) -> None:
+    """Refuse to go on with a study under another config or space.
+
+    Raises:
+        SweepError: If a key differs; named with both values.
+    """
+    ours = json.loads(json.dumps(spec.fingerprint))
+    differences = []
+    for part in ("space", "fixed"):
+        for key in sorted(ours[part].keys() | recorded[part].keys()):
+            before, now = (side[part].get(key, "(none)") for side in (recorded, ours))
+            if before != now and not (
+                part == "fixed" and key in ours["space"].keys() ^ recorded["space"].keys()
+            ):
+                differences.append(f"{key} {before} -> {now}")
+    if differences:
+        more = len(differences) - SHOWN_DIFFERENCES
+        shown = "; ".join(differences[:SHOWN_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
+        raise SweepError(
+            f"study '{spec.name}' was begun with another config: {shown}. "
+            "Go back to it, or begin another study with sweep.study=NAME"
+        )
+
+
+def make_pruner(spec: PrunerSpec) -> BasePruner:
+    """Build a pruner.
+
+    Raises:
+        SweepError: If the name is unknown.
+    """
+    options: dict[str, Any] = dict(spec.options)
+    match spec.name:
+        case "none":
+            return optuna.pruners.NopPruner()
+        case "median":
+            return optuna.pruners.MedianPruner(**options)
+        case "asha":
+            return optuna.pruners.SuccessiveHalvingPruner(**options)
+        case "hyperband":
+            return optuna.pruners.HyperbandPruner(max_resource=spec.max_resource, **options)
+    raise SweepError(f"pruner={spec.name}: must be none, median, asha or hyperband")
+
+
+def reason_of(trial: FrozenTrial) -> str:
+    """Return why a trial ended; one that Optuna failed when its heartbeat stopped was `killed`."""
+    told = trial.user_attrs.get(REASON)
+    if told is not None:
+        return str(told)
+    return "killed" if trial.state == TrialState.FAIL else trial.state.name.lower()
+
+
+def origin(trial: FrozenTrial) -> int:
+    """Return the number of a trial's first attempt, its own where it is the first."""
+    return int(trial.user_attrs.get(ORIGIN, trial.number))
+
+
+def attempts(trial: FrozenTrial, trials: Sequence[FrozenTrial], reason: str) -> int:
+    """Return how many attempts at the same trial, up to this one, ended for the reason."""
+    same = [t for t in trials if origin(t) == origin(trial) and t.number <= trial.number]
+    return sum(reason_of(t) == reason for t in same)
+
+
+def ended_for_good(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the finished trials that no retry has followed."""
+    superseded = {t.user_attrs[RETRY_OF] for t in trials if RETRY_OF in t.user_attrs}
+    return [t for t in trials if t.state.is_finished() and t.number not in superseded]
+
+
+def count_reasons(trials: Sequence[FrozenTrial]) -> dict[str, int]:
+    """Return how many of the trials ended for each reason."""
+    return dict(Counter(reason_of(t) for t in trials))
+
+
+def best_trial(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    """Return the complete trial with the smallest first value, None where none is complete."""
+    complete = [t for t in trials if t.state == TrialState.COMPLETE and t.values]
+    return min(complete, key=lambda t: t.values[0], default=None)
+
+
+def describe_owner() -> dict[str, Any]:
+    """Return what tells whether this process still lives: host, boot and process id."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    return {
+        "host": os.uname().nodename,
+        "boot": boot.read_text().strip() if boot.exists() else "",
+        "pid": os.getpid(),
+    }
+
+
+def fail_stale(study: Study) -> None:
+    """Fail trials whose heartbeat stopped; the storage's callback is told of each."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        fail_stale_trials(study)
+
+
+def is_abandoned(trial: FrozenTrial) -> bool:
+    """Say whether the coordinator that asked for a trial is known to be gone; another host's never is.
+
+    Called before this process asks for any trial: one that bears its process id is of an earlier boot or
+    container. A trial without an owner lost its coordinator in the moment between the two writes.
+    """
+    owner, ours = trial.user_attrs.get(OWNER), describe_owner()
+    if owner is None:
+        age = datetime.now() - (trial.datetime_start or datetime.now())
+        return age > timedelta(seconds=GRACE_PERIOD_S)
+    if owner["host"] != ours["host"]:
+        return False
+    return owner["boot"] != ours["boot"] or owner["pid"] == ours["pid"] or not _lives(owner["pid"])
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,110 @@
+"""Every command of README.md, CONTRIBUTING.md and docs/ is run, at reduced size where it would take long."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", *(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md"))]
+SMALL = ["train.size=16", "train.steps=2", "features=random_filters"]
+SMALL_SWEEP = [*SMALL, "sweep.n_trials=1", "tracking=none"]
+TIMEOUT_S = 300
+
+
+def commands() -> list[str]:
+    found = []
+    for document in DOCUMENTS:
+        for block in re.findall(r"^```\n(.*?)^```", (ROOT / document).read_text(), re.DOTALL | re.MULTILINE):
+            lines = [line.partition(" #")[0].rstrip() for line in block.splitlines()]
+            found += [line for line in lines if line.startswith(("make ", "python "))]
+    return list(dict.fromkeys(found))
+
+
+COMMANDS = commands()
+
+
+def test_there_are_commands() -> None:
+    """The README's two commands and the main job are among those that are run."""
+    assert {"make sweep", "make test", "python -m nca.sweep -m texture=roundleaf"} <= set(COMMANDS)
+
+
+def overrides_of(command: str, tmp_path: Path) -> list[str]:
+    image = tmp_path / "image.png"
+    Image.effect_noise((40, 40), 60).convert("RGB").save(image)
+    return shlex.split(command.replace("PATH", str(image)))
+
+
+def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    # The tests themselves may run under make, whose flags an inner make would take up.
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
+    environment = {**inherited, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        words, cwd=folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python -m nca.")])
+def test_python_command(command: str, tmp_path: Path) -> None:
+    words = overrides_of(command, tmp_path)
+    words[0] = sys.executable
+    if "-m" in words[3:]:
+        words += SMALL_SWEEP
+    elif "nca.train" in words:
+        words += [*SMALL, "tracking=none"]
+    if "--help" not in words:
+        words.append(f"runs_dir={tmp_path / 'runs'}")
+    done = run(words, tmp_path)
+    assert done.stdout.strip()
+    assert not {"outputs", "multirun", "mlruns"} & {path.name for path in tmp_path.iterdir()}
+
+
+def test_make_sweep_at_reduced_size(tmp_path: Path) -> None:
+    overrides = f"train.size=16 train.steps=4 sweep.n_trials=2 runs_dir={tmp_path}"
+    done = run(["make", "sweep", f"SWEEP={overrides}"], ROOT)
+    assert "quick: 2 complete" in done.stdout
+    assert (tmp_path / "mlflow.db").exists()
+
+
+def test_make_test_finds_the_tests() -> None:
+    done = run(["make", "test", "PYTEST=-n 0 --collect-only -q tests/golden"], ROOT)
+    assert "tests collected" in done.stdout
+
+
+def test_make_help_lists_what_the_documents_name() -> None:
+    listed = {line.split()[0] for line in run(["make", "help"], ROOT).stdout.splitlines() if line.strip()}
+    named = {command.split()[1] for command in COMMANDS if command.startswith("make ")}
+    assert listed == {"setup", "sweep", "test", "check", "ui", "dashboard", "bench", "clean"} | {"help"}
+    assert named <= listed
+
+
+def test_make_setup_is_done() -> None:
+    run(["make", "setup"], ROOT)
+
+
+@pytest.mark.parametrize("target", ["ui", "dashboard"])
+def test_make_server_prints_its_address(target: str, tmp_path: Path) -> None:
+    overrides = f"train.size=16 train.steps=2 sweep.n_trials=1 runs_dir={tmp_path}"
+    run(["make", "sweep", f"SWEEP={overrides}"], ROOT)
+    server = subprocess.Popen(
+        ["make", target, f"SERVE=runs_dir={tmp_path}"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert server.stdout is not None
+        assert re.search(r"http://127\.0\.0\.1:\d+/", server.stdout.readline())
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.communicate(timeout=30)

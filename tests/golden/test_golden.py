@@ -1,0 +1,136 @@
+"""The reference program's recorded numbers: every key of srnca_golden.npz is met."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nca.config import TrainConfig
+from nca.features import Vgg16
+from nca.model import Automaton, plain_rollout
+from nca.perception import make_kernels
+from nca.pool import Pool
+from nca.rollout import rollout
+from nca.seeding import Streams
+from nca.style import StyleLoss, gram_matrix
+from nca.trainer import Trainer
+
+GOLDEN = np.load(Path(__file__).with_name("srnca_golden.npz"))
+CPU = torch.device("cpu")
+ROLLOUTS = {"plain": plain_rollout, "fast": rollout}
+SEEN: set[str] = set()
+
+
+def golden(key: str) -> torch.Tensor:
+    SEEN.add(key)
+    return torch.from_numpy(GOLDEN[key].copy())
+
+
+def assert_close(ours: torch.Tensor, key: str, tolerance: float) -> None:
+    reference = golden(key).double()
+    error = (ours.detach().double() - reference).norm() / reference.norm()
+    assert ours.shape == reference.shape
+    assert error <= tolerance, f"{key}: relative Frobenius error {error:.2e}"
+
+
+def automaton(prefix: str, n_filters: int, weights: tuple[str, str] = ("w0", "w1")) -> Automaton:
+    kernels = make_kernels(n_filters, None)
+    if n_filters == 6:
+        kernels = torch.cat([kernels[:5], golden("step_f6/filters")[5:]])
+    w0, w1 = (golden(f"{prefix}/{name}") for name in weights)
+    return Automaton(kernels, w0, w1, None, update_rate=1.0, mask="channel")
+
+
+@pytest.fixture(scope="module")
+def vgg() -> Vgg16:
+    weights = {key: golden(key) for key in GOLDEN.files if key.startswith("features.")}
+    return Vgg16({key: tensor.float() for key, tensor in weights.items()}, CPU)
+
+
+@pytest.mark.parametrize("name", ROLLOUTS)
+@pytest.mark.parametrize("n_filters", [4, 5, 6])
+def test_steps_and_gradients(n_filters: int, name: str) -> None:
+    prefix = f"step_f{n_filters}"
+    model = automaton(prefix, n_filters)
+    assert torch.equal(model.kernels, golden(f"{prefix}/filters"))
+    x0 = golden(f"{prefix}/x0")
+    for n_steps in (1, 8):
+        assert_close(ROLLOUTS[name](model, x0, n_steps, None), f"{prefix}/x{n_steps}", 1e-5)
+    x0.requires_grad_()
+    (ROLLOUTS[name](model, x0, 4, None) ** 2).sum().backward()
+    for gradient, key in ((model.w0.grad, "w0"), (model.w1.grad, "w1"), (x0.grad, "x0")):
+        assert gradient is not None
+        assert_close(gradient, f"{prefix}/grad4_{key}", 1e-5)
+
+
+@pytest.mark.parametrize("name", ROLLOUTS)
+def test_masked_step(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = automaton("masked", 4)
+    mask = golden("masked/mask")
+    monkeypatch.setattr(Automaton, "draw_mask", lambda *_: mask)
+    assert_close(ROLLOUTS[name](model, golden("masked/x0"), 1, None), "masked/x1", 1e-5)
+
+
+def test_gram_matrices_and_style_loss(vgg: Vgg16) -> None:
+    images = {name: golden(f"gram/{name}") for name in "ab"}
+    for name, image in images.items():
+        for layer, features in enumerate(vgg(image)):
+            assert_close(gram_matrix(features), f"gram/{name}{layer}", 1e-5)
+    loss = StyleLoss(vgg, images["b"][0])(images["a"])
+    assert_close(loss, "gram/loss", 1e-5)
+
+
+class ReplayedPool(Pool):
+    """A pool whose rows and fresh seeds are the recorded ones."""
+
+    def __init__(self) -> None:
+        super().__init__(128, 6, 48, Streams(0, CPU), CPU)
+        self.states[golden("train/pool_used")] = golden("train/pool")
+        self._rows = iter(golden("train/batch_index").tolist())
+        self._seeds = iter(golden("train/seeds"))
+
+    def draw_rows(self, batch_size: int) -> list[int]:
+        return next(self._rows)
+
+    def draw_seed(self) -> torch.Tensor:
+        return next(self._seeds)[None]
+
+
+class ReplayedTrainer(Trainer):
+    """A trainer whose rollouts have the recorded lengths."""
+
+    def draw_ca_steps(self) -> int:
+        return int(golden("train/ca_steps")[self.step])
+
+
+@pytest.mark.parametrize("name", ROLLOUTS)
+def test_training_trajectory(name: str, vgg: Vgg16) -> None:
+    size, batch_size, steps, max_ca_steps, learning_rate = golden("train/meta").tolist()
+    config = TrainConfig(
+        steps=int(steps),
+        batch_size=int(batch_size),
+        learning_rate=learning_rate,
+        max_ca_steps=int(max_ca_steps),
+        size=int(size),
+        pool_size=None,
+        precision="fp32",
+        rollout=name,
+        checkpoint_every=64,
+        checkpoint_every_s=60.0,
+    )
+    model = automaton("train", 5, ("w0_init", "w1_init"))
+    loss = StyleLoss(vgg, golden("train/target")[0])
+    trainer = ReplayedTrainer(model, ReplayedPool(), loss, config, Streams(0, CPU))
+    records = list(trainer.steps())
+    assert [record.step for record in records] == list(range(24))
+    reference = golden("train/losses")
+    relative = (torch.tensor(trainer.losses, dtype=torch.float64) - reference).abs() / reference
+    assert relative.max() <= 1e-4
+    assert_close(model.w0, "train/w0_final", 1e-4)
+    assert_close(model.w1, "train/w1_final", 1e-4)
+
+
+def test_every_key_was_met() -> None:
+    """Runs last in this file: nothing recorded was left out."""
+    assert set(GOLDEN.files) == SEEN

@@ -1,0 +1,44 @@
+"""What a sweep has left behind, read with the clients of Optuna and MLflow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from sweeps.study import open_storage
+
+
+def load_study(runs: Path, name: str) -> Study:
+    storage = open_storage(f"sqlite:///{runs / 'optuna.db'}", create=False)
+    return optuna.load_study(study_name=name, storage=storage)
+
+
+def study_names(runs: Path) -> list[str]:
+    return sorted(optuna.get_all_study_names(open_storage(f"sqlite:///{runs / 'optuna.db'}", create=False)))
+
+
+def complete_trials(study: Study) -> list[FrozenTrial]:
+    return study.get_trials(states=(TrialState.COMPLETE,))
+
+
+class Records:
+    """Optuna's and MLflow's view of one study."""
+
+    def __init__(self, runs: Path, name: str) -> None:
+        self.study = load_study(runs, name)
+        self.client = MlflowClient(f"sqlite:///{runs / 'mlflow.db'}")
+        self.experiment = self.client.get_experiment_by_name(name)
+        assert self.experiment is not None
+        found = list(self.client.search_runs([self.experiment.experiment_id]))
+        self.parents: list[Run] = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
+        children = [run for run in found if "mlflow.parentRunId" in run.data.tags]
+        self.children: dict[int, Run] = {int(run.data.tags["optuna_trial"]): run for run in children}
+        assert len(self.children) == len(children), "two runs of one trial"
+
+    def files(self, run: Run) -> Path:
+        return Path(self.client.download_artifacts(run.info.run_id, ""))

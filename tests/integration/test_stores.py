@@ -1,0 +1,188 @@
+"""MLflow's store may be another from one command to the next; one that is not to be had is one line."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import socket
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from nca.application import TextureSweep
+from nca.config import ConfigError
+from nca.run import open_tracker
+from nca.tracking import MlflowStore, check_address
+from tests.builders import trial_config
+
+STUDY = "leaf"
+
+
+class Store:
+    """A copy of the empty database, and a study's config that records there."""
+
+    def __init__(self, template: Path, folder: Path, name: str) -> None:
+        self.uri = f"sqlite:///{shutil.copy(template, folder / f'{name}.db')}"
+        self.config = trial_config(folder / "runs", uri=self.uri)
+        self.client = MlflowClient(self.uri)
+
+    def open(self, links: dict[str, str]) -> dict[str, str]:
+        return TextureSweep().open_study(STUDY, asdict(self.config) | {"links": links})
+
+    def status(self, run_id: str) -> str:
+        return str(self.client.get_run(run_id).info.status)
+
+
+@pytest.fixture
+def stores(mlflow_store_template: Path, tmp_path: Path) -> list[Store]:
+    return [Store(mlflow_store_template, tmp_path, name) for name in ("first", "second")]
+
+
+def test_a_study_keeps_its_parent_run(stores: list[Store]) -> None:
+    first = stores[0]
+    links = first.open({})
+    TextureSweep().close_study(asdict(first.config), links, {"n_trials": 2.0, "best_value": 0.5})
+    assert first.status(links["mlflow_run_id"]) == "FINISHED"
+    assert first.open(links) == links
+    assert first.status(links["mlflow_run_id"]) == "RUNNING"
+    run = first.client.get_run(links["mlflow_run_id"])
+    assert run.data.metrics == {"n_trials": 2.0, "best_value": 0.5}
+    assert (run.data.tags["optuna_study"], run.data.tags["texture"]) == (STUDY, "roundleaf")
+
+
+def test_a_study_goes_on_in_another_store_with_a_parent_run_of_its_own(stores: list[Store]) -> None:
+    first, second = stores
+    links = first.open({})
+    moved = second.open(links)
+    # The experiment's number is the same in both, so it alone tells nothing.
+    assert moved["mlflow_experiment_id"] == links["mlflow_experiment_id"]
+    assert moved["mlflow_run_id"] != links["mlflow_run_id"]
+    assert second.client.get_run(moved["mlflow_run_id"]).info.run_name == STUDY
+
+
+def test_a_study_without_tracking_keeps_its_links(stores: list[Store], tmp_path: Path) -> None:
+    links = stores[0].open({})
+    untracked = asdict(trial_config(tmp_path / "runs")) | {"links": links}
+    assert TextureSweep().open_study(STUDY, untracked) == links
+    TextureSweep().close_study(untracked, links, {"n_trials": 1.0})
+
+
+def open_run(store: Store, links: dict[str, str], folder: Path) -> str:
+    experiment = links["mlflow_experiment_id"]
+    return open_tracker(MlflowStore(store.uri), experiment, store.config, folder, name="trial 0").run_id
+
+
+def test_a_trial_is_taken_up_in_its_run_or_gets_one_in_another_store(
+    stores: list[Store], tmp_path: Path
+) -> None:
+    first, second = stores
+    links, folder = first.open({}), tmp_path / "trial"
+    begun = open_run(first, links, folder)
+    assert open_run(first, links, folder) == begun
+    moved = open_run(second, second.open(links), folder)
+    assert moved != begun
+    assert second.client.get_run(moved).data.params["model.channels"] == "4"
+
+
+def test_a_dead_trials_run_is_ended_where_it_is(stores: list[Store], tmp_path: Path) -> None:
+    first, second = stores
+    links, folder = first.open({}), tmp_path / "trial"
+    begun = open_run(first, links, folder)
+    TextureSweep().close_trial(folder, asdict(second.config), "killed")
+    assert first.status(begun) == "RUNNING"
+    TextureSweep().close_trial(folder, asdict(first.config), "killed")
+    assert first.status(begun) == "KILLED"
+    assert first.client.get_run(begun).data.tags["reason"] == "killed"
+
+
+def test_a_trial_that_died_before_its_run_began_has_nothing_to_end(
+    stores: list[Store], tmp_path: Path
+) -> None:
+    TextureSweep().close_trial(tmp_path / "trial", asdict(stores[0].config), "killed")
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("mlruns", r"must begin with one of sqlite://, postgresql://"),
+        ("file:///tmp/runs", r"must begin with one of"),
+        ("sqlite://", r"trials cannot share a store in memory; give a file"),
+        ("sqlite:///:memory:", r"trials cannot share a store in memory"),
+        ("http://", r"no server answers there"),
+    ],
+)
+def test_a_wrong_address_is_refused(uri: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^tracking\.uri={uri}: {message}"):
+        check_address(uri)
+
+
+def test_a_server_that_is_not_there_is_refused_soon() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        began = time.monotonic()
+        with pytest.raises(ConfigError, match=r"no server answers there; start it, or give tracking=none"):
+            check_address(uri)
+    assert time.monotonic() - began < 5
+
+
+class Answering(BaseHTTPRequestHandler):
+    """A server that answers with a code, as one that asks for a login does."""
+
+    def __init__(self, code: int, *args: Any) -> None:
+        self.code = code
+        super().__init__(*args)
+
+    def do_GET(self) -> None:
+        self.send_response(self.code)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(params=[200, 401])
+def server(request: pytest.FixtureRequest) -> Iterator[str]:
+    listening = HTTPServer(("127.0.0.1", 0), functools.partial(Answering, request.param))
+    thread = threading.Thread(target=listening.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{listening.server_port}"
+    listening.shutdown()
+    thread.join()
+    listening.server_close()
+
+
+def test_a_server_that_answers_is_taken(server: str) -> None:
+    check_address(server)
+
+
+@pytest.mark.parametrize("folder", ["/proc/none", "/dev/null/none"])
+def test_a_store_that_cannot_be_made_is_one_line(folder: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^tracking\.uri=sqlite:///{folder}/a\.db: cannot be opened \("):
+        MlflowStore(f"sqlite:///{folder}/a.db")
+
+
+def test_a_file_that_is_no_database_is_one_line_and_kept(tmp_path: Path) -> None:
+    file = tmp_path / "mlflow.db"
+    file.write_text("a diary, not a database\n" * 100)
+    with pytest.raises(ConfigError, match=r"cannot be opened \(file is not a database\)$"):
+        MlflowStore(f"sqlite:///{file}")
+    assert file.read_text().startswith("a diary")
+
+
+def test_a_database_of_another_program_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "mlflow.db"
+    with sqlite3.connect(file) as connection:
+        connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32))")
+        connection.execute("INSERT INTO alembic_version VALUES ('another')")
+    connection.close()
+    with pytest.raises(ConfigError, match=r"cannot be opened \([^\n]*\)$"):
+        MlflowStore(f"sqlite:///{file}")

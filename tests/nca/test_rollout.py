@@ -1,0 +1,132 @@
+"""The fast rollout equals the plain one, forward and backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from nca.model import Automaton, make_automaton, plain_rollout
+from nca.rollout import fold_kernel, rollout
+from nca.seeding import Streams
+from tests.builders import CPU, RULES, automaton, generator, model_config
+
+ROLLOUTS = {"plain": plain_rollout, "fast": rollout}
+
+
+def states(model: Automaton, size: int = 16) -> Tensor:
+    return torch.rand(2, model.channels, size, size, generator=generator(1))
+
+
+def relative_error(ours: Tensor, reference: Tensor) -> float:
+    return float(((ours - reference).norm() / reference.norm()).detach())
+
+
+@pytest.mark.parametrize("mask", ["channel", "cell"])
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("filters", range(1, 21))
+def test_fast_and_plain_rollouts_agree_with_random_masks(name: str, mask: str, filters: int) -> None:
+    model = automaton(name, filters=filters, mask=mask, seed=filters)
+    state = states(model)
+    fast, plain = (ROLLOUTS[kind](model, state, 6, generator(2)) for kind in ("fast", "plain"))
+    assert not torch.equal(plain, state)
+    assert relative_error(fast, plain) < 1e-5
+
+
+@pytest.mark.parametrize("mask", ["channel", "cell"])
+@pytest.mark.parametrize("name", RULES)
+def test_gradients_of_fast_and_plain_rollouts_agree(name: str, mask: str) -> None:
+    gradients = []
+    for kind in ("plain", "fast"):
+        model = automaton(name, mask=mask)
+        state = states(model).requires_grad_()
+        (ROLLOUTS[kind](model, state, 5, generator(2)) ** 2).sum().backward()
+        gradients.append({"state": state.grad, **{n: p.grad for n, p in model.named_parameters()}})
+    plain, fast = gradients
+    assert plain.keys() == fast.keys()
+    for key in plain:
+        assert relative_error(fast[key], plain[key]) < 1e-5, key
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_both_rollouts_take_the_same_numbers_from_the_stream(name: str) -> None:
+    model = automaton(name)
+    streams = [generator(4), generator(4)]
+    for kind, stream in zip(ROLLOUTS.values(), streams, strict=True):
+        kind(model, states(model), 3, stream)
+    assert torch.equal(streams[0].get_state(), streams[1].get_state())
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_fresh_rule_changes_nothing(name: str) -> None:
+    model = make_automaton(model_config(name), Streams(0, CPU))
+    assert torch.equal(rollout(model, states(model), 5, generator()), states(model))
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_no_steps_change_nothing(name: str) -> None:
+    model = automaton(name)
+    stream = generator()
+    assert torch.equal(rollout(model, states(model), 0, stream), states(model))
+    assert torch.equal(stream.get_state(), generator().get_state())
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize(("first", "second"), [(1, 3), (3, 2)])
+def test_rollouts_add_up(name: str, first: int, second: int) -> None:
+    model, stream = automaton(name), generator()
+    halfway = rollout(model, states(model), first, stream)
+    whole = rollout(model, states(model), first + second, generator())
+    assert torch.equal(whole, rollout(model, halfway, second, stream))
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_states_stay_in_unit_range_and_the_input_as_it_was(name: str) -> None:
+    model = automaton(name)
+    state = states(model)
+    before = state.clone()
+    after = rollout(model, state, 8, generator()).detach()
+    assert 0.0 <= float(after.min()) < float(after.max()) <= 1.0
+    assert torch.equal(state, before)
+
+
+def test_the_linear_rule_folds_to_one_convolution_the_relu_rule_up_to_its_activation() -> None:
+    linear, relu = automaton("srnca"), automaton("relu")
+    assert fold_kernel(linear).shape == (4, 4, 3, 3)
+    assert fold_kernel(relu).shape == (8, 4, 3, 3)
+
+
+@pytest.mark.parametrize("kind", ROLLOUTS)
+@pytest.mark.parametrize("mask", ["channel", "cell"])
+@pytest.mark.parametrize("name", RULES)
+def test_gradients_are_those_of_finite_differences(name: str, mask: str, kind: str) -> None:
+    model = automaton(name, channels=3, hidden_channels=2, filters=6, mask=mask).double()
+    # Away from 0 and 1: the clamp has no derivative at its corners.
+    state = 0.3 + 0.4 * torch.rand(1, 3, 3, 4, generator=generator(1), dtype=torch.float64)
+    with torch.no_grad():
+        model.w1.mul_(0.05)
+    parameters = dict(model.named_parameters())
+
+    def run(state: Tensor, *weights: Tensor) -> Tensor:
+        arguments = (state, 3, generator(2))
+        values = dict(zip(parameters, weights, strict=True))
+        return torch.func.functional_call(
+            _Rollout(model, ROLLOUTS[kind]), {f"model.{k}": v for k, v in values.items()}, arguments
+        )
+
+    inputs = [state, *(parameter.detach() for parameter in parameters.values())]
+    assert torch.autograd.gradcheck(run, [tensor.requires_grad_() for tensor in inputs])
+
+
+class _Rollout(torch.nn.Module):
+    """A rollout as a module, so that its weights can be given from outside."""
+
+    def __init__(self, model: Automaton, kind: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.model = model
+        self._kind = kind
+
+    def forward(self, state: Tensor, ca_steps: int, stream: torch.Generator) -> Tensor:
+        return self._kind(self.model, state, ca_steps, stream)

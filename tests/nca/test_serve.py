@@ -1,0 +1,97 @@
+"""What `python -m nca.serve` refuses and how it picks a port; that it serves is tested as a whole."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nca import serve
+from nca.config import ConfigError
+from nca.serve import LOOPBACK, PORTS, USAGE, _free_port, _newest_experiment
+from nca.tracking import MlflowStore
+
+
+def refuse(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as ending:
+        serve.main(words)
+    assert ending.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    return err
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    with socket.socket() as listener:
+        listener.bind((LOOPBACK, 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("words", [[], ["mlflow"], ["--help"]])
+def test_what_to_serve_must_be_said(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert refuse(words, capsys) == f"error: say what to serve: {USAGE}\n"
+
+
+@pytest.mark.parametrize("word", ["prot=3", "runs_dir=", "port", "--port"])
+def test_unknown_options_show_the_usage(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refuse(["ui", word], capsys).endswith(f": {USAGE}\n")
+
+
+@pytest.mark.parametrize(("kind", "store"), [("ui", "mlflow.db"), ("dashboard", "optuna.db")])
+def test_a_missing_store_is_named(
+    kind: str, store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = refuse([kind, f"runs_dir={tmp_path}"], capsys)
+    assert error == f"error: {tmp_path / store} does not exist: run a sweep first, or give runs_dir=FOLDER\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "-1", "http", "80.5"])
+def test_what_is_no_port_is_refused(port: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mlflow.db").touch()
+    error = refuse(["ui", f"runs_dir={tmp_path}", f"port={port}"], capsys)
+    assert error == f"error: port={port}: must be 1 to 65535\n"
+
+
+def test_a_taken_port_is_refused_if_it_was_asked_for(taken: int) -> None:
+    with pytest.raises(ConfigError, match=f"port {taken} is taken; give another with port=N"):
+        _free_port(str(taken), PORTS["ui"])
+
+
+def test_else_the_next_free_port_is_taken(taken: int) -> None:
+    port = _free_port(None, taken)
+    assert taken < port < taken + 20
+
+
+def test_a_free_port_is_taken_as_asked(taken: int) -> None:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        free = probe.getsockname()[1]
+    assert _free_port(str(free), taken) == free
+
+
+def test_the_ui_opens_at_the_experiment_last_used(mlflow_uri: str, tmp_path: Path) -> None:
+    file = tmp_path / "mlflow.db"
+    assert _newest_experiment(file) is None
+    store = MlflowStore(mlflow_uri)
+    first = store.open_experiment("one", tmp_path / "artifacts")
+    assert _newest_experiment(file) == first
+    second = store.open_experiment("two", tmp_path / "artifacts")
+    assert _newest_experiment(file) == second
+
+
+def test_a_mistake_loads_neither_torch_nor_mlflow() -> None:
+    code = (
+        "import sys, nca.serve\n"
+        "try: nca.serve.main(['ui', 'runs_dir=/nowhere'])\n"
+        "except SystemExit: print(sorted({'torch', 'mlflow', 'optuna', 'hydra'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "[]\n"

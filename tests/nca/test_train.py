@@ -1,0 +1,219 @@
+"""`python -m nca.train` as a person runs it: one run, stopped and taken up again; mistakes in one line."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from nca.compose import compose_plain
+from nca.config import FeaturesConfig, TrialConfig, build
+from nca.run import train
+from nca.tracking import NullTracker
+from nca.train import main, run_single
+from tests.builders import mlflow, trial_config
+
+TINY = [
+    "texture=roundleaf",
+    "features=random_filters",
+    "tracking=none",
+    "device=cpu",
+    "model.channels=4",
+    "model.hidden_channels=8",
+    "train.size=16",
+    "train.max_ca_steps=6",
+    "train.pool_size=8",
+    "train.learning_rate=1e-4",
+]
+
+
+class Silent:
+    """A listener that lets a run go on."""
+
+    def progress(self, n_steps: int, of: int, loss: float) -> None:
+        pass
+
+    def report(self, n_steps: int, smoothed: float) -> bool:
+        return True
+
+    def stopping(self) -> bool:
+        return False
+
+
+def start(*words: str) -> subprocess.Popen[str]:
+    # As many threads as here: the order of summation is part of the numbers.
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "COLUMNS": "200"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "nca.train", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def refuse(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as ending:
+        main(words)
+    assert ending.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    return err
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Put the signal handlers back that a run replaces."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_one_tiny_run(tmp_path: Path) -> None:
+    process = start(*TINY, "train.steps=5", f"runs_dir={tmp_path}")
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, "")
+    assert re.search(r"^step 5/5 loss [0-9.e-]+$", out, re.MULTILINE)
+    assert re.search(r"^final_loss: [0-9.e-]+$", out, re.MULTILINE)
+    (folder,) = (tmp_path / "trials" / "single-runs").iterdir()
+    assert re.fullmatch(r"roundleaf-srnca-random_filters-[0-9a-f]{12}", folder.name)
+    assert out.strip().endswith(f"complete: {folder / 'output.png'}")
+    assert (folder / "artifacts" / "model.safetensors").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["trials"]
+
+
+def test_ctrl_c_stops_and_the_same_command_goes_on_to_the_same_loss(tmp_path: Path) -> None:
+    words = [*TINY, "train.steps=300", "train.checkpoint_every=20", "train.checkpoint_every_s=0"]
+    config = build(TrialConfig, compose_plain("train", [*words, f"runs_dir={tmp_path}"]))
+    whole = train(config, tmp_path / "whole", NullTracker(), Silent())
+
+    words.append(f"runs_dir={tmp_path / 'runs'}")
+    process = start(*words)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "runs").rglob("*.safetensors")) and process.poll() is None:
+        assert time.monotonic() < deadline, "no checkpoint within a minute"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    found = re.fullmatch(r"interrupted after step (\d+); the same command goes on from there\n", err)
+    assert found is not None, err
+    assert 0 <= int(found[1]) < 299
+    (kept,) = (tmp_path / "runs").rglob(f"{int(found[1]) + 1:08d}.safetensors")
+    assert kept.parent.name == "checkpoints"
+
+    process = start(*words)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    assert f"final_loss: {whole.metrics['final_loss']:.6g}\n" in out
+    assert f"final_loss_median: {whole.metrics['final_loss_median']:.6g}\n" in out
+    assert not kept.exists()
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_single_run_is_recorded_in_an_experiment_of_its_own(
+    tmp_path: Path, mlflow_uri: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = trial_config(tmp_path, uri=mlflow_uri, train={"steps": 2})
+    assert run_single(config) == 0
+    out = capsys.readouterr().out
+    client = MlflowClient(mlflow_uri)
+    experiment = client.get_experiment_by_name("single-runs")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name.startswith("roundleaf-srnca-random_filters-")
+    assert f"final_loss: {run.data.metrics['final_loss']:.6g}\n" in out
+
+
+@pytest.mark.usefixtures("handlers")
+def test_what_changes_a_result_gets_a_folder_of_its_own(tmp_path: Path, mlflow_uri: str) -> None:
+    config = trial_config(tmp_path, train={"steps": 1})
+    same = [config, replace(config, device="auto"), replace(config, tracking=mlflow(mlflow_uri))]
+    other = [replace(config, seed=9), replace(config, model=replace(config.model, update_rate=0.7))]
+    for each in same + other:
+        assert run_single(each) == 0
+    assert len(list((tmp_path / "trials" / "single-runs").iterdir())) == 3
+
+
+@pytest.mark.usefixtures("handlers")
+def test_features_are_resolved_before_the_run_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr("nca.weights._can_download", lambda: False)
+    config = trial_config(tmp_path, train={"steps": 1}, features=FeaturesConfig("auto"))
+    assert run_single(config) == 0
+    (folder,) = (tmp_path / "trials" / "single-runs").iterdir()
+    assert folder.name.startswith("roundleaf-srnca-random_filters-")
+
+
+@pytest.mark.parametrize("flag", ["-m", "--multirun"])
+def test_sweeps_are_refused(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    error = refuse([flag, "texture=roundleaf", "model.channels=6,9"], capsys)
+    assert error == "error: nca.train -m: nca.train trains one run; a sweep is python -m nca.sweep -m\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "'texture' is missing: give texture=NAME, one of alocasia"),
+        (["texture=roundlef"], "texture=roundlef: must be one of .*, did you mean 'roundleaf'"),
+        (["texture=roundleaf", "train.step=3"], "unknown key 'train.step', did you mean 'train.steps'"),
+        (["texture=roundleaf", "train.size=20"], "train.size=20: must be a whole number, at least 16"),
+        (["texture=roundleaf", "model.channels=6,9"], "model.channels"),
+        (["texture=roundleaf", "sampler=tpe"], "'sampler' is no part of nca.train"),
+        (["texture=roundleaf", "device=gpu"], "device=gpu: must be auto, cuda, cuda:N or cpu"),
+        (["texture=image", "texture.path=no.png"], "no.png does not exist"),
+    ],
+)
+def test_mistakes_are_one_line_and_create_nothing(
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert re.match(f"error: .*({message})", refuse(words, capsys))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("-m", 2),
+        ("texture=nope", 2),
+        ("--help", 0),
+        ("--help texture=alocasia", 0),
+        ("--help texture=nope", 2),
+        ("--cfg job texture=roundleaf", 0),
+        ("--cfg job", 2),
+        ("--run texture=roundleaf", 2),
+    ],
+)
+def test_what_trains_nothing_loads_neither_torch_nor_mlflow(line: str, code: int, tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "nca.train", *line.split()],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert run.returncode == code
+    assert "Traceback" not in run.stderr
+    assert not re.search(r"\| +(torch|mlflow|optuna)$", run.stderr, re.MULTILINE)
+    assert list(tmp_path.iterdir()) == []

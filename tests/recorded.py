@@ -1,0 +1,82 @@
+"""Training runs recorded in a real MLflow store, and a listener that ends them where a test wants it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from safetensors.torch import load_file
+from torch import Tensor
+
+from nca.run import Outcome, open_tracker, train
+from nca.tracking import MlflowStore
+from tests.builders import trial_config
+
+STEPS = 12  # of the config that `trial_config` returns
+
+
+class FakeListener:
+    """A listener that writes everything down and prunes, stops or fails where it is told to."""
+
+    def __init__(self, *, prune_at: int = 0, stop_at: int = 0, fail_at: int = 0) -> None:
+        self.losses: dict[int, float] = {}
+        self.reports: dict[int, float] = {}
+        self._prune_at, self._stop_at, self._fail_at = prune_at, stop_at, fail_at
+
+    def progress(self, n_steps: int, of: int, loss: float) -> None:
+        assert of == STEPS
+        self.losses[n_steps] = loss
+        if n_steps == self._fail_at:
+            raise MemoryError("no memory left")
+
+    def report(self, n_steps: int, smoothed: float) -> bool:
+        self.reports[n_steps] = smoothed
+        return n_steps != self._prune_at
+
+    def stopping(self) -> bool:
+        return max(self.losses) == self._stop_at
+
+
+class Recorded:
+    """Runs of one config, each recorded in MLflow; a stopped one is taken up again by the next call."""
+
+    def __init__(self, folder: Path, uri: str, **changes: Any) -> None:
+        self.config = trial_config(folder, uri=uri, **changes)
+        self.folder = folder / "trial"
+        self.store, self.client = MlflowStore(uri), MlflowClient(uri)
+        self.run_id = ""
+
+    def train(self, listener: FakeListener | None = None) -> Outcome:
+        experiment = self.store.open_experiment(self.folder.parent.name, self.folder.parent / "artifacts")
+        tracker = open_tracker(self.store, experiment, self.config, self.folder, name="trial 0")
+        self.run_id = tracker.run_id
+        return train(self.config, self.folder, tracker, listener or FakeListener())
+
+    @property
+    def run(self) -> Run:
+        return self.client.get_run(self.run_id)
+
+    @property
+    def losses(self) -> list[float]:
+        history = self.client.get_metric_history(self.run_id, "loss")
+        assert [metric.step for metric in history] == list(range(len(history)))
+        return [metric.value for metric in history]
+
+    @property
+    def image_steps(self) -> list[int]:
+        names = [image.path for image in self.client.list_artifacts(self.run_id, "images")]
+        return sorted(int(re.findall(r"step\D+(\d+)", name)[0]) for name in names if name.endswith("png"))
+
+    @property
+    def artifacts(self) -> set[str]:
+        return {file.path for file in self.client.list_artifacts(self.run_id) if not file.is_dir}
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        return load_file(self.path_of("model.safetensors"))
+
+    def path_of(self, artifact: str) -> Path:
+        return self.folder.parent / "artifacts" / self.run_id / "artifacts" / artifact

@@ -1,0 +1,186 @@
+"""An application whose trials take milliseconds and do what their config says; also a sweep of it.
+
+What a trial does is a list of acts, one per attempt, the last for all further ones:
+`succeed`, `crash`, `exit N`, `kill`, `diverge`, `sleep S`, `hang` until asked to stop, `hang deaf` even
+then, `after N` once trial N has started, `report S` of its own value every S seconds until pruned.
+
+`python -m tests.sweeps.fake_application JSON` runs a sweep of it in a process of its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from sweeps.coordinator import Coordinator, Summary, SweepSpec
+from sweeps.executor import LocalExecutor, Slot
+from sweeps.progress import Progress
+from sweeps.samplers import SamplerSpec
+from sweeps.space import Choice, Interval, Space
+from sweeps.study import PrunerSpec, StudySpec
+from sweeps.worker import Result, RunningTrial
+
+APPLICATION = "tests.sweeps.fake_application:FakeSweep"
+SPACE: Space = {"x": Interval(0.0, 1.0), "y": Choice((1, 2, 3))}
+N_STEPS = 16
+STARTED = "started.txt"
+MAX_WAIT_S = 120.0
+
+
+class FakeSweep:
+    """Keeps its records as lines in the folder that the config names."""
+
+    def open_study(self, study: str, config: Mapping[str, Any]) -> dict[str, str]:
+        self._note(config, f"open {study}")
+        return dict(config["links"]) or {"opened": study}
+
+    def run(self, trial: RunningTrial) -> Result:
+        attempt = len(read_started(trial.folder))
+        with (trial.folder / STARTED).open("a") as file:
+            file.write(f"{trial.number} {time.time()} {os.getpid()} {trial.links['opened']}\n")
+        acts = trial.config["acts"]
+        value = float(trial.config["value"])
+        name, _, argument = acts[min(attempt, len(acts) - 1)].partition(" ")
+        ended = ACTS[name](trial, argument)
+        return ended or Result("complete", (value,), {"n_steps": N_STEPS})
+
+    def close_trial(self, folder: Path, config: Mapping[str, Any], reason: str) -> None:
+        self._note(config, f"trial {folder.name} {reason}")
+
+    def close_study(
+        self, config: Mapping[str, Any], links: Mapping[str, str], summary: Mapping[str, float]
+    ) -> None:
+        self._note(config, f"close {links['opened']} {json.dumps(dict(summary))}")
+
+    def _note(self, config: Mapping[str, Any], line: str) -> None:
+        with Path(config["records"]).open("a") as file:
+            file.write(line + "\n")
+
+
+def crash(trial: RunningTrial, argument: str) -> Result | None:
+    raise ValueError(f"crashed on purpose in trial {trial.origin}")
+
+
+def hang(trial: RunningTrial, argument: str) -> Result | None:
+    since = time.monotonic()
+    while time.monotonic() - since < MAX_WAIT_S:
+        if argument != "deaf" and trial.stopping():
+            return Result("interrupted")
+        time.sleep(0.01)
+    return None
+
+
+def after(trial: RunningTrial, other: str) -> Result | None:
+    since = time.monotonic()
+    while not (trial.folder.parent / other / STARTED).exists():
+        if time.monotonic() - since > MAX_WAIT_S / 4:
+            raise TimeoutError(f"trial {other} did not start beside trial {trial.number}")
+        time.sleep(0.01)
+    return None
+
+
+def report(trial: RunningTrial, argument: str) -> Result | None:
+    value = float(trial.config["value"])
+    for step in range(1, N_STEPS + 1):
+        trial.progress(step, N_STEPS, value)
+        if not trial.report(step, value):
+            return Result("pruned", attributes={"n_steps": step})
+        time.sleep(float(argument or 0))
+    return None
+
+
+ACTS: dict[str, Callable[[RunningTrial, str], Result | None]] = {
+    "succeed": lambda trial, _: None,
+    "crash": crash,
+    "exit": lambda trial, code: os._exit(int(code)),
+    "kill": lambda trial, _: os.kill(os.getpid(), signal.SIGKILL),
+    "diverge": lambda trial, _: Result("diverged", attributes={"error": "loss nan"}),
+    "sleep": lambda trial, seconds: time.sleep(float(seconds)),
+    "hang": hang,
+    "after": after,
+    "report": report,
+}
+
+
+def read_started(folder: Path) -> list[tuple[int, float, int]]:
+    """Return number, time and process id of every attempt that began in a trial's folder."""
+    file = folder / STARTED
+    words = [line.split() for line in file.read_text().splitlines()] if file.exists() else []
+    return [(int(number), float(at), int(pid)) for number, at, pid, _ in words]
+
+
+@dataclass
+class Sweep:
+    """A sweep of the fake application; JSON can carry it to another process.
+
+    Args:
+        folder: Of all its records.
+        acts: By number of a trial's first attempt; `otherwise` for the rest.
+        values: Likewise what a trial returns; its number otherwise.
+    """
+
+    folder: str
+    n_trials: int = 4
+    workers: int = 2
+    acts: dict[str, list[str]] = field(default_factory=dict)
+    otherwise: str = "succeed"
+    values: dict[str, float] = field(default_factory=dict)
+    retries: int = 2
+    sampler: str = "random"
+    pruner: str = "none"
+    pruner_options: dict[str, int] = field(default_factory=dict)
+    grid: bool = False
+
+    @property
+    def records(self) -> Path:
+        return Path(self.folder) / "records.txt"
+
+    @property
+    def storage(self) -> str:
+        return f"sqlite:///{Path(self.folder) / 'optuna.db'}"
+
+    def trial_folder(self, number: int) -> Path:
+        return Path(self.folder) / "trials" / str(number)
+
+    def compose(self, params: Mapping[str, Any], number: int) -> dict[str, Any]:
+        return {
+            "params": dict(params),
+            "acts": self.acts.get(str(number), [self.otherwise]),
+            "value": self.values.get(str(number), float(number)),
+            "records": str(self.records),
+        }
+
+    def spec(self) -> SweepSpec:
+        folder = Path(self.folder)
+        space: Space = {"x": Choice((1, 2)), "y": Choice((1, 2))} if self.grid else SPACE
+        return SweepSpec(
+            study=StudySpec("fake", self.storage, space, {"fixed": 1}),
+            sampler=SamplerSpec(self.sampler, 0),
+            pruner=PrunerSpec(self.pruner, N_STEPS, self.pruner_options),
+            n_trials=self.n_trials,
+            retries=self.retries,
+            application=APPLICATION,
+            compose=functools.partial(self.compose),
+            trials=folder / "trials",
+            artifacts=folder / "artifacts",
+        )
+
+    def run(self, console: Console | None = None) -> Summary:
+        executor = LocalExecutor([Slot(index, 1) for index in range(self.workers)])
+        progress = Progress(console or Console(file=io.StringIO()))
+        return Coordinator(self.spec(), executor, progress).run()
+
+
+if __name__ == "__main__":
+    print(json.dumps(dict(Sweep(**json.loads(sys.argv[1])).run(Console()).counts)))

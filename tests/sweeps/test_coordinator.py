@@ -1,0 +1,212 @@
+"""A sweep keeps every slot busy, ends at its exact total, and goes on where it was."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+
+import sweeps.study
+from sweeps import SweepError
+from sweeps.study import ORIGIN, OWNER, RETRY_OF, describe_owner, ended_for_good, find_study, open_storage
+from sweeps.worker import read_assignment
+from tests.sweeps.fake_application import N_STEPS, SPACE, Sweep, read_started
+
+REFILL_S = 1.0
+
+
+def study_of(sweep: Sweep) -> Study:
+    study = find_study(open_storage(sweep.storage, create=False), "fake")
+    assert study is not None
+    return study
+
+
+def trials_of(sweep: Sweep) -> list[FrozenTrial]:
+    return study_of(sweep).get_trials(deepcopy=False)
+
+
+def records(sweep: Sweep) -> list[str]:
+    return sweep.records.read_text().splitlines()
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_a_sweep_ends_at_its_exact_total(tmp_path: Path, workers: int) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=4, workers=workers)
+    summary = sweep.run()
+    assert summary.counts == {"complete": 4}
+    assert not summary.interrupted
+    assert [trial.state for trial in trials_of(sweep)] == [TrialState.COMPLETE] * 4
+    assert [len(read_started(sweep.trial_folder(number))) for number in range(4)] == [1] * 4
+
+
+def test_a_freed_slot_is_refilled_at_once_while_a_long_trial_runs(tmp_path: Path) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=5, workers=2, acts={"0": ["after 4"]})
+    assert sweep.run().counts == {"complete": 5}
+    long, *short = trials_of(sweep)
+    gaps_s = []
+    for earlier, later in itertools.pairwise(short):
+        assert earlier.datetime_complete is not None
+        assert later.datetime_start is not None
+        gaps_s.append((later.datetime_start - earlier.datetime_complete).total_seconds())
+    # The shortest: what the engine needs, where a busy machine may add to each of them.
+    assert min(gaps_s) < REFILL_S
+    assert long.datetime_complete is not None
+    # The last one's own record: it really ran beside the long one, it was not only asked for.
+    assert read_started(sweep.trial_folder(4))[0][1] < long.datetime_complete.timestamp()
+
+
+def test_no_more_trials_run_at_once_than_there_are_slots(tmp_path: Path) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=4, workers=2, otherwise="sleep 0.2")
+    sweep.run()
+    spans = [(trial.datetime_start, trial.datetime_complete) for trial in trials_of(sweep)]
+    at_once = [sum(a <= start < b for a, b in spans) for start, _ in spans]  # type: ignore[operator]
+    assert max(at_once) == 2
+
+
+def test_the_same_command_starts_nothing_at_its_total_and_goes_on_to_a_raised_one(tmp_path: Path) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=2)
+    sweep.run()
+    before = trials_of(sweep)
+    summary = sweep.run()
+    assert summary.counts == {"complete": 2}
+    assert trials_of(sweep) == before
+    raised = replace(sweep, n_trials=3)
+    assert raised.run().counts == {"complete": 3}
+    assert len(trials_of(raised)) == 3
+    assert trials_of(raised)[:2] == before
+
+
+def test_a_worker_gets_what_was_drawn_and_its_own_config(tmp_path: Path) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=2)
+    sweep.run()
+    for trial in trials_of(sweep):
+        assignment = read_assignment(sweep.trial_folder(trial.number))
+        assert assignment.config == sweep.compose(trial.params, trial.number)
+        assert trial.params.keys() == SPACE.keys()
+        assert trial.values == [float(trial.number)]
+        assert trial.user_attrs["n_steps"] == N_STEPS
+        assert trial.user_attrs[OWNER] == describe_owner()
+
+
+def test_the_summary_names_the_best_trial_and_closes_the_records(tmp_path: Path) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=3, values={"0": 0.3, "1": 0.1, "2": 0.2})
+    summary = sweep.run()
+    assert summary.best is not None
+    assert (summary.best.number, summary.best.values) == (1, [0.1])
+    assert records(sweep) == ["open fake", 'close fake {"n_trials": 3.0, "best_value": 0.1}']
+
+
+def test_links_are_kept_with_the_study_and_reach_every_worker(tmp_path: Path) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=1)
+    assert sweep.run().links == {"opened": "fake"}
+    study_of(sweep).set_user_attr("links", {"opened": "kept from before"})
+    raised = replace(sweep, n_trials=2)
+    assert raised.run().links == {"opened": "kept from before"}
+    started = (sweep.trial_folder(1) / "started.txt").read_text()
+    assert started.strip().endswith("kept from before")
+
+
+def test_what_is_said_without_a_terminal_is_a_line_per_start_and_end(tmp_path: Path) -> None:
+    out = io.StringIO()
+    sweep = Sweep(str(tmp_path), n_trials=2, workers=1, acts={"1": ["diverge"]})
+    sweep.run(Console(file=out))
+    said = out.getvalue().splitlines()
+    assert len(said) == 4
+    assert said[0].startswith("trial 0 starts: x=0.")
+    assert said[1].startswith("trial 0 complete 0 after ")
+    assert said[3].startswith("trial 1 diverged after ")
+    assert said[3].endswith(f"see {sweep.trial_folder(1) / 'log.txt'}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sampler": "grid"}, "grid needs choices or ranges"),
+        ({"sampler": "anneal"}, "sampler=anneal: must be tpe, random"),
+        ({"pruner": "always"}, "pruner=always: must be none, median, asha or hyperband"),
+    ],
+)
+def test_a_wrong_sweep_is_refused_before_anything_is_created(
+    tmp_path: Path, changes: dict[str, str], message: str
+) -> None:
+    with pytest.raises(SweepError, match=message):
+        replace(Sweep(str(tmp_path)), **changes).run()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_grid_stops_at_its_size_and_below_it_at_the_total(tmp_path: Path) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=3, sampler="grid", grid=True)
+    assert sweep.run().counts == {"complete": 3}
+    whole = replace(sweep, n_trials=50)
+    summary = whole.run()
+    assert summary.counts == {"complete": 4}
+    assert not summary.interrupted
+    sets = sorted((trial.params["x"], trial.params["y"]) for trial in trials_of(sweep))
+    assert sets == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    whole.run()
+    assert len(trials_of(sweep)) == 4
+
+
+PRUNERS = {
+    "median": {"n_startup_trials": 1, "n_warmup_steps": 1},
+    "asha": {"min_resource": 1, "reduction_factor": 2},
+    "hyperband": {"min_resource": 1, "reduction_factor": 4},
+}
+
+
+@pytest.mark.parametrize("pruner", PRUNERS)
+def test_bad_trials_are_pruned_beside_each_other_and_count_toward_the_total(
+    tmp_path: Path, pruner: str
+) -> None:
+    sweep = Sweep(
+        str(tmp_path), n_trials=5, otherwise="report", pruner=pruner, pruner_options=PRUNERS[pruner]
+    )
+    summary = sweep.run()
+    trials = trials_of(sweep)
+    pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
+    assert summary.counts == {"complete": 5 - len(pruned), "pruned": len(pruned)}
+    # Every trial is worse than the one before it.
+    assert trials[0].state == TrialState.COMPLETE
+    assert len(trials[0].intermediate_values) == N_STEPS
+    assert len(pruned) >= 2
+    for trial in pruned:
+        assert trial.user_attrs["n_steps"] == len(trial.intermediate_values)
+    assert min(len(trial.intermediate_values) for trial in pruned) < N_STEPS
+    assert summary.best is not None
+    assert summary.best.number == 0
+
+
+def test_without_a_pruner_every_trial_runs_to_its_end(tmp_path: Path) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=1, otherwise="report")
+    assert sweep.run().counts == {"complete": 1}
+    assert len(trials_of(sweep)[0].intermediate_values) == N_STEPS
+
+
+def test_a_trial_of_another_host_is_run_again_once_its_heart_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=1)
+    sweep.run()
+    monkeypatch.setattr(sweeps.study, "GRACE_PERIOD_S", 2)
+    monkeypatch.setattr(sweeps.study, "HEARTBEAT_INTERVAL_S", 1)
+    storage = open_storage(sweep.storage)
+    lost = storage.create_new_trial(storage.get_study_id_from_name("fake"))
+    storage.set_trial_user_attr(lost, OWNER, {**describe_owner(), "host": "elsewhere"})
+    storage.record_heartbeat(lost)
+    raised = replace(sweep, n_trials=2)
+    assert raised.run().interrupted
+    assert trials_of(sweep)[1].state == TrialState.RUNNING
+    time.sleep(3.1)
+    assert raised.run().counts == {"complete": 2}
+    failed, again = trials_of(sweep)[1:]
+    assert failed.state == TrialState.FAIL
+    assert (again.user_attrs[ORIGIN], again.user_attrs[RETRY_OF]) == (1, 1)
+    assert "trial 1 killed" in records(sweep)
+    assert len(ended_for_good(trials_of(sweep))) == 2

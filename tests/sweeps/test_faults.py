@@ -1,0 +1,333 @@
+"""Whatever dies, worker or coordinator, a sweep ends at its exact total with nothing left running."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+from sweeps import SweepError
+from sweeps.study import ORIGIN, REASON, RETRY_OF, ended_for_good, find_study, open_storage, origin
+from tests.sweeps.fake_application import Sweep, read_started
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 30.0
+DEATH_S = 1.0
+HANG_TWICE = {"0": ["hang", "succeed"], "1": ["hang", "succeed"]}
+DEAF_TWICE = {"0": ["hang deaf", "succeed"], "1": ["hang deaf", "succeed"]}
+
+
+@pytest.fixture
+def launch() -> Iterator[Callable[[Sweep], subprocess.Popen[str]]]:
+    """Start sweeps as processes of their own; whatever still runs at the end of the test is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(sweep: Sweep) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "tests.sweeps.fake_application", json.dumps(asdict(sweep))]
+        started.append(
+            subprocess.Popen(
+                command,
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                process_group=0,
+            )
+        )
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def trials_of(sweep: Sweep) -> list[FrozenTrial]:
+    study = find_study(open_storage(sweep.storage, create=False), "fake")
+    assert study is not None
+    return study.get_trials(deepcopy=False)
+
+
+def reasons(sweep: Sweep) -> list[str]:
+    return [trial.user_attrs.get(REASON, trial.state.name) for trial in trials_of(sweep)]
+
+
+def wait_until_started(sweep: Sweep, *numbers: int) -> list[int]:
+    """Return the process ids of the trials' workers, once all of them run."""
+    until = time.monotonic() + PATIENCE_S
+    while not all(read_started(sweep.trial_folder(number)) for number in numbers):
+        assert time.monotonic() < until, "the trials did not start"
+        time.sleep(0.01)
+    return [read_started(sweep.trial_folder(number))[-1][2] for number in numbers]
+
+
+def is_alive(pid: int) -> bool:
+    """Say whether a process runs; one that has ended and waits to be reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def assert_at_its_total(sweep: Sweep) -> None:
+    trials = trials_of(sweep)
+    assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.FAIL}
+    assert len(ended_for_good(trials)) == sweep.n_trials
+    assert len({origin(trial) for trial in ended_for_good(trials)}) == sweep.n_trials
+
+
+def test_a_killed_worker_fails_as_killed_and_its_trial_is_run_again(tmp_path: Path) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=2, workers=1, acts={"0": ["kill", "succeed"]})
+    summary = sweep.run()
+    killed, *_, again = sorted(trials_of(sweep), key=lambda trial: (origin(trial) != 0, trial.number))[:2]
+    assert (killed.state, killed.user_attrs[REASON]) == (TrialState.FAIL, "killed")
+    assert again.state == TrialState.COMPLETE
+    assert again.params == killed.params
+    assert (again.user_attrs[ORIGIN], again.user_attrs[RETRY_OF]) == (0, 0)
+    assert summary.counts == {"complete": 2}
+    assert "trial 0 killed" in sweep.records.read_text().splitlines()
+    assert_at_its_total(sweep)
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_a_trial_that_is_always_killed_is_retried_up_to_retries_and_counted_once(
+    tmp_path: Path, retries: int
+) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=2, workers=2, retries=retries, acts={"1": ["kill"]})
+    summary = sweep.run()
+    assert summary.counts == {"complete": 1, "killed": 1}
+    assert not summary.interrupted
+    assert len(read_started(sweep.trial_folder(1))) == retries + 1
+    assert_at_its_total(sweep)
+
+
+@pytest.mark.parametrize(("retries", "n_attempts"), [(0, 1), (3, 2)])
+def test_a_crash_is_retried_once_at_most_and_keeps_its_error(
+    tmp_path: Path, retries: int, n_attempts: int
+) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=2, workers=2, retries=retries, acts={"0": ["crash"]})
+    summary = sweep.run()
+    assert summary.counts == {"complete": 1, "crashed": 1}
+    crashed = [trial for trial in trials_of(sweep) if trial.state == TrialState.FAIL]
+    assert len(crashed) == len(read_started(sweep.trial_folder(0))) == n_attempts
+    error = "ValueError: crashed on purpose in trial 0"
+    assert {trial.user_attrs["error"] for trial in crashed} == {error}
+    assert (sweep.trial_folder(0) / "log.txt").read_text().count(error) == n_attempts
+    assert_at_its_total(sweep)
+
+
+def test_a_worker_that_leaves_without_a_word_counts_as_crashed(tmp_path: Path) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=1, workers=1, retries=0, acts={"0": ["exit 7"]})
+    assert sweep.run().counts == {"crashed": 1}
+    assert "trial 0 crashed" in sweep.records.read_text().splitlines()
+
+
+def test_a_diverged_trial_is_not_run_again(tmp_path: Path) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=2, workers=1, acts={"0": ["diverge"]})
+    assert sweep.run().counts == {"diverged": 1, "complete": 1}
+    assert len(trials_of(sweep)) == 2
+
+
+def test_a_complete_trial_without_a_number_for_a_value_counts_as_crashed(tmp_path: Path) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=2, workers=1, retries=0, values={"0": float("nan")})
+    assert sweep.run().counts == {"crashed": 1, "complete": 1}
+    assert "a complete trial needs values that are numbers" in trials_of(sweep)[0].user_attrs["error"]
+
+
+@pytest.mark.parametrize(
+    ("act", "workers", "message"),
+    [
+        (
+            "crash",
+            1,
+            r"the first 3 trials all failed \(crashed\): ValueError: crashed on purpose in trial \d",
+        ),
+        (
+            "crash",
+            4,
+            r"the first 3 trials all failed \(crashed\): ValueError: crashed on purpose in trial \d",
+        ),
+        ("kill", 2, r"the first 3 trials all failed \(killed\): see .*trials/\d/log\.txt"),
+    ],
+)
+def test_three_first_failures_for_one_reason_end_the_sweep(
+    tmp_path: Path, act: str, workers: int, message: str
+) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    sweep = Sweep(str(tmp_path), n_trials=20, workers=workers, otherwise=act, retries=1)
+    with pytest.raises(SweepError, match=message):
+        sweep.run()
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    trials = trials_of(sweep)
+    assert {trial.state for trial in trials} <= {TrialState.FAIL, TrialState.WAITING}
+    failed = [trial for trial in trials if trial.state == TrialState.FAIL]
+    # With one worker the first two trials use up their retries before the third begins.
+    assert len({origin(trial) for trial in failed}) < 3 + workers
+    assert len(failed) <= 2 * (1 + sweep.retries) + workers
+    assert any(line.startswith("close fake ") for line in sweep.records.read_text().splitlines())
+
+
+def test_a_sweep_that_was_ended_goes_on_once_its_cause_is_gone(tmp_path: Path) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=3, workers=1, otherwise="crash")
+    with pytest.raises(SweepError, match="all failed"):
+        sweep.run()
+    mended = replace(sweep, otherwise="succeed")
+    summary = mended.run()
+    assert summary.counts.get("complete", 0) >= 1
+    assert_at_its_total(mended)
+
+
+def test_one_trial_that_dies_again_and_again_does_not_end_the_sweep(tmp_path: Path) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=2, workers=1, acts={"0": ["kill"]})
+    assert sweep.run().counts == {"killed": 1, "complete": 1}
+    assert len(read_started(sweep.trial_folder(0))) == 3
+
+
+def test_failures_after_a_success_do_not_end_the_sweep(tmp_path: Path) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=4, workers=1, otherwise="crash", retries=0, acts={"0": ["succeed"]})
+    assert sweep.run().counts == {"complete": 1, "crashed": 3}
+
+
+def test_an_interrupted_sweep_ends_cleanly_and_the_same_command_brings_it_to_its_total(
+    tmp_path: Path, launch: Callable[[Sweep], subprocess.Popen[str]]
+) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=3, acts=HANG_TWICE)
+    first = launch(sweep)
+    pids = wait_until_started(sweep, 0, 1)
+    first.send_signal(signal.SIGINT)
+    said, _ = first.communicate(timeout=PATIENCE_S)
+    assert first.returncode == 0, said
+    assert "stopping: trials save what they have" in said
+    assert "Traceback" not in said
+    assert not any(is_alive(pid) for pid in pids)
+    assert reasons(sweep) == ["interrupted", "interrupted", "WAITING", "WAITING"]
+    second = launch(sweep)
+    said, _ = second.communicate(timeout=PATIENCE_S)
+    assert second.returncode == 0, said
+    assert json.loads(said.splitlines()[-1]) == {"complete": 3}
+    assert_at_its_total(sweep)
+    retried = [trial.user_attrs.get(RETRY_OF) for trial in trials_of(sweep)]
+    assert retried[:2] == [None, None]
+    assert {*retried[2:4]} == {0, 1}
+    assert retried[4:] == [None]
+
+
+def test_an_interruption_does_not_use_up_retries(
+    tmp_path: Path, launch: Callable[[Sweep], subprocess.Popen[str]]
+) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=1, workers=1, retries=0, acts={"0": ["hang", "succeed"]})
+    first = launch(sweep)
+    wait_until_started(sweep, 0)
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=PATIENCE_S)
+    assert sweep.run().counts == {"complete": 1}
+
+
+def test_a_second_signal_ends_at_once_trials_that_do_not_listen(
+    tmp_path: Path, launch: Callable[[Sweep], subprocess.Popen[str]]
+) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=3, acts=DEAF_TWICE)
+    first = launch(sweep)
+    pids = wait_until_started(sweep, 0, 1)
+    first.send_signal(signal.SIGINT)
+    time.sleep(0.7)
+    assert first.poll() is None
+    first.send_signal(signal.SIGINT)
+    said, _ = first.communicate(timeout=5)
+    assert first.returncode == 0, said
+    assert not any(is_alive(pid) for pid in pids)
+    assert reasons(sweep) == ["interrupted", "interrupted", "WAITING", "WAITING"]
+    assert sorted(sweep.records.read_text().splitlines())[-2:] == [
+        "trial 0 interrupted",
+        "trial 1 interrupted",
+    ]
+
+
+def test_a_killed_coordinator_takes_its_workers_along_and_the_same_command_recovers(
+    tmp_path: Path, launch: Callable[[Sweep], subprocess.Popen[str]]
+) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=4, acts=DEAF_TWICE)
+    first = launch(sweep)
+    pids = wait_until_started(sweep, 0, 1)
+    first.kill()
+    first.wait()
+    until = time.monotonic() + DEATH_S
+    while any(is_alive(pid) for pid in pids):
+        assert time.monotonic() < until, "a worker outlives its coordinator"
+        time.sleep(0.01)
+    assert reasons(sweep) == ["RUNNING", "RUNNING"]
+    second = launch(sweep)
+    said, _ = second.communicate(timeout=PATIENCE_S)
+    assert second.returncode == 0, said
+    assert json.loads(said.splitlines()[-1]) == {"complete": 4}
+    assert_at_its_total(sweep)
+    assert reasons(sweep)[:2] == ["interrupted", "interrupted"]
+    assert {trial.user_attrs.get(RETRY_OF) for trial in trials_of(sweep)} == {None, 0, 1}
+
+
+def test_a_killed_coordinator_takes_along_a_worker_that_has_just_been_started(
+    tmp_path: Path, launch: Callable[[Sweep], subprocess.Popen[str]]
+) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=1, workers=1)
+    first = launch(sweep)
+    children = Path(f"/proc/{first.pid}/task/{first.pid}/children")
+    until = time.monotonic() + PATIENCE_S
+    while not (sweep.trial_folder(0) / "log.txt").exists() or not (pids := children.read_text().split()):
+        assert time.monotonic() < until, "the trial did not start"
+        time.sleep(0.005)
+    first.kill()
+    first.wait()
+    until = time.monotonic() + DEATH_S
+    while any(is_alive(int(pid)) for pid in pids):
+        assert time.monotonic() < until, "a worker outlives its coordinator"
+        time.sleep(0.01)
+    assert sweep.run().counts == {"complete": 1}
+
+
+def test_a_trial_of_a_living_coordinator_is_left_alone(
+    tmp_path: Path, launch: Callable[[Sweep], subprocess.Popen[str]]
+) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=2, workers=1, acts={"0": ["hang", "succeed"]})
+    first = launch(sweep)
+    (pid,) = wait_until_started(sweep, 0)
+    summary = sweep.run()
+    assert summary.interrupted
+    assert reasons(sweep) == ["RUNNING", "complete"]
+    assert is_alive(pid)
+    first.send_signal(signal.SIGINT)
+    first.communicate(timeout=PATIENCE_S)
+    assert sweep.run().counts == {"complete": 2}
+
+
+def test_a_grid_stops_at_its_size_although_a_worker_dies(tmp_path: Path) -> None:
+    sweep = Sweep(
+        str(tmp_path),
+        n_trials=20,
+        sampler="grid",
+        grid=True,
+        retries=1,
+        acts={"1": ["kill"]},
+    )
+    summary = sweep.run()
+    assert summary.counts == {"complete": 3, "killed": 1}
+    assert not summary.interrupted
+    ended = ended_for_good(trials_of(sweep))
+    sets = sorted((trial.params["x"], trial.params["y"]) for trial in ended)
+    assert sets == [(1, 1), (1, 2), (2, 1), (2, 2)]
+
+
+def test_the_tests_process_has_no_worker_left() -> None:
+    """Everything above has reaped what it started: a child that is left is a worker nobody waits for."""
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)

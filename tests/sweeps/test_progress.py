@@ -1,0 +1,149 @@
+"""What a person sees stays short, right and readable, on a terminal and elsewhere."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from sweeps import progress
+from sweeps.progress import (
+    MAX_ROWS,
+    Progress,
+    Row,
+    Totals,
+    estimate_left_s,
+    format_duration,
+    format_set,
+    headline,
+    make_row,
+    make_table,
+)
+
+WIDTH = 100
+
+
+def row(number: int = 0, **changes: Any) -> Row:
+    values = {"slot": number, "params": {"model.channels": 6}, "n_steps": 10, "of": 40, "loss": 0.5}
+    return Row(number, **{**values, "rate": 2.0, **changes})
+
+
+def totals(**changes: Any) -> Totals:
+    values = {"study": "leaf", "n_ended": 3, "n_trials": 8, "counts": {}, "best": None, "left_s": None}
+    return Totals(**{**values, **changes})
+
+
+def render(rows: list[Row], **changes: Any) -> list[str]:
+    console = Console(file=io.StringIO(), width=WIDTH)
+    with console.capture() as capture:
+        console.print(make_table(totals(**changes), rows))
+    return capture.get().rstrip().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (0.4, "0 s"),
+        (42, "42 s"),
+        (59.6, "1 min 0 s"),
+        (200, "3 min 20 s"),
+        (3599, "59 min 59 s"),
+        (3600, "1 h 0 min"),
+        (18720, "5 h 12 min"),
+        (2 * 86400 + 3 * 3600 + 59, "2 d 3 h"),
+    ],
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+def test_set_is_short() -> None:
+    params = {"model.channels": 6, "train.learning_rate": 0.000123456, "model.mask": "cell", "x": None}
+    assert format_set(params) == "channels=6 learning_rate=0.0001235 mask=cell x=None"
+
+
+def test_headline_says_only_what_is_known() -> None:
+    assert headline(totals()) == "leaf: 3/8 trials"
+    full = totals(counts={"complete": 2, "pruned": 1}, best=(4, 0.012345), left_s=200.0)
+    assert headline(full) == "leaf: 3/8 trials, 1 pruned, best 0.01235 (trial 4), 3 min 20 s left"
+
+
+def test_row_before_the_first_note_has_no_pace() -> None:
+    made = make_row(3, 1, {"x": 1}, {}, {})
+    assert (made.number, made.slot, made.n_steps, made.of, made.rate) == (3, 1, 0, 0, 0.0)
+    assert math.isnan(made.loss)
+    assert made.left_s is None
+
+
+def test_row_takes_its_pace_from_the_steps_since_the_first_note() -> None:
+    first = {"n_steps": 100.0, "of": 400.0, "loss": 2.0, "at": 50.0}
+    note = {"n_steps": 160.0, "of": 400.0, "loss": 1.5, "at": 80.0}
+    made = make_row(3, 1, {}, note, first)
+    assert (made.n_steps, made.of, made.loss, made.rate) == (160, 400, 1.5, 2.0)
+    assert made.left_s == 120.0
+    assert make_row(3, 1, {}, first, first).left_s is None
+
+
+def test_time_left_covers_running_trials_and_those_to_come() -> None:
+    rows = [row(0, n_steps=10, of=40, rate=2.0), row(1, n_steps=20, of=40, rate=2.0)]
+    assert estimate_left_s(rows, [], 0, 2) == (15 + 10) / 2
+    assert estimate_left_s(rows, [40.0], 3, 2) == (15 + 10 + 3 * (40 + 20 + 20) / 3) / 2
+
+
+def test_time_left_is_not_known_until_every_running_trial_has_a_pace() -> None:
+    assert estimate_left_s([], [10.0], 3, 2) is None
+    assert estimate_left_s([row(0), row(1, rate=0.0)], [10.0], 3, 2) is None
+
+
+def test_table_shows_a_running_and_a_starting_trial() -> None:
+    lines = render([row(7), row(8, n_steps=0, of=0, rate=0.0, loss=math.nan)])
+    text = "\n".join(lines)
+    assert lines[0].strip() == "leaf: 3/8 trials"
+    assert "10/40" in text
+    assert "0.5" in text
+    assert "15 s" in text
+    assert "starting" in text
+    assert "nan" not in text
+    assert "channels=6" in text
+
+
+def test_table_of_64_trials_is_bounded_and_counts_the_rest() -> None:
+    lines = render([row(number) for number in range(64)])
+    assert max(map(len, lines)) <= WIDTH
+    assert len(lines) <= MAX_ROWS + 8
+    assert lines[-1].strip() == "and 32 more"
+    assert len(render([row(number) for number in range(MAX_ROWS)])) == len(lines) - 1
+
+
+def test_elsewhere_than_on_a_terminal_a_plain_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    text = io.StringIO()
+    shown = Progress(Console(file=text, width=40))
+    with shown:
+        shown.say("trial 0 starts: [bold]channels=6")
+        shown.show(totals(), [row(0)])
+        clock[0] += progress.LINE_EVERY_S
+        shown.show(totals(), [row(0), row(1, n_steps=0, of=0, loss=math.nan)])
+        shown.show(totals(), [row(0)])
+        clock[0] += progress.LINE_EVERY_S
+        shown.show(totals(), [])
+    assert text.getvalue().splitlines() == [
+        "trial 0 starts: [bold]channels=6",
+        "leaf: 3/8 trials; running 0: 10/40 loss 0.5, 1: 0/? loss nan",
+        "leaf: 3/8 trials; running nothing",
+    ]
+
+
+def test_on_a_terminal_a_live_table_with_lines_above_it() -> None:
+    text = io.StringIO()
+    shown = Progress(Console(file=text, width=WIDTH, force_terminal=True, color_system=None))
+    with shown:
+        shown.show(totals(), [row(5)])
+        shown.say("trial 4 complete")
+    assert "10/40" in text.getvalue()
+    assert "trial 4 complete" in text.getvalue()

@@ -1,0 +1,248 @@
+"""A study is opened as it was left, or refused; its pruner is built; attempts are counted."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from sweeps import SweepError
+from sweeps.space import Choice, Interval, Space
+from sweeps.study import (
+    GRACE_PERIOD_S,
+    ORIGIN,
+    OWNER,
+    REASON,
+    RETRY_OF,
+    PrunerSpec,
+    StudySpec,
+    attempts,
+    best_trial,
+    count_reasons,
+    describe_owner,
+    ended_for_good,
+    find_study,
+    is_abandoned,
+    make_pruner,
+    open_storage,
+    open_study,
+    origin,
+)
+
+SPACE: Space = {"model.channels": Choice((6, 9)), "train.learning_rate": Interval(1e-5, 1e-3, log=True)}
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> StudySpec:
+    fixed = {"train.steps": 100, "texture.hash": "abc", "features.weights": None}
+    return StudySpec("leaf", f"sqlite:///{tmp_path / 'records' / 'optuna.db'}", SPACE, fixed)
+
+
+def test_sqlite_is_created_in_wal_mode_with_its_folder(spec: StudySpec, tmp_path: Path) -> None:
+    open_storage(spec.storage)
+    connection = sqlite3.connect(tmp_path / "records" / "optuna.db")
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    connection.close()
+
+
+def test_a_missing_file_is_not_created_unless_asked(spec: StudySpec, tmp_path: Path) -> None:
+    with pytest.raises(SweepError, match=r"sweep\.storage=.*no such file; a sweep creates it"):
+        open_storage(spec.storage, create=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_study_is_created_once(spec: StudySpec) -> None:
+    storage = open_storage(spec.storage)
+    assert find_study(storage, "leaf") is None
+    first = open_study(spec, storage)
+    first.add_trial(create_trial(value=1.0))
+    again = open_study(spec, open_storage(spec.storage, create=False))
+    assert len(again.trials) == 1
+    assert len(storage.get_all_studies()) == 1
+    assert find_study(storage, "leaf") is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fixed": {"train.steps": 200}}, r"train\.steps 100 -> 200"),
+        ({"fixed": {"texture.hash": "abd"}}, r"texture\.hash abc -> abd"),
+        ({"fixed": {"seed": 1}}, r"seed \(none\) -> 1"),
+        ({"space": {"model.channels": Choice((6, 12))}}, r"model\.channels choice\(6, 9\) -> choice\(6, 12"),
+        ({"space": {"model.filters": Choice((4, 5))}}, r"model\.filters \(none\) -> choice\(4, 5\)"),
+        (
+            {"fixed": {"train.steps": 200}, "space": {"model.channels": Choice((9,))}},
+            r"model\.channels choice\(6, 9\) -> choice\(9\); train\.steps 100 -> 200",
+        ),
+    ],
+)
+def test_a_changed_study_is_refused_with_what_differs(
+    spec: StudySpec, changes: dict[str, dict[str, Any]], message: str
+) -> None:
+    storage = open_storage(spec.storage)
+    open_study(spec, storage)
+    changed = replace(
+        spec,
+        fixed={**spec.fixed, **changes.get("fixed", {})},
+        space={**spec.space, **changes.get("space", {})},
+    )
+    with pytest.raises(SweepError, match=message) as caught:
+        open_study(changed, storage)
+    assert "study 'leaf' was begun with another config" in str(caught.value)
+    assert "sweep.study=NAME" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_parameter_fixed_after_it_was_searched_is_named_once(spec: StudySpec) -> None:
+    storage = open_storage(spec.storage)
+    open_study(spec, storage)
+    changed = replace(
+        spec,
+        fixed={**spec.fixed, "model.channels": 6},
+        space={"train.learning_rate": SPACE["train.learning_rate"]},
+    )
+    with pytest.raises(SweepError, match=r"config: model\.channels choice\(6, 9\) -> \(none\)\. Go back"):
+        open_study(changed, storage)
+
+
+def test_a_long_list_of_differences_is_cut(spec: StudySpec) -> None:
+    storage = open_storage(spec.storage)
+    open_study(spec, storage)
+    fixed = {**spec.fixed, **{f"key{index}": index for index in range(9)}}
+    with pytest.raises(SweepError, match=r"key4 \(none\) -> 4; and 4 more\."):
+        open_study(replace(spec, fixed=fixed), storage)
+
+
+def test_another_name_is_another_study(spec: StudySpec) -> None:
+    storage = open_storage(spec.storage)
+    open_study(spec, storage)
+    open_study(replace(spec, name="other", fixed={"train.steps": 200}), storage)
+    assert {study.study_name for study in storage.get_all_studies()} == {"leaf", "other"}
+
+
+@pytest.mark.parametrize("address", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
+def test_a_storage_in_memory_is_refused(address: str) -> None:
+    with pytest.raises(SweepError, match=r"trials cannot share a storage in memory; give a file"):
+        open_storage(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "nonsense",
+        "",
+        "nosuchdatabase://here/x",
+        "postgresql+psycopg://nobody@127.0.0.1:1/none",
+        "sqlite:////dev/null/optuna.db",
+        "sqlite:////proc/none/optuna.db",
+    ],
+)
+def test_a_wrong_address_is_refused_in_one_line(address: str) -> None:
+    with pytest.raises(SweepError, match=r"^sweep\.storage=") as caught:
+        open_storage(address)
+    assert str(caught.value).startswith(f"sweep.storage={address}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_database_is_refused_in_one_line_and_kept(tmp_path: Path) -> None:
+    file = tmp_path / "optuna.db"
+    file.write_text("a diary, not a database\n" * 100)
+    with pytest.raises(SweepError, match=r"cannot be opened \(file is not a database\)"):
+        open_storage(f"sqlite:///{file}")
+    assert file.read_text().startswith("a diary")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "kind"),
+    [
+        ("none", {}, optuna.pruners.NopPruner),
+        ("median", {"n_startup_trials": 1, "n_warmup_steps": 2}, optuna.pruners.MedianPruner),
+        ("asha", {"min_resource": 1, "reduction_factor": 2}, optuna.pruners.SuccessiveHalvingPruner),
+        ("hyperband", {"min_resource": 1, "reduction_factor": 3}, optuna.pruners.HyperbandPruner),
+    ],
+)
+def test_every_pruner_is_built_with_its_options(name: str, options: dict[str, int], kind: type) -> None:
+    pruner = make_pruner(PrunerSpec(name, 64, options))
+    assert type(pruner) is kind
+    assert {key: vars(pruner)[f"_{key}"] for key in options} == options
+    if name == "hyperband":
+        assert vars(pruner)["_max_resource"] == 64
+
+
+def test_unknown_pruner_is_refused() -> None:
+    with pytest.raises(SweepError, match="pruner=secateurs: must be none, median, asha or hyperband"):
+        make_pruner(PrunerSpec("secateurs", 64))
+
+
+def trial(number: int, state: TrialState = TrialState.FAIL, **attributes: Any) -> FrozenTrial:
+    value = attributes.pop("value", 1.0) if state == TrialState.COMPLETE else None
+    started = attributes.pop("started", datetime.now())
+    made = create_trial(state=state, value=value, user_attrs=attributes)
+    made.number, made.datetime_start = number, started
+    return made
+
+
+def test_a_trial_and_its_retries_count_once() -> None:
+    trials = [
+        trial(0, **{REASON: "killed"}),
+        trial(1, TrialState.COMPLETE, value=3.0, **{REASON: "complete"}),
+        trial(2, **{ORIGIN: 0, RETRY_OF: 0, REASON: "killed"}),
+        trial(3, TrialState.COMPLETE, value=2.0, **{ORIGIN: 0, RETRY_OF: 2, REASON: "complete"}),
+        trial(4, TrialState.PRUNED, **{REASON: "pruned"}),
+        trial(5, TrialState.RUNNING),
+        trial(6, **{REASON: "killed"}),
+        trial(7, TrialState.WAITING, **{ORIGIN: 6, RETRY_OF: 6}),
+    ]
+    assert [t.number for t in ended_for_good(trials)] == [1, 3, 4]
+    assert count_reasons(ended_for_good(trials)) == {"complete": 2, "pruned": 1}
+    assert [origin(t) for t in trials] == [0, 1, 0, 0, 4, 5, 6, 6]
+    assert [attempts(t, trials, "killed") for t in trials] == [1, 0, 2, 2, 0, 0, 1, 1]
+
+
+def test_the_best_trial_is_the_complete_one_with_the_smallest_value() -> None:
+    trials = [trial(0), trial(1, TrialState.COMPLETE, value=3.0), trial(2, TrialState.COMPLETE, value=2.0)]
+    best = best_trial([*trials, trial(3, TrialState.PRUNED)])
+    assert best is not None
+    assert best.number == 2
+    assert best_trial(trials[:1]) is None
+
+
+def test_a_trial_failed_without_a_reason_was_killed_and_others_count_under_their_state() -> None:
+    assert count_reasons([trial(0), trial(1, TrialState.COMPLETE)]) == {"killed": 1, "complete": 1}
+
+
+def test_a_trial_is_abandoned_when_its_owner_is_gone() -> None:
+    ours = describe_owner()
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    owners = {
+        "alive": ours | {"pid": os.getppid()},
+        "another host": ours | {"host": "elsewhere", "pid": dead.pid},
+        "dead": ours | {"pid": dead.pid},
+        "before a reboot": ours | {"boot": "earlier", "pid": os.getppid()},
+        "our process id, before we began": ours,
+    }
+    running = {name: trial(0, TrialState.RUNNING, **{OWNER: owner}) for name, owner in owners.items()}
+    assert {name: is_abandoned(t) for name, t in running.items()} == {
+        "alive": False,
+        "another host": False,
+        "dead": True,
+        "before a reboot": True,
+        "our process id, before we began": True,
+    }
+
+
+def test_a_trial_without_an_owner_is_abandoned_only_after_the_grace_period() -> None:
+    old = datetime.now() - timedelta(seconds=GRACE_PERIOD_S + 1)
+    assert is_abandoned(trial(0, TrialState.RUNNING, started=old))
+    assert not is_abandoned(trial(0, TrialState.RUNNING))
+    assert not is_abandoned(trial(0, TrialState.WAITING, started=None))

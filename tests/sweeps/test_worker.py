@@ -1,0 +1,333 @@
+"""A worker runs one trial, tells all before it tells the end, and never outlives its coordinator."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta
+from optuna.storages import RDBStorage
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from sweeps import worker
+from sweeps.space import to_distributions
+from sweeps.study import REASON, PrunerSpec, make_pruner, open_storage, open_study
+from sweeps.worker import (
+    PROGRESS_FILE,
+    Assignment,
+    Result,
+    RunningTrial,
+    beat,
+    load_application,
+    read_assignment,
+    read_progress,
+    tell,
+    trial_id,
+    write_assignment,
+)
+from tests.sweeps.fake_application import APPLICATION, FakeSweep, Sweep, read_started
+
+pytestmark = pytest.mark.filterwarnings("ignore:Heartbeat of storage is supposed:UserWarning")
+PATIENCE_S = 30.0
+DEATH_S = 1.0
+NO_PRUNER = {"name": "none", "max_resource": 16, "options": {}}
+MEDIAN = {"name": "median", "max_resource": 16, "options": {"n_startup_trials": 1, "n_warmup_steps": 0}}
+PNG = bytes.fromhex("89504e470d0a1a0a")
+
+
+class Desk:
+    """A study in a file, and trials of it that are asked for and assigned as a coordinator would."""
+
+    def __init__(self, folder: Path) -> None:
+        self.sweep = Sweep(str(folder))
+        self.folder = folder
+        self.storage: RDBStorage = open_storage(self.sweep.storage)
+        self.study: Study = open_study(self.sweep.spec().study, self.storage)
+
+    def ask(self) -> int:
+        return self.study.ask(to_distributions(self.sweep.spec().study.space)).number
+
+    def assign(self, *acts: str, value: float = 0.5, **changes: Any) -> Assignment:
+        number = self.ask()
+        folder = self.sweep.trial_folder(number)
+        folder.mkdir(parents=True)
+        self.sweep.acts[str(number)], self.sweep.values[str(number)] = list(acts or ["succeed"]), value
+        assignment = Assignment(
+            application=APPLICATION,
+            storage=self.sweep.storage,
+            study="fake",
+            number=number,
+            origin=number,
+            config=self.sweep.compose({}, number),
+            links={"opened": "fake"},
+            pruner=NO_PRUNER,
+            artifacts=str(self.folder / "artifacts"),
+            coordinator_pid=os.getpid(),
+        )
+        assignment = replace(assignment, **changes)
+        write_assignment(folder, assignment)
+        return assignment
+
+    def running(self, assignment: Assignment) -> RunningTrial:
+        self.study.pruner = make_pruner(PrunerSpec(**assignment.pruner))
+        folder = self.sweep.trial_folder(assignment.number)
+        return RunningTrial(assignment, folder, self.study, self.storage)
+
+    def trial(self, number: int) -> FrozenTrial:
+        return self.storage.get_trial(trial_id(self.storage, "fake", number))
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def start(desk: Desk, assignment: Assignment) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "sweeps.worker", str(desk.sweep.trial_folder(assignment.number))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run(desk: Desk, assignment: Assignment) -> tuple[int, str]:
+    """Run a trial's worker to its end; return its exit code and what it printed."""
+    process = start(desk, assignment)
+    said, _ = process.communicate(timeout=PATIENCE_S)
+    return process.returncode, said
+
+
+def test_the_application_is_made_from_its_dotted_path() -> None:
+    assert type(load_application(APPLICATION)) is FakeSweep
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        load_application("no_such_module:Application")
+
+
+def test_an_assignment_survives_its_file(desk: Desk) -> None:
+    assignment = desk.assign("sleep 1", pruner=MEDIAN)
+    folder = desk.sweep.trial_folder(assignment.number)
+    assert read_assignment(folder) == assignment
+    assert [path.name for path in folder.iterdir()] == ["assignment.json"]
+
+
+@pytest.mark.parametrize("text", [None, "", '{"n_steps": 3, "of'])
+def test_no_note_or_half_a_note_is_no_progress(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / PROGRESS_FILE).write_text(text)
+    assert read_progress(tmp_path) == {}
+
+
+def test_progress_is_noted_at_most_twice_a_second_and_at_the_end(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = desk.running(desk.assign())
+    clock = [1000.0]
+    monkeypatch.setattr(worker.time, "time", lambda: clock[0])
+    noted = []
+    for step, second in ((1, 0.0), (2, 0.1), (3, 0.49), (4, 0.5), (5, 0.6), (6, 0.7)):
+        clock[0] = 1000.0 + second
+        trial.progress(step, 6, step / 10)
+        noted.append(read_progress(trial.folder)["n_steps"])
+    assert noted == [1, 1, 1, 4, 4, 6]
+    assert read_progress(trial.folder) == {"n_steps": 6, "of": 6, "loss": 0.6, "at": 1000.7}
+
+
+def test_reports_are_recorded_and_never_prune_without_a_pruner(desk: Desk) -> None:
+    first, second = (desk.running(desk.assign()) for _ in range(2))
+    assert all(first.report(step, 1.0) for step in range(1, 5))
+    assert all(second.report(step, 9.0) for step in range(1, 5))
+    assert desk.trial(1).intermediate_values == {1: 9.0, 2: 9.0, 3: 9.0, 4: 9.0}
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN slice encountered:RuntimeWarning")
+@pytest.mark.parametrize(("value", "goes_on"), [(0.5, True), (9.0, False), (math.nan, False)])
+def test_a_report_asks_the_pruner_for_which_nan_is_the_worst(desk: Desk, value: float, goes_on: bool) -> None:
+    first = desk.running(desk.assign(pruner=MEDIAN))
+    assert all(first.report(step, 1.0) for step in (4, 8))
+    desk.study.tell(0, 1.0)
+    second = desk.running(desk.assign(pruner=MEDIAN))
+    assert second.report(4, value) == goes_on
+
+
+def test_a_trial_that_was_failed_by_others_is_fenced(desk: Desk) -> None:
+    trial = desk.running(desk.assign())
+    desk.study.tell(0, state=TrialState.FAIL)
+    with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
+        trial.report(1, 0.5)
+
+
+def test_attributes_and_pictures_are_recorded_before_the_end_is_told(desk: Desk, tmp_path: Path) -> None:
+    trial = desk.running(desk.assign())
+    picture = tmp_path / "output.png"
+    picture.write_bytes(PNG)
+    result = Result("complete", (0.25,), {"n_steps": 3}, [picture])
+    tell(trial, desk.study, desk.storage, result, str(tmp_path / "artifacts"))
+    told = desk.trial(0)
+    assert (told.state, told.values) == (TrialState.COMPLETE, [0.25])
+    assert told.user_attrs == {"n_steps": 3, REASON: "complete"}
+    (meta,) = get_all_artifact_meta(told, storage=desk.storage)
+    assert (meta.filename, meta.mimetype) == ("output.png", "image/png")
+    with FileSystemArtifactStore(str(tmp_path / "artifacts")).open_reader(meta.artifact_id) as stored:
+        assert stored.read() == PNG
+
+
+def test_a_picture_that_cannot_be_recorded_leaves_the_trial_running_for_the_coordinator(
+    desk: Desk, tmp_path: Path
+) -> None:
+    trial = desk.running(desk.assign())
+    result = Result("complete", (0.25,), pictures=[tmp_path / "gone.png"])
+    with pytest.raises(FileNotFoundError, match=r"gone\.png"):
+        tell(trial, desk.study, desk.storage, result, str(tmp_path / "artifacts"))
+    assert desk.trial(0).state == TrialState.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("reason", "state"),
+    [
+        ("pruned", TrialState.PRUNED),
+        ("diverged", TrialState.FAIL),
+        ("interrupted", TrialState.FAIL),
+        ("crashed", TrialState.FAIL),
+    ],
+)
+def test_other_ends_are_told_with_their_reason(
+    desk: Desk, tmp_path: Path, reason: str, state: TrialState
+) -> None:
+    trial = desk.running(desk.assign())
+    tell(trial, desk.study, desk.storage, Result(reason, (0.5,)), str(tmp_path / "artifacts"))
+    assert (desk.trial(0).state, desk.trial(0).user_attrs) == (state, {REASON: reason})
+
+
+def test_the_heart_beats_until_the_trial_is_done(capsys: pytest.CaptureFixture[str]) -> None:
+    done, beats = threading.Event(), []
+
+    class BusyStorage:
+        """Its first beat fails, as where the disk is full for a moment."""
+
+        heartbeat_interval = 0.01
+
+        def record_heartbeat(self, id_: int) -> None:
+            beats.append(id_)
+            if len(beats) == 1:
+                raise OSError("disk is busy")
+            if len(beats) == 3:
+                done.set()
+
+    beat(BusyStorage(), 7, done)  # type: ignore[arg-type]
+    assert beats == [7, 7, 7]
+    assert capsys.readouterr().out == "heartbeat failed: disk is busy\n"
+
+
+def test_a_worker_records_its_trial(desk: Desk) -> None:
+    assignment = desk.assign(value=0.125)
+    assert run(desk, assignment) == (0, "")
+    told = desk.trial(0)
+    assert (told.state, told.values) == (TrialState.COMPLETE, [0.125])
+    assert told.user_attrs == {"n_steps": 16, REASON: "complete"}
+
+
+def test_a_worker_builds_the_assigned_pruner(desk: Desk) -> None:
+    first = desk.assign("report", value=1.0, pruner=MEDIAN)
+    assert run(desk, first)[0] == 0
+    second = desk.assign("report", value=9.0, pruner=MEDIAN)
+    assert run(desk, second)[0] == 0
+    told = desk.trial(second.number)
+    assert (told.state, told.user_attrs[REASON]) == (TrialState.PRUNED, "pruned")
+    assert told.intermediate_values == {1: 9.0}
+
+
+def test_a_crash_is_recorded_with_its_error_and_its_traceback_in_the_log(desk: Desk) -> None:
+    code, said = run(desk, desk.assign("crash"))
+    assert code == 0
+    told = desk.trial(0)
+    assert told.state == TrialState.FAIL
+    assert told.user_attrs == {"error": "ValueError: crashed on purpose in trial 0", REASON: "crashed"}
+    assert said.startswith("Traceback (most recent call last):")
+    assert said.rstrip().endswith("ValueError: crashed on purpose in trial 0")
+
+
+def test_an_application_that_cannot_be_loaded_is_a_crash(desk: Desk) -> None:
+    code, _ = run(desk, desk.assign(application="no_such_module:Application"))
+    assert code == 0
+    assert desk.trial(0).user_attrs["error"] == "ModuleNotFoundError: No module named 'no_such_module'"
+
+
+def test_a_worker_whose_study_is_gone_says_so(desk: Desk) -> None:
+    code, said = run(desk, desk.assign(study="other"))
+    assert code == 1
+    assert said.strip() == f"study 'other' is gone from {desk.sweep.storage}"
+
+
+def wait_until_started(desk: Desk, number: int) -> int:
+    until = time.monotonic() + PATIENCE_S
+    while not (started := read_started(desk.sweep.trial_folder(number))):
+        assert time.monotonic() < until, "the trial did not start"
+        time.sleep(0.01)
+    return started[-1][2]
+
+
+def test_sigterm_lets_a_trial_end_where_it_can_be_taken_up_and_ctrl_c_is_not_for_it(desk: Desk) -> None:
+    process = start(desk, desk.assign("hang"))
+    wait_until_started(desk, 0)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=PATIENCE_S) == ("", None)
+    assert process.returncode == 0
+    assert (desk.trial(0).state, desk.trial(0).user_attrs[REASON]) == (TrialState.FAIL, "interrupted")
+
+
+PARENT = """
+import subprocess, sys, time
+child = '''
+import os, time
+from sweeps.worker import die_with
+die_with(os.getppid())
+print(os.getpid(), flush=True)
+time.sleep(60)
+'''
+process = subprocess.Popen([sys.executable, "-c", child])
+time.sleep(60)
+"""
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_worker_dies_with_its_parent_within_a_second() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    assert is_alive(child)
+    parent.kill()
+    parent.wait()
+    until = time.monotonic() + DEATH_S
+    while is_alive(child):
+        assert time.monotonic() < until, "the worker outlives its parent"
+        time.sleep(0.01)
+    parent.stdout.close()
+
+
+def test_a_worker_that_comes_too_late_ends_at_once_and_tells_nothing(desk: Desk) -> None:
+    assignment = desk.assign("hang", coordinator_pid=os.getppid())
+    began = time.monotonic()
+    assert run(desk, assignment)[0] == 1
+    assert time.monotonic() - began < PATIENCE_S / 2
+    assert desk.trial(0).state == TrialState.RUNNING
