@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nca.config import TrialConfig, build
+from nca.config import TrialConfig
 from nca.run import open_tracker, train
+from nca.schema import build
 from nca.tracking import MlflowStore, NullTracker, Tracker
 from sweeps.worker import Result, RunningTrial
 

@@ -23,7 +23,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nca.config import ConfigError, flatten, nearest
+from nca.schema import ConfigError, flatten, nearest
 from sweeps import SweepError
 from sweeps.space import Choice, Domain, Interval, Scalar
 

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from nca.config import ConfigError, FeaturesConfig
+from nca.config import FeaturesConfig
+from nca.schema import ConfigError
 from nca.seeding import derive_seed
 from nca.weights import WEIGHTS_URL
 

@@ -10,18 +10,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from nca.config import (
-    ConfigError,
-    FeaturesConfig,
-    ModelConfig,
-    SweepConfig,
-    TrainConfig,
-    TrialConfig,
-    build,
-    flatten,
-    name_study,
-    nearest,
-)
+from nca.config import FeaturesConfig, ModelConfig, SweepConfig, TrainConfig, TrialConfig, name_study
+from nca.schema import ConfigError, build, flatten, nearest
 from nca.weights import resolve_features
 from sweeps.space import Choice, Domain, Interval, check_sampler
 

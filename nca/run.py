@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from nca.checkpoint import Checkpoints
-from nca.config import ConfigError, TrialConfig, flatten
+from nca.config import TrialConfig
 from nca.features import load_extractor
 from nca.model import make_automaton
 from nca.pool import Pool
@@ -27,6 +27,7 @@ from nca.render import (
     save_pixels,
     to_pixels,
 )
+from nca.schema import ConfigError, flatten
 from nca.seeding import Streams
 from nca.style import StyleLoss
 from nca.textures import load_pixels, load_texture, texture_hash

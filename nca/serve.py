@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nca.config import ConfigError, exit_on_error
+from nca.schema import ConfigError, exit_on_error
 
 __all__ = ["main"]
 

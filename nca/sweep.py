@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nca.config import exit_on_error
 from nca.plan import Plan, has_study, make_plans, pruner_spec, resolve, sampler_spec, study_spec
+from nca.schema import exit_on_error
 from nca.weights import resolve_features
 from sweeps import SweepError
 from sweeps.space import describe, n_sets

@@ -20,14 +20,8 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from nca.config import (
-    ConfigError,
-    GrayScottTexture,
-    ImageTexture,
-    PlantTexture,
-    Texture,
-    nearest,
-)
+from nca.config import GrayScottTexture, ImageTexture, PlantTexture, Texture
+from nca.schema import ConfigError, nearest
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from nca.config import ConfigError
+from nca.schema import ConfigError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from nca.config import ConfigError, TrialConfig, build, exit_on_error, name_study
+from nca.config import TrialConfig, name_study
+from nca.schema import ConfigError, build, exit_on_error
 from nca.weights import resolve_features
 
 __all__ = ["main"]

@@ -12,8 +12,9 @@ import yaml
 
 from nca import config as schema
 from nca.compose import CONF, compose_plain
-from nca.config import PrunerConfig, SamplerConfig, SweepConfig, TrialConfig, build
+from nca.config import PrunerConfig, SamplerConfig, SweepConfig, TrialConfig
 from nca.plan import make_plans, pruner_spec, sampler_spec
+from nca.schema import build
 from sweeps.samplers import make_sampler
 from sweeps.space import Choice, Interval
 from sweeps.study import make_pruner

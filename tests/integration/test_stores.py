@@ -18,8 +18,8 @@ import pytest
 from mlflow import MlflowClient
 
 from nca.application import TextureSweep
-from nca.config import ConfigError
 from nca.run import open_tracker
+from nca.schema import ConfigError
 from nca.tracking import MlflowStore, check_address
 from tests.builders import trial_config
 

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from yaml import safe_load
 
 from nca.compose import compose_plain
-from nca.config import flatten
+from nca.schema import flatten
 from tests.integration.commands import SMALL, listing
 from tests.integration.conftest import Finished
 from tests.integration.records import Records, complete_trials

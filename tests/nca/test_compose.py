@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from nca.compose import CONF, compose_plain, read_domain, sort_overrides
-from nca.config import ConfigError, SweepConfig, TrialConfig, build
+from nca.config import SweepConfig, TrialConfig
+from nca.schema import ConfigError, build
 from sweeps.space import Choice, Interval
 
 TEXTURE = "texture=roundleaf"

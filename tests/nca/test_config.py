@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from nca.config import (
-    ConfigError,
     ExecutorConfig,
     FeaturesConfig,
     GrayScottTexture,
@@ -20,12 +19,9 @@ from nca.config import (
     PrunerConfig,
     TrainConfig,
     TrialConfig,
-    build,
-    exit_on_error,
-    flatten,
     name_study,
-    nearest,
 )
+from nca.schema import ConfigError, build, exit_on_error, flatten, nearest
 from tests.builders import model_config, train_config, trial_config
 
 MODEL = asdict(model_config())

@@ -10,7 +10,7 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from nca.config import ConfigError, FeaturesConfig
+from nca.config import FeaturesConfig
 from nca.features import (
     FILTER_SIDE,
     N_RANDOM_FILTERS,
@@ -22,6 +22,7 @@ from nca.features import (
     load_extractor,
     natural_covariance,
 )
+from nca.schema import ConfigError
 from nca.weights import WEIGHTS_URL, imagenet_weights_path
 from tests.builders import CPU, generator, vgg_weights
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from nca.config import ConfigError, FeaturesConfig
+from nca.config import FeaturesConfig
 from nca.plan import Plan, has_study, make_plans, pruner_spec, resolve, sampler_spec, study_spec
+from nca.schema import ConfigError
 from sweeps import SweepError
 from sweeps.space import Choice, Interval
 from sweeps.study import StudySpec, open_storage, open_study

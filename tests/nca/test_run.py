@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nca.config import ConfigError, FeaturesConfig, ImageTexture, TrialConfig, build, flatten
+from nca.config import FeaturesConfig, ImageTexture, TrialConfig
 from nca.run import (
     Outcome,
     build_trainer,
@@ -25,6 +25,7 @@ from nca.run import (
     pick_device,
     train,
 )
+from nca.schema import ConfigError, build, flatten
 from nca.style import StyleLoss
 from nca.textures import load_pixels, texture_hash
 from nca.tracking import NullTracker

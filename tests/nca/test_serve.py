@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nca import serve
-from nca.config import ConfigError
+from nca.schema import ConfigError
 from nca.serve import LOOPBACK, PORTS, USAGE, _free_port, _newest_experiment
 from nca.tracking import MlflowStore
 

@@ -21,8 +21,9 @@ import torch
 from PIL import Image
 
 from nca import textures
-from nca.config import ConfigError, GrayScottTexture, ImageTexture, PlantTexture
+from nca.config import GrayScottTexture, ImageTexture, PlantTexture
 from nca.drawing import TEXTURES
+from nca.schema import ConfigError
 from nca.textures import fetch_photo, load_pixels, load_texture, read_image, texture_hash
 
 SIDE = 32

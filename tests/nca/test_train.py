@@ -17,8 +17,9 @@ import torch
 from mlflow import MlflowClient
 
 from nca.compose import compose_plain
-from nca.config import FeaturesConfig, TrialConfig, build
+from nca.config import FeaturesConfig, TrialConfig
 from nca.run import train
+from nca.schema import build
 from nca.tracking import NullTracker
 from nca.train import main, run_single
 from tests.builders import mlflow, trial_config
