@@ -185,6 +185,7 @@ class MlflowStore:
     def __init__(self, uri: str) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("DO_NOT_TRACK", "true")
+        from alembic.util import CommandError
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
@@ -198,7 +199,7 @@ class MlflowStore:
                     connection.execute("PRAGMA journal_mode=WAL")
                 connection.close()
             self._client = MlflowClient(uri)
-        except (OSError, sqlite3.Error, ImportError, MlflowException) as error:
+        except (OSError, sqlite3.Error, ImportError, MlflowException, CommandError) as error:
             reason = str(error).partition("\n")[0]
             raise ConfigError(f"tracking.uri={uri}: cannot be opened ({reason})") from error
 

@@ -41,12 +41,15 @@ def overrides_of(command: str, tmp_path: Path) -> list[str]:
     return shlex.split(command.replace("PATH", str(image)))
 
 
-def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    # The tests themselves may run under make, whose flags an inner make would take up.
+def environment() -> dict[str, str]:
+    """The tests themselves may run under make, whose flags an inner make would take up."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
-    environment = {**inherited, "OMP_NUM_THREADS": "1"}
+    return {**inherited, "OMP_NUM_THREADS": "1"}
+
+
+def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        words, cwd=folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        words, cwd=folder, env=environment(), capture_output=True, text=True, timeout=TIMEOUT_S, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done
@@ -97,6 +100,7 @@ def test_make_server_prints_its_address(target: str, tmp_path: Path) -> None:
     server = subprocess.Popen(
         ["make", target, f"SERVE=runs_dir={tmp_path}"],
         cwd=ROOT,
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
