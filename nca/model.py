@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int8
 from torch import Tensor, nn
 
 from nca.config import ModelConfig
@@ -18,7 +18,7 @@ __all__ = ["Automaton", "MaskKind", "draw_update_mask", "make_automaton", "make_
 
 MaskKind = Literal["channel", "cell"]
 State = Float[Tensor, "batch channel height width"]
-Mask = Bool[Tensor, "batch #channel height width"]
+Mask = Int8[Tensor, "batch #channel height width"]  # 1 where a cell takes the update
 
 COIN_BITS = 16
 COINS_PER_WORD = 64 // COIN_BITS
@@ -117,8 +117,8 @@ def draw_update_mask(
     update_rate: float,
     generator: torch.Generator | None,
     device: torch.device,
-) -> Bool[Tensor, "batch coin height width"]:
-    """Draw a mask that is true where a cell takes the update; channels-last in memory.
+) -> Int8[Tensor, "batch coin height width"]:
+    """Draw a mask that is 1 where a cell takes the update; channels-last in memory.
 
     The coins are 16 bits, four from one 64-bit draw, so the probability is `update_rate` rounded to a
     multiple of 2^-16 (a bias under 2^-17; at least 2^-16). Rate 1 updates every cell.
@@ -135,7 +135,7 @@ def draw_update_mask(
     words.random_(-(2**63), None, generator=generator)
     # Compared with the largest accepted coin: 32768 itself would wrap to -32768 in int16.
     largest = max(1, round(update_rate * 2**COIN_BITS)) - 1 - 2 ** (COIN_BITS - 1)
-    mask: Tensor = words.view(torch.int16)[:n_coins] <= largest
+    mask: Tensor = words.view(torch.int16)[:n_coins].le_(largest).to(torch.int8)
     return mask.view(batch, height, width, coins).permute(0, 3, 1, 2)
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nca.model import Automaton, State, make_seed_state
-from nca.rollout import rollout
+from nca.rollout import Rollout
 from nca.seeding import Streams
 
 __all__ = ["grow", "render_large", "save_growth", "save_loss_curve", "save_model", "save_pixels", "to_pixels"]
@@ -57,7 +57,7 @@ def grow(
     while True:
         yield state
         with torch.no_grad():
-            state = rollout(model, state, ca_steps_per_frame, streams["masks"])
+            state = Rollout()(model, state, ca_steps_per_frame, streams["masks"])
 
 
 def render_large(model: Automaton, size: int, seed: int) -> NDArray[np.uint8]:

@@ -16,6 +16,7 @@ import yaml
 from nca.checkpoint import Checkpoints
 from nca.config import TrialConfig
 from nca.features import load_extractor
+from nca.memory import keep_freed_memory
 from nca.model import make_automaton
 from nca.pool import Pool
 from nca.provenance import describe_run
@@ -210,6 +211,7 @@ def train(config: TrialConfig, folder: Path, tracker: Tracker, listener: Listene
     """
     try:
         device = pick_device(config.device)
+        keep_freed_memory()
         trainer = build_trainer(config, device)
         checkpoints = Checkpoints(
             folder / "checkpoints",

@@ -14,7 +14,7 @@ from torch import Tensor
 from nca.config import TrainConfig
 from nca.model import Automaton, plain_rollout
 from nca.pool import Pool
-from nca.rollout import rollout
+from nca.rollout import Rollout
 from nca.seeding import Streams
 from nca.style import StyleLoss
 
@@ -92,7 +92,7 @@ class Trainer:
         self._style_loss = style_loss
         self._config = config
         self._streams = streams
-        self._rollout = rollout if config.rollout == "fast" else plain_rollout
+        self._rollout = Rollout() if config.rollout == "fast" else plain_rollout
         device = pool.states.device
         self._optimizer = torch.optim.Adam(
             model.parameters(), lr=config.learning_rate, fused=device.type != "meta"
