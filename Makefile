@@ -23,7 +23,7 @@ sweep: $(READY) ## a short real sweep: roundleaf, four trials, a few minutes
 	$(BIN)/python -m nca.sweep -m texture=roundleaf experiment=quick sweep.study=quick $(SWEEP)
 
 test: $(READY) ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
 
 check: $(READY) ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .

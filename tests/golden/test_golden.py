@@ -116,6 +116,7 @@ def test_training_trajectory(name: str, vgg: Vgg16) -> None:
         pool_size=None,
         precision="fp32",
         rollout=name,
+        recompute=False,
         checkpoint_every=64,
         checkpoint_every_s=60.0,
     )

@@ -12,8 +12,6 @@ from tests.integration.commands import SMALL, listing, run_module, run_python, s
 from tests.integration.conftest import Finished
 from tests.integration.records import Records, complete_trials, load_study, study_names
 
-shared = pytest.mark.xdist_group("finished_study")
-
 HEAVY = ("torch", "torchvision", "mlflow", "optuna")
 
 
@@ -22,7 +20,6 @@ def copied(finished: Finished, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished.runs, tmp_path / "runs"))
 
 
-@shared
 def test_the_same_command_again_starts_nothing(finished: Finished, copied: Path, folder: Path) -> None:
     before = Records(copied, finished.name)
     done = sweep(copied, *finished.command, folder=folder)
@@ -35,7 +32,6 @@ def test_the_same_command_again_starts_nothing(finished: Finished, copied: Path,
     assert after.parents[0].info.status == "FINISHED"
 
 
-@shared
 def test_a_larger_total_goes_on(finished: Finished, copied: Path, folder: Path) -> None:
     before = load_study(copied, finished.name).get_trials()
     done = sweep(copied, "train.steps=12", "sweep.n_trials=4", folder=folder)
@@ -52,7 +48,6 @@ def test_a_larger_total_goes_on(finished: Finished, copied: Path, folder: Path) 
     assert after.parents[0].data.metrics["n_trials"] == 4
 
 
-@shared
 def test_another_config_is_refused_by_its_key(finished: Finished, folder: Path) -> None:
     before = listing(finished.runs)
     words = ["-m", *SMALL, "train.steps=24", "sweep.n_trials=3", f"runs_dir={finished.runs}"]
@@ -69,7 +64,6 @@ def test_another_config_is_refused_by_its_key(finished: Finished, folder: Path) 
     }
 
 
-@shared
 def test_dry_run_of_a_begun_study_tells_what_is_left(finished: Finished, folder: Path) -> None:
     words = [*SMALL, "train.steps=12", "sweep.n_trials=7", f"runs_dir={finished.runs}"]
     done = run_module("nca.sweep", *words, folder=folder)

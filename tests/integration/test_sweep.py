@@ -17,8 +17,6 @@ from tests.integration.commands import SMALL, listing
 from tests.integration.conftest import Finished
 from tests.integration.records import Records, complete_trials
 
-pytestmark = pytest.mark.xdist_group("finished_study")
-
 STEPS = 12
 TRIALS = range(3)
 PICTURE_STEPS = {0, 1, 3, 7, STEPS - 1}

@@ -23,8 +23,6 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.integration.conftest import Finished
 
-pytestmark = pytest.mark.xdist_group("finished_study")
-
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 PATIENCE_S = 90.0  # a server imports for long where the cores are busy
 BROWSER_OPTIONS = [
