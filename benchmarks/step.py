@@ -91,6 +91,7 @@ def make_trainer(case: Case, rollout: str) -> Trainer:
         pool_size=POOL_ROWS,
         precision="fp32",
         rollout="fast" if rollout == "fast" else "plain",
+        recompute=False,
         checkpoint_every=1000,
         checkpoint_every_s=0.0,
     )

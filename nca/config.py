@@ -93,6 +93,7 @@ class TrainConfig:
     pool_size: int | None = leaf(at_least=1)
     precision: Literal["fp32", "bf16"]
     rollout: Literal["fast", "plain"]
+    recompute: bool
     checkpoint_every: int = leaf(at_least=1)
     checkpoint_every_s: float = leaf(at_least=0.0)
 

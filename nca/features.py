@@ -88,7 +88,7 @@ class Vgg16:
                 x = F.max_pool2d(x, 2)
                 continue
             weight, bias = self._layers[index]
-            x = F.relu(F.conv2d(x, weight, bias, padding=1))
+            x = F.conv2d(x, weight, bias, padding=1).relu_()
             if index in STYLE_LAYERS:
                 features.append(x.flatten(2))
         return features

@@ -23,12 +23,19 @@ __all__ = ["Plan", "has_study", "make_plans", "pruner_spec", "resolve", "sampler
 
 # Searched values live in these groups; train.steps is the length of every trial.
 SEARCHABLE = ("model.", "train.")
-NOT_SEARCHABLE = ("model.name", "train.steps", "train.checkpoint_every", "train.checkpoint_every_s")
+NOT_SEARCHABLE = (
+    "model.name",
+    "train.steps",
+    "train.rollout",
+    "train.recompute",
+    "train.checkpoint_every",
+    "train.checkpoint_every_s",
+)
 # Several names of these give a study each; other parts take one.
 STUDY_PARTS = ("texture", "model", "features")
 # May change between two commands of one study.
 FREE = ("tracking", "device", "runs_dir")
-FREE_KEYS = ("train.checkpoint_every", "train.checkpoint_every_s", "train.rollout")
+FREE_KEYS = ("train.checkpoint_every", "train.checkpoint_every_s", "train.rollout", "train.recompute")
 
 
 @dataclass(frozen=True)

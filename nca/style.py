@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,10 +17,26 @@ Gram = Float[Tensor, "batch feature feature"]
 Grams = Sequence[Float[Tensor, "_ _ _"]]  # one per style layer, of that layer's number of features
 
 
+class _Gram(torch.autograd.Function):
+    """F F^T / positions, with one product less in its gradient: autograd cannot know both factors equal."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor) -> Tensor:
+        ctx.save_for_backward(features)
+        return features @ features.mT / features.shape[-1]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (features,) = ctx.saved_tensors
+        by_features: Tensor = features.mT @ ((gradient + gradient.mT) / features.shape[-1])
+        return by_features.mT  # positions first, as channels-last features lie
+
+
 def gram_matrix(features: Features) -> Gram:
-    """Return G = F F^T / positions in float32: which features occur together, wherever they do."""
-    features = features.float()
-    return features @ features.mT / features.shape[-1]
+    """Return G = F F^T / positions, at least in float32: which features occur together, wherever they do."""
+    gram: Tensor = _Gram.apply(features.to(torch.promote_types(features.dtype, torch.float32)))
+    return gram
 
 
 def style_distance(grams: Grams, target_grams: Grams) -> Float[Tensor, ""]:

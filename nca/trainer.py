@@ -92,7 +92,8 @@ class Trainer:
         self._style_loss = style_loss
         self._config = config
         self._streams = streams
-        self._rollout = Rollout() if config.rollout == "fast" else plain_rollout
+        fast = config.rollout == "fast"
+        self._rollout = Rollout(recompute=config.recompute) if fast else plain_rollout
         device = pool.states.device
         self._optimizer = torch.optim.Adam(
             model.parameters(), lr=config.learning_rate, fused=device.type != "meta"

@@ -47,6 +47,7 @@ def train_config(**changes: Any) -> TrainConfig:
         "pool_size": 8,
         "precision": "fp32",
         "rollout": "fast",
+        "recompute": False,
         "checkpoint_every": 4,
         "checkpoint_every_s": 0.0,
     }

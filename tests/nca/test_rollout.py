@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nca.model import Automaton, make_automaton, make_seed_state, plain_rollout
-from nca.rollout import Rollout, fold_kernel
+from nca.rollout import Rollout
+from nca.rules import fold_kernel
 from nca.seeding import Streams
 from tests.builders import CPU, RULES, automaton, generator, model_config
 
 rollout = Rollout()
-ROLLOUTS = {"plain": plain_rollout, "fast": rollout}
+ROLLOUTS = {"plain": plain_rollout, "fast": rollout, "recompute": Rollout(recompute=True)}
 
 
 def states(model: Automaton, size: int = 16) -> Tensor:
@@ -32,33 +33,73 @@ def relative_error(ours: Tensor, reference: Tensor) -> float:
 def test_fast_and_plain_rollouts_agree_with_random_masks(name: str, mask: str, filters: int) -> None:
     model = automaton(name, filters=filters, mask=mask, seed=filters)
     state = states(model)
-    fast, plain = (ROLLOUTS[kind](model, state, 6, generator(2)) for kind in ("fast", "plain"))
-    assert not torch.equal(plain, state)
-    assert relative_error(fast, plain) < 1e-5
+    results = {kind: run(model, state, 6, generator(2)) for kind, run in ROLLOUTS.items()}
+    assert not torch.equal(results["plain"], state)
+    assert relative_error(results["fast"], results["plain"]) < 1e-5
+    assert torch.equal(results["recompute"], results["fast"])
 
 
+def gradients(run: Callable[..., Tensor], model: Automaton, ca_steps: int) -> dict[str, Tensor]:
+    model.zero_grad()
+    state = states(model).requires_grad_()
+    (run(model, state, ca_steps, generator(2)) ** 2).sum().backward()
+    by_name = {"state": state.grad, **{n: p.grad for n, p in model.named_parameters()}}
+    return {name: gradient.clone() for name, gradient in by_name.items() if gradient is not None}
+
+
+@pytest.mark.parametrize("update_rate", [0.05, 0.6, 1.0])
+@pytest.mark.parametrize("channels", [4, 13, 15, 16])
 @pytest.mark.parametrize("mask", ["channel", "cell"])
 @pytest.mark.parametrize("name", RULES)
-def test_gradients_of_fast_and_plain_rollouts_agree(name: str, mask: str) -> None:
-    gradients = []
-    for kind in ("plain", "fast"):
-        model = automaton(name, mask=mask)
-        state = states(model).requires_grad_()
-        (ROLLOUTS[kind](model, state, 5, generator(2)) ** 2).sum().backward()
-        gradients.append({"state": state.grad, **{n: p.grad for n, p in model.named_parameters()}})
-    plain, fast = gradients
+def test_gradients_of_fast_and_plain_rollouts_agree(
+    name: str, mask: str, channels: int, update_rate: float
+) -> None:
+    model = automaton(name, mask=mask, channels=channels, update_rate=update_rate)
+    plain, fast = (gradients(ROLLOUTS[kind], model, 5) for kind in ("plain", "fast"))
     assert plain.keys() == fast.keys()
     for key in plain:
         assert relative_error(fast[key], plain[key]) < 1e-5, key
 
 
+@pytest.mark.parametrize("ca_steps", [0, 1, 2, 4, 7, 12])
 @pytest.mark.parametrize("name", RULES)
-def test_both_rollouts_take_the_same_numbers_from_the_stream(name: str) -> None:
+def test_a_rollout_run_again_has_the_same_gradients(name: str, ca_steps: int) -> None:
     model = automaton(name)
-    streams = [generator(4), generator(4)]
-    for kind, stream in zip(ROLLOUTS.values(), streams, strict=True):
-        kind(model, states(model), 3, stream)
-    assert torch.equal(streams[0].get_state(), streams[1].get_state())
+    fast, again = (gradients(ROLLOUTS[kind], model, ca_steps) for kind in ("fast", "recompute"))
+    assert fast.keys() == again.keys()
+    assert all(torch.equal(again[key], fast[key]) for key in fast)
+
+
+def test_a_rollout_run_again_keeps_few_states() -> None:
+    model = automaton("srnca")
+    kept = {kind: Rollout(recompute=kind) for kind in (False, True)}
+    for run in kept.values():
+        run(model, states(model).requires_grad_(), 64, generator())
+    n_states = {kind: len(run.take(states(model), 1, model.channels).states) for kind, run in kept.items()}
+    assert n_states == {False: 65, True: 9}
+
+
+def test_a_rollout_run_again_takes_several_backward_passes() -> None:
+    model = automaton("srnca")
+    loss = ROLLOUTS["recompute"](model, states(model), 9, generator()).sum()
+    first, second = (torch.autograd.grad(loss, model.w0, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_a_rollout_without_gradients_keeps_one_state() -> None:
+    model, run = automaton("srnca"), Rollout()
+    with torch.no_grad():
+        run(model, states(model), 64, generator())
+    assert len(run.take(states(model), 1, model.channels).states) == 2
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_all_rollouts_take_the_same_numbers_from_the_stream(name: str) -> None:
+    model = automaton(name)
+    streams = [generator(4) for _ in ROLLOUTS]
+    for run, stream in zip(ROLLOUTS.values(), streams, strict=True):
+        gradients(lambda *arguments, run=run, stream=stream: run(*arguments[:3], stream), model, 5)
+    assert all(torch.equal(stream.get_state(), streams[0].get_state()) for stream in streams)
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -104,13 +145,13 @@ def test_the_linear_rule_folds_to_one_convolution() -> None:
 @pytest.mark.parametrize("name", RULES)
 def test_gradients_agree_on_seeds_of_a_fresh_rule(name: str) -> None:
     """Most values of a seed state lie on the clamp's corners, where its derivative is 0."""
-    gradients = []
-    for rollout in ROLLOUTS.values():
+    found = []
+    for run in (plain_rollout, rollout):
         model = make_automaton(model_config(name), Streams(0, CPU))
         state = make_seed_state(2, model.channels, 16, generator(1), CPU).requires_grad_()
-        (rollout(model, state, 5, generator(2)) ** 2).sum().backward()
-        gradients.append((state.grad, model.w1.grad))
-    for plain, fast in zip(*gradients, strict=True):
+        (run(model, state, 5, generator(2)) ** 2).sum().backward()
+        found.append((state.grad, model.w1.grad))
+    for plain, fast in zip(*found, strict=True):
         assert relative_error(fast, plain) < 1e-5
 
 

@@ -113,3 +113,7 @@ def test_energy_is_what_an_image_without_features_would_lose(target: torch.Tenso
     nothing = [torch.zeros_like(gram) for gram in grams]
     assert torch.allclose(loss.energy, style_distance(nothing, grams))
     assert not loss.energy.requires_grad
+
+
+def test_gradients_of_the_gram_matrix_are_those_of_finite_differences() -> None:
+    assert torch.autograd.gradcheck(gram_matrix, features().double()[:, :4, :6].requires_grad_())
