@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nca.schema import ConfigError
+from sweeps.sqlite import SQLITE, create_database
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,7 +27,6 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 MAX_BATCH = 1000  # metrics in one MLflow request
 FLUSH_EVERY_S = 10.0  # so that a curve in the UI is never older
 IMAGE_KEY = "output"
-SQLITE = "sqlite:///"
 SERVER_TIMEOUT_S = 10.0
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")  # MLflow 3 refuses its file store
 
@@ -176,7 +176,7 @@ class MlflowStore:
 
     Args:
         uri: SQLAlchemy address or that of a server. An SQLite file is created where missing, in WAL
-            mode: some seconds, and one process must do it before others start.
+            mode, which takes some seconds.
 
     Raises:
         ConfigError: If it cannot be opened, in one line.
@@ -188,27 +188,42 @@ class MlflowStore:
         from alembic.util import CommandError
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
 
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
         try:
             if uri.startswith(SQLITE):
-                file = Path(uri.removeprefix(SQLITE))
-                file.parent.mkdir(parents=True, exist_ok=True)
-                with sqlite3.connect(file) as connection:
-                    connection.execute("PRAGMA journal_mode=WAL")
-                connection.close()
+                create_database(Path(uri.removeprefix(SQLITE)), _create_tables)
             self._client = MlflowClient(uri)
-        except (OSError, sqlite3.Error, ImportError, MlflowException, CommandError) as error:
+        except (
+            OSError,
+            sqlite3.Error,
+            SQLAlchemyError,
+            ImportError,
+            MlflowException,
+            CommandError,
+        ) as error:
             reason = str(error).partition("\n")[0]
             raise ConfigError(f"tracking.uri={uri}: cannot be opened ({reason})") from error
 
     def open_experiment(self, name: str, artifacts: Path) -> str:
-        """Return the id of an experiment, created with its artifacts in the given folder if missing."""
+        """Return the id of an experiment, created with its artifacts in the given folder if missing.
+
+        Raises:
+            MlflowException: If it can be neither found nor created.
+        """
+        from mlflow.exceptions import MlflowException
+
+        if self._client.get_experiment_by_name(name) is None:
+            try:
+                self._client.create_experiment(name, artifact_location=artifacts.absolute().as_uri())
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was first
+                    raise
         experiment = self._client.get_experiment_by_name(name)
-        if experiment is not None:
-            return str(experiment.experiment_id)
-        return str(self._client.create_experiment(name, artifact_location=artifacts.absolute().as_uri()))
+        assert experiment is not None
+        return str(experiment.experiment_id)
 
     def create_run(
         self,
@@ -252,3 +267,10 @@ class MlflowStore:
         """End a run from outside, for a process that could not do so itself."""
         MlflowTracker(self._client, run_id).set_tags(tags or {})
         self._client.set_terminated(run_id, status)
+
+
+def _create_tables(uri: str) -> None:
+    from mlflow import MlflowClient
+
+    store = MlflowClient(uri)._tracking_client.store  # MLflow has no public way to let go of a file
+    store.engine.dispose()

@@ -22,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sweeps import SweepError
 from sweeps.space import Space, describe
+from sweeps.sqlite import SQLITE, create_database
 
 __all__ = [
     "PrunerSpec",
@@ -42,7 +43,6 @@ __all__ = [
 
 HEARTBEAT_INTERVAL_S = 15
 GRACE_PERIOD_S = 60
-SQLITE = "sqlite:///"
 SQLITE_TIMEOUT_S = 60  # how long a writer waits for another
 SHOWN_DIFFERENCES = 5
 
@@ -92,7 +92,7 @@ def open_storage(url: str, *, create: bool = True) -> RDBStorage:
 
     Args:
         url: SQLAlchemy address.
-        create: Whether an SQLite file may be created; one process must do so before others open it.
+        create: Whether an SQLite file may be created.
 
     Raises:
         SweepError: If it cannot be opened.
@@ -106,10 +106,7 @@ def open_storage(url: str, *, create: bool = True) -> RDBStorage:
             file = Path(url.removeprefix(SQLITE))
             if not create and not file.exists():
                 raise SweepError(f"sweep.storage={url}: no such file; a sweep creates it")
-            file.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(file)
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.close()
+            create_database(file, _create_tables)
             options = {"connect_args": {"timeout": SQLITE_TIMEOUT_S}}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of heartbeats
@@ -121,6 +118,12 @@ def open_storage(url: str, *, create: bool = True) -> RDBStorage:
             )
     except (OSError, sqlite3.Error, SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:
         raise SweepError(f"sweep.storage={url}: cannot be opened ({error})") from error
+
+
+def _create_tables(url: str) -> None:
+    storage = RDBStorage(url)
+    storage.remove_session()
+    storage.engine.dispose()
 
 
 def find_study(storage: RDBStorage, name: str) -> Study | None:

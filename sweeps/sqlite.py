@@ -1,0 +1,43 @@
+"""SQLite files that appear whole or not at all, however many processes make them, or die making them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+__all__ = ["SQLITE", "create_database"]
+
+SQLITE = "sqlite:///"
+
+
+def create_database(file: Path, create: Callable[[str], None]) -> None:
+    """Create a database in WAL mode, unless it is there or another process puts it there first.
+
+    Args:
+        file: Where it goes; its folder is created.
+        create: Makes the database at the SQLAlchemy address given, and closes every connection to it.
+
+    Raises:
+        OSError: If the folder or the file cannot be written.
+        sqlite3.Error: If a file that is there is no database.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if not file.exists():
+        made = file.with_name(f".{file.name}.{os.getpid()}")
+        try:
+            create(f"{SQLITE}{made}")
+            _set_journal(made, "DELETE")  # all of it in one file, to be moved
+            with contextlib.suppress(FileExistsError):
+                os.link(made, file)
+        finally:
+            for left in made.parent.glob(f"{made.name}*"):
+                left.unlink(missing_ok=True)
+    _set_journal(file, "WAL")
+
+
+def _set_journal(file: Path, mode: str) -> None:
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute(f"PRAGMA journal_mode={mode}")
