@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from nca.config import FeaturesConfig
 from nca.schema import ConfigError
 from nca.seeding import derive_seed
 from nca.weights import WEIGHTS_URL
+from nca.winograd import WinogradConvolution
 
 __all__ = [
     "STYLE_LAYERS",
@@ -33,6 +35,8 @@ CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24)
 POOLS = (4, 9, 16, 23)
 STYLE_LAYERS = {0: "relu1_1", 5: "relu2_1", 10: "relu3_1", 17: "relu4_1", 24: "relu5_1"}
 
+WINOGRAD_PAYS = 256 * 256  # weights of a layer, from which on it is faster by a third or more
+
 N_LEVELS = 4
 N_RANDOM_FILTERS = 64
 FILTER_SIDE = 7
@@ -44,6 +48,7 @@ WHITENING = 0.3  # exponent: 0 draws white noise, 1 filters whose responses are 
 FLOOR = 1e-3  # of the largest variance, added before whitening
 
 
+Convolution = Callable[[Tensor], Tensor]
 # Maps RGB images in [0, 1] to one feature tensor per style layer; differentiable in the images.
 FeatureExtractor = Callable[[Images], list[Features]]
 
@@ -66,7 +71,7 @@ class Vgg16:
         self, weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype = torch.float32
     ) -> None:
         self._dtype = dtype
-        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self._convolutions: dict[int, Convolution] = {}
         n_inputs = 3
         for index in CONVOLUTIONS:
             weight, bias = (weights.get(f"features.{index}.{part}") for part in ("weight", "bias"))
@@ -76,8 +81,9 @@ class Vgg16:
                 shape = tuple(weight.shape)
                 raise ConfigError(f"features.{index}.weight has shape {shape}: must be (n, {n_inputs}, 3, 3)")
             n_inputs = weight.shape[0]
-            kernel = weight.to(device, dtype).contiguous(memory_format=torch.channels_last)
-            self._layers[index] = (kernel.detach(), bias.detach().to(device, dtype))
+            self._convolutions[index] = _make_convolution(
+                weight.detach().to(device, dtype), bias.detach().to(device, dtype)
+            )
 
     def __call__(self, images: Images) -> list[Features]:
         """Return the rectified features of the five style layers."""
@@ -87,11 +93,23 @@ class Vgg16:
             if index in POOLS:
                 x = F.max_pool2d(x, 2)
                 continue
-            weight, bias = self._layers[index]
-            x = F.conv2d(x, weight, bias, padding=1).relu_()
+            x = self._convolutions[index](x).relu_()
             if index in STYLE_LAYERS:
                 features.append(x.flatten(2))
         return features
+
+
+def _make_convolution(weight: Tensor, bias: Tensor) -> Convolution:
+    """Return a 3x3 convolution with zero padding by the way that is faster."""
+    n_outputs, n_inputs = weight.shape[:2]
+    if (
+        weight.device.type == "cpu"
+        and weight.dtype == torch.float32
+        and n_outputs * n_inputs >= WINOGRAD_PAYS
+    ):
+        return WinogradConvolution(weight, bias)
+    kernel = weight.contiguous(memory_format=torch.channels_last)
+    return functools.partial(F.conv2d, weight=kernel, bias=bias, padding=1)
 
 
 class RandomFilters:
