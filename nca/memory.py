@@ -17,9 +17,10 @@ def keep_freed_memory() -> None:
     """Let the allocator keep freed tensors for the next ones instead of handing them back to the system.
 
     A training step on the CPU frees and allocates the same tensors; faulting their pages in again took a
-    third of a ReLU step's time. The process holds on to its peak. Without glibc nothing changes.
+    third of a ReLU step's time. The process holds on to its peak from now on. Without glibc nothing changes.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD)
-        mallopt(M_TRIM_THRESHOLD, NEVER_TRIM)
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.malloc_trim(0)  # what loading has freed goes back first
+        libc.mallopt(M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD)
+        libc.mallopt(M_TRIM_THRESHOLD, NEVER_TRIM)

@@ -211,8 +211,8 @@ def train(config: TrialConfig, folder: Path, tracker: Tracker, listener: Listene
     """
     try:
         device = pick_device(config.device)
-        keep_freed_memory()
         trainer = build_trainer(config, device)
+        keep_freed_memory()
         checkpoints = Checkpoints(
             folder / "checkpoints",
             config.train.checkpoint_every,

@@ -23,19 +23,21 @@ class _Gram(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor) -> Tensor:
         ctx.save_for_backward(features)
+        features = features.to(torch.promote_types(features.dtype, torch.float32))
         return features @ features.mT / features.shape[-1]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (features,) = ctx.saved_tensors
-        by_features: Tensor = features.mT @ ((gradient + gradient.mT) / features.shape[-1])
+        symmetric = (gradient + gradient.mT) / features.shape[-1]
+        by_features: Tensor = features.mT @ symmetric.to(features.dtype)
         return by_features.mT  # positions first, as channels-last features lie
 
 
 def gram_matrix(features: Features) -> Gram:
     """Return G = F F^T / positions, at least in float32: which features occur together, wherever they do."""
-    gram: Tensor = _Gram.apply(features.to(torch.promote_types(features.dtype, torch.float32)))
+    gram: Tensor = _Gram.apply(features)
     return gram
 
 

@@ -1,0 +1,160 @@
+"""The hyperparameter sets that are timed, with trainers of ours and of the reference program's algorithm.
+
+VGG-16 has seeded random weights: its cost does not depend on their values.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from benchmarks import reference
+from nca.config import ModelConfig, TrainConfig
+from nca.features import CONVOLUTIONS, Vgg16
+from nca.model import Automaton, make_automaton, make_seed_state
+from nca.pool import Pool
+from nca.seeding import Streams
+from nca.style import StyleLoss
+from nca.trainer import Trainer
+
+__all__ = ["RELU", "SET_5", "SIX", "Case", "FixedTrainer", "make_model", "make_ours", "make_reference"]
+
+CPU = torch.device("cpu")
+SIZE_PX = 128
+UPDATE_RATE = 0.559994317  # of set 5
+LEARNING_RATE = 1e-5
+N_STEPS = 16384
+SMALL_POOL = 8  # rows, where the pool is not what is measured
+WIDTHS = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One set of hyperparameters."""
+
+    name: str
+    channels: int
+    hidden_channels: int
+    max_ca_steps: int
+    batch_size: int
+    filters: int
+    relu: bool = False
+
+    @property
+    def ca_steps(self) -> int:
+        """CA steps of a timed rollout: the mean of what is drawn, rounded up."""
+        return -(-3 * self.max_ca_steps // 4)
+
+    @property
+    def sizes(self) -> str:
+        """The set as the study writes it."""
+        parts = (self.channels, self.hidden_channels, self.max_ca_steps, self.batch_size, self.filters)
+        return "-".join(map(str, parts))
+
+
+SET_5 = Case("set 5", 15, 96, 40, 2, 4)
+SIX = (
+    SET_5,
+    Case("set 8", 6, 32, 40, 2, 6),
+    Case("smallest", 6, 16, 20, 2, 4),
+    Case("largest", 15, 96, 40, 4, 6),
+    Case("third", 9, 64, 30, 2, 5),
+    Case("fourth", 12, 32, 40, 4, 4),
+)
+RELU = Case("set 5, ReLU", 15, 96, 40, 2, 4, relu=True)
+
+
+class FixedTrainer(Trainer):
+    """A trainer whose rollouts all have the same length."""
+
+    ca_steps = 0
+
+    def draw_ca_steps(self) -> int:
+        """Return `ca_steps`, whatever the stream says."""
+        return self.ca_steps
+
+
+@functools.cache
+def vgg_weights() -> dict[str, torch.Tensor]:
+    """Return weights of full width that keep the size of what passes through."""
+    random = torch.Generator().manual_seed(0)
+    weights: dict[str, torch.Tensor] = {}
+    n_inputs = 3
+    for index, width in zip(CONVOLUTIONS, WIDTHS, strict=True):
+        scale = (2 / (9 * n_inputs)) ** 0.5
+        weights[f"features.{index}.weight"] = torch.randn(width, n_inputs, 3, 3, generator=random).mul_(scale)
+        weights[f"features.{index}.bias"] = torch.zeros(width)
+        n_inputs = width
+    return weights
+
+
+def make_model(case: Case, streams: Streams) -> Automaton:
+    """Return a model that changes states a little, as one in training does."""
+    config = ModelConfig(
+        name=case.name,
+        channels=case.channels,
+        hidden_channels=case.hidden_channels,
+        filters=case.filters,
+        update_rate=UPDATE_RATE,
+        activation="relu" if case.relu else "linear",
+        mask="cell" if case.relu else "channel",
+    )
+    model = make_automaton(config, streams)
+    with torch.no_grad():
+        model.w1.normal_(0, 1e-3, generator=streams["weights"])
+    return model
+
+
+def make_ours(
+    case: Case,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    *,
+    device: torch.device = CPU,
+    size: int = SIZE_PX,
+    pool_rows: int = SMALL_POOL,
+    recompute: bool = False,
+) -> FixedTrainer:
+    """Return a trainer of ours."""
+    streams = Streams(0, device)
+    config = TrainConfig(
+        steps=N_STEPS,
+        batch_size=case.batch_size,
+        learning_rate=LEARNING_RATE,
+        max_ca_steps=case.max_ca_steps,
+        size=size,
+        pool_size=pool_rows,
+        precision=precision,
+        rollout="fast",
+        recompute=recompute,
+        checkpoint_every=N_STEPS,
+        checkpoint_every_s=0.0,
+    )
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    target = torch.rand(3, size, size, generator=streams["weights"]).to(device)
+    loss = StyleLoss(Vgg16(vgg_weights(), device, dtype), target)
+    pool = Pool(pool_rows, case.channels, size, streams, device)
+    trainer = FixedTrainer(make_model(case, streams).to(device), pool, loss, config, streams)
+    trainer.ca_steps = case.ca_steps
+    return trainer
+
+
+def reference_parameters(case: Case) -> dict[str, torch.Tensor]:
+    """Return a model as the transcription takes it."""
+    model = make_model(case, Streams(0, CPU))
+    parameters = {"filters": model.kernels, "w0": model.w0.detach(), "w1": model.w1.detach()}
+    return parameters if model.bias is None else parameters | {"bias": model.bias.detach()}
+
+
+def make_reference(case: Case, pool_rows: int = SMALL_POOL) -> reference.ReferenceTrainer:
+    """Return a trainer of the reference program's algorithm."""
+    random = torch.Generator().manual_seed(0)
+    vgg = reference.make_vgg(vgg_weights())
+    target = torch.rand(1, 3, SIZE_PX, SIZE_PX, generator=random)
+    pool = make_seed_state(pool_rows, case.channels, SIZE_PX, random, CPU)
+    loss = functools.partial(reference.style_loss, target=target, vgg=vgg)
+    return reference.ReferenceTrainer(
+        reference_parameters(case), pool, loss, (LEARNING_RATE, N_STEPS), UPDATE_RATE
+    )

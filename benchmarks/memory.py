@@ -1,0 +1,93 @@
+"""Peak memory of training steps in a process of their own: `python -m benchmarks.memory WHO [KEY=VALUE ...]`.
+
+Prints one JSON line: the peak resident memory above the bare process, which has loaded torch and run every
+kind of operation once, and above the pool; and the median time of a step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks.cases import SET_5, SIZE_PX, Case, make_ours, make_reference, vgg_weights
+from nca.memory import keep_freed_memory
+
+__all__ = ["measure"]
+
+ROUNDS = 4
+MB = 1e6
+
+
+def measure(who: str, **options: object) -> dict[str, float]:
+    """Return what a fresh process measures.
+
+    Args:
+        who: `ours` or `reference`.
+        options: Fields of `Case`; for ours also `size`, `recompute` and `precision`.
+    """
+    words = [f"{key}={json.dumps(value)}" for key, value in options.items()]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.memory", who, *words],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+    )
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def resident_mb(key: str) -> float:
+    """Return VmRSS or VmHWM of this process in MB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(key)).split()[1]) * 1024 / MB
+
+
+def warm_up() -> None:
+    """Run every kind of operation once, so that its code is loaded."""
+    images = torch.rand(2, 16, 16, 16).contiguous(memory_format=torch.channels_last)
+    weight = torch.rand(16, 16, 3, 3, requires_grad=True)
+    F.conv2d(images, weight).relu().sum().backward()
+    torch.optim.Adam([weight], fused=True).step()
+    torch.bmm(torch.rand(4, 64, 64), torch.rand(4, 64, 64))
+
+
+def main(words: list[str]) -> None:
+    """Print the measurement."""
+    who, options = words[0], {k: json.loads(v) for k, _, v in (word.partition("=") for word in words[1:])}
+    fields = {field.name for field in dataclasses.fields(Case)}
+    case = dataclasses.replace(SET_5, **{k: options.pop(k) for k in fields & options.keys()})
+    warm_up()
+    before = resident_mb("VmRSS")
+    rows = 64 * case.batch_size
+    size = options.get("size", SIZE_PX)
+    step: Callable[[int], object]
+    if who == "reference":
+        theirs = make_reference(case, pool_rows=rows)
+        fresh = torch.rand(case.channels, SIZE_PX, SIZE_PX)
+        step = lambda number: theirs.train_step(number, range(case.batch_size), case.ca_steps, fresh)  # noqa: E731
+    else:
+        step = make_ours(case, pool_rows=rows, **options).train_step
+        vgg_weights.cache_clear()
+        keep_freed_memory()
+    seconds = []
+    for number in range(ROUNDS):
+        start = time.perf_counter()
+        step(number)
+        seconds.append(time.perf_counter() - start)
+    pool_mb = rows * case.channels * size**2 * 4 / MB
+    peak_mb = resident_mb("VmHWM") - before - pool_mb
+    print(json.dumps({"peak_mb": peak_mb, "pool_mb": pool_mb, "step_s": statistics.median(seconds[1:])}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
