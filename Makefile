@@ -37,8 +37,8 @@ ui: $(READY) ## MLflow on loopback
 dashboard: $(READY) ## Optuna dashboard on loopback, with images
 	@$(BIN)/python -m nca.serve dashboard $(SERVE)
 
-bench: $(READY) ## time a training step, fast against plain
-	$(BIN)/python -m benchmarks.step
+bench: $(READY) ## time and memory against the reference algorithm, side by side
+	$(BIN)/python -m benchmarks.table
 
 clean: ## delete caches and builds; records in mlruns/ and .venv stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

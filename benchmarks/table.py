@@ -1,0 +1,184 @@
+"""Ours against the reference program's algorithm, side by side in one run: `make bench`.
+
+Prints the table of docs/performance.md and writes results.json with the machine's description. The two take
+turns, step by step; medians are compared. Nothing else should run meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import memory, tracking
+from benchmarks.cases import (
+    RELU,
+    SET_5,
+    SIX,
+    SIZE_PX,
+    UPDATE_RATE,
+    Case,
+    make_model,
+    make_ours,
+    make_reference,
+    reference_parameters,
+)
+from benchmarks.reference import rollout as reference_rollout
+from nca.memory import keep_freed_memory
+from nca.rollout import Rollout
+from nca.seeding import Streams
+
+__all__ = ["main"]
+
+ROUNDS = 5
+RESULTS = Path(__file__).with_name("results.json")
+CPU = torch.device("cpu")
+MATRIX_SIDE = 2048
+STREAM_FLOATS = 2**25  # 128 MB, more than a cache holds
+RECORDED_S = {"set 5": 1.74, "smallest": 0.70, "largest": 4.93}  # of the reference program itself
+
+
+def take_turns(runs: dict[str, Callable[[int], object]]) -> dict[str, float]:
+    """Return each one's median seconds over the rounds, after one that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(ROUNDS + 1):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run(number)
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(found[1:]) for name, found in seconds.items()}
+
+
+def time_steps(case: Case, *, bf16: bool = False) -> dict[str, float]:
+    """Return seconds per training step: reference, fp32, bf16 if asked for."""
+    theirs = make_reference(case)
+    fresh = torch.rand(case.channels, SIZE_PX, SIZE_PX)
+    rows = list(range(case.batch_size))
+    runs: dict[str, Callable[[int], object]] = {
+        "reference": lambda number: theirs.train_step(number, rows, case.ca_steps, fresh),
+        "fp32": make_ours(case).train_step,
+    }
+    if bf16:
+        runs["bf16"] = make_ours(case, "bf16").train_step
+    return take_turns(runs)
+
+
+def time_rollouts(case: Case) -> dict[str, float]:
+    """Return seconds per rollout, forward and backward, 30 CA steps: reference and ours."""
+    state = 0.2 + 0.6 * torch.rand(case.batch_size, case.channels, SIZE_PX, SIZE_PX)
+    parameters = reference_parameters(case)
+    for name in parameters.keys() - {"filters"}:
+        parameters[name].requires_grad_()
+    model = make_model(case, Streams(0, CPU))
+    fast, generator = Rollout(), torch.Generator()
+
+    def theirs(_: int) -> None:
+        reference_rollout(state, parameters, case.ca_steps, UPDATE_RATE)[:, :3].sum().backward()
+
+    def ours(_: int) -> None:
+        fast(model, state, case.ca_steps, generator)[:, :3].sum().backward()
+
+    return take_turns({"reference": theirs, "fp32": ours})
+
+
+def measure_machine() -> dict[str, object]:
+    """Return what bounds a step: the fp32 matrix-product rate, the memory bandwidth, and whose they are."""
+    a, b = torch.rand(MATRIX_SIDE, MATRIX_SIDE), torch.rand(MATRIX_SIDE, MATRIX_SIDE)
+    source, copy = torch.rand(STREAM_FLOATS), torch.empty(STREAM_FLOATS)
+    seconds = take_turns({"product": lambda _: torch.mm(a, b), "copy": lambda _: copy.copy_(source)})
+    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return {
+        "processor": names[0].partition(":")[2].strip() if names else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "fp32_gflops": 2 * MATRIX_SIDE**3 / seconds["product"] / 1e9,
+        "copy_gb_per_s": 2 * 4 * STREAM_FLOATS / seconds["copy"] / 1e9,
+    }
+
+
+def rollout_gflop(case: Case) -> float:
+    """Return the operations of a rollout's collapsed form: forward, by state and by kernel."""
+    products = 9 * case.channels**2 * case.batch_size * SIZE_PX**2
+    return 3 * 2 * products * case.ca_steps / 1e9
+
+
+def geometric_mean(ratios: Sequence[float]) -> float:
+    """Return the geometric mean."""
+    return statistics.geometric_mean(ratios)
+
+
+def show(rows: Sequence[tuple[str, str, str, str]]) -> None:
+    """Print the table."""
+    table = Table("what", "measured", "at least", "aim")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=120).print(table)
+
+
+def main() -> None:
+    """Measure, print, and write results.json."""
+    began = time.monotonic()
+    keep_freed_memory()
+    machine = measure_machine()
+    sets = {case.name: {"sizes": case.sizes, **time_steps(case, bf16=True)} for case in SIX}
+    relu = time_steps(RELU)
+    rollouts = {case.name: time_rollouts(case) for case in (SET_5, RELU)}
+    peaks = {who: memory.measure(who) for who in ("reference", "ours")}
+    records = tracking.measure()
+    ratio = {name: found["reference"] / found["fp32"] for name, found in sets.items()}
+    share = rollout_gflop(SET_5) / rollouts["set 5"]["fp32"] / float(str(machine["fp32_gflops"]))
+    rows = [
+        ("training step, fp32, set 5", f"{ratio['set 5']:.1f}x", "4.5x", "6x"),
+        ("six sets, fp32, geometric mean", f"{geometric_mean(list(ratio.values())):.1f}x", "3.8x", "5x"),
+        (
+            "six sets, bf16, geometric mean",
+            f"{geometric_mean([s['reference'] / s['bf16'] for s in sets.values()]):.1f}x",
+            "6.5x",
+            "9x",
+        ),
+        ("rollout of 30 CA steps, set 5", f"{speedup(rollouts['set 5']):.1f}x", "9x", "15x"),
+        ("training step, ReLU", f"{speedup(relu):.1f}x", "2.5x", "4x"),
+        ("rollout of 30 CA steps, ReLU", f"{speedup(rollouts[RELU.name]):.1f}x", "3.5x", "6x"),
+        (
+            "peak memory, set 5",
+            f"1/{peaks['reference']['peak_mb'] / peaks['ours']['peak_mb']:.1f}",
+            "1/4",
+            "1/8",
+        ),
+        ("collapsed operations, share of the product rate", f"{share:.0%}", "60%", "80%"),
+        ("records, images, checkpoints, share of a trial", f"{records['share']:.2%}", "2%", "1%"),
+    ]
+    show(rows)
+    for name, recorded in RECORDED_S.items():
+        found = sets[name]["reference"]
+        print(f"the transcription, {name}: {found:.2f} s a step; the program itself {recorded:.2f} s")
+    results = {
+        "machine": machine,
+        "sets": sets,
+        "relu": relu,
+        "rollouts": rollouts,
+        "peak_memory": peaks,
+        "tracking": records,
+        "table": [dict(zip(("what", "measured", "at_least", "aim"), row, strict=True)) for row in rows],
+    }
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    print(f"took {time.monotonic() - began:.0f} s; written to {RESULTS}")
+
+
+def speedup(seconds: dict[str, float]) -> float:
+    """Return how much sooner ours is done."""
+    return seconds["reference"] / seconds["fp32"]
+
+
+if __name__ == "__main__":
+    main()
