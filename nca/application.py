@@ -9,7 +9,7 @@ from typing import Any
 from nca.config import TrialConfig
 from nca.run import open_tracker, train
 from nca.schema import build
-from nca.tracking import MlflowStore, NullTracker, Tracker
+from nca.tracking import MlflowStore, NullTracker, Tracker, load_mlflow
 from sweeps.worker import Result, RunningTrial
 
 __all__ = ["OBJECTIVE", "TextureSweep"]
@@ -38,6 +38,10 @@ class TextureSweep:
             {"optuna_study": study, "texture": trial.texture.name}
         )
         return links
+
+    def warm_up(self) -> None:
+        """Load MLflow; torch came with this module."""
+        load_mlflow()
 
     def run(self, trial: RunningTrial) -> Result:
         """Train the trial and return its final loss."""

@@ -60,7 +60,7 @@ def run_studies(words: Sequence[str]) -> list[Summary]:
             artifacts=runs / "artifacts" / "optuna",
         )
         executor = LocalExecutor(
-            make_slots(config.executor.workers, config.executor.threads, config.executor.gpus)
+            make_slots(config.executor.workers, config.executor.threads, config.executor.gpus), APPLICATION
         )
         progress = Progress()
         size = f"{config.sweep.n_trials} trials, {executor.n_slots} at once"

@@ -20,7 +20,15 @@ from sweeps.sqlite import SQLITE, create_database
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["MlflowStore", "MlflowTracker", "NullTracker", "Status", "Tracker", "check_address"]
+__all__ = [
+    "MlflowStore",
+    "MlflowTracker",
+    "NullTracker",
+    "Status",
+    "Tracker",
+    "check_address",
+    "load_mlflow",
+]
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -29,6 +37,16 @@ FLUSH_EVERY_S = 10.0  # so that a curve in the UI is never older
 IMAGE_KEY = "output"
 SERVER_TIMEOUT_S = 10.0
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")  # MLflow 3 refuses its file store
+
+
+def load_mlflow() -> None:
+    """Import MLflow, with its telemetry switched off unless the environment says otherwise."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    import mlflow  # noqa: F401
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def check_address(uri: str) -> None:
@@ -172,8 +190,6 @@ class MlflowTracker:
 class MlflowStore:
     """Experiments and runs of one MLflow store.
 
-    Telemetry is switched off before MLflow is imported, unless the environment says otherwise.
-
     Args:
         uri: SQLAlchemy address or that of a server. An SQLite file is created where missing, in WAL
             mode, which takes some seconds.
@@ -183,15 +199,12 @@ class MlflowStore:
     """
 
     def __init__(self, uri: str) -> None:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("DO_NOT_TRACK", "true")
+        load_mlflow()
         from alembic.util import CommandError
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.WARNING)
         try:
             if uri.startswith(SQLITE):
                 create_database(Path(uri.removeprefix(SQLITE)), _create_tables)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 import warnings
@@ -169,8 +168,9 @@ class Coordinator:
     def _loop(self) -> None:
         told = False
         while True:
-            while not self._stops and self._executor.n_free() and self._wants_more():
+            while not self._stops and self._executor.n_free() and self._n_wanted():
                 self._start(self._ask())
+                self._executor.prepare(self._n_wanted())
             if not self._running or self._stops > 1:
                 break
             if self._stops and not told:
@@ -186,11 +186,12 @@ class Coordinator:
                 fail_stale(self._study)
             self._show()
 
-    def _wants_more(self) -> bool:
+    def _n_wanted(self) -> int:
+        """Return how many trials are still to be started: what is queued, and what the total leaves."""
         trials = self._trials()
         unfinished = sum(t.state == TrialState.RUNNING for t in trials)
         queued = sum(t.state == TrialState.WAITING for t in trials)
-        return queued > 0 or len(ended_for_good(trials)) + unfinished < self._n_trials
+        return max(queued, self._n_trials - len(ended_for_good(trials)) - unfinished)
 
     def _ask(self) -> Trial:
         with warnings.catch_warnings():
@@ -221,7 +222,6 @@ class Coordinator:
                 "options": dict(spec.pruner.options),
             },
             artifacts=str(spec.artifacts),
-            coordinator_pid=os.getpid(),
         )
         write_assignment(folder, assignment)
         slot = self._executor.start(number, folder)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import json
 import os
 import select
 import subprocess
@@ -12,11 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from sweeps.worker import LOG_FILE
+
 __all__ = ["Ended", "Executor", "LocalExecutor", "Slot", "make_slots"]
 
-LOG_FILE = "log.txt"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 KILL_WAIT_S = 5.0
+AT_MOST_AHEAD = 2  # processes; each holds what the application imports
 NO_GPU = ("", "-1", "NoDevFiles")  # CUDA reads the list up to the first of these
 
 
@@ -51,6 +55,9 @@ class Executor(Protocol):
         Raises:
             RuntimeError: If no slot is free.
         """
+
+    def prepare(self, n_trials: int) -> None:
+        """Make ready for so many further trials, as far as that lets them begin sooner."""
 
     def wait(self, timeout_s: float) -> list[Ended]:
         """Return the trials that have ended, at once when there are any, else after the timeout."""
@@ -133,14 +140,21 @@ class _Process:
 class LocalExecutor:
     """One process per trial on this machine; its output goes to log.txt in the trial's folder.
 
+    A few processes are started ahead: they load the application and wait for a trial, so that one begins at
+    once on a slot that becomes free.
+
     Args:
         slots: From `make_slots`.
-        module: What runs a trial: `python -m MODULE FOLDER`.
+        application: Dotted path, loaded by processes started ahead.
+        module: What runs a trial: `python -m MODULE APPLICATION PID` reads where from a line of JSON, see
+            `sweeps.worker.wait_for_trial`.
     """
 
     slots: Sequence[Slot]
+    application: str
     module: str = "sweeps.worker"
     _running: dict[int, _Process] = field(default_factory=dict)
+    _ahead: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def n_slots(self) -> int:
@@ -152,7 +166,9 @@ class LocalExecutor:
         return len(self.slots) - len(self._running)
 
     def start(self, number: int, folder: Path) -> int:
-        """Start a process on the first free slot, in a process group of its own: ctrl-C is not for it.
+        """Give a trial to a process on the first free slot.
+
+        It is in a process group of its own: ctrl-C is not for it.
 
         Raises:
             RuntimeError: If no slot is free.
@@ -161,19 +177,22 @@ class LocalExecutor:
         slot = next((slot for slot in self.slots if slot.index not in taken), None)
         if slot is None:
             raise RuntimeError("no free slot")
-        with (folder / LOG_FILE).open("ab") as log:
-            popen = subprocess.Popen(
-                [sys.executable, "-m", self.module, str(folder)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **slot.environment()},
-                process_group=0,
-            )
+        start = json.dumps({"folder": str(folder), "environment": slot.environment()}).encode() + b"\n"
+        popen = self._take_ahead() or self._open(folder / LOG_FILE)
+        assert popen.stdin is not None
+        with contextlib.suppress(BrokenPipeError), popen.stdin:
+            popen.stdin.write(start)
         if slot.cores:
-            os.sched_setaffinity(popen.pid, slot.cores)
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(popen.pid, slot.cores)
         self._running[number] = _Process(slot, popen, os.pidfd_open(popen.pid))
         return slot.index
+
+    def prepare(self, n_trials: int) -> None:
+        """Start processes ahead, a few at most; none before every slot is taken."""
+        if self.n_free() == 0:
+            while len(self._ahead) < min(n_trials, len(self.slots), AT_MOST_AHEAD):
+                self._ahead.append(self._open(Path(os.devnull)))
 
     def wait(self, timeout_s: float) -> list[Ended]:
         """Sleep until a process ends or the time is over."""
@@ -186,11 +205,13 @@ class LocalExecutor:
 
     def stop(self) -> None:
         """Send SIGTERM to every process."""
+        self._end_ahead()
         for process in self._running.values():
             process.popen.terminate()
 
     def close(self) -> None:
         """Send SIGKILL to every process and wait for it."""
+        self._end_ahead()
         for process in self._running.values():
             process.popen.kill()
         for process in self._running.values():
@@ -198,8 +219,41 @@ class LocalExecutor:
             os.close(process.pidfd)
         self._running.clear()
 
+    def _open(self, log: Path) -> subprocess.Popen[bytes]:
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", self.module, self.application, str(os.getpid())],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **self.slots[0].environment()},
+                process_group=0,
+            )
+
+    def _take_ahead(self) -> subprocess.Popen[bytes] | None:
+        """Return a process started ahead; one that could not load says why when it is started anew."""
+        while self._ahead:
+            popen = self._ahead.pop(0)
+            if popen.poll() is None:
+                return popen
+            _close_input(popen)
+        return None
+
+    def _end_ahead(self) -> None:
+        for popen in self._ahead:
+            popen.kill()
+            popen.wait(KILL_WAIT_S)
+            _close_input(popen)
+        self._ahead.clear()
+
     def _release(self, number: int) -> Ended:
         process = self._running.pop(number)
         os.close(process.pidfd)
         code = process.popen.returncode
         return Ended(number, signal=max(0, -code), exit_code=max(0, code))
+
+
+def _close_input(popen: subprocess.Popen[bytes]) -> None:
+    assert popen.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        popen.stdin.close()

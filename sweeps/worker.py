@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import json
@@ -28,6 +29,7 @@ PARENT_CHECK_S = 0.5
 PR_SET_PDEATHSIG = 1
 ASSIGNMENT_FILE = "assignment.json"
 PROGRESS_FILE = "progress.json"
+LOG_FILE = "log.txt"  # what a trial's process prints, in its folder
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,6 @@ class Assignment:
         links: What the application returned when the study was opened.
         pruner: Name, max_resource and options, as `PrunerSpec` takes them.
         artifacts: Folder of Optuna's artifact store.
-        coordinator_pid: The worker ends when this process does.
     """
 
     application: str
@@ -56,7 +57,6 @@ class Assignment:
     links: Mapping[str, str]
     pruner: Mapping[str, Any]
     artifacts: str
-    coordinator_pid: int
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,9 @@ class Application(Protocol):
         Called in the coordinator each time the study is begun or continued, with a trial's config. Links
         returned before are in `config["links"]`.
         """
+
+    def warm_up(self) -> None:
+        """Load what a trial needs; called in a worker before it has one."""
 
     def run(self, trial: RunningTrial) -> Result:
         """Run one trial in a worker; what it raises is recorded as `crashed`."""
@@ -249,11 +252,9 @@ def run_worker(folder: Path) -> None:
     Raises:
         SystemExit: If the study has gone.
     """
-    assignment = read_assignment(folder)
-    die_with(assignment.coordinator_pid)  # before Optuna, whose import takes a while
-
     from sweeps.study import PrunerSpec, find_study, make_pruner, open_storage
 
+    assignment = read_assignment(folder)
     storage = open_storage(assignment.storage, create=False)
     study = find_study(storage, assignment.study)
     if study is None:
@@ -273,6 +274,34 @@ def run_worker(folder: Path) -> None:
     done.set()
 
 
-if __name__ == "__main__":
+def wait_for_trial(words: Sequence[str]) -> Path:
+    """Load what a trial needs, then take one from the standard input; return its folder.
+
+    Output goes to the trial's log from then on.
+
+    Args:
+        words: The application's dotted path, and the coordinator's process id.
+
+    Raises:
+        SystemExit: If the coordinator has no trial any more.
+    """
+    application, coordinator_pid = words
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    run_worker(Path(sys.argv[1]))
+    die_with(int(coordinator_pid))
+    with contextlib.suppress(Exception):  # the trial meets it again, and records it
+        load_application(application).warm_up()
+    line = sys.stdin.readline()
+    if not line:
+        raise SystemExit(0)
+    start = json.loads(line)
+    os.environ.update(start["environment"])
+    folder = Path(start["folder"])
+    with (folder / LOG_FILE).open("ab") as log:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(log.fileno(), stream.fileno())
+    return folder
+
+
+if __name__ == "__main__":
+    run_worker(wait_for_trial(sys.argv[1:]))

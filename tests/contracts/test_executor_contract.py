@@ -13,14 +13,23 @@ import pytest
 
 from sweeps.executor import LOG_FILE, Ended, Executor, LocalExecutor, Slot
 
+ROOT = Path(__file__).parents[2]
 N_SLOTS = 2
 SOON_S = 30.0
 
 # What a trial's process does is a program in its folder.
 MODULE = """
 import runpy, sys
-runpy.run_path(sys.argv[1] + "/program.py", run_name="__main__")
+from sweeps.worker import wait_for_trial
+
+class Nothing:
+    def warm_up(self):
+        pass
+
+if __name__ == "__main__":
+    runpy.run_path(str(wait_for_trial(sys.argv[1:]) / "program.py"), run_name="__main__")
 """
+APPLICATION = "contract_trial:Nothing"
 
 HANG = "import time; print('begun', flush=True); time.sleep(60)"
 SAVE = """
@@ -35,7 +44,7 @@ time.sleep(60)
 
 
 def make_local(folder: Path) -> Executor:
-    return LocalExecutor([Slot(index, 1) for index in range(N_SLOTS)], module="contract_trial")
+    return LocalExecutor([Slot(index, 1) for index in range(N_SLOTS)], APPLICATION, module="contract_trial")
 
 
 EXECUTORS: dict[str, Callable[[Path], Executor]] = {"local": make_local}
@@ -46,7 +55,7 @@ def executor(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Executor]:
     (tmp_path / "contract_trial.py").write_text(MODULE)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
     made = EXECUTORS[request.param](tmp_path)
     yield made
     made.close()
@@ -180,3 +189,22 @@ def test_an_executor_leaves_no_open_files(executor: Executor, tmp_path: Path) ->
     start(executor, tmp_path, 3, HANG)
     executor.close()
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+def test_a_trial_prepared_for_begins_and_logs_as_any_other(executor: Executor, tmp_path: Path) -> None:
+    for number in range(N_SLOTS):
+        start(executor, tmp_path, number, "import time; time.sleep(0.5)")
+    executor.prepare(2)
+    wait_for(executor, N_SLOTS)
+    start(executor, tmp_path, 5, "print('out of a prepared one')")
+    assert wait_for(executor) == [Ended(5, signal=0, exit_code=0)]
+    assert log(tmp_path, 5) == "out of a prepared one\n"
+
+
+def test_what_was_prepared_ends_with_the_executor(executor: Executor, tmp_path: Path) -> None:
+    for number in range(N_SLOTS):
+        start(executor, tmp_path, number, HANG)
+    executor.prepare(2)
+    executor.stop()
+    assert [ended.number for ended in wait_for(executor, N_SLOTS)] == list(range(N_SLOTS))
+    executor.close()

@@ -45,6 +45,9 @@ class FakeSweep:
         self._note(config, f"open {study}")
         return dict(config["links"]) or {"opened": study}
 
+    def warm_up(self) -> None:
+        pass
+
     def run(self, trial: RunningTrial) -> Result:
         attempt = len(read_started(trial.folder))
         with (trial.folder / STARTED).open("a") as file:
@@ -177,7 +180,7 @@ class Sweep:
         )
 
     def run(self, console: Console | None = None) -> Summary:
-        executor = LocalExecutor([Slot(index, 1) for index in range(self.workers)])
+        executor = LocalExecutor([Slot(index, 1) for index in range(self.workers)], APPLICATION)
         progress = Progress(console or Console(file=io.StringIO()))
         return Coordinator(self.spec(), executor, progress).run()
 

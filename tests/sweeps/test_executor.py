@@ -98,10 +98,15 @@ def test_a_slot_without_a_gpu_leaves_the_environment_as_it_is() -> None:
     assert Slot(0, 3).environment() == dict.fromkeys(THREAD_VARIABLES, "3")
 
 
+APPLICATION = "class Nothing:\n    def warm_up(self):\n        pass\n"
+PROGRAM = "import os, sys\nfrom sweeps.worker import wait_for_trial\nwait_for_trial(sys.argv[1:])\n"
+
+
 def run_once(tmp_path: Path, slot: Slot, lines: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    (tmp_path / "tellme.py").write_text(f"import os\n{lines}\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    local = LocalExecutor([slot], module="tellme")
+    (tmp_path / "application.py").write_text(APPLICATION)
+    (tmp_path / "program.py").write_text(PROGRAM + lines + "\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[2]}")
+    local = LocalExecutor([slot], "application:Nothing", module="program")
     local.start(0, tmp_path)
     ended = local.wait(30)
     assert [(item.number, item.exit_code) for item in ended] == [(0, 0)]
@@ -128,6 +133,6 @@ def test_a_trial_has_a_process_group_of_its_own_and_no_input(
 
 def test_wait_sleeps_without_work_no_longer_than_asked(tmp_path: Path) -> None:
     began = time.process_time(), time.monotonic()
-    assert LocalExecutor([Slot(0, 1)]).wait(0.3) == []
+    assert LocalExecutor([Slot(0, 1)], "none:None").wait(0.3) == []
     assert time.monotonic() - began[1] >= 0.29
     assert time.process_time() - began[0] < 0.1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
@@ -24,6 +25,7 @@ from sweeps import worker
 from sweeps.space import to_distributions
 from sweeps.study import REASON, PrunerSpec, make_pruner, open_storage, open_study
 from sweeps.worker import (
+    LOG_FILE,
     PROGRESS_FILE,
     Assignment,
     Result,
@@ -73,7 +75,6 @@ class Desk:
             links={"opened": "fake"},
             pruner=NO_PRUNER,
             artifacts=str(self.folder / "artifacts"),
-            coordinator_pid=os.getpid(),
         )
         assignment = replace(assignment, **changes)
         write_assignment(folder, assignment)
@@ -93,20 +94,26 @@ def desk(tmp_path: Path) -> Desk:
     return Desk(tmp_path)
 
 
-def start(desk: Desk, assignment: Assignment) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "sweeps.worker", str(desk.sweep.trial_folder(assignment.number))],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+def start(desk: Desk, assignment: Assignment, coordinator_pid: int) -> subprocess.Popen[str]:
+    """Give a trial to a worker, as the executor does."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sweeps.worker", assignment.application, str(coordinator_pid)],
+        stdin=subprocess.PIPE,
         text=True,
     )
+    assert process.stdin is not None
+    folder = str(desk.sweep.trial_folder(assignment.number))
+    process.stdin.write(json.dumps({"folder": folder, "environment": {}}) + "\n")
+    process.stdin.close()
+    return process
 
 
-def run(desk: Desk, assignment: Assignment) -> tuple[int, str]:
+def run(desk: Desk, assignment: Assignment, coordinator_pid: int | None = None) -> tuple[int, str]:
     """Run a trial's worker to its end; return its exit code and what it printed."""
-    process = start(desk, assignment)
-    said, _ = process.communicate(timeout=PATIENCE_S)
-    return process.returncode, said
+    process = start(desk, assignment, coordinator_pid or os.getpid())
+    process.wait(PATIENCE_S)
+    log = desk.sweep.trial_folder(assignment.number) / LOG_FILE
+    return process.returncode, log.read_text() if log.exists() else ""
 
 
 def test_the_application_is_made_from_its_dotted_path() -> None:
@@ -279,14 +286,14 @@ def wait_until_started(desk: Desk, number: int) -> int:
 
 
 def test_sigterm_lets_a_trial_end_where_it_can_be_taken_up_and_ctrl_c_is_not_for_it(desk: Desk) -> None:
-    process = start(desk, desk.assign("hang"))
+    process = start(desk, desk.assign("hang"), os.getpid())
     wait_until_started(desk, 0)
     process.send_signal(signal.SIGINT)
     time.sleep(0.2)
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    assert process.communicate(timeout=PATIENCE_S) == ("", None)
-    assert process.returncode == 0
+    assert process.wait(PATIENCE_S) == 0
+    assert (desk.sweep.trial_folder(0) / LOG_FILE).read_text() == ""
     assert (desk.trial(0).state, desk.trial(0).user_attrs[REASON]) == (TrialState.FAIL, "interrupted")
 
 
@@ -326,8 +333,8 @@ def test_a_worker_dies_with_its_parent_within_a_second() -> None:
 
 
 def test_a_worker_that_comes_too_late_ends_at_once_and_tells_nothing(desk: Desk) -> None:
-    assignment = desk.assign("hang", coordinator_pid=os.getppid())
+    assignment = desk.assign("hang")
     began = time.monotonic()
-    assert run(desk, assignment)[0] == 1
+    assert run(desk, assignment, coordinator_pid=os.getppid())[0] == 1
     assert time.monotonic() - began < PATIENCE_S / 2
     assert desk.trial(0).state == TrialState.RUNNING
