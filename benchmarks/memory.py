@@ -32,7 +32,8 @@ def measure(who: str, **options: object) -> dict[str, float]:
 
     Args:
         who: `ours` or `reference`.
-        options: Fields of `Case`; for ours also `size`, `recompute` and `precision`.
+        options: Fields of `Case`, `ca_steps` of every rollout, `rounds`; for ours also `size`, `precision`
+            and `recompute`.
     """
     words = [f"{key}={json.dumps(value)}" for key, value in options.items()]
     done = subprocess.run(
@@ -66,21 +67,22 @@ def main(words: list[str]) -> None:
     who, options = words[0], {k: json.loads(v) for k, _, v in (word.partition("=") for word in words[1:])}
     fields = {field.name for field in dataclasses.fields(Case)}
     case = dataclasses.replace(SET_5, **{k: options.pop(k) for k in fields & options.keys()})
+    rounds, ca_steps = options.pop("rounds", ROUNDS), options.pop("ca_steps", case.ca_steps)
     warm_up()
     before = resident_mb("VmRSS")
-    rows = 64 * case.batch_size
-    size = options.get("size", SIZE_PX)
+    rows, size = 64 * case.batch_size, options.get("size", SIZE_PX)
     step: Callable[[int], object]
     if who == "reference":
         theirs = make_reference(case, pool_rows=rows)
         fresh = torch.rand(case.channels, SIZE_PX, SIZE_PX)
-        step = lambda number: theirs.train_step(number, range(case.batch_size), case.ca_steps, fresh)  # noqa: E731
+        step = lambda number: theirs.train_step(number, range(case.batch_size), ca_steps, fresh)  # noqa: E731
     else:
-        step = make_ours(case, pool_rows=rows, **options).train_step
+        ours = make_ours(case, pool_rows=rows, **options)
+        ours.ca_steps, step = ca_steps, ours.train_step
         vgg_weights.cache_clear()
         keep_freed_memory()
     seconds = []
-    for number in range(ROUNDS):
+    for number in range(rounds):
         start = time.perf_counter()
         step(number)
         seconds.append(time.perf_counter() - start)

@@ -207,7 +207,7 @@ def run_hydra(config_name: str, words: Sequence[str]) -> None:
     overrides = [word for word in words if "=" in word and not word.startswith("-")]
     if flags & {"--help", "-h"} and not any(word.startswith("texture=") for word in overrides):
         words, overrides = [*words, HELP_TEXTURE], [*overrides, HELP_TEXTURE]
-    if flags & PRINTING:
+    if flags & PRINTING and overrides != [HELP_TEXTURE]:  # which composes, by test
         compose_plain(config_name, overrides)
     sys.argv[1:] = words
     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(_refuse)()
