@@ -11,7 +11,7 @@ from jaxtyping import Float, Int8
 from torch import Tensor, nn
 
 from nca.config import ModelConfig
-from nca.perception import make_kernels, perceive
+from nca.perception import IDENTITY, make_kernels, perceive
 from nca.seeding import Streams
 
 __all__ = ["Automaton", "MaskKind", "draw_update_mask", "make_automaton", "make_seed_state", "plain_rollout"]
@@ -32,13 +32,16 @@ class Automaton(nn.Module):
     `state <- clamp(state + mask * delta, 0, 1)`, `delta = w1 @ f(w0 @ perception + bias)`.
 
     Args:
-        kernels: Perception kernels, (filters, 3, 3).
+        kernels: Perception kernels, (filters, 3, 3), the identity first.
         w0: First 1x1 convolution, (hidden, channels * filters).
         w1: Second 1x1 convolution, (channels, hidden).
         bias: Of the first convolution, (hidden,). None is the study's rule, where f is the identity;
             with a bias f is ReLU.
         update_rate: Probability of an update, in (0, 1]; 1 is synchronous.
         mask: One coin per cell and `channel`, or one per `cell`.
+
+    Raises:
+        ValueError: If the first kernel is another.
 
     Source: the SRNCA texture model (Symbolic Regression Neural Cellular Automata) for the linear rule,
     as the study ran it; Niklasson et al. 2021, "Self-Organising Textures", for the ReLU rule, which is
@@ -58,6 +61,9 @@ class Automaton(nn.Module):
         mask: MaskKind,
     ) -> None:
         super().__init__()
+        identity = torch.tensor(IDENTITY, dtype=kernels.dtype)
+        if kernels.device.type == "cpu" and not torch.equal(kernels[0], identity):
+            raise ValueError(f"kernels[0]={kernels[0].tolist()}: must be the identity")
         self.register_buffer("kernels", kernels)
         self.w0 = nn.Parameter(w0)
         self.w1 = nn.Parameter(w1)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["MAX_FILTERS", "make_kernels", "perceive"]
+__all__ = ["IDENTITY", "MAX_FILTERS", "make_kernels", "perceive"]
 
 MAX_FILTERS = 20
 

@@ -33,7 +33,7 @@ class WinogradConvolution:
     """A 3x3 convolution with zero padding, whose weights get no gradients.
 
     Equal to `F.conv2d(images, weight, bias, padding=1)` but for rounding: on rectified random images the
-    Frobenius error in float32 is 3e-7 to 4e-7 of the result, where oneDNN's is 4e-7 to 8e-7.
+    Frobenius error in float32 is 2e-7 to 4e-7 of the result, where oneDNN's is 4e-7 to 8e-7.
 
     Args:
         weight: On the CPU.

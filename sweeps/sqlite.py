@@ -27,15 +27,21 @@ def create_database(file: Path, create: Callable[[str], None]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     if not file.exists():
         made = file.with_name(f".{file.name}.{os.getpid()}")
+        _delete(made)  # of an earlier process with this number, which died
         try:
             create(f"{SQLITE}{made}")
             _set_journal(made, "DELETE")  # all of it in one file, to be moved
             with contextlib.suppress(FileExistsError):
                 os.link(made, file)
         finally:
-            for left in made.parent.glob(f"{made.name}*"):
-                left.unlink(missing_ok=True)
+            _delete(made)
     _set_journal(file, "WAL")
+
+
+def _delete(file: Path) -> None:
+    """Delete a database with its journals."""
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        file.with_name(file.name + suffix).unlink(missing_ok=True)
 
 
 def _set_journal(file: Path, mode: str) -> None:

@@ -7,8 +7,15 @@ import math
 import pytest
 import torch
 
-from nca.model import COIN_BITS, draw_update_mask, make_automaton, make_seed_state, plain_rollout
-from nca.perception import perceive
+from nca.model import (
+    COIN_BITS,
+    Automaton,
+    draw_update_mask,
+    make_automaton,
+    make_seed_state,
+    plain_rollout,
+)
+from nca.perception import make_kernels, perceive
 from nca.seeding import Streams
 from tests.builders import CPU, RULES, automaton, generator, model_config
 
@@ -180,3 +187,9 @@ def test_seed_states_differ_and_come_from_their_stream() -> None:
     assert not torch.equal(one[0], one[1])
     assert not torch.equal(one, two)
     assert torch.equal(one, make_seed_state(2, 3, 16, generator(0), CPU))
+
+
+def test_the_first_kernel_is_the_identity() -> None:
+    kernels = make_kernels(4, None).flip(0)
+    with pytest.raises(ValueError, match=r"kernels\[0\]=.*must be the identity"):
+        Automaton(kernels, torch.zeros(2, 12), torch.zeros(3, 2), None, update_rate=1.0, mask="channel")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sqlite3
 import subprocess
@@ -80,3 +81,16 @@ def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
     file.write_bytes(b"no database at all " * 100)
     with pytest.raises(sqlite3.DatabaseError, match="not a database"):
         create_database(file, lambda url: None)
+
+
+def test_the_rest_of_a_dead_process_with_the_same_number_is_no_hindrance(tmp_path: Path) -> None:
+    file = tmp_path / "made.db"
+    (tmp_path / f".made.db.{os.getpid()}").write_bytes(b"half a database " * 100)
+
+    def create(url: str) -> None:
+        with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
+            connection.execute("CREATE TABLE ours (value)")
+        connection.close()
+
+    create_database(file, create)
+    assert [path.name for path in tmp_path.iterdir()] == ["made.db"]
