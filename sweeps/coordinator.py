@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from sweeps import SweepError
 from sweeps.executor import Ended, Executor
@@ -128,8 +130,19 @@ class Coordinator:
         """Bring the study to its total.
 
         Raises:
-            SweepError: If the study cannot be opened or its first trials all fail for the same reason.
+            SweepError: If the study cannot be opened or written, or its first trials all fail for the same
+                reason.
         """
+        try:
+            return self._run()
+        except (StorageInternalError, SQLAlchemyError) as error:
+            reason = str(error.__cause__ or error).partition("\n")[0]
+            raise SweepError(
+                f"sweep.storage={self._spec.study.storage}: cannot be written ({reason}); "
+                "what it holds is kept, and the same command goes on"
+            ) from error
+
+    def _run(self) -> Summary:
         spec = self._spec
         sampler = make_sampler(spec.sampler, spec.study.space)
         pruner = make_pruner(spec.pruner)

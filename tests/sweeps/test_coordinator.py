@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import io
 import itertools
+import sqlite3
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from optuna.exceptions import StorageInternalError
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 import sweeps.study
 from sweeps import SweepError
+from sweeps.coordinator import Coordinator
 from sweeps.study import ORIGIN, OWNER, RETRY_OF, describe_owner, ended_for_good, find_study, open_storage
 from sweeps.worker import read_assignment
 from tests.sweeps.fake_application import N_STEPS, SPACE, Sweep, read_started
@@ -210,3 +213,18 @@ def test_a_trial_of_another_host_is_run_again_once_its_heart_stops(
     assert (again.user_attrs[ORIGIN], again.user_attrs[RETRY_OF]) == (1, 1)
     assert "trial 1 killed" in records(sweep)
     assert len(ended_for_good(trials_of(sweep))) == 2
+
+
+def test_a_storage_that_cannot_be_written_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill_up(_: object) -> None:
+        cause = sqlite3.OperationalError("database or disk is full")
+        raise StorageInternalError("An exception is raised during the commit.") from cause
+
+    sweep = Sweep(str(tmp_path), n_trials=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Coordinator, "_loop", fill_up)
+        with pytest.raises(SweepError, match=r"cannot be written \(database or disk is full\); .* goes on$"):
+            sweep.run()
+    assert sweep.run().counts == {"complete": 1}
