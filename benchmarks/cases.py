@@ -110,14 +110,14 @@ def make_model(case: Case, streams: Streams) -> Automaton:
 
 def make_ours(
     case: Case,
-    precision: Literal["fp32", "bf16"] = "fp32",
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32",
     *,
     device: torch.device = CPU,
     size: int = SIZE_PX,
     pool_rows: int = SMALL_POOL,
-    recompute: bool = False,
+    **options: bool,
 ) -> FixedTrainer:
-    """Return a trainer of ours."""
+    """Return a trainer of ours; options are `recompute` and `cuda_graph`."""
     streams = Streams(0, device)
     config = TrainConfig(
         steps=N_STEPS,
@@ -128,11 +128,12 @@ def make_ours(
         pool_size=pool_rows,
         precision=precision,
         rollout="fast",
-        recompute=recompute,
+        recompute=options.get("recompute", False),
+        cuda_graph=options.get("cuda_graph", False),
         checkpoint_every=N_STEPS,
         checkpoint_every_s=0.0,
     )
-    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     target = torch.rand(3, size, size, generator=streams["weights"]).to(device)
     loss = StyleLoss(Vgg16(vgg_weights(), device, dtype), target)
     pool = Pool(pool_rows, case.channels, size, streams, device)
@@ -141,20 +142,22 @@ def make_ours(
     return trainer
 
 
-def reference_parameters(case: Case) -> dict[str, torch.Tensor]:
+def reference_parameters(case: Case, device: torch.device = CPU) -> dict[str, torch.Tensor]:
     """Return a model as the transcription takes it."""
-    model = make_model(case, Streams(0, CPU))
+    model = make_model(case, Streams(0, CPU)).to(device)
     parameters = {"filters": model.kernels, "w0": model.w0.detach(), "w1": model.w1.detach()}
     return parameters if model.bias is None else parameters | {"bias": model.bias.detach()}
 
 
-def make_reference(case: Case, pool_rows: int = SMALL_POOL) -> reference.ReferenceTrainer:
+def make_reference(
+    case: Case, pool_rows: int = SMALL_POOL, device: torch.device = CPU
+) -> reference.ReferenceTrainer:
     """Return a trainer of the reference program's algorithm."""
     random = torch.Generator().manual_seed(0)
-    vgg = reference.make_vgg(vgg_weights())
-    target = torch.rand(1, 3, SIZE_PX, SIZE_PX, generator=random)
-    pool = make_seed_state(pool_rows, case.channels, SIZE_PX, random, CPU)
+    vgg = reference.make_vgg(vgg_weights()).to(device)
+    target = torch.rand(1, 3, SIZE_PX, SIZE_PX, generator=random).to(device)
+    pool = make_seed_state(pool_rows, case.channels, SIZE_PX, random, CPU).to(device)
     loss = functools.partial(reference.style_loss, target=target, vgg=vgg)
     return reference.ReferenceTrainer(
-        reference_parameters(case), pool, loss, (LEARNING_RATE, N_STEPS), UPDATE_RATE
+        reference_parameters(case, device), pool, loss, (LEARNING_RATE, N_STEPS), UPDATE_RATE
     )

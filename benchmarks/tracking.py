@@ -95,6 +95,7 @@ def make_config(folder: Path) -> TrialConfig:
         precision="fp32",
         rollout="fast",
         recompute=False,
+        cuda_graph=False,
         checkpoint_every=STEPS // 4,
         checkpoint_every_s=0.0,
     )

@@ -91,9 +91,10 @@ class TrainConfig:
     max_ca_steps: int = leaf(at_least=2, at_most=1024)
     size: int = leaf(at_least=16, at_most=1024, multiple_of=16)
     pool_size: int | None = leaf(at_least=1)
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["fp32", "tf32", "bf16"]
     rollout: Literal["fast", "plain"]
     recompute: bool
+    cuda_graph: bool
     checkpoint_every: int = leaf(at_least=1)
     checkpoint_every_s: float = leaf(at_least=0.0)
 

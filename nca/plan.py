@@ -28,6 +28,7 @@ NOT_SEARCHABLE = (
     "train.steps",
     "train.rollout",
     "train.recompute",
+    "train.cuda_graph",
     "train.checkpoint_every",
     "train.checkpoint_every_s",
 )
@@ -35,7 +36,13 @@ NOT_SEARCHABLE = (
 STUDY_PARTS = ("texture", "model", "features")
 # May change between two commands of one study.
 FREE = ("tracking", "device", "runs_dir")
-FREE_KEYS = ("train.checkpoint_every", "train.checkpoint_every_s", "train.rollout", "train.recompute")
+FREE_KEYS = (
+    "train.checkpoint_every",
+    "train.checkpoint_every_s",
+    "train.rollout",
+    "train.recompute",
+    "train.cuda_graph",
+)
 
 
 @dataclass(frozen=True)

@@ -58,10 +58,12 @@ class Rollout:
     Args:
         recompute: Whether to keep the states of about every square root of `ca_steps` steps alone, and to
             run the steps between them a second time for the backward pass: the same numbers.
+        most_ca_steps: What buffers are allocated for at once; a longer rollout gets larger ones.
     """
 
-    def __init__(self, *, recompute: bool = False) -> None:
+    def __init__(self, *, recompute: bool = False, most_ca_steps: int = 0) -> None:
         self._recompute = recompute
+        self._most_ca_steps = most_ca_steps
         self._spare: _Tape | None = None
 
     def __call__(
@@ -76,10 +78,13 @@ class Rollout:
             generator: The stream `masks`.
         """
         make_rule, weights = prepare_rule(model)
-        n_kept = math.ceil(math.sqrt(ca_steps)) if self._recompute else ca_steps
+        n_kept = self._n_kept(ca_steps)
         course = _Course(self, model, ca_steps, n_kept, generator, make_rule)
         final: Tensor = _Rollout.apply(course, state, *weights)
         return final
+
+    def _n_kept(self, ca_steps: int) -> int:
+        return math.ceil(math.sqrt(ca_steps)) if self._recompute else ca_steps
 
     def take(self, state: State, n_steps: int, n_coins: int) -> _Tape:
         """Return a tape of at least `n_steps`, the spare one if it fits."""
@@ -87,7 +92,7 @@ class Rollout:
         if spare is not None and spare.fits(state, n_steps, n_coins):
             return spare
         del spare  # before its successor is allocated
-        return _Tape(state, n_steps, n_coins)
+        return _Tape(state, max(n_steps, self._n_kept(self._most_ca_steps)), n_coins)
 
     def give_back(self, tape: _Tape) -> None:
         """Keep a tape for the next call."""

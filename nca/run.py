@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from nca.checkpoint import Checkpoints
-from nca.config import TrialConfig
+from nca.config import TrainConfig, TrialConfig
 from nca.features import load_extractor
 from nca.memory import keep_freed_memory
 from nca.model import make_automaton
@@ -95,7 +95,7 @@ def check_surroundings(config: TrialConfig) -> None:
     Raises:
         ConfigError: If so.
     """
-    pick_device(config.device)
+    check_device(config.train, pick_device(config.device))
     check_writable(Path(config.runs_dir))
     if config.tracking.uri is not None:
         check_address(config.tracking.uri)
@@ -155,6 +155,26 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def check_device(train: TrainConfig, device: torch.device) -> None:
+    """Refuse what only a GPU can do on another device.
+
+    Raises:
+        ConfigError: If so.
+    """
+    if device.type == "cuda":
+        return
+    if train.precision == "tf32":
+        raise ConfigError(f"train.precision=tf32: needs a GPU, and device is {device}; give fp32 or bf16")
+    if train.cuda_graph:
+        raise ConfigError(f"train.cuda_graph=true: needs a GPU, and device is {device}; give false")
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Let products and convolutions of float32 on a GPU round their factors to TF32, or not."""
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
 def build_trainer(config: TrialConfig, device: torch.device) -> Trainer:
     """Assemble everything that a run trains with.
 
@@ -162,6 +182,8 @@ def build_trainer(config: TrialConfig, device: torch.device) -> Trainer:
         ConfigError: If the texture or the weights cannot be had.
     """
     train = config.train
+    check_device(train, device)
+    allow_tf32(train.precision != "fp32")
     streams = Streams(config.seed, device)
     target = load_texture(config.texture, train.size).to(device)
     dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nca.config import TrainConfig
-from nca.model import Automaton, plain_rollout
+from nca.graphs import StepGraphs, capture_on_cuda
+from nca.model import Automaton, State, plain_rollout
 from nca.pool import Pool
 from nca.rollout import Rollout
 from nca.seeding import Streams
@@ -93,18 +94,32 @@ class Trainer:
         self._config = config
         self._streams = streams
         fast = config.rollout == "fast"
-        self._rollout = Rollout(recompute=config.recompute) if fast else plain_rollout
+        rollout = Rollout(recompute=config.recompute, most_ca_steps=config.max_ca_steps - 1)
+        self._rollout = rollout if fast else plain_rollout
         device = pool.states.device
+        learning_rate: float | Tensor = config.learning_rate
+        if config.cuda_graph:  # a graph reads it from memory
+            learning_rate = torch.tensor(learning_rate, device=device)
         self._optimizer = torch.optim.Adam(
-            model.parameters(), lr=config.learning_rate, fused=device.type != "meta"
+            model.parameters(),
+            lr=learning_rate,
+            fused=device.type != "meta",
+            capturable=device.type == "cuda",
         )
         self._scheduler = torch.optim.lr_scheduler.MultiStepLR(
             self._optimizer, milestones=[config.steps // MILESTONE], gamma=LEARNING_RATE_DROP
         )
         self._diverged = torch.zeros((), device=device)
         self._n_skipped = torch.zeros((), device=device)  # steps from the first diverged one on
+        if device.type != "meta":  # fused Adam skips where 1
+            self._optimizer.found_inf = self._diverged  # type: ignore[attr-defined]
         self._block = torch.zeros(LOSS_BLOCK.get(device.type, LOSS_BLOCK_ELSEWHERE), device=device)
-        self._output = pool.states[: config.batch_size, :3].clone()
+        rows = [number % len(pool.states) for number in range(config.batch_size)]
+        self._output = torch.stack([pool.states[row, :3] for row in rows])
+        self._step: Callable[[State, int], tuple[State, Tensor]] = self._step_from
+        masks = streams["masks"]
+        if config.cuda_graph and masks is not None:
+            self._step = StepGraphs(self._step_from, capture_on_cuda([masks]))
 
     @property
     def step(self) -> int:
@@ -145,22 +160,29 @@ class Trainer:
         states = self._pool.sample(rows)
         if step % RESEED_EVERY == 0:
             states[:1] = self._pool.draw_seed()
-        states = self._rollout(self.model, states, self.draw_ca_steps(), self._streams["masks"])
+        final, loss = self._step(states, self.draw_ca_steps())
+        self._scheduler.step()
+        self._pool.commit(rows, final, keep=self._diverged == 0)
+        return loss
+
+    def _step_from(self, states: State, ca_steps: int) -> tuple[State, Float[Tensor, ""]]:
+        """Take a training step from sampled states; return the final ones and the loss.
+
+        What it changes stays where it is in memory: the step may be a CUDA graph.
+        """
+        states = self._rollout(self.model, states, ca_steps, self._streams["masks"])
         loss = self._style_loss(states[:, :3])
 
         self._optimizer.zero_grad()
         loss.backward()
         finite = self._normalize_gradients() & loss.detach().isfinite()
-        self._diverged = torch.maximum(self._diverged, (~finite).float())
-        self._n_skipped = self._n_skipped + self._diverged
-        if self._diverged.device.type != "meta":  # fused Adam skips where 1
-            self._optimizer.found_inf = self._diverged  # type: ignore[attr-defined]
+        self._diverged.copy_(torch.maximum(self._diverged, (~finite).float()))
+        self._n_skipped.add_(self._diverged)
         self._optimizer.step()
-        self._scheduler.step()
 
-        self._pool.commit(rows, states.detach(), keep=self._diverged == 0)
-        self._output = torch.where(self._diverged == 0, states.detach()[:, :3], self._output)
-        return loss.detach()
+        final = states.detach()
+        self._output.copy_(torch.where(self._diverged == 0, final[:, :3], self._output))
+        return final, loss.detach()
 
     def draw_ca_steps(self) -> int:
         """Draw a rollout's length uniformly from max_ca_steps // 2 .. max_ca_steps - 1, on the host."""
@@ -190,7 +212,7 @@ class Trainer:
         self.model.load_state_dict(_part(state.tensors, "model."))
         self._streams.load_state(_part(state.tensors, "streams."))
         self._pool.states.copy_(state.tensors["pool"])
-        self._output = state.tensors["output"].to(self._pool.states.device)
+        self._output.copy_(state.tensors["output"])
         self.losses = state.tensors["losses"].tolist()
         with warnings.catch_warnings():  # torch misses the optimizer's steps: they come with its state
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)

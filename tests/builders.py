@@ -48,6 +48,7 @@ def train_config(**changes: Any) -> TrainConfig:
         "precision": "fp32",
         "rollout": "fast",
         "recompute": False,
+        "cuda_graph": False,
         "checkpoint_every": 4,
         "checkpoint_every_s": 0.0,
     }

@@ -122,6 +122,7 @@ def test_training_trajectory(name: str, vgg: Vgg16) -> None:
         precision="fp32",
         rollout=name,
         recompute=False,
+        cuda_graph=False,
         checkpoint_every=64,
         checkpoint_every_s=60.0,
     )

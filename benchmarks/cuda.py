@@ -1,0 +1,155 @@
+"""Ours against the reference program's algorithm on a GPU: `python -m benchmarks.cuda`.
+
+For a person with a GPU: nobody has measured it yet. Prints the table of `make bench` as far as a GPU has it,
+and writes cuda.json with the machine's description. Times are of whole training steps and rollouts, host
+included, between two synchronizations; nothing else should run meanwhile.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from benchmarks.cases import (
+    RELU,
+    SET_5,
+    SIX,
+    SIZE_PX,
+    UPDATE_RATE,
+    Case,
+    make_model,
+    make_ours,
+    make_reference,
+    reference_parameters,
+)
+from benchmarks.reference import rollout as reference_rollout
+from benchmarks.table import ROUNDS, show
+from nca.rollout import Rollout
+from nca.run import allow_tf32
+from nca.seeding import Streams
+
+__all__ = ["main"]
+
+RESULTS = Path(__file__).with_name("cuda.json")
+DEVICE = "cuda"
+STEPS_A_ROUND = 10
+MATRIX_SIDE = 8192
+WAYS = ("fp32", "fp32, graph", "tf32, graph", "bf16, graph")
+
+
+def take_turns(runs: dict[str, Callable[[int], object]]) -> dict[str, float]:
+    """Return each one's median seconds a call over the rounds, after one that does not count.
+
+    A name that begins with tf32 or bf16 runs with TF32 products allowed.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(ROUNDS + 1):
+        for name, run in runs.items():
+            allow_tf32(name.startswith(("tf32", "bf16")))
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            for repeat in range(STEPS_A_ROUND):
+                run(number * STEPS_A_ROUND + repeat)
+            torch.cuda.synchronize()
+            seconds[name].append((time.perf_counter() - start) / STEPS_A_ROUND)
+    return {name: statistics.median(found[1:]) for name, found in seconds.items()}
+
+
+def time_steps(case: Case, device: torch.device) -> dict[str, float]:
+    """Return seconds per training step: reference and every way of ours."""
+    theirs = make_reference(case, device=device)
+    fresh = torch.rand(case.channels, SIZE_PX, SIZE_PX, device=device)
+    rows = list(range(case.batch_size))
+    runs: dict[str, Callable[[int], object]] = {
+        "reference": lambda number: theirs.train_step(number, rows, case.ca_steps, fresh)
+    }
+    for way in WAYS:
+        precision, _, graph = way.partition(", ")
+        runs[way] = make_ours(case, precision, device=device, cuda_graph=bool(graph)).train_step  # type: ignore[arg-type]
+    return take_turns(runs)
+
+
+def time_rollouts(case: Case, device: torch.device) -> dict[str, float]:
+    """Return seconds per rollout of 30 CA steps, forward and backward: reference and ours."""
+    state = 0.2 + 0.6 * torch.rand(case.batch_size, case.channels, SIZE_PX, SIZE_PX, device=device)
+    parameters = reference_parameters(case, device)
+    for name in parameters.keys() - {"filters"}:
+        parameters[name].requires_grad_()
+    model = make_model(case, Streams(0, torch.device("cpu"))).to(device)
+    fast, generator = Rollout(), torch.Generator(device)
+
+    def theirs(_: int) -> None:
+        reference_rollout(state, parameters, case.ca_steps, UPDATE_RATE)[:, :3].sum().backward()
+
+    def ours(_: int) -> None:
+        fast(model, state, case.ca_steps, generator)[:, :3].sum().backward()
+
+    return take_turns({"reference": theirs, "fp32": ours})
+
+
+def measure_peaks(device: torch.device) -> dict[str, float]:
+    """Return the peak of allocated memory, MB, of training steps of set 5, its small pool included."""
+    fresh, rows = torch.rand(SET_5.channels, SIZE_PX, SIZE_PX, device=device), range(SET_5.batch_size)
+    peaks = {}
+    run: Callable[[int], object]
+    for who in ("reference", "ours"):
+        if who == "ours":
+            run = make_ours(SET_5, device=device).train_step
+        else:
+            theirs = make_reference(SET_5, device=device)
+            run = functools.partial(theirs.train_step, rows=rows, ca_steps=SET_5.ca_steps, seed_state=fresh)
+            del theirs
+        torch.cuda.reset_peak_memory_stats(device)
+        for number in range(3):
+            run(number)
+        peaks[who] = torch.cuda.max_memory_allocated(device) / 1e6
+        del run
+    return peaks
+
+
+def main() -> None:
+    """Measure, print, and write cuda.json; exit code 2 without a GPU.
+
+    Raises:
+        SystemExit: If there is no GPU.
+    """
+    if torch.cuda.device_count() == 0:
+        print("benchmarks.cuda needs a GPU that torch can use; on the CPU run make bench", file=sys.stderr)
+        raise SystemExit(2)
+    device = torch.device(DEVICE)
+    a = torch.rand(MATRIX_SIDE, MATRIX_SIDE, device=device)
+    seconds = take_turns({"fp32": lambda _: a @ a, "tf32": lambda _: a @ a})
+    machine = {
+        "gpu": torch.cuda.get_device_name(device),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        **{f"{name}_tflops": 2 * MATRIX_SIDE**3 / s / 1e12 for name, s in seconds.items()},
+    }
+    sets = {case.name: {"sizes": case.sizes, **time_steps(case, device)} for case in SIX}
+    relu = time_steps(RELU, device)
+    rollouts = {case.name: time_rollouts(case, device) for case in (SET_5, RELU)}
+    peaks = measure_peaks(device)
+    rows = []
+    for way in WAYS:
+        ratios = [found["reference"] / found[way] for found in sets.values()]
+        rows.append((f"training step, {way}, set 5", f"{ratios[0]:.1f}x", "", ""))
+        rows.append((f"six sets, {way}, geometric mean", f"{statistics.geometric_mean(ratios):.1f}x", "", ""))
+        rows.append((f"training step, {way}, ReLU", f"{relu['reference'] / relu[way]:.1f}x", "", ""))
+    for name, found in rollouts.items():
+        rows.append((f"rollout of 30 CA steps, {name}", f"{found['reference'] / found['fp32']:.1f}x", "", ""))
+    rows.append(("peak memory, set 5", f"1/{peaks['reference'] / peaks['ours']:.1f}", "", ""))
+    show(rows)
+    results = {"machine": machine, "sets": sets, "relu": relu, "rollouts": rollouts, "peak_memory": peaks}
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    print(f"written to {RESULTS}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""The benchmark for a GPU, as far as a machine without one can run it: on the CPU, GPU calls replaced."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import cases, cuda
+from nca import trainer
+
+TINY = cases.Case("tiny", 4, 8, 4, 1, 2)
+
+
+def capture_on_cpu(_: list[torch.Generator]) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    return lambda launch: launch
+
+
+def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("a GPU is there")
+    with pytest.raises(SystemExit) as ended:
+        cuda.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("benchmarks.cuda needs a GPU")
+
+
+def test_it_runs_to_its_table(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("synchronize", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 1e6)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "none")
+    monkeypatch.setattr(trainer, "capture_on_cuda", capture_on_cpu)
+    monkeypatch.setattr(cases, "WIDTHS", (4,) * 11)
+    monkeypatch.setattr(cases, "SIZE_PX", 16)
+    for name, value in {
+        "SIZE_PX": 16,
+        "MATRIX_SIDE": 8,
+        "ROUNDS": 1,
+        "STEPS_A_ROUND": 2,
+        "SET_5": TINY,
+        "SIX": (TINY,),
+        "RELU": dataclasses.replace(TINY, name="tiny, ReLU", relu=True),
+        "RESULTS": tmp_path / "cuda.json",
+        "DEVICE": "cpu",
+    }.items():
+        monkeypatch.setattr(cuda, name, value)
+    monkeypatch.setattr(cases.make_ours, "__kwdefaults__", {**cases.make_ours.__kwdefaults__, "size": 16})
+    cases.vgg_weights.cache_clear()
+    try:
+        cuda.main()
+    finally:
+        cases.vgg_weights.cache_clear()
+    found = json.loads((tmp_path / "cuda.json").read_text())
+    assert set(found["sets"]["tiny"]) == {"sizes", "reference", *cuda.WAYS}
+    assert all(found["rollouts"]["tiny, ReLU"][who] > 0 for who in ("reference", "fp32"))
+    assert "training step, bf16, graph, set 5" in capsys.readouterr().out
