@@ -18,10 +18,12 @@ from sweeps.space import describe, n_sets
 
 if TYPE_CHECKING:
     from sweeps.coordinator import Summary
+    from sweeps.executor import Slot
 
 __all__ = ["main", "run_and_exit", "run_studies"]
 
 APPLICATION = "nca.application:TextureSweep"
+GPU_CONTEXT_MB = 600  # of a process that uses a GPU, before its first tensor; not measured by us
 
 
 def run_studies(words: Sequence[str]) -> list[Summary]:
@@ -33,7 +35,7 @@ def run_studies(words: Sequence[str]) -> list[Summary]:
     """
     from nca.run import check_inputs, check_surroundings
     from sweeps.coordinator import Coordinator, SweepSpec
-    from sweeps.executor import LocalExecutor, make_slots
+    from sweeps.executor import LocalExecutor
     from sweeps.progress import Progress
 
     asked = make_plans(words)
@@ -44,8 +46,9 @@ def run_studies(words: Sequence[str]) -> list[Summary]:
     for note in sorted({note for _, note in resolved if note}):
         print(note)
     identities = [check_inputs(plan.trial_config({}, 0)) for plan in plans]
+    slots_by_plan = [_make_slots(plan) for plan in plans]
     summaries = []
-    for plan, identity in zip(plans, identities, strict=True):
+    for plan, identity, slots in zip(plans, identities, slots_by_plan, strict=True):
         config = plan.config
         runs = Path(config.runs_dir)
         spec = SweepSpec(
@@ -59,9 +62,7 @@ def run_studies(words: Sequence[str]) -> list[Summary]:
             trials=runs / "trials" / plan.name,
             artifacts=runs / "artifacts" / "optuna",
         )
-        executor = LocalExecutor(
-            make_slots(config.executor.workers, config.executor.threads, config.executor.gpus), APPLICATION
-        )
+        executor = LocalExecutor(slots, APPLICATION)
         progress = Progress()
         size = f"{config.sweep.n_trials} trials, {executor.n_slots} at once"
         progress.say(f"study {plan.name}: {size}, {config.sampler.name}")
@@ -83,6 +84,19 @@ def run_and_exit(words: Sequence[str]) -> None:
     if summaries[-1].interrupted:
         raise SystemExit(130)
     raise SystemExit(0 if all(summary.best for summary in summaries) else 1)
+
+
+def _make_slots(plan: Plan) -> list[Slot]:
+    """Return the slots of a plan's executor."""
+    from nca.memory import estimate_memory
+    from sweeps.executor import fit_trials_per_gpu, make_slots
+
+    executor = plan.config.executor
+    per_gpu = executor.trials_per_gpu
+    if per_gpu == "auto":
+        trial_mb = sum(estimate_memory(plan.largest_trial()).values()) + GPU_CONTEXT_MB
+        per_gpu = fit_trials_per_gpu(trial_mb, executor.gpus)
+    return make_slots(executor.workers, executor.threads, executor.gpus, per_gpu)
 
 
 def _compose_trial(plan: Plan, params: Mapping[str, Any], number: int) -> dict[str, Any]:
@@ -136,7 +150,6 @@ def dry_run(words: Sequence[str]) -> None:
 
 def _estimate(plan: Plan) -> str:
     """Return the time left by what finished trials took per step."""
-    from sweeps.executor import make_slots
     from sweeps.progress import format_duration
 
     config = plan.config
@@ -151,7 +164,7 @@ def _estimate(plan: Plan) -> str:
     left = max(0, config.sweep.n_trials - len(ended))
     if not paces:
         return f"{left} trials left, not known before the first trial has run"
-    slots = len(make_slots(config.executor.workers, config.executor.threads, config.executor.gpus))
+    slots = len(_make_slots(plan))
     pace = sum(paces) / len(paces)
     seconds = pace * config.train.steps * -(-left // slots)
     return (

@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 from sweeps import executor
-from sweeps.executor import LOG_FILE, THREAD_VARIABLES, LocalExecutor, Slot, make_slots, visible_gpus
+from sweeps import SweepError
+from sweeps.executor import (
+    LOG_FILE,
+    THREAD_VARIABLES,
+    LocalExecutor,
+    Slot,
+    fit_trials_per_gpu,
+    make_slots,
+    visible_gpus,
+)
 
 
 @pytest.fixture
@@ -136,3 +145,34 @@ def test_wait_sleeps_without_work_no_longer_than_asked(tmp_path: Path) -> None:
     assert LocalExecutor([Slot(0, 1)], "none:None").wait(0.3) == []
     assert time.monotonic() - began[1] >= 0.29
     assert time.process_time() - began[0] < 0.1
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Return a stand-in for nvidia-smi that says what is written to it."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\nexit 9\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    return program
+
+
+@pytest.mark.usefixtures("machine")
+def test_trials_per_gpu_are_what_the_smallest_gpu_and_the_cores_hold(driver: Path) -> None:
+    driver.write_text("#!/bin/sh\necho 24000\necho 8000\n")
+    assert fit_trials_per_gpu(4000, "auto") == 1
+    assert fit_trials_per_gpu(2500, "auto") == 3
+    assert fit_trials_per_gpu(100, "auto") == 4  # 8 cores for two GPUs
+    assert fit_trials_per_gpu(1e9, 0) == 1  # no GPU is used
+    slots = make_slots("auto", "auto", "auto", 3)
+    assert [slot.gpu for slot in slots] == ["0", "1"] * 3
+    with pytest.raises(SweepError, match="a trial is estimated at 9000 MB and a GPU has 8389"):
+        fit_trials_per_gpu(9000, "auto")
+
+
+@pytest.mark.parametrize("answer", ["exit 9", "echo '[N/A]'", "true"])
+def test_a_driver_that_does_not_tell_its_memory_is_refused(driver: Path, answer: str) -> None:
+    driver.write_text(f"#!/bin/sh\n{answer}\n")
+    with pytest.raises(SweepError, match="trials_per_gpu=auto: nvidia-smi does not tell"):
+        fit_trials_per_gpu(1000, "auto")
