@@ -96,13 +96,13 @@ def _vgg_bytes(in_features: int) -> float:
 
 def _filter_bytes() -> float:
     per_level = (2 + FEATURES_AT_WORK / 2) * FILTER_MAPS * FLOAT_BYTES  # padded once more for the mean
-    return per_level * sum(1 / 4**level for level in range(FILTER_LEVELS))
+    return sum(per_level / 4.0**level for level in range(FILTER_LEVELS))
 
 
 def _vgg_weights() -> float:
     """Return the number of weights, those kept for Winograd's algorithm counted again."""
     widths = [(level, width) for level, group in enumerate(VGG_LEVELS) for width in group]
-    total = 9 * 3 * widths[0][1]
+    total = 9.0 * 3 * widths[0][1]
     for (_, inputs), (level, outputs) in itertools.pairwise(widths):
         total += 9 * inputs * outputs * (WINOGRAD_GROWTH if level in (2, 3) else 1)
     return total

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from sweeps.worker import LOG_FILE
-
 from sweeps import SweepError
+from sweeps.worker import LOG_FILE
 
 __all__ = ["Ended", "Executor", "LocalExecutor", "Slot", "fit_trials_per_gpu", "make_slots"]
 

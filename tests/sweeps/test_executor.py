@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps import executor
-from sweeps import SweepError
+from sweeps import SweepError, executor
 from sweeps.executor import (
     LOG_FILE,
     THREAD_VARIABLES,

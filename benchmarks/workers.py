@@ -1,0 +1,85 @@
+"""How trials share a CPU best: `python -m benchmarks.workers`.
+
+Times the training steps of one process with all cores as threads against one process with a single thread on
+each core, at the study's size and at that of conf/experiment/quick.yaml. Prints steps per second of the whole
+machine; nothing else should run meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.cases import RELU, SET_5, Case, make_ours
+
+__all__ = ["main"]
+
+ROUNDS = 3
+SECONDS = 12.0
+RESULTS = Path(__file__).with_name("workers.json")
+SMALL = Case("small, ReLU", 12, 48, 40, 2, 4, relu=True)
+CASES: dict[str, tuple[Case, int]] = {
+    "set 5, 128 px": (SET_5, 128),
+    "set 5, ReLU, 128 px": (RELU, 128),
+    "small, ReLU, 48 px": (SMALL, 48),
+}
+
+
+def train_for(name: str, seconds: float) -> float:
+    """Return the steps per second of this process over so many seconds, after two steps."""
+    case, size = CASES[name]
+    trainer = make_ours(case, size=size)
+    for step in range(2):
+        trainer.train_step(step)
+    start, done = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        trainer.train_step(done)
+        done += 1
+    return done / (time.perf_counter() - start)
+
+
+def measure(name: str, processes: int) -> float:
+    """Return steps per second of so many processes at once, the cores divided among them."""
+    cores = sorted(os.sched_getaffinity(0))
+    share = len(cores) // processes
+    started = []
+    for index in range(processes):
+        own = ",".join(map(str, cores[index * share : (index + 1) * share]))
+        command = ["taskset", "-c", own, sys.executable, "-m", "benchmarks.workers", name]
+        environment = os.environ | {"OMP_NUM_THREADS": str(share), "MKL_NUM_THREADS": str(share)}
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, env=environment))
+    return sum(float(process.communicate()[0]) for process in started)
+
+
+def main() -> None:
+    """Measure, print, and write workers.json."""
+    if len(sys.argv) > 1:
+        from nca.memory import keep_freed_memory
+
+        keep_freed_memory()
+        print(train_for(sys.argv[1], SECONDS))
+        return
+    n_cores = len(os.sched_getaffinity(0))
+    table = Table("trials", f"one worker, {n_cores} threads", f"{n_cores} workers, one thread", "ratio")
+    results = {}
+    for name in CASES:
+        rates: dict[int, list[float]] = {1: [], n_cores: []}
+        for _ in range(ROUNDS):
+            for processes, found in rates.items():
+                found.append(measure(name, processes))
+        one, many = (sorted(found)[ROUNDS // 2] for found in rates.values())
+        results[name] = {"one_worker": one, "one_thread_each": many}
+        table.add_row(name, f"{one:.2f} steps/s", f"{many:.2f} steps/s", f"{many / one:.2f}")
+    Console(width=100).print(table)
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
