@@ -19,7 +19,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 
-sweep: $(READY) ## a short real sweep: roundleaf, four trials, a few minutes
+sweep: $(READY) ## a short real sweep: roundleaf, three trials, a few minutes
 	$(BIN)/python -m nca.sweep -m texture=roundleaf experiment=quick sweep.study=quick $(SWEEP)
 
 test: $(READY) ## run the tests

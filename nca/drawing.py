@@ -20,8 +20,8 @@ _WORLD_PX = 256
 _SAMPLES_PER_PX = 2
 _CANVAS = _WORLD_PX * _SAMPLES_PER_PX
 
-_SPOT_RADII_PX = (29.0, *np.arange(27.0, 16.0, -1.0).tolist(), *([15.0] * 3), *([12.0] * 5), *([9.0] * 6))
-_SPOT_GAP_PX = 2.5
+_SPOT_RADII_PX = (*([26.0] * 6), *([24.0] * 10), *([22.0] * 14), *([19.0] * 12), *([16.0] * 10))
+_SPOT_GAP_PX = 1.5
 _N_TRUNKS = 5
 # Length, half width at the foot and gap between side branches of trunks, branches and twigs.
 _LENGTH_PX, _TRUNK_HALF_WIDTH_PX, _GAP_PX = (215.0, 62.0, 25.0), 2.9, (21.0, 16.0)

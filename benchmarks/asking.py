@@ -1,0 +1,85 @@
+"""How long a study with 1,000 finished trials takes for its next set: `python -m benchmarks.asking`.
+
+The study's six parameters in a SQLite file, intermediate values and attributes as trials leave them.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import optuna
+from optuna.trial import TrialState, create_trial
+
+from nca.plan import make_plans, sampler_spec
+from sweeps.samplers import make_sampler
+from sweeps.space import Choice, to_distributions
+from sweeps.study import open_storage
+
+__all__ = ["main"]
+
+N_TRIALS = 1000
+N_ASKED = 7
+N_REPORTS = 32
+RESULTS = Path(__file__).with_name("asking.json")
+SAMPLERS = ("tpe", "random")
+
+
+def fill(study: optuna.Study, space: dict[str, optuna.distributions.BaseDistribution]) -> None:
+    """Add finished trials with random sets and losses."""
+    draw = np.random.default_rng(0)
+    for _ in range(N_TRIALS):
+        params = {}
+        for key, domain in space.items():
+            if isinstance(domain, optuna.distributions.CategoricalDistribution):
+                params[key] = domain.choices[draw.integers(len(domain.choices))]
+            else:
+                params[key] = draw.uniform(domain.low, domain.high)  # type: ignore[attr-defined]
+        reports = {step * 512: draw.random() for step in range(N_REPORTS)}
+        study.add_trial(
+            create_trial(
+                state=TrialState.COMPLETE,
+                value=draw.random(),
+                params=params,
+                distributions=space,
+                intermediate_values=reports,
+                user_attrs={"seconds_per_step": 0.3, "reason": "complete", "ended": str(datetime.now())},
+            )
+        )
+
+
+def main() -> None:
+    """Measure, print, and write asking.json."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    (plan,) = make_plans(["texture=roundleaf", "features=random_filters"])
+    assert any(isinstance(domain, Choice) for domain in plan.space.values())
+    space = to_distributions(plan.space)
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        storage = open_storage(f"sqlite:///{folder}/optuna.db")
+        fill(optuna.create_study(storage=storage, study_name="asked"), space)
+        for name in SAMPLERS:
+            (plan,) = make_plans(["texture=roundleaf", "features=random_filters", f"sampler={name}"])
+            study = optuna.load_study(
+                storage=open_storage(f"sqlite:///{folder}/optuna.db"),
+                study_name="asked",
+                sampler=make_sampler(sampler_spec(plan.config), plan.space),
+            )
+            seconds = []
+            for _ in range(N_ASKED):
+                start = time.perf_counter()
+                trial = study.ask(space)
+                seconds.append(time.perf_counter() - start)
+                study.tell(trial, state=TrialState.FAIL)
+            results[name] = {"first_s": seconds[0], "median_s": statistics.median(seconds[1:])}
+            print(f"{name}: first ask {seconds[0]:.3f} s, then {results[name]['median_s']:.3f} s")
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
