@@ -76,7 +76,7 @@ def test_every_option_makes_a_plan_whose_trials_build(name: str) -> None:
         for key, domain in plan.space.items()
     }
     trial = plan.trial_config(middle, 3)
-    assert trial.seed == 3
+    assert trial.seed == plan.config.seed + 3
     for key, value in middle.items():
         group, _, field = key.partition(".")
         assert getattr(getattr(trial, group), field) == value
