@@ -64,7 +64,7 @@ CASES = {
     ),
     "unknown choice": (
         ("texture=roundleaf", "train.precision=fp8"),
-        r"train\.precision=fp8: must be one of fp32, bf16",
+        r"train\.precision=fp8: must be one of fp32, tf32, bf16",
     ),
     "unreadable word": (
         ("texture=roundleaf", "model.channels"),
