@@ -18,7 +18,7 @@ from optuna.trial import TrialState, create_trial
 
 from nca.plan import make_plans, sampler_spec
 from sweeps.samplers import make_sampler
-from sweeps.space import Choice, to_distributions
+from sweeps.space import to_distributions
 from sweeps.study import open_storage
 
 __all__ = ["main"]
@@ -56,15 +56,15 @@ def fill(study: optuna.Study, space: dict[str, optuna.distributions.BaseDistribu
 def main() -> None:
     """Measure, print, and write asking.json."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    (plan,) = make_plans(["texture=roundleaf", "features=random_filters"])
-    assert any(isinstance(domain, Choice) for domain in plan.space.values())
-    space = to_distributions(plan.space)
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         storage = open_storage(f"sqlite:///{folder}/optuna.db")
-        fill(optuna.create_study(storage=storage, study_name="asked"), space)
+        study = optuna.create_study(storage=storage, study_name="asked")
         for name in SAMPLERS:
             (plan,) = make_plans(["texture=roundleaf", "features=random_filters", f"sampler={name}"])
+            space = to_distributions(plan.space)
+            if name == SAMPLERS[0]:
+                fill(study, space)
             study = optuna.load_study(
                 storage=open_storage(f"sqlite:///{folder}/optuna.db"),
                 study_name="asked",

@@ -6,6 +6,7 @@ VGG-16 has seeded random weights: its cost does not depend on their values.
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +15,7 @@ import torch
 from benchmarks import reference
 from nca.config import ModelConfig, TrainConfig
 from nca.features import CONVOLUTIONS, Vgg16
+from nca.footprint import VGG_LEVELS
 from nca.model import Automaton, make_automaton, make_seed_state
 from nca.pool import Pool
 from nca.seeding import Streams
@@ -28,7 +30,7 @@ UPDATE_RATE = 0.559994317  # of set 5
 LEARNING_RATE = 1e-5
 N_STEPS = 16384
 SMALL_POOL = 8  # rows, where the pool is not what is measured
-WIDTHS = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512)
+WIDTHS = tuple(itertools.chain.from_iterable(VGG_LEVELS))
 
 
 @dataclass(frozen=True)

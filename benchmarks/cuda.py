@@ -11,87 +11,21 @@ import functools
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from benchmarks.cases import (
-    RELU,
-    SET_5,
-    SIX,
-    SIZE_PX,
-    UPDATE_RATE,
-    Case,
-    make_model,
-    make_ours,
-    make_reference,
-    reference_parameters,
-)
-from benchmarks.reference import rollout as reference_rollout
-from benchmarks.table import ROUNDS, show
-from nca.rollout import Rollout
-from nca.run import allow_tf32
-from nca.seeding import Streams
+from benchmarks.cases import RELU, SET_5, SIX, SIZE_PX, make_ours, make_reference
+from benchmarks.table import show
+from benchmarks.timing import take_turns, time_rollouts, time_steps
 
 __all__ = ["main"]
 
 RESULTS = Path(__file__).with_name("cuda.json")
 DEVICE = "cuda"
-STEPS_A_ROUND = 10
 MATRIX_SIDE = 8192
 WAYS = ("fp32", "fp32, graph", "tf32, graph", "bf16, graph")
-
-
-def take_turns(runs: dict[str, Callable[[int], object]]) -> dict[str, float]:
-    """Return each one's median seconds a call over the rounds, after one that does not count.
-
-    A name that begins with tf32 or bf16 runs with TF32 products allowed.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(ROUNDS + 1):
-        for name, run in runs.items():
-            allow_tf32(name.startswith(("tf32", "bf16")))
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-            for repeat in range(STEPS_A_ROUND):
-                run(number * STEPS_A_ROUND + repeat)
-            torch.cuda.synchronize()
-            seconds[name].append((time.perf_counter() - start) / STEPS_A_ROUND)
-    return {name: statistics.median(found[1:]) for name, found in seconds.items()}
-
-
-def time_steps(case: Case, device: torch.device) -> dict[str, float]:
-    """Return seconds per training step: reference and every way of ours."""
-    theirs = make_reference(case, device=device)
-    fresh = torch.rand(case.channels, SIZE_PX, SIZE_PX, device=device)
-    rows = list(range(case.batch_size))
-    runs: dict[str, Callable[[int], object]] = {
-        "reference": lambda number: theirs.train_step(number, rows, case.ca_steps, fresh)
-    }
-    for way in WAYS:
-        precision, _, graph = way.partition(", ")
-        runs[way] = make_ours(case, precision, device=device, cuda_graph=bool(graph)).train_step  # type: ignore[arg-type]
-    return take_turns(runs)
-
-
-def time_rollouts(case: Case, device: torch.device) -> dict[str, float]:
-    """Return seconds per rollout of 30 CA steps, forward and backward: reference and ours."""
-    state = 0.2 + 0.6 * torch.rand(case.batch_size, case.channels, SIZE_PX, SIZE_PX, device=device)
-    parameters = reference_parameters(case, device)
-    for name in parameters.keys() - {"filters"}:
-        parameters[name].requires_grad_()
-    model = make_model(case, Streams(0, torch.device("cpu"))).to(device)
-    fast, generator = Rollout(), torch.Generator(device)
-
-    def theirs(_: int) -> None:
-        reference_rollout(state, parameters, case.ca_steps, UPDATE_RATE)[:, :3].sum().backward()
-
-    def ours(_: int) -> None:
-        fast(model, state, case.ca_steps, generator)[:, :3].sum().backward()
-
-    return take_turns({"reference": theirs, "fp32": ours})
 
 
 def measure_peaks(device: torch.device) -> dict[str, float]:
@@ -125,15 +59,15 @@ def main() -> None:
         raise SystemExit(2)
     device = torch.device(DEVICE)
     a = torch.rand(MATRIX_SIDE, MATRIX_SIDE, device=device)
-    seconds = take_turns({"fp32": lambda _: a @ a, "tf32": lambda _: a @ a})
+    seconds = take_turns({"fp32": lambda _: a @ a, "tf32": lambda _: a @ a}, device)
     machine = {
         "gpu": torch.cuda.get_device_name(device),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         **{f"{name}_tflops": 2 * MATRIX_SIDE**3 / s / 1e12 for name, s in seconds.items()},
     }
-    sets = {case.name: {"sizes": case.sizes, **time_steps(case, device)} for case in SIX}
-    relu = time_steps(RELU, device)
+    sets = {case.name: {"sizes": case.sizes, **time_steps(case, WAYS, device)} for case in SIX}
+    relu = time_steps(RELU, WAYS, device)
     rollouts = {case.name: time_rollouts(case, device) for case in (SET_5, RELU)}
     peaks = measure_peaks(device)
     rows = []

@@ -11,7 +11,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,74 +19,16 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import memory, tracking
-from benchmarks.cases import (
-    RELU,
-    SET_5,
-    SIX,
-    SIZE_PX,
-    UPDATE_RATE,
-    Case,
-    make_model,
-    make_ours,
-    make_reference,
-    reference_parameters,
-)
-from benchmarks.reference import rollout as reference_rollout
+from benchmarks.cases import RELU, SET_5, SIX, SIZE_PX, Case
+from benchmarks.timing import take_turns, time_rollouts, time_steps
 from nca.memory import keep_freed_memory
-from nca.rollout import Rollout
-from nca.seeding import Streams
 
 __all__ = ["main"]
 
-ROUNDS = 5
 RESULTS = Path(__file__).with_name("results.json")
-CPU = torch.device("cpu")
 MATRIX_SIDE = 2048
 STREAM_FLOATS = 2**25  # 128 MB, more than a cache holds
 RECORDED_S = {"set 5": 1.74, "smallest": 0.70, "largest": 4.93}  # of the reference program itself
-
-
-def take_turns(runs: dict[str, Callable[[int], object]]) -> dict[str, float]:
-    """Return each one's median seconds over the rounds, after one that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(ROUNDS + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run(number)
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(found[1:]) for name, found in seconds.items()}
-
-
-def time_steps(case: Case, *, bf16: bool = False) -> dict[str, float]:
-    """Return seconds per training step: reference, fp32, bf16 if asked for."""
-    theirs = make_reference(case)
-    fresh = torch.rand(case.channels, SIZE_PX, SIZE_PX)
-    rows = list(range(case.batch_size))
-    runs: dict[str, Callable[[int], object]] = {
-        "reference": lambda number: theirs.train_step(number, rows, case.ca_steps, fresh),
-        "fp32": make_ours(case).train_step,
-    }
-    if bf16:
-        runs["bf16"] = make_ours(case, "bf16").train_step
-    return take_turns(runs)
-
-
-def time_rollouts(case: Case) -> dict[str, float]:
-    """Return seconds per rollout, forward and backward, 30 CA steps: reference and ours."""
-    state = 0.2 + 0.6 * torch.rand(case.batch_size, case.channels, SIZE_PX, SIZE_PX)
-    parameters = reference_parameters(case)
-    for name in parameters.keys() - {"filters"}:
-        parameters[name].requires_grad_()
-    model = make_model(case, Streams(0, CPU))
-    fast, generator = Rollout(), torch.Generator()
-
-    def theirs(_: int) -> None:
-        reference_rollout(state, parameters, case.ca_steps, UPDATE_RATE)[:, :3].sum().backward()
-
-    def ours(_: int) -> None:
-        fast(model, state, case.ca_steps, generator)[:, :3].sum().backward()
-
-    return take_turns({"reference": theirs, "fp32": ours})
 
 
 def measure_machine() -> dict[str, object]:
@@ -125,8 +67,8 @@ def main() -> None:
     began = time.monotonic()
     keep_freed_memory()
     machine = measure_machine()
-    sets = {case.name: {"sizes": case.sizes, **time_steps(case, bf16=True)} for case in SIX}
-    relu = time_steps(RELU)
+    sets = {case.name: {"sizes": case.sizes, **time_steps(case, ("fp32", "bf16"))} for case in SIX}
+    relu = time_steps(RELU, ("fp32",))
     rollouts = {case.name: time_rollouts(case) for case in (SET_5, RELU)}
     peaks = {who: memory.measure(who) for who in ("reference", "ours")}
     records = tracking.measure()

@@ -6,10 +6,18 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from nca.config import TrainConfig
 from nca.model import State, make_seed_state
 from nca.seeding import Streams
 
-__all__ = ["Pool"]
+__all__ = ["Pool", "n_pool_rows"]
+
+ROWS_PER_BATCH_ROW = 64
+
+
+def n_pool_rows(config: TrainConfig) -> int:
+    """Return the number of states in a run's pool."""
+    return config.pool_size or ROWS_PER_BATCH_ROW * config.batch_size
 
 
 class Pool:

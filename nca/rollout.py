@@ -19,7 +19,12 @@ from torch import Tensor
 from nca.model import Automaton, State
 from nca.rules import Rule, Torus, prepare_rule
 
-__all__ = ["Rollout"]
+__all__ = ["Rollout", "n_kept_steps"]
+
+
+def n_kept_steps(ca_steps: int, *, recompute: bool) -> int:
+    """Return how many CA steps' states a rollout keeps at a time for its backward pass."""
+    return math.ceil(math.sqrt(ca_steps)) if recompute else ca_steps
 
 
 class _Tape:
@@ -78,13 +83,10 @@ class Rollout:
             generator: The stream `masks`.
         """
         make_rule, weights = prepare_rule(model)
-        n_kept = self._n_kept(ca_steps)
+        n_kept = n_kept_steps(ca_steps, recompute=self._recompute)
         course = _Course(self, model, ca_steps, n_kept, generator, make_rule)
         final: Tensor = _Rollout.apply(course, state, *weights)
         return final
-
-    def _n_kept(self, ca_steps: int) -> int:
-        return math.ceil(math.sqrt(ca_steps)) if self._recompute else ca_steps
 
     def take(self, state: State, n_steps: int, n_coins: int) -> _Tape:
         """Return a tape of at least `n_steps`, the spare one if it fits."""
@@ -92,7 +94,8 @@ class Rollout:
         if spare is not None and spare.fits(state, n_steps, n_coins):
             return spare
         del spare  # before its successor is allocated
-        return _Tape(state, max(n_steps, self._n_kept(self._most_ca_steps)), n_coins)
+        most = n_kept_steps(self._most_ca_steps, recompute=self._recompute)
+        return _Tape(state, max(n_steps, most), n_coins)
 
     def give_back(self, tape: _Tape) -> None:
         """Keep a tape for the next call."""

@@ -18,7 +18,7 @@ from nca.config import TrainConfig, TrialConfig
 from nca.features import load_extractor
 from nca.memory import keep_freed_memory
 from nca.model import make_automaton
-from nca.pool import Pool
+from nca.pool import Pool, n_pool_rows
 from nca.provenance import describe_run
 from nca.render import (
     render_large,
@@ -47,7 +47,6 @@ __all__ = [
     "train",
 ]
 
-POOL_ROWS_PER_BATCH_ROW = 64
 N_REPORTS = 32  # intermediate values of a whole run
 Reason = Literal["complete", "pruned", "interrupted", "diverged"]
 STATUS: dict[Reason, Status] = {
@@ -156,11 +155,14 @@ def pick_device(name: str) -> torch.device:
 
 
 def check_device(train: TrainConfig, device: torch.device) -> None:
-    """Refuse what only a GPU can do on another device.
+    """Refuse what only a GPU can do on another device, and what a CUDA graph cannot hold.
 
     Raises:
         ConfigError: If so.
     """
+    if train.cuda_graph and train.recompute and train.rollout == "fast":
+        # To draw the same masks a second time sets a generator back, which no graph can.
+        raise ConfigError("train.cuda_graph=true: not with train.recompute=true; give one of them")
     if device.type == "cuda":
         return
     if train.precision == "tf32":
@@ -189,8 +191,7 @@ def build_trainer(config: TrialConfig, device: torch.device) -> Trainer:
     dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
     style_loss = StyleLoss(load_extractor(config.features, device, dtype), target)
     model = make_automaton(config.model, streams).to(device)
-    n_states = train.pool_size or POOL_ROWS_PER_BATCH_ROW * train.batch_size
-    pool = Pool(n_states, config.model.channels, train.size, streams, device)
+    pool = Pool(n_pool_rows(train), config.model.channels, train.size, streams, device)
     return Trainer(model, pool, style_loss, train, streams)
 
 

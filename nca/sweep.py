@@ -88,7 +88,7 @@ def run_and_exit(words: Sequence[str]) -> None:
 
 def _make_slots(plan: Plan) -> list[Slot]:
     """Return the slots of a plan's executor."""
-    from nca.memory import estimate_memory
+    from nca.footprint import estimate_memory
     from sweeps.executor import fit_trials_per_gpu, make_slots
 
     executor = plan.config.executor

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.cases import SET_5
 from benchmarks.memory import measure
 from nca.config import FeaturesConfig
-from nca.memory import estimate_memory
+from nca.footprint import estimate_memory
 from tests.builders import trial_config
 
 

@@ -90,10 +90,14 @@ def test_a_capture_happens_once_for_a_length_after_the_warm_up() -> None:
     ("changes", "message"),
     [
         ({"cuda_graph": True}, "train.cuda_graph=true: needs a GPU, and device is cpu; give false"),
+        (
+            {"cuda_graph": True, "recompute": True},
+            "train.cuda_graph=true: not with train.recompute=true; give one of them",
+        ),
         ({"precision": "tf32"}, "train.precision=tf32: needs a GPU, and device is cpu; give fp32 or bf16"),
     ],
 )
-def test_what_only_a_gpu_can_do_is_refused_elsewhere(changes: dict[str, object], message: str) -> None:
+def test_what_cannot_be_is_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         build_trainer(trial_config(train=changes), CPU)
     assert str(caught.value) == message

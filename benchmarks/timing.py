@@ -1,0 +1,93 @@
+"""Ours and the reference program's algorithm in turns, on a CPU or a GPU: steps and rollouts, in seconds."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+
+from benchmarks.cases import (
+    CPU,
+    SIZE_PX,
+    UPDATE_RATE,
+    Case,
+    make_model,
+    make_ours,
+    make_reference,
+    reference_parameters,
+)
+from benchmarks.reference import rollout as reference_rollout
+from nca.rollout import Rollout
+from nca.run import allow_tf32
+from nca.seeding import Streams
+
+__all__ = ["take_turns", "time_rollouts", "time_steps"]
+
+ROUNDS = 5
+CALLS_A_ROUND = {"cpu": 1, "cuda": 10}  # a GPU is waited for once a round
+
+
+def take_turns(runs: dict[str, Callable[[int], object]], device: torch.device = CPU) -> dict[str, float]:
+    """Return each one's median seconds a call over the rounds, after one round that does not count.
+
+    Args:
+        runs: Called with a number that grows. A name that begins with tf32 or bf16 has TF32 products allowed.
+        device: Where they run.
+    """
+    n_calls = CALLS_A_ROUND[device.type]
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(ROUNDS + 1):
+        for name, run in runs.items():
+            allow_tf32(name.startswith(("tf32", "bf16")))
+            _synchronize(device)
+            start = time.perf_counter()
+            for repeat in range(n_calls):
+                run(number * n_calls + repeat)
+            _synchronize(device)
+            seconds[name].append((time.perf_counter() - start) / n_calls)
+    return {name: statistics.median(found[1:]) for name, found in seconds.items()}
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def time_steps(case: Case, ways: Sequence[str], device: torch.device = CPU) -> dict[str, float]:
+    """Return seconds per training step: `reference` and ours in every way.
+
+    Args:
+        case: The set.
+        ways: A precision each, perhaps followed by ", graph".
+        device: Where they run.
+    """
+    theirs = make_reference(case, device=device)
+    fresh = torch.rand(case.channels, SIZE_PX, SIZE_PX, device=device)
+    rows = list(range(case.batch_size))
+    runs: dict[str, Callable[[int], object]] = {
+        "reference": lambda number: theirs.train_step(number, rows, case.ca_steps, fresh)
+    }
+    for way in ways:
+        precision, _, graph = way.partition(", ")
+        runs[way] = make_ours(case, precision, device=device, cuda_graph=bool(graph)).train_step  # type: ignore[arg-type]
+    return take_turns(runs, device)
+
+
+def time_rollouts(case: Case, device: torch.device = CPU) -> dict[str, float]:
+    """Return seconds per rollout of `case.ca_steps`, forward and backward: `reference` and `fp32`, ours."""
+    state = 0.2 + 0.6 * torch.rand(case.batch_size, case.channels, SIZE_PX, SIZE_PX, device=device)
+    parameters = reference_parameters(case, device)
+    for name in parameters.keys() - {"filters"}:
+        parameters[name].requires_grad_()
+    model = make_model(case, Streams(0, CPU)).to(device)
+    fast, generator = Rollout(), torch.Generator(device)
+
+    def theirs(_: int) -> None:
+        reference_rollout(state, parameters, case.ca_steps, UPDATE_RATE)[:, :3].sum().backward()
+
+    def ours(_: int) -> None:
+        fast(model, state, case.ca_steps, generator)[:, :3].sum().backward()
+
+    return take_turns({"reference": theirs, "fp32": ours}, device)
