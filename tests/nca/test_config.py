@@ -88,7 +88,7 @@ def test_model_values_out_of_range_are_refused(key: str, value: Any, message: st
         ("size", 1040, "size=1040"),
         ("size", 0, "size=0"),
         ("pool_size", 0, "pool_size=0: must be a whole number, at least 1"),
-        ("precision", "fp16", "precision=fp16: must be one of fp32, bf16"),
+        ("precision", "fp16", "precision=fp16: must be one of fp32, tf32, bf16"),
         ("rollout", "slow", "rollout=slow: must be one of fast, plain"),
         ("checkpoint_every", 0, "checkpoint_every=0"),
         ("checkpoint_every_s", -1, r"checkpoint_every_s=-1.0: must be a number, at least 0.0"),
@@ -194,7 +194,7 @@ def test_bad_textures_are_refused(values: dict[str, Any], message: str) -> None:
 
 
 def test_a_union_of_number_and_word_takes_both_and_nothing_else() -> None:
-    values = {"name": "local", "workers": 2, "threads": "auto", "gpus": 0}
+    values = {"name": "local", "workers": 2, "threads": "auto", "gpus": 0, "trials_per_gpu": 1}
     assert asdict(build(ExecutorConfig, values)) == values
     refuse(
         ExecutorConfig,
