@@ -23,9 +23,10 @@ from nca.rollout import Rollout
 from nca.run import allow_tf32
 from nca.seeding import Streams
 
-__all__ = ["take_turns", "time_rollouts", "time_steps"]
+__all__ = ["MATRIX_SIDE", "take_turns", "time_rollouts", "time_steps"]
 
-ROUNDS = 5
+ROUNDS = 7
+MATRIX_SIDE = 2048
 CALLS_A_ROUND = {"cpu": 1, "cuda": 10}  # a GPU is waited for once a round
 
 
@@ -76,7 +77,10 @@ def time_steps(case: Case, ways: Sequence[str], device: torch.device = CPU) -> d
 
 
 def time_rollouts(case: Case, device: torch.device = CPU) -> dict[str, float]:
-    """Return seconds per rollout of `case.ca_steps`, forward and backward: `reference` and `fp32`, ours."""
+    """Return seconds per rollout of `case.ca_steps`, forward and backward: `reference` and `fp32`, ours.
+
+    And `product`, of square matrices of side `MATRIX_SIDE`: in the same turns, for a machine's speed changes.
+    """
     state = 0.2 + 0.6 * torch.rand(case.batch_size, case.channels, SIZE_PX, SIZE_PX, device=device)
     parameters = reference_parameters(case, device)
     for name in parameters.keys() - {"filters"}:
@@ -90,4 +94,5 @@ def time_rollouts(case: Case, device: torch.device = CPU) -> dict[str, float]:
     def ours(_: int) -> None:
         fast(model, state, case.ca_steps, generator)[:, :3].sum().backward()
 
-    return take_turns({"reference": theirs, "fp32": ours}, device)
+    matrix = torch.rand(MATRIX_SIDE, MATRIX_SIDE, device=device)
+    return take_turns({"reference": theirs, "fp32": ours, "product": lambda _: matrix @ matrix}, device)

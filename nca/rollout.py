@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from nca.model import Automaton, State
-from nca.rules import Rule, Torus, prepare_rule
+from nca.rules import Rule, prepare_rule
+from nca.torus import Torus
 
 __all__ = ["Rollout", "n_kept_steps"]
 
@@ -193,14 +194,13 @@ class _Rollout(torch.autograd.Function):
         course: _Course = ctx.course
         tape: _Tape = ctx.tape
         rule = course.make_rule(*ctx.saved_tensors)
-        gradient = Torus(torch.zeros_like(tape.states[0].padded))
-        gradient.interior.copy_(by_final.permute(0, 2, 3, 1))
+        gradient = by_final.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
         for segment in reversed(ctx.segments):
             if segment is not ctx.on_tape:
                 course.run_again(rule, tape, segment)
                 ctx.on_tape = segment
             _pull_back(rule, tape, segment.n_steps, gradient)
-        return (None, gradient.interior.permute(0, 3, 1, 2), *rule.gradients())
+        return (None, gradient.permute(0, 3, 1, 2), *rule.gradients())
 
 
 def _split(n_steps: int, at_most: int) -> list[int]:
@@ -209,10 +209,9 @@ def _split(n_steps: int, at_most: int) -> list[int]:
     return [at_most] * n_whole + [rest] * (rest > 0 or n_whole == 0)
 
 
-def _pull_back(rule: Rule, tape: _Tape, n_steps: int, gradient: Torus) -> None:
+def _pull_back(rule: Rule, tape: _Tape, n_steps: int, gradient: Tensor) -> None:
     """Turn the gradient by the state after the tape's first CA steps into that by the state before them."""
-    inside = gradient.interior
     for step in reversed(range(n_steps)):
         clamped = tape.states[step + 1].interior
-        torch.ops.aten.hardtanh_backward.grad_input(inside, clamped, 0, 1, grad_input=inside)
+        torch.ops.aten.hardtanh_backward.grad_input(gradient, clamped, 0, 1, grad_input=gradient)
         rule.pull_back(tape.states[step], tape.coins[step], gradient)

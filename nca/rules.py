@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -20,12 +19,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nca.model import Automaton
+from nca.torus import Cells, Numbering, Torus
 
-__all__ = ["Rule", "Torus", "fold_kernel", "prepare_rule"]
+__all__ = ["Rule", "fold_kernel", "prepare_rule"]
 
 TAPS = 9  # cells of a 3x3 neighborhood
-# oneDNN keeps its kernels by shape: cells that take an update are filled up to whole blocks.
-CELLS_BLOCK = 512
 ROW_BLOCKS = 16  # rows of a matrix are taken as a batch of so many images, where they divide
 # oneDNN's kernel gradient is slower by a third with 13 to 15 input channels than with 16.
 FAST_CHANNELS = 16
@@ -56,31 +54,6 @@ def _few_kernels(model: Automaton) -> tuple[Tensor, Tensor]:
     return kernels, w0.transpose(1, 2).flatten(1)
 
 
-class Torus:
-    """A grid of values with a margin of one cell, channels-last, and the views of it that are needed.
-
-    Args:
-        padded: (batch, height + 2, width + 2, channel).
-    """
-
-    def __init__(self, padded: Tensor) -> None:
-        self.padded = padded
-        self.interior = padded[:, 1:-1, 1:-1]
-        self.image = padded.permute(0, 3, 1, 2)
-        self.cells = padded.flatten(0, 2)
-        self._edges = (
-            (padded[:, 0, 1:-1], padded[:, -2, 1:-1]),
-            (padded[:, -1, 1:-1], padded[:, 1, 1:-1]),
-            (padded[:, :, 0], padded[:, :, -2]),
-            (padded[:, :, -1], padded[:, :, 1]),
-        )
-
-    def wrap(self) -> None:
-        """Copy each edge of the interior to the margin on the other side."""
-        for margin, edge in self._edges:
-            margin.copy_(edge)
-
-
 @runtime_checkable  # tests check annotations
 class Rule(Protocol):
     """An update rule and the gradients by its weights so far."""
@@ -94,13 +67,13 @@ class Rule(Protocol):
             following: Overwritten.
         """
 
-    def pull_back(self, state: Torus, coins: Tensor, gradient: Torus) -> None:
+    def pull_back(self, state: Torus, coins: Tensor, gradient: Tensor) -> None:
         """Turn the gradient by what the clamp let through into that by the state; add those by weights.
 
         Args:
             state: As in `advance`.
             coins: As in `advance`.
-            gradient: Changed in its interior; its margin is 0 and stays so.
+            gradient: (batch, height, width, channel), contiguous; changed in place.
         """
 
     def gradients(self) -> tuple[Tensor, ...]:
@@ -114,43 +87,38 @@ class LinearRule:
         self._kernel = _channels_last(kernel)
         # Gradients are convolved with the kernel mirrored, inputs and outputs exchanged.
         self._mirrored = _channels_last(kernel.transpose(0, 1).flip(2, 3))
-        n_channels = kernel.shape[1]
-        self._n_added = FAST_CHANNELS - n_channels if n_channels in SLOW_CHANNELS else 0
-        self._widened = _channels_last(F.pad(kernel, (0, 0, 0, 0, 0, self._n_added)))
+        n_added = FAST_CHANNELS - len(kernel) if len(kernel) in SLOW_CHANNELS else 0
+        self._widened = _channels_last(F.pad(kernel, (0, 0, 0, 0, 0, n_added)))
         self._gradient = torch.zeros_like(self._widened)
+        self._images: Tensor | None = None
         self._spread: Torus | None = None
 
     def advance(self, state: Torus, coins: Tensor, following: Torus) -> None:
         delta = F.conv2d(state.image, self._kernel).permute(0, 2, 3, 1)
         _update(state, coins, delta, following)
 
-    def pull_back(self, state: Torus, coins: Tensor, gradient: Torus) -> None:
-        by_delta = gradient.interior * coins.to(gradient.padded.dtype)
-        images = F.pad(state.padded, (0, self._n_added)) if self._n_added else state.padded
-        self._gradient += _kernel_gradient(
-            by_delta.permute(0, 3, 1, 2), images.permute(0, 3, 1, 2), self._widened
-        )
+    def pull_back(self, state: Torus, coins: Tensor, gradient: Tensor) -> None:
+        by_delta = gradient * coins.to(gradient.dtype)
+        by_outputs = by_delta.permute(0, 3, 1, 2)
+        self._gradient += _weight_gradients(by_outputs, self._widen(state), self._widened)[0]
         if self._spread is None:
-            self._spread = Torus(torch.empty_like(gradient.padded))
+            self._spread = Torus(torch.empty_like(state.padded))
         self._spread.interior.copy_(by_delta)
         self._spread.wrap()
-        gradient.interior.add_(F.conv2d(self._spread.image, self._mirrored).permute(0, 2, 3, 1))
+        gradient += F.conv2d(self._spread.image, self._mirrored).permute(0, 2, 3, 1)
 
     def gradients(self) -> tuple[Tensor, ...]:
-        return (self._gradient[:, : self._kernel.shape[1]],)
+        return (self._gradient[:, : len(self._kernel)],)
 
-
-@dataclass(frozen=True)
-class _Cells:
-    """The numbers of some cells that take an update, filled up with cells that stay without effect.
-
-    Args:
-        inner: Counted without the margin; filled up with the first cell.
-        outer: Counted with the margin; filled up with its first cell, whose gradient is 0.
-    """
-
-    inner: Tensor
-    outer: Tensor
+    def _widen(self, state: Torus) -> Tensor:
+        """Return the state as images with as many channels as the widened kernel takes, those added 0."""
+        n_channels = self._widened.shape[1]
+        if n_channels == len(self._kernel):
+            return state.image
+        if self._images is None:
+            self._images = state.padded.new_zeros(*state.padded.shape[:3], n_channels)
+        self._images[..., : len(self._kernel)] = state.padded
+        return self._images.permute(0, 3, 1, 2)
 
 
 class ReluRule:
@@ -161,49 +129,50 @@ class ReluRule:
         depthwise = [kernel.expand(self._n_channels, 1, 3, 3) for kernel in kernels[1:]]
         self._depthwise = [_channels_last(kernel) for kernel in depthwise]
         self._mirrored = [_channels_last(kernel.flip(2, 3)) for kernel in depthwise]
-        self._weights = w0, bias, w1
-        self._gradients = torch.zeros_like(w0), torch.zeros_like(bias), torch.zeros_like(w1)
-        self._numbers: Tensor | None = None
-        self._by_response: Torus | None = None
+        self._w0, self._w1, self._bias = w0[:, :, None, None], w1[:, :, None, None], bias
+        self._w0_back, self._w1_back = self._w0.transpose(0, 1), self._w1.transpose(0, 1)
+        self._gradients = torch.zeros_like(self._w0), torch.zeros_like(bias), torch.zeros_like(self._w1)
+        self._numbering: Numbering | None = None
+        self._spread: Torus | None = None
 
     def advance(self, state: Torus, coins: Tensor, following: Torus) -> None:
         cells = self._updated(state, coins)
-        perception = self._perceive(state, cells)
-        delta = _conv1x1(self._hide(perception), self._weights[2])
+        delta = _as_rows(F.conv2d(self._hide(self._perceive(state, cells)), self._w1))
         if cells is None:
             _update(state, coins, delta.view(state.interior.shape), following)
         else:
-            following.padded.copy_(state.padded)
-            delta.add_(perception[:, : self._n_channels]).clamp_(0.0, 1.0)
-            following.cells.index_copy_(0, cells.outer, delta)
+            change = self._lay_out(cells.clear(delta), cells, state)
+            torch.add(state.padded, change.padded, out=following.padded).clamp_(0.0, 1.0)
 
-    def pull_back(self, state: Torus, coins: Tensor, gradient: Torus) -> None:
-        w0, _, w1 = self._weights
+    def pull_back(self, state: Torus, coins: Tensor, gradient: Tensor) -> None:
         w0_gradient, bias_gradient, w1_gradient = self._gradients
         cells = self._updated(state, coins)
         if cells is None:
-            by_delta = (gradient.interior * coins.to(gradient.padded.dtype)).flatten(0, 2)
+            by_delta = _as_images((gradient * coins.to(gradient.dtype)).flatten(0, 2))
         else:
-            by_delta = gradient.cells.index_select(0, cells.outer)
+            taken = gradient.flatten(0, 2).index_select(0, cells.inner)
+            by_delta = _as_images(cells.clear(taken))
         perception = self._perceive(state, cells)
         hidden = self._hide(perception)
-        w1_gradient += _weight_gradient(by_delta, hidden, w1)
-        by_hidden = _conv1x1(by_delta, w1.T)
+        w1_gradient += _weight_gradients(by_delta, hidden, self._w1)[0]
+        by_hidden = F.conv2d(by_delta, self._w1_back)
         torch.ops.aten.threshold_backward.grad_input(by_hidden, hidden, 0, grad_input=by_hidden)
-        bias_gradient += by_hidden.sum(dim=0)
-        w0_gradient += _weight_gradient(by_hidden, perception, w0)
-        own, *others = _conv1x1(by_hidden, w0.T).split(self._n_channels, dim=1)
-        if cells is None:
-            gradient.interior.add_(own.view(gradient.interior.shape))
-        else:
-            gradient.cells.index_copy_(0, cells.outer, by_delta.add_(own))
-        self._spread(others, cells, gradient)
+        by_w0, by_bias = _weight_gradients(by_hidden, perception, self._w0)
+        w0_gradient += by_w0
+        bias_gradient += by_bias
+        by_perception = _as_rows(F.conv2d(by_hidden, self._w0_back))
+        own, *others = by_perception.split(self._n_channels, dim=1)
+        gradient += self._lay_out(own, cells, state).interior
+        for by_response, kernel in zip(others, self._mirrored, strict=True):
+            image = self._lay_out(by_response, cells, state).image
+            gradient += F.conv2d(image, kernel, groups=self._n_channels).permute(0, 2, 3, 1)
 
     def gradients(self) -> tuple[Tensor, ...]:
-        return self._gradients
+        by_w0, by_bias, by_w1 = self._gradients
+        return by_w0[:, :, 0, 0], by_bias, by_w1[:, :, 0, 0]
 
-    def _perceive(self, state: Torus, cells: _Cells | None) -> Tensor:
-        """Return the perception of the cells, kernel-major, (cell, kernel * channel)."""
+    def _perceive(self, state: Torus, cells: Cells | None) -> Tensor:
+        """Return the perception of the cells, kernel-major, (cell, kernel * channel), as images."""
         n_cells = state.interior.shape[:3].numel() if cells is None else len(cells.inner)
         perception = state.padded.new_empty(n_cells, self._n_channels * (1 + len(self._depthwise)))
         own, *others = perception.split(self._n_channels, dim=1)
@@ -212,49 +181,38 @@ class ReluRule:
         else:
             torch.index_select(state.cells, 0, cells.outer, out=own)
         for part, kernel in zip(others, self._depthwise, strict=True):
-            image = F.conv2d(state.image, kernel, groups=self._n_channels)
-            response = image.permute(0, 2, 3, 1).flatten(0, 2)
+            response = _as_rows(F.conv2d(state.image, kernel, groups=self._n_channels))
             if cells is None:
                 part.copy_(response)
             else:
                 torch.index_select(response, 0, cells.inner, out=part)
-        return perception
+        return _as_images(perception)
 
     def _hide(self, perception: Tensor) -> Tensor:
-        """Return the rectified hidden features, (cell, hidden)."""
-        w0, bias, _ = self._weights
-        return _conv1x1(perception, w0, bias).relu_()
+        """Return the rectified hidden features, as images."""
+        return F.conv2d(perception, self._w0, self._bias).relu_()
 
-    def _spread(self, by_responses: Sequence[Tensor], cells: _Cells | None, gradient: Torus) -> None:
-        """Add the gradient by the responses to each kernel but the first, as one by the state."""
-        if self._by_response is None:
-            self._by_response = Torus(torch.zeros_like(gradient.padded))
-        spread = self._by_response
-        if cells is not None:
-            spread.padded.zero_()  # the same cells are written for every kernel
-        for part, kernel in zip(by_responses, self._mirrored, strict=True):
-            if cells is None:
-                spread.interior.copy_(part.view(spread.interior.shape))
-            else:
-                spread.cells.index_copy_(0, cells.outer, part)
-            spread.wrap()
-            by_state = F.conv2d(spread.image, kernel, groups=self._n_channels)
-            gradient.interior.add_(by_state.permute(0, 2, 3, 1))
+    def _lay_out(self, rows: Tensor, cells: Cells | None, state: Torus) -> Torus:
+        """Return the rows on a grid like the state's, wrapped; the next call overwrites it."""
+        if self._spread is None:
+            self._spread = Torus(torch.empty_like(state.padded))
+        if cells is None:
+            self._spread.interior.copy_(rows.view(state.interior.shape))
+            self._spread.wrap()
+        else:
+            torch.index_select(rows, 0, cells.rows, out=self._spread.cells)
+        return self._spread
 
-    def _updated(self, state: Torus, coins: Tensor) -> _Cells | None:
+    def _updated(self, state: Torus, coins: Tensor) -> Cells | None:
         """Return the cells that take the update; None for all, whose coins are still to be applied.
 
         To find them on another device than the CPU is a host sync, so there all are taken.
         """
         if coins.device.type != "cpu" or coins.shape[-1] > 1:
             return None
-        if self._numbers is None:
-            numbers = torch.arange(len(state.cells)).view(state.padded.shape[:3])
-            self._numbers = numbers[:, 1:-1, 1:-1].flatten()
-        inner = coins.flatten().nonzero()[:, 0]
-        n_added = -len(inner) % CELLS_BLOCK
-        outer = self._numbers.index_select(0, inner)
-        return _Cells(F.pad(inner, (0, n_added)), F.pad(outer, (0, n_added)))
+        if self._numbering is None:
+            self._numbering = Numbering(state)
+        return self._numbering.find(coins)
 
 
 def _update(state: Torus, coins: Tensor, delta: Tensor, following: Torus) -> None:
@@ -263,32 +221,25 @@ def _update(state: Torus, coins: Tensor, delta: Tensor, following: Torus) -> Non
     following.interior.clamp_(0.0, 1.0)
 
 
-def _conv1x1(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return rows @ weight.T + bias.
-
-    Taken as a convolution over a batch of images of height 1: the fastest of the equal ways on a CPU, and one
-    that PyTorch gives to oneDNN with a single thread too.
-    """
-    outputs = F.conv2d(_as_images(rows), weight[:, :, None, None], bias)
-    return outputs.permute(0, 2, 3, 1).reshape(len(rows), len(weight))
-
-
-def _weight_gradient(by_outputs: Tensor, rows: Tensor, weight: Tensor) -> Tensor:
-    """Return the gradient of `_conv1x1` by its weight."""
-    gradient = _kernel_gradient(_as_images(by_outputs), _as_images(rows), weight[:, :, None, None])
-    return gradient[:, :, 0, 0]
-
-
 def _as_images(rows: Tensor) -> Tensor:
-    """View rows as a batch of images of height 1, (batch, channel, 1, width)."""
+    """View rows as a batch of images of height 1, (batch, channel, 1, width).
+
+    A matrix product as a 1x1 convolution over them is the fastest of the equal ways on a CPU, and one that
+    PyTorch gives to oneDNN with a single thread too.
+    """
     return rows.view(math.gcd(len(rows), ROW_BLOCKS), 1, -1, rows.shape[1]).permute(0, 3, 1, 2)
 
 
-def _kernel_gradient(by_outputs: Tensor, images: Tensor, kernel: Tensor) -> Tensor:
-    """Return the gradient of a convolution by its kernel."""
-    options = (None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [False, True, False])
-    gradient: Tensor = torch.ops.aten.convolution_backward(by_outputs, images, kernel, *options)[1]
-    return gradient
+def _as_rows(images: Tensor) -> Tensor:
+    """Return (batch, channel, height, width) as (cell, channel)."""
+    return images.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def _weight_gradients(by_outputs: Tensor, images: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of a convolution by its kernel and by its bias."""
+    options = ([len(kernel)], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [False, True, True])
+    _, by_kernel, by_bias = torch.ops.aten.convolution_backward(by_outputs, images, kernel, *options)
+    return by_kernel, by_bias
 
 
 def _channels_last(tensor: Tensor) -> Tensor:
