@@ -196,7 +196,7 @@ class Coordinator:
                 self._stop_if_hopeless()
             if time.monotonic() - self._checked_at > STALE_CHECK_S:
                 self._checked_at = time.monotonic()
-                fail_stale(self._study)
+                self._fail_stale()
             self._show()
 
     def _n_wanted(self) -> int:
@@ -276,6 +276,8 @@ class Coordinator:
         if trial.state != TrialState.FAIL:
             return
         trials = self._trials()
+        if any(t.user_attrs.get(RETRY_OF) == trial.number for t in trials):
+            return  # whoever found it dead first has queued it
         limit = {"killed": self._spec.retries, "crashed": min(1, self._spec.retries)}.get(reason, 0)
         if reason == "interrupted" or attempts(trial, trials, reason) <= limit:
             self._queue_again(trial)
@@ -305,6 +307,15 @@ class Coordinator:
                 self._settle_dead(_Running(trial, folder, 0, config), "interrupted")
             elif trial.number in ended and reason_of(trial) == "interrupted":
                 self._queue_again(trial)
+
+    def _fail_stale(self) -> None:
+        """Fail other coordinators' trials whose heartbeat stopped.
+
+        Our own beat here: after the machine has slept their workers live, and have not beaten for long.
+        """
+        for number in self._running:
+            self._storage.record_heartbeat(trial_id(self._storage, self._study.study_name, number))
+        fail_stale(self._study)
 
     def _requeue_stale(self, study: Study, trial: FrozenTrial) -> None:
         """End the records of a trial that Optuna failed as its heartbeat stopped, and queue it again."""

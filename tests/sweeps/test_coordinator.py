@@ -15,6 +15,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
+import sweeps.coordinator
 import sweeps.study
 from sweeps import SweepError
 from sweeps.coordinator import Coordinator
@@ -213,6 +214,18 @@ def test_a_trial_of_another_host_is_run_again_once_its_heart_stops(
     assert (again.user_attrs[ORIGIN], again.user_attrs[RETRY_OF]) == (1, 1)
     assert "trial 1 killed" in records(sweep)
     assert len(ended_for_good(trials_of(sweep))) == 2
+
+
+def test_a_living_trial_that_has_not_beaten_for_long_is_not_taken_for_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As after the machine has slept: the coordinator looks before the worker beats, which it does every 15 s.
+    monkeypatch.setattr(sweeps.study, "GRACE_PERIOD_S", 2)
+    monkeypatch.setattr(sweeps.study, "HEARTBEAT_INTERVAL_S", 1)
+    monkeypatch.setattr(sweeps.coordinator, "STALE_CHECK_S", 0.1)
+    sweep = Sweep(str(tmp_path), n_trials=1, otherwise="sleep 4.5")
+    assert sweep.run().counts == {"complete": 1}
+    assert len(trials_of(sweep)) == 1
 
 
 def test_a_storage_that_cannot_be_written_is_one_line(

@@ -100,6 +100,23 @@ def test_a_killed_worker_fails_as_killed_and_its_trial_is_run_again(tmp_path: Pa
     assert_at_its_total(sweep)
 
 
+def test_a_trial_that_another_coordinator_failed_and_queued_is_not_queued_a_second_time(
+    tmp_path: Path, launch: Callable[[Sweep], subprocess.Popen[str]]
+) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=1, workers=1, acts={"0": ["sleep 2", "succeed"]})
+    process = launch(sweep)
+    wait_until_started(sweep, 0)
+    storage = open_storage(sweep.storage, create=False)
+    study = find_study(storage, "fake")
+    assert study is not None
+    (trial,) = study.trials
+    storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+    study.enqueue_trial(trial.params, user_attrs={ORIGIN: 0, RETRY_OF: 0})
+    process.communicate(timeout=PATIENCE_S)
+    assert [trial.state for trial in trials_of(sweep)] == [TrialState.FAIL, TrialState.COMPLETE]
+    assert_at_its_total(sweep)
+
+
 @pytest.mark.parametrize("retries", [0, 2])
 def test_a_trial_that_is_always_killed_is_retried_up_to_retries_and_counted_once(
     tmp_path: Path, retries: int
