@@ -37,7 +37,7 @@ def estimate_memory(config: TrialConfig) -> dict[str, float]:
     """
     train, model = config.train, config.model
     in_features = 2 if train.precision == "bf16" else FLOAT_BYTES
-    pixels = train.batch_size * train.size**2
+    pixels = (1 if train.recompute else train.batch_size) * train.size**2
     small = config.features.name == "random_filters"
     parts = {
         "pool": n_pool_rows(train) * model.channels * train.size**2 * FLOAT_BYTES,
@@ -64,7 +64,7 @@ def _rollout_bytes(model: ModelConfig, train: TrainConfig) -> float:
 
 
 def _vgg_bytes(in_features: int) -> float:
-    """Return bytes per pixel and batch row: convolutions' outputs, pooled values and their places."""
+    """Return bytes per pixel: convolutions' outputs, pooled values and their places."""
     kept = 0.0
     for level, widths in enumerate(VGG_LEVELS):
         kept += sum(widths) * in_features / 4**level
@@ -74,7 +74,7 @@ def _vgg_bytes(in_features: int) -> float:
 
 
 def _filter_bytes() -> float:
-    """Return bytes per pixel and batch row: responses, padded once more for the constant feature."""
+    """Return bytes per pixel: responses, padded once more for the constant feature."""
     per_level = (2 + FEATURES_AT_WORK / 2) * N_RANDOM_FILTERS * FLOAT_BYTES
     return sum(per_level / 4.0**level for level in range(N_LEVELS))
 

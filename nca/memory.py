@@ -8,9 +8,8 @@ __all__ = ["keep_freed_memory"]
 
 # glibc's malloc.h
 M_TRIM_THRESHOLD = -1
-M_MMAP_THRESHOLD = -3
-LARGEST_MMAP_THRESHOLD = 32 * 2**20  # bytes; larger values are refused
-NEVER_TRIM = 2**30
+M_MMAP_MAX = -4
+NEVER = -1
 
 
 def keep_freed_memory() -> None:
@@ -22,5 +21,5 @@ def keep_freed_memory() -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         libc.malloc_trim(0)  # what loading has freed goes back first
-        libc.mallopt(M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD)
-        libc.mallopt(M_TRIM_THRESHOLD, NEVER_TRIM)
+        libc.mallopt(M_MMAP_MAX, 0)  # a mapping of its own goes back as soon as it is freed
+        libc.mallopt(M_TRIM_THRESHOLD, NEVER)

@@ -73,3 +73,15 @@ class StyleLoss:
         """Return the style loss of RGB images in [0, 1], 0 for the target itself."""
         grams = [gram_matrix(features) for features in self._extractor(images)]
         return style_distance(grams, self._target_grams)
+
+    def by_image(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch 3 height width"]]:
+        """Return the style loss and its gradient by the images; features of one image at a time are held."""
+        losses, gradients = [], []
+        for image in images.detach().split(1):
+            image.requires_grad_()
+            loss = self(image) / len(images)
+            gradients += torch.autograd.grad(loss, image)
+            losses.append(loss.detach())
+        return torch.stack(losses).sum(), torch.cat(gradients)

@@ -171,10 +171,14 @@ class Trainer:
         What it changes stays where it is in memory: the step may be a CUDA graph.
         """
         states = self._rollout(self.model, states, ca_steps, self._streams["masks"])
-        loss = self._style_loss(states[:, :3])
-
+        images = states[:, :3]
         self._optimizer.zero_grad()
-        loss.backward()
+        if self._config.recompute:
+            loss, gradient = self._style_loss.by_image(images)
+            images.backward(gradient)
+        else:
+            loss = self._style_loss(images)
+            loss.backward()
         finite = self._normalize_gradients() & loss.detach().isfinite()
         self._diverged.copy_(torch.maximum(self._diverged, (~finite).float()))
         self._n_skipped.add_(self._diverged)

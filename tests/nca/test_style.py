@@ -117,3 +117,15 @@ def test_energy_is_what_an_image_without_features_would_lose(target: torch.Tenso
 
 def test_gradients_of_the_gram_matrix_are_those_of_finite_differences() -> None:
     assert torch.autograd.gradcheck(gram_matrix, features().double()[:, :4, :6].requires_grad_())
+
+
+def test_image_by_image_loss_and_gradient_are_those_of_the_batch(
+    extractor: FeatureExtractor, target: torch.Tensor
+) -> None:
+    loss = StyleLoss(extractor, target)
+    images = torch.rand(3, 3, 16, 16, generator=generator(1)).requires_grad_()
+    whole = loss(images)
+    (by_images,) = torch.autograd.grad(whole, images)
+    one_by_one, gradient = loss.by_image(images)
+    torch.testing.assert_close(one_by_one, whole.detach())
+    torch.testing.assert_close(gradient, by_images)

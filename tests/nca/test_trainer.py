@@ -232,10 +232,10 @@ def test_divergence_at_the_first_step_leaves_a_fresh_model() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("rollout", ["fast", "plain"])
+@pytest.mark.parametrize("way", [{"rollout": "fast"}, {"rollout": "plain"}, {"recompute": True}])
 @pytest.mark.parametrize("extractor", ["vgg16", "random_filters"])
-def test_a_step_runs_without_a_host_sync(extractor: str, rollout: str, rule: str) -> None:
-    streams, config = Streams(0, META), train_config(rollout=rollout)
+def test_a_step_runs_without_a_host_sync(extractor: str, way: dict[str, Any], rule: str) -> None:
+    streams, config = Streams(0, META), train_config(**way)
     features = Vgg16(vgg_weights(), META) if extractor == "vgg16" else RandomFilters(META)
     loss = StyleLoss(features, torch.zeros(3, 16, 16, device=META))
     model = make_automaton(model_config(rule), streams).to(META)
@@ -252,6 +252,15 @@ def test_fast_and_plain_rollouts_train_alike() -> None:
     losses = []
     for rollout in ("fast", "plain"):
         trainer = make_trainer(train={"rollout": rollout, "steps": 8})
+        list(trainer.steps())
+        losses.append(trainer.losses)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_recomputing_trains_alike() -> None:
+    losses = []
+    for recompute in (False, True):
+        trainer = make_trainer(train={"recompute": recompute, "steps": 8})
         list(trainer.steps())
         losses.append(trainer.losses)
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
