@@ -22,6 +22,7 @@ from sweeps.progress import Progress, Row, Totals, estimate_left_s, format_durat
 from sweeps.samplers import SamplerSpec, make_sampler
 from sweeps.space import n_sets, to_distributions
 from sweeps.study import (
+    LEAN,
     ORIGIN,
     OWNER,
     REASON,
@@ -48,6 +49,7 @@ __all__ = ["Coordinator", "Summary", "SweepSpec"]
 TICK_S = 0.5
 STALE_CHECK_S = 30.0
 LINKS = "links"
+OUT_OF_MEMORY = "out_of_memory"
 SAME_FAILURES = 3  # of the first trials, for the same reason, end the sweep
 
 
@@ -235,6 +237,7 @@ class Coordinator:
                 "options": dict(spec.pruner.options),
             },
             artifacts=str(spec.artifacts),
+            lean=bool(trial.user_attrs.get(LEAN)),
         )
         write_assignment(folder, assignment)
         slot = self._executor.start(number, folder)
@@ -249,6 +252,8 @@ class Coordinator:
         trial = self._reread(running.trial)
         if not trial.state.is_finished():
             reason = "killed" if ended.signal else "crashed"
+            if ended.out_of_memory:
+                reason = OUT_OF_MEMORY
             self._settle_dead(running, "interrupted" if self._stops else reason)
             return
         del self._running[ended.number]
@@ -278,12 +283,15 @@ class Coordinator:
         trials = self._trials()
         if any(t.user_attrs.get(RETRY_OF) == trial.number for t in trials):
             return  # whoever found it dead first has queued it
-        limit = {"killed": self._spec.retries, "crashed": min(1, self._spec.retries)}.get(reason, 0)
+        once = min(1, self._spec.retries)
+        limit = {"killed": self._spec.retries, "crashed": once, OUT_OF_MEMORY: once}.get(reason, 0)
         if reason == "interrupted" or attempts(trial, trials, reason) <= limit:
             self._queue_again(trial)
 
     def _queue_again(self, trial: FrozenTrial) -> None:
         attributes = {ORIGIN: origin(trial), RETRY_OF: trial.number}
+        if reason_of(trial) == OUT_OF_MEMORY or trial.user_attrs.get(LEAN):
+            attributes[LEAN] = True
         self._study.enqueue_trial(trial.params, user_attrs=attributes)
 
     def _stop_if_hopeless(self) -> None:

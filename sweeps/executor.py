@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ KILL_WAIT_S = 5.0
 AT_MOST_AHEAD = 2  # processes; each holds what the application imports
 GPU_SHARE = 0.9  # of a GPU's memory that trials may fill
 MIB = 2**20
+CGROUPS = Path("/sys/fs/cgroup")
+OWN_CGROUP = Path("/proc/self/cgroup")
 NO_GPU = ("", "-1", "NoDevFiles")  # CUDA reads the list up to the first of these
 
 
@@ -35,11 +38,13 @@ class Ended:
         number: The trial's.
         signal: What killed it; 0 where it ended by itself.
         exit_code: 0 where it ended as it should.
+        out_of_memory: Whether the system killed it for want of memory, as far as that can be told.
     """
 
     number: int
     signal: int
     exit_code: int
+    out_of_memory: bool = False
 
 
 class Executor(Protocol):
@@ -125,6 +130,33 @@ def make_slots(
     return slots
 
 
+def count_oom_kills() -> int:
+    """Return how many processes of this one's control group the system has killed for want of memory.
+
+    0 where no control group counts them.
+    """
+    for line in _lines(OWN_CGROUP):
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            counters = CGROUPS / path.lstrip("/") / "memory.events"
+        elif "memory" in controllers.split(","):
+            counters = CGROUPS / "memory" / path.lstrip("/") / "memory.oom_control"
+        else:
+            continue
+        for counter in _lines(counters):
+            name, _, number = counter.partition(" ")
+            if name == "oom_kill":
+                return int(number)
+    return 0
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text().splitlines()
+    except OSError:
+        return []
+
+
 def visible_gpus() -> list[str]:
     """Return the GPUs that CUDA may use, as CUDA_VISIBLE_DEVICES names them, without loading torch."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -198,6 +230,7 @@ class LocalExecutor:
     slots: Sequence[Slot]
     application: str
     module: str = "sweeps.worker"
+    _n_oom_kills: int = field(default_factory=count_oom_kills)
     _running: dict[int, _Process] = field(default_factory=dict)
     _ahead: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -295,7 +328,9 @@ class LocalExecutor:
         process = self._running.pop(number)
         os.close(process.pidfd)
         code = process.popen.returncode
-        return Ended(number, signal=max(0, -code), exit_code=max(0, code))
+        before, self._n_oom_kills = self._n_oom_kills, count_oom_kills()
+        starved = -code == signal.SIGKILL and self._n_oom_kills > before
+        return Ended(number, max(0, -code), max(0, code), starved)
 
 
 def _close_input(popen: subprocess.Popen[bytes]) -> None:

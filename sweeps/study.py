@@ -51,6 +51,7 @@ FINGERPRINT = "fingerprint"
 REASON = "reason"
 ORIGIN = "origin"  # number of the first attempt: its folder, its seed
 RETRY_OF = "retry_of"
+LEAN = "lean"  # an earlier attempt ran out of memory
 OWNER = "owner"
 
 

@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -27,6 +27,7 @@ __all__ = ["Application", "Assignment", "Result", "RunningTrial", "load_applicat
 PROGRESS_EVERY_S = 0.5
 PARENT_CHECK_S = 0.5
 PR_SET_PDEATHSIG = 1
+LEFT = 3  # exit code of a worker whose trial others have ended
 ASSIGNMENT_FILE = "assignment.json"
 PROGRESS_FILE = "progress.json"
 LOG_FILE = "log.txt"  # what a trial's process prints, in its folder
@@ -46,6 +47,7 @@ class Assignment:
         links: What the application returned when the study was opened.
         pruner: Name, max_resource and options, as `PrunerSpec` takes them.
         artifacts: Folder of Optuna's artifact store.
+        lean: Whether an earlier attempt ran out of memory.
     """
 
     application: str
@@ -57,6 +59,7 @@ class Assignment:
     links: Mapping[str, str]
     pruner: Mapping[str, Any]
     artifacts: str
+    lean: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Result:
     """How a trial ended.
 
     Args:
-        reason: `complete`, `pruned`, or why it failed: `diverged`, `interrupted`, `crashed`.
+        reason: `complete`, `pruned`, or why it failed: `diverged`, `interrupted`, `out_of_memory`, `crashed`.
         values: One per objective; used where complete.
         attributes: JSON values recorded with the trial.
         pictures: Image files shown with the trial.
@@ -126,6 +129,7 @@ class RunningTrial:
         self.study_name = assignment.study
         self.number = assignment.number
         self.origin = assignment.origin
+        self.lean = assignment.lean  # an earlier attempt ran out of memory
         self._study = study
         self._storage = storage
         self._id = trial_id(storage, assignment.study, assignment.number)
@@ -154,7 +158,12 @@ class RunningTrial:
 
         A NaN counts as the worst value to every pruner.
         """
-        self._storage.set_trial_intermediate_value(self._id, n_steps, value)
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        try:
+            self._storage.set_trial_intermediate_value(self._id, n_steps, value)
+        except UpdateFinishedTrialError:
+            leave()
         if not self._prunes:
             return True
         return not self._study.pruner.prune(self._study, self._storage.get_trial(self._id))
@@ -216,8 +225,21 @@ def beat(storage: RDBStorage, id_: int, done: threading.Event) -> None:
     while not done.wait(float(storage.heartbeat_interval or 1)):
         try:
             storage.record_heartbeat(id_)
+            ended = storage.get_trial(id_).state.is_finished()
         except Exception as error:
             print(f"heartbeat failed: {error}", flush=True)
+            continue
+        if ended and not done.is_set():
+            leave()
+
+
+def leave() -> NoReturn:
+    """End this process at once: others took its trial for dead, and may be running it again.
+
+    Whatever it still wrote would get in their way.
+    """
+    print("others have ended this trial; leaving it to them", flush=True)
+    os._exit(LEFT)
 
 
 def tell(trial: RunningTrial, study: Study, storage: RDBStorage, result: Result, artifacts: str) -> None:
@@ -252,6 +274,8 @@ def run_worker(folder: Path) -> None:
     Raises:
         SystemExit: If the study has gone.
     """
+    from optuna.exceptions import UpdateFinishedTrialError
+
     from sweeps.study import PrunerSpec, find_study, make_pruner, open_storage
 
     assignment = read_assignment(folder)
@@ -270,8 +294,11 @@ def run_worker(folder: Path) -> None:
     except Exception as error:
         traceback.print_exc()
         result = Result("crashed", attributes={"error": f"{type(error).__name__}: {error}"})
-    tell(trial, study, storage, result, assignment.artifacts)
     done.set()
+    try:
+        tell(trial, study, storage, result, assignment.artifacts)
+    except UpdateFinishedTrialError:
+        leave()
 
 
 def wait_for_trial(words: Sequence[str]) -> Path:

@@ -1,8 +1,9 @@
 """An application whose trials take milliseconds and do what their config says; also a sweep of it.
 
 What a trial does is a list of acts, one per attempt, the last for all further ones:
-`succeed`, `crash`, `exit N`, `kill`, `diverge`, `sleep S`, `hang` until asked to stop, `hang deaf` even
-then, `after N` once trial N has started, `report S` of its own value every S seconds until pruned.
+`succeed`, `crash`, `exit N`, `kill`, `exhaust` memory unless lean, `exhaust always`, `diverge`, `sleep S`,
+`hang` until asked to stop, `hang deaf` even then, `after N` once trial N has started, `report S` of its own
+value every S seconds until pruned.
 
 `python -m tests.sweeps.fake_application JSON` runs a sweep of it in a process of its own.
 """
@@ -103,11 +104,16 @@ def report(trial: RunningTrial, argument: str) -> Result | None:
     return None
 
 
+def exhaust(trial: RunningTrial, argument: str) -> Result | None:
+    return Result("out_of_memory") if argument or not trial.lean else None
+
+
 ACTS: dict[str, Callable[[RunningTrial, str], Result | None]] = {
     "succeed": lambda trial, _: None,
     "crash": crash,
     "exit": lambda trial, code: os._exit(int(code)),
     "kill": lambda trial, _: os.kill(os.getpid(), signal.SIGKILL),
+    "exhaust": exhaust,
     "diverge": lambda trial, _: Result("diverged", attributes={"error": "loss nan"}),
     "sleep": lambda trial, seconds: time.sleep(float(seconds)),
     "hang": hang,

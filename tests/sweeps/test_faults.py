@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -15,9 +16,10 @@ from pathlib import Path
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
+import sweeps.executor
 from sweeps import SweepError
-from sweeps.study import ORIGIN, REASON, RETRY_OF, ended_for_good, find_study, open_storage, origin
-from tests.sweeps.fake_application import Sweep, read_started
+from sweeps.study import LEAN, ORIGIN, REASON, RETRY_OF, ended_for_good, find_study, open_storage, origin
+from tests.sweeps.fake_application import N_STEPS, Sweep, read_started
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 30.0
@@ -126,6 +128,62 @@ def test_a_trial_that_is_always_killed_is_retried_up_to_retries_and_counted_once
     assert summary.counts == {"complete": 1, "killed": 1}
     assert not summary.interrupted
     assert len(read_started(sweep.trial_folder(1))) == retries + 1
+    assert_at_its_total(sweep)
+
+
+def test_out_of_memory_is_retried_once_with_less_and_then_counts(tmp_path: Path) -> None:
+    acts = {"0": ["exhaust", "kill", "exhaust"], "1": ["exhaust always"]}
+    sweep = Sweep(str(tmp_path), n_trials=2, workers=2, acts=acts)
+    assert sweep.run().counts == {"complete": 1, "out_of_memory": 1}
+    by_origin = {first: [t for t in trials_of(sweep) if origin(t) == first] for first in (0, 1)}
+    # Once lean, a trial stays so, whatever else befalls it.
+    assert [trial.user_attrs.get(LEAN, False) for trial in by_origin[0]] == [False, True, True]
+    assert [trial.user_attrs[REASON] for trial in by_origin[1]] == ["out_of_memory"] * 2
+    assert_at_its_total(sweep)
+
+
+def test_a_worker_that_the_system_killed_for_its_memory_is_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps.executor, "count_oom_kills", itertools.count(1).__next__)
+    sweep = Sweep(str(tmp_path), n_trials=1, workers=1, acts={"0": ["kill", "succeed"]})
+    assert sweep.run().counts == {"complete": 1}
+    assert reasons(sweep) == ["out_of_memory", "complete"]
+    assert trials_of(sweep)[1].user_attrs[LEAN]
+
+
+@pytest.mark.parametrize(
+    ("own", "file", "text", "number"),
+    [
+        ("0::/box", "box/memory.events", "low 0\noom 3\noom_kill 2\n", 2),
+        ("5:cpu:/\n4:memory:/box", "memory/box/memory.oom_control", "under_oom 0\noom_kill 7\n", 7),
+        ("0::/box", "elsewhere", "", 0),
+    ],
+)
+def test_kills_for_want_of_memory_are_counted_by_the_control_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, file: str, text: str, number: int
+) -> None:
+    counter = tmp_path / file
+    counter.parent.mkdir(parents=True, exist_ok=True)
+    counter.write_text(text)
+    (tmp_path / "cgroup").write_text(own)
+    monkeypatch.setattr(sweeps.executor, "CGROUPS", tmp_path)
+    monkeypatch.setattr(sweeps.executor, "OWN_CGROUP", tmp_path / "cgroup")
+    assert sweeps.executor.count_oom_kills() == number
+
+
+def test_a_worker_whose_trial_others_have_ended_leaves_at_its_next_report(
+    tmp_path: Path, launch: Callable[[Sweep], subprocess.Popen[str]]
+) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=1, workers=1, acts={"0": ["report 1", "succeed"]})
+    process = launch(sweep)
+    wait_until_started(sweep, 0)
+    storage = open_storage(sweep.storage, create=False)
+    storage.set_trial_state_values(trials_of(sweep)[0]._trial_id, TrialState.FAIL)
+    process.communicate(timeout=PATIENCE_S)
+    first, second = read_started(sweep.trial_folder(0))
+    assert second[1] - first[1] < N_STEPS / 2  # seconds; it would have gone on for twice as long
+    assert "leaving it to them" in (sweep.trial_folder(0) / "log.txt").read_text()
     assert_at_its_total(sweep)
 
 
