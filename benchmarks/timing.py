@@ -19,8 +19,8 @@ from benchmarks.cases import (
     reference_parameters,
 )
 from benchmarks.reference import rollout as reference_rollout
+from nca.device import allow_tf32
 from nca.rollout import Rollout
-from nca.run import allow_tf32
 from nca.seeding import Streams
 
 __all__ = ["MATRIX_SIDE", "take_turns", "time_rollouts", "time_steps"]

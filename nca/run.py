@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import resource
 import shutil
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,9 @@ import torch
 import yaml
 
 from nca.checkpoint import Checkpoints
-from nca.config import TrainConfig, TrialConfig
+from nca.checks import identify_inputs
+from nca.config import TrialConfig
+from nca.device import allow_tf32, check_device, pick_device
 from nca.features import load_extractor
 from nca.memory import keep_freed_memory
 from nca.model import make_automaton
@@ -28,22 +29,19 @@ from nca.render import (
     save_pixels,
     to_pixels,
 )
-from nca.schema import ConfigError, flatten
+from nca.schema import flatten
 from nca.seeding import Streams
 from nca.style import StyleLoss
-from nca.textures import load_pixels, load_texture, texture_hash
-from nca.tracking import MlflowStore, MlflowTracker, Status, Tracker, check_address
+from nca.textures import load_pixels, load_texture
+from nca.tracking import MlflowStore, MlflowTracker, Status, Tracker
 from nca.trainer import DivergedError, Trainer, smoothed_loss
-from nca.weights import hash_weights
 
 __all__ = [
     "Listener",
     "Outcome",
     "Reason",
     "build_trainer",
-    "check_inputs",
     "open_tracker",
-    "pick_device",
     "train",
 ]
 
@@ -86,95 +84,6 @@ class Listener(Protocol):
 
     def stopping(self) -> bool:
         """Say whether the run should save a checkpoint and end."""
-
-
-def check_surroundings(config: TrialConfig) -> None:
-    """Refuse a config whose texture, device, folder or store is not to be had; creates nothing.
-
-    Raises:
-        ConfigError: If so.
-    """
-    check_device(config.train, pick_device(config.device))
-    check_writable(Path(config.runs_dir))
-    if config.tracking.uri is not None:
-        check_address(config.tracking.uri)
-    load_pixels(config.texture, config.train.size)
-
-
-def check_inputs(config: TrialConfig) -> dict[str, str]:
-    """Read a resolved config's texture and weights and return what identifies them: their hashes.
-
-    Raises:
-        ConfigError: If either cannot be had or does not fit.
-    """
-    load_extractor(config.features, torch.device("cpu"), torch.float32)
-    return identify_inputs(config)
-
-
-def identify_inputs(config: TrialConfig) -> dict[str, str]:
-    """Return the hashes of a resolved config's texture and weights.
-
-    Raises:
-        ConfigError: If the texture cannot be had.
-    """
-    texture = texture_hash(load_pixels(config.texture, config.train.size))
-    return {"texture.hash": texture, "features.hash": hash_weights(config.features)}
-
-
-def check_writable(folder: Path) -> None:
-    """Refuse a folder that cannot be created or written; leaves nothing behind.
-
-    Raises:
-        ConfigError: If so.
-    """
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if not existing.is_dir():
-        raise ConfigError(f"runs_dir={folder}: {existing} is not a folder")
-    try:
-        # Permissions do not tell: nobody can make a folder in /proc, or on a disk mounted read-only.
-        tempfile.TemporaryDirectory(dir=existing).cleanup()
-    except OSError as error:
-        raise ConfigError(f"runs_dir={folder}: {existing} is not writable; give runs_dir=FOLDER") from error
-
-
-def pick_device(name: str) -> torch.device:
-    """Return the device of a name; auto is the first GPU where there is one, else the CPU.
-
-    Raises:
-        ConfigError: If the name is unknown or the GPU is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, colon, index = name.partition(":")
-    if kind not in ("cuda", "cpu") or (colon and not (kind == "cuda" and index.isdecimal())):
-        raise ConfigError(f"device={name}: must be auto, cuda, cuda:N or cpu")
-    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        found = torch.cuda.device_count()
-        raise ConfigError(f"device={name}: {found} CUDA devices found here; use device=cpu or device=auto")
-    return torch.device(name)
-
-
-def check_device(train: TrainConfig, device: torch.device) -> None:
-    """Refuse what only a GPU can do on another device, and what a CUDA graph cannot hold.
-
-    Raises:
-        ConfigError: If so.
-    """
-    if train.cuda_graph and train.recompute and train.rollout == "fast":
-        # To draw the same masks a second time sets a generator back, which no graph can.
-        raise ConfigError("train.cuda_graph=true: not with train.recompute=true; give one of them")
-    if device.type == "cuda":
-        return
-    if train.precision == "tf32":
-        raise ConfigError(f"train.precision=tf32: needs a GPU, and device is {device}; give fp32 or bf16")
-    if train.cuda_graph:
-        raise ConfigError(f"train.cuda_graph=true: needs a GPU, and device is {device}; give false")
-
-
-def allow_tf32(allowed: bool) -> None:
-    """Let products and convolutions of float32 on a GPU round their factors to TF32, or not."""
-    torch.backends.cuda.matmul.allow_tf32 = allowed
-    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def build_trainer(config: TrialConfig, device: torch.device) -> Trainer:

@@ -33,7 +33,7 @@ def run_studies(words: Sequence[str]) -> list[Summary]:
         ConfigError: If the input is wrong; nothing has been created then.
         SweepError: If a study cannot be opened, or its first trials all fail for the same reason.
     """
-    from nca.run import check_inputs, check_surroundings
+    from nca.checks import check_inputs, check_surroundings
     from sweeps.coordinator import Coordinator, SweepSpec
     from sweeps.executor import LocalExecutor
     from sweeps.progress import Progress

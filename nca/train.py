@@ -83,7 +83,8 @@ def run_single(config: TrialConfig) -> int:
     Raises:
         ConfigError: If an input cannot be had; nothing has been created then.
     """
-    from nca.run import check_inputs, check_surroundings, open_tracker, train
+    from nca.checks import check_inputs, check_surroundings
+    from nca.run import open_tracker, train
     from nca.tracking import MlflowStore, NullTracker, Tracker
 
     check_surroundings(config)
