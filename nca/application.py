@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nca.config import TrialConfig
-from nca.run import open_tracker, train
+from nca.run import is_out_of_memory, open_tracker, train
 from nca.schema import build
 from nca.tracking import MlflowStore, NullTracker, Tracker, load_mlflow
 from sweeps.worker import Result, RunningTrial
@@ -44,8 +46,10 @@ class TextureSweep:
         load_mlflow()
 
     def run(self, trial: RunningTrial) -> Result:
-        """Train the trial and return its final loss."""
+        """Train the trial and return its final loss; a lean one recomputes its rollouts."""
         config = _trial_config(trial.config)
+        if trial.lean:
+            config = replace(config, train=replace(config.train, recompute=True, cuda_graph=False))
         tracker: Tracker = NullTracker()
         attributes: dict[str, Any] = {"training_seed": config.seed}
         if config.tracking.uri is not None:
@@ -59,7 +63,14 @@ class TextureSweep:
             )
             attributes["mlflow_run_id"] = mlflow.run_id
             tracker.set_tags({"optuna_study": trial.study_name, "optuna_trial": str(trial.number)})
-        outcome = train(config, trial.folder, tracker, trial)
+        try:
+            outcome = train(config, trial.folder, tracker, trial)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            traceback.print_exc()
+            line = str(error).strip().partition("\n")[0]
+            return Result("out_of_memory", attributes=attributes | {"error": line})
         pictures = [] if outcome.picture is None else [outcome.picture]
         value = outcome.metrics.get(OBJECTIVE)
         attributes |= outcome.metrics | {"n_steps": outcome.n_steps}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import shutil
 import time
+import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -41,6 +42,7 @@ __all__ = [
     "Outcome",
     "Reason",
     "build_trainer",
+    "is_out_of_memory",
     "open_tracker",
     "train",
 ]
@@ -156,10 +158,18 @@ def train(config: TrialConfig, folder: Path, tracker: Tracker, listener: Listene
         tracker.set_tags(describe_run(device) | identify_inputs(config))
         run = _Run(config, folder, tracker, listener, trainer, checkpoints)
         return run.finish(run.train())
-    except BaseException:
-        tracker.set_tags({"reason": "crashed"})
+    except BaseException as error:
+        tracker.log_text(traceback.format_exc(), "traceback.txt")
+        tracker.set_tags({"reason": "out_of_memory" if is_out_of_memory(error) else "crashed"})
         tracker.finish("FAILED")
         raise
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an exception means that the device or the host had no memory left."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # PyTorch, on the host
 
 
 class _Run:

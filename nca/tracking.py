@@ -95,6 +95,9 @@ class Tracker(Protocol):
     def log_files(self, folder: Path) -> bool:
         """Record every file of a folder as an artifact; return whether it is kept elsewhere now."""
 
+    def log_text(self, text: str, name: str) -> None:
+        """Record a text as an artifact."""
+
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set or replace tags of the run."""
 
@@ -117,6 +120,9 @@ class NullTracker:
     def log_files(self, folder: Path) -> bool:
         """Return False: the files are the caller's to keep."""
         return False
+
+    def log_text(self, text: str, name: str) -> None:
+        """Do nothing."""
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Do nothing."""
@@ -175,6 +181,10 @@ class MlflowTracker:
         """Copy the folder's files to the run's artifacts and return True."""
         self._client.log_artifacts(self.run_id, str(folder))
         return True
+
+    def log_text(self, text: str, name: str) -> None:
+        """Put a text among the run's artifacts."""
+        self._client.log_text(self.run_id, text, name)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set or replace tags in one request."""

@@ -21,16 +21,24 @@ STEPS = 12  # of the config that `trial_config` returns
 class FakeListener:
     """A listener that writes everything down and prunes, stops or fails where it is told to."""
 
-    def __init__(self, *, prune_at: int = 0, stop_at: int = 0, fail_at: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        prune_at: int = 0,
+        stop_at: int = 0,
+        fail_at: int = 0,
+        error: Exception | None = None,
+    ) -> None:
         self.losses: dict[int, float] = {}
         self.reports: dict[int, float] = {}
         self._prune_at, self._stop_at, self._fail_at = prune_at, stop_at, fail_at
+        self._error = error or ZeroDivisionError("on purpose")
 
     def progress(self, n_steps: int, of: int, loss: float) -> None:
         assert of == STEPS
         self.losses[n_steps] = loss
         if n_steps == self._fail_at:
-            raise MemoryError("no memory left")
+            raise self._error
 
     def report(self, n_steps: int, smoothed: float) -> bool:
         self.reports[n_steps] = smoothed

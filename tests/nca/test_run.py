@@ -176,10 +176,12 @@ def test_stopping_after_the_last_step_is_complete(tmp_path: Path) -> None:
 def test_a_crashed_run_is_failed_and_goes_on_from_its_checkpoint(
     tmp_path: Path, mlflow_uri: str, recorded: Recorded
 ) -> None:
-    with pytest.raises(MemoryError, match="no memory left"):
+    with pytest.raises(ZeroDivisionError, match="on purpose"):
         recorded.train(FakeListener(fail_at=10))
     assert recorded.run.info.status == "FAILED"
     assert recorded.run.data.tags["reason"] == "crashed"
+    trace = recorded.client.download_artifacts(recorded.run_id, "traceback.txt", str(tmp_path))
+    assert Path(trace).read_text().endswith("ZeroDivisionError: on purpose\n")
     kept = sorted(path.stem for path in (recorded.folder / "checkpoints").iterdir())
     assert kept == ["00000004", "00000008"]
     crashed, listener = recorded.run_id, FakeListener()
@@ -191,9 +193,24 @@ def test_a_crashed_run_is_failed_and_goes_on_from_its_checkpoint(
     assert recorded.losses == whole.losses
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 2 bytes."),
+    ],
+)
+def test_out_of_memory_has_a_reason_of_its_own(recorded: Recorded, error: Exception) -> None:
+    with pytest.raises(type(error)):
+        recorded.train(FakeListener(fail_at=10, error=error))
+    assert recorded.run.info.status == "FAILED"
+    assert recorded.run.data.tags["reason"] == "out_of_memory"
+
+
 def test_checkpoints_wait_for_their_seconds(tmp_path: Path) -> None:
     config = trial_config(tmp_path, train={"checkpoint_every_s": 3600.0})
-    with pytest.raises(MemoryError):
+    with pytest.raises(ZeroDivisionError):
         train_untracked(config, tmp_path / "trial", FakeListener(fail_at=10))
     assert not (tmp_path / "trial" / "checkpoints").exists()
 
