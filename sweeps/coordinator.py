@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from sweeps import SweepError
+from sweeps.book import Book
 from sweeps.executor import Ended, Executor
 from sweeps.progress import Progress, Row, Totals, estimate_left_s, format_duration, format_set, make_row
 from sweeps.samplers import SamplerSpec, make_sampler
@@ -24,12 +25,11 @@ from sweeps.space import n_sets, to_distributions
 from sweeps.study import (
     LEAN,
     ORIGIN,
+    OUT_OF_MEMORY,
     OWNER,
     REASON,
-    RETRY_OF,
     PrunerSpec,
     StudySpec,
-    attempts,
     best_trial,
     count_reasons,
     describe_owner,
@@ -42,15 +42,13 @@ from sweeps.study import (
     origin,
     reason_of,
 )
-from sweeps.worker import Assignment, load_application, read_progress, trial_id, write_assignment
+from sweeps.worker import Assignment, load_application, read_progress, write_assignment
 
 __all__ = ["Coordinator", "Summary", "SweepSpec"]
 
 TICK_S = 0.5
 STALE_CHECK_S = 30.0
 LINKS = "links"
-OUT_OF_MEMORY = "out_of_memory"
-SAME_FAILURES = 3  # of the first trials, for the same reason, end the sweep
 
 
 @dataclass(frozen=True)
@@ -124,9 +122,6 @@ class Coordinator:
         self._stops = 0
         self._durations_s: list[float] = []
         self._checked_at = time.monotonic()
-        self._n_trials = spec.n_trials
-        if spec.sampler.name == "grid":
-            self._n_trials = int(min(spec.n_trials, n_sets(spec.study.space)))
 
     def run(self) -> Summary:
         """Bring the study to its total.
@@ -151,6 +146,10 @@ class Coordinator:
         self._storage = open_storage(spec.study.storage)
         self._storage.heartbeat_stale_trial_callback = self._requeue_stale
         study = self._study = open_study(spec.study, self._storage)
+        n_trials = spec.n_trials
+        if spec.sampler.name == "grid":
+            n_trials = int(min(n_trials, n_sets(spec.study.space)))
+        self._book = Book(study, self._storage, n_trials, spec.retries)
         # Only what asks has the sampler: the grid's stops a study that is told of its last trial.
         self._asking = optuna.load_study(
             study_name=study.study_name, storage=self._storage, sampler=sampler, pruner=pruner
@@ -183,9 +182,9 @@ class Coordinator:
     def _loop(self) -> None:
         told = False
         while True:
-            while not self._stops and self._executor.n_free() and self._n_wanted():
+            while not self._stops and self._executor.n_free() and self._book.n_wanted():
                 self._start(self._ask())
-                self._executor.prepare(self._n_wanted())
+                self._executor.prepare(self._book.n_wanted())
             if not self._running or self._stops > 1:
                 break
             if self._stops and not told:
@@ -195,25 +194,18 @@ class Coordinator:
             for each in ended:
                 self._settle(each)
             if ended:
-                self._stop_if_hopeless()
+                self._book.give_up_if_hopeless(self._spec.trials)
             if time.monotonic() - self._checked_at > STALE_CHECK_S:
                 self._checked_at = time.monotonic()
                 self._fail_stale()
             self._show()
-
-    def _n_wanted(self) -> int:
-        """Return how many trials are still to be started: what is queued, and what the total leaves."""
-        trials = self._trials()
-        unfinished = sum(t.state == TrialState.RUNNING for t in trials)
-        queued = sum(t.state == TrialState.WAITING for t in trials)
-        return max(queued, self._n_trials - len(ended_for_good(trials)) - unfinished)
 
     def _ask(self) -> Trial:
         with warnings.catch_warnings():
             # The worker beats, and the coordinator at once: a trial that never beat is never stale.
             warnings.filterwarnings("ignore", message="Heartbeat of storage")
             trial = self._asking.ask(to_distributions(self._spec.study.space))
-        self._storage.record_heartbeat(trial_id(self._storage, self._study.study_name, trial.number))
+        self._storage.record_heartbeat(self._book.id_of(trial.number))
         trial.set_user_attr(OWNER, describe_owner())
         return trial
 
@@ -241,15 +233,14 @@ class Coordinator:
         )
         write_assignment(folder, assignment)
         slot = self._executor.start(number, folder)
-        frozen = self._storage.get_trial(trial_id(self._storage, self._study.study_name, number))
-        self._running[number] = _Running(frozen, folder, slot, config)
+        self._running[number] = _Running(self._book.reread(number), folder, slot, config)
         again = "" if first == number else f" (again, trial {first})"
         self._progress.say(f"trial {number}{again} starts: {format_set(trial.params)}")
 
     def _settle(self, ended: Ended) -> None:
         """Record an ended worker's trial, whether or not it told of its end itself."""
         running = self._running[ended.number]
-        trial = self._reread(running.trial)
+        trial = self._book.reread(running.trial.number)
         if not trial.state.is_finished():
             reason = "killed" if ended.signal else "crashed"
             if ended.out_of_memory:
@@ -260,53 +251,24 @@ class Coordinator:
         if trial.duration is not None and trial.state == TrialState.COMPLETE:
             self._durations_s.append(trial.duration.total_seconds())
         self._announce(trial, running)
-        self._retry(trial)
+        self._book.retry(trial)
 
     def _settle_dead(self, running: _Running, reason: str) -> None:
         """Fail a trial whose worker could not, end its records, and queue it again."""
         self._running.pop(running.trial.number, None)
-        trial = self._reread(running.trial)
+        trial = self._book.reread(running.trial.number)
         if not trial.state.is_finished():
-            id_ = trial_id(self._storage, self._study.study_name, trial.number)
-            self._storage.set_trial_user_attr(id_, REASON, reason)
+            self._storage.set_trial_user_attr(self._book.id_of(trial.number), REASON, reason)
             self._study.tell(trial.number, state=TrialState.FAIL)
-            trial = self._reread(trial)
+            trial = self._book.reread(trial.number)
             self._application.close_trial(running.folder, running.config, reason)
         self._announce(trial, running)
-        self._retry(trial)
-
-    def _retry(self, trial: FrozenTrial) -> None:
-        """Queue a failed trial again while its reason allows it."""
-        reason = reason_of(trial)
-        if trial.state != TrialState.FAIL:
-            return
-        trials = self._trials()
-        if any(t.user_attrs.get(RETRY_OF) == trial.number for t in trials):
-            return  # whoever found it dead first has queued it
-        once = min(1, self._spec.retries)
-        limit = {"killed": self._spec.retries, "crashed": once, OUT_OF_MEMORY: once}.get(reason, 0)
-        if reason == "interrupted" or attempts(trial, trials, reason) <= limit:
-            self._queue_again(trial)
-
-    def _queue_again(self, trial: FrozenTrial) -> None:
-        attributes = {ORIGIN: origin(trial), RETRY_OF: trial.number}
-        if reason_of(trial) == OUT_OF_MEMORY or trial.user_attrs.get(LEAN):
-            attributes[LEAN] = True
-        self._study.enqueue_trial(trial.params, user_attrs=attributes)
-
-    def _stop_if_hopeless(self) -> None:
-        ended = [t for t in self._trials() if t.state.is_finished() and reason_of(t) != "interrupted"]
-        reasons = {reason_of(t) for t in ended}
-        n_different = len({origin(t) for t in ended})  # one that dies again and again is one trial
-        if n_different >= SAME_FAILURES and len(reasons) == 1 and ended[0].state == TrialState.FAIL:
-            log = self._spec.trials / str(origin(ended[-1])) / "log.txt"
-            error = ended[-1].user_attrs.get("error", f"see {log}")
-            raise SweepError(f"the first {SAME_FAILURES} trials all failed ({reasons.pop()}): {error}")
+        self._book.retry(trial)
 
     def _recover(self) -> None:
         """Fail trials left RUNNING by a coordinator that is gone, and queue again all that it left."""
         fail_stale(self._study)
-        trials = self._trials()
+        trials = self._book.trials()
         ended = {trial.number for trial in ended_for_good(trials)}
         for trial in filter(is_abandoned, trials):
             if trial.state == TrialState.RUNNING:
@@ -314,7 +276,7 @@ class Coordinator:
                 config = self._spec.compose(trial.params, origin(trial))
                 self._settle_dead(_Running(trial, folder, 0, config), "interrupted")
             elif trial.number in ended and reason_of(trial) == "interrupted":
-                self._queue_again(trial)
+                self._book.queue_again(trial)
 
     def _fail_stale(self) -> None:
         """Fail other coordinators' trials whose heartbeat stopped.
@@ -322,14 +284,14 @@ class Coordinator:
         Our own beat here: after the machine has slept their workers live, and have not beaten for long.
         """
         for number in self._running:
-            self._storage.record_heartbeat(trial_id(self._storage, self._study.study_name, number))
+            self._storage.record_heartbeat(self._book.id_of(number))
         fail_stale(self._study)
 
     def _requeue_stale(self, study: Study, trial: FrozenTrial) -> None:
         """End the records of a trial that Optuna failed as its heartbeat stopped, and queue it again."""
         folder = self._spec.trials / str(origin(trial))
         self._application.close_trial(folder, self._spec.compose(trial.params, origin(trial)), "killed")
-        self._retry(trial)
+        self._book.retry(trial)
 
     def _interrupt(self, *_: object) -> None:
         """First signal: end trials where they can be taken up again. Second: at once. The loop does it."""
@@ -346,13 +308,13 @@ class Coordinator:
 
     def _show(self) -> None:
         rows = [self._row(running) for running in self._running.values()]
-        trials = self._trials()
+        trials = self._book.trials()
         ended, best = ended_for_good(trials), best_trial(trials)
-        to_come = max(0, self._n_trials - len(ended) - len(rows))
+        to_come = max(0, self._book.n_trials - len(ended) - len(rows))
         totals = Totals(
             study=self._study.study_name,
             n_ended=len(ended),
-            n_trials=self._n_trials,
+            n_trials=self._book.n_trials,
             counts=count_reasons(ended),
             best=None if best is None else (best.number, best.values[0]),
             left_s=estimate_left_s(rows, self._durations_s, to_come, self._executor.n_slots),
@@ -368,14 +330,8 @@ class Coordinator:
         return make_row(running.trial.number, running.slot, running.trial.params, note, running.first_note)
 
     def _close(self) -> Summary:
-        trials = self._trials()
+        trials = self._book.trials()
         ended, best = ended_for_good(trials), best_trial(trials)
         values = {"n_trials": float(len(ended))} | ({} if best is None else {"best_value": best.values[0]})
         self._application.close_study(self._spec.compose({}, 0), self._links, values)
-        return Summary(count_reasons(ended), best, len(ended) < self._n_trials, self._links)
-
-    def _trials(self) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False)
-
-    def _reread(self, trial: FrozenTrial) -> FrozenTrial:
-        return self._storage.get_trial(trial_id(self._storage, self._study.study_name, trial.number))
+        return Summary(count_reasons(ended), best, len(ended) < self._book.n_trials, self._links)

@@ -53,6 +53,7 @@ ORIGIN = "origin"  # number of the first attempt: its folder, its seed
 RETRY_OF = "retry_of"
 LEAN = "lean"  # an earlier attempt ran out of memory
 OWNER = "owner"
+OUT_OF_MEMORY = "out_of_memory"  # a reason
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,99 @@
+"""What a study's trials say is still to be done: how many are wanted, which are tried again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from optuna.storages import RDBStorage
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from sweeps import SweepError
+from sweeps.study import (
+    LEAN,
+    ORIGIN,
+    OUT_OF_MEMORY,
+    RETRY_OF,
+    attempts,
+    ended_for_good,
+    origin,
+    reason_of,
+)
+from sweeps.worker import trial_id
+
+__all__ = ["Book"]
+
+SAME_FAILURES = 3  # of the first trials, for the same reason, end the sweep
+
+
+class Book:
+    """The trials of one study, read anew each time; queues those that are tried again.
+
+    Args:
+        study: The study.
+        storage: Its storage.
+        n_trials: Trials ended for good, in all.
+        retries: Times a killed trial is tried again.
+    """
+
+    def __init__(self, study: Study, storage: RDBStorage, n_trials: int, retries: int) -> None:
+        self.n_trials = n_trials
+        self._study = study
+        self._storage = storage
+        self._retries = retries
+
+    def trials(self) -> list[FrozenTrial]:
+        """Return all trials; they are not to be changed."""
+        return self._study.get_trials(deepcopy=False)
+
+    def id_of(self, number: int) -> int:
+        """Return the storage's id of a trial."""
+        return trial_id(self._storage, self._study.study_name, number)
+
+    def reread(self, number: int) -> FrozenTrial:
+        """Return a trial as it is now."""
+        return self._storage.get_trial(self.id_of(number))
+
+    def n_wanted(self) -> int:
+        """Return how many trials are still to be started: what is queued, and what the total leaves."""
+        trials = self.trials()
+        unfinished = sum(t.state == TrialState.RUNNING for t in trials)
+        queued = sum(t.state == TrialState.WAITING for t in trials)
+        return max(queued, self.n_trials - len(ended_for_good(trials)) - unfinished)
+
+    def retry(self, trial: FrozenTrial) -> None:
+        """Queue a failed trial again while its reason allows it."""
+        reason = reason_of(trial)
+        if trial.state != TrialState.FAIL:
+            return
+        trials = self.trials()
+        if any(t.user_attrs.get(RETRY_OF) == trial.number for t in trials):
+            return  # whoever found it dead first has queued it
+        once = min(1, self._retries)
+        limit = {"killed": self._retries, "crashed": once, OUT_OF_MEMORY: once}.get(reason, 0)
+        if reason == "interrupted" or attempts(trial, trials, reason) <= limit:
+            self.queue_again(trial)
+
+    def queue_again(self, trial: FrozenTrial) -> None:
+        """Queue a trial's set again, as another attempt at the same trial."""
+        attributes = {ORIGIN: origin(trial), RETRY_OF: trial.number}
+        if reason_of(trial) == OUT_OF_MEMORY or trial.user_attrs.get(LEAN):
+            attributes[LEAN] = True
+        self._study.enqueue_trial(trial.params, user_attrs=attributes)
+
+    def give_up_if_hopeless(self, folders: Path) -> None:
+        """Refuse to go on once the first trials have all failed alike.
+
+        Args:
+            folders: Of the trials' folders.
+
+        Raises:
+            SweepError: If so.
+        """
+        ended = [t for t in self.trials() if t.state.is_finished() and reason_of(t) != "interrupted"]
+        reasons = {reason_of(t) for t in ended}
+        n_different = len({origin(t) for t in ended})  # one that dies again and again is one trial
+        if n_different >= SAME_FAILURES and len(reasons) == 1 and ended[0].state == TrialState.FAIL:
+            log = folders / str(origin(ended[-1])) / "log.txt"
+            error = ended[-1].user_attrs.get("error", f"see {log}")
+            raise SweepError(f"the first {SAME_FAILURES} trials all failed ({reasons.pop()}): {error}")
