@@ -159,6 +159,8 @@ class SweepSettings:
     n_trials: int = leaf(at_least=1)
     storage: str
     retries: int = leaf(at_least=0, at_most=100)
+    timeout: str | None
+    max_steps: int | None = leaf(at_least=1)
     seed: int = leaf(at_least=0)
 
 

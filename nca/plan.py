@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -19,7 +20,16 @@ if TYPE_CHECKING:
     from sweeps.samplers import SamplerSpec
     from sweeps.study import PrunerSpec, StudySpec
 
-__all__ = ["Plan", "has_study", "make_plans", "pruner_spec", "resolve", "sampler_spec", "study_spec"]
+__all__ = [
+    "Plan",
+    "has_study",
+    "make_plans",
+    "pruner_spec",
+    "read_duration",
+    "resolve",
+    "sampler_spec",
+    "study_spec",
+]
 
 # Searched values live in these groups; train.steps is the length of every trial.
 SEARCHABLE = ("model.", "train.")
@@ -32,6 +42,7 @@ NOT_SEARCHABLE = (
     "train.checkpoint_every",
     "train.checkpoint_every_s",
 )
+UNITS_S = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 # Several names of these give a study each; other parts take one.
 STUDY_PARTS = ("texture", "model", "features")
 # May change between two commands of one study.
@@ -141,6 +152,7 @@ def _make_plan(overrides: list[str], domains: Mapping[str, Domain]) -> Plan:
         )
     plan = Plan(overrides, config, space)
     _check_values(plan)
+    read_duration(config.sweep.timeout)
     check_sampler(config.sampler.name, space)
     return plan
 
@@ -241,6 +253,20 @@ def sampler_spec(config: SweepConfig) -> SamplerSpec:
     from sweeps.samplers import SamplerSpec
 
     return SamplerSpec(config.sampler.name, config.sweep.seed, _options(config.sampler))
+
+
+def read_duration(text: str | None) -> float | None:
+    """Return the seconds of a text such as 90min; None for None.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h|d)", text.strip())
+    if found is None or float(found[1]) == 0:
+        raise ConfigError(f"sweep.timeout={text}: must be a number and s, min, h or d, as 90min or 2h")
+    return float(found[1]) * UNITS_S[found[2]]
 
 
 def pruner_spec(config: SweepConfig) -> PrunerSpec:

@@ -10,7 +10,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nca.plan import Plan, has_study, make_plans, pruner_spec, resolve, sampler_spec, study_spec
+from nca.plan import (
+    Plan,
+    has_study,
+    make_plans,
+    pruner_spec,
+    read_duration,
+    resolve,
+    sampler_spec,
+    study_spec,
+)
 from nca.schema import exit_on_error
 from nca.weights import resolve_features
 from sweeps import SweepError
@@ -61,6 +70,8 @@ def run_studies(words: Sequence[str]) -> list[Summary]:
             compose=functools.partial(_compose_trial, plan),
             trials=runs / "trials" / plan.name,
             artifacts=runs / "artifacts" / "optuna",
+            timeout_s=read_duration(config.sweep.timeout),
+            max_steps=config.sweep.max_steps,
         )
         executor = LocalExecutor(slots, APPLICATION)
         progress = Progress()
@@ -68,7 +79,7 @@ def run_studies(words: Sequence[str]) -> list[Summary]:
         progress.say(f"study {plan.name}: {size}, {config.sampler.name}")
         summaries.append(Coordinator(spec, executor, progress).run())
         _say_summary(plan, summaries[-1], progress.say)
-        if summaries[-1].interrupted:
+        if summaries[-1].interrupted and not summaries[-1].at_limit:
             break
     return summaries
 
@@ -81,7 +92,7 @@ def run_and_exit(words: Sequence[str]) -> None:
     """
     with exit_on_error(SweepError, OSError):  # a full or unwritable disk is said in its own words
         summaries = run_studies(words)
-    if summaries[-1].interrupted:
+    if summaries[-1].interrupted and not summaries[-1].at_limit:
         raise SystemExit(130)
     raise SystemExit(0 if all(summary.best for summary in summaries) else 1)
 
@@ -114,7 +125,9 @@ def _say_summary(plan: Plan, summary: Summary, say: Callable[[str], None]) -> No
         folder = Path(plan.config.runs_dir) / "trials" / plan.name / str(origin(best))
         say(f"best: trial {best.number}, final loss {best.values[0]:.6g}, {format_set(best.params)}")
         say(f"its output: {folder / 'output.png'}")
-    if summary.interrupted:
+    if summary.at_limit:
+        say("stopped at its limit; with a larger one the same command goes on")
+    elif summary.interrupted:
         say("stopped before its total; the same command goes on")
     say("look: make ui (MLflow), make dashboard (Optuna)")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from optuna.storages import RDBStorage
@@ -11,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sweeps import SweepError
 from sweeps.study import (
     LEAN,
+    N_STEPS,
     ORIGIN,
     OUT_OF_MEMORY,
     RETRY_OF,
@@ -60,6 +62,18 @@ class Book:
         unfinished = sum(t.state == TrialState.RUNNING for t in trials)
         queued = sum(t.state == TrialState.WAITING for t in trials)
         return max(queued, self.n_trials - len(ended_for_good(trials)) - unfinished)
+
+    def n_steps(self, running: Mapping[int, int]) -> int:
+        """Return the training steps of the whole study so far; a trial taken up again counts once.
+
+        Args:
+            running: Steps of running trials by number.
+        """
+        by_origin: dict[int, int] = {}
+        for trial in self.trials():
+            n_steps = max(running.get(trial.number, 0), int(trial.user_attrs.get(N_STEPS, 0)))
+            by_origin[origin(trial)] = max(n_steps, by_origin.get(origin(trial), 0))
+        return sum(by_origin.values())
 
     def retry(self, trial: FrozenTrial) -> None:
         """Queue a failed trial again while its reason allows it."""

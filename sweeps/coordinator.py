@@ -65,6 +65,8 @@ class SweepSpec:
         compose: Turns drawn values and a trial's number into the trial's whole config.
         trials: Folder of the trials' folders.
         artifacts: Folder of Optuna's artifact store.
+        timeout_s: Seconds after which the sweep ends; None for never.
+        max_steps: Training steps of the whole study after which it ends; None for no limit.
     """
 
     study: StudySpec
@@ -76,6 +78,8 @@ class SweepSpec:
     compose: Callable[[Mapping[str, Any], int], dict[str, Any]]
     trials: Path
     artifacts: Path
+    timeout_s: float | None = None
+    max_steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -86,12 +90,14 @@ class Summary:
         counts: Trials of the study ended for good, by reason.
         best: The best trial; None where none is complete.
         interrupted: Whether it was stopped before its total.
+        at_limit: Whether its time or its steps were over.
         links: Of the study.
     """
 
     counts: Mapping[str, int]
     best: FrozenTrial | None
     interrupted: bool
+    at_limit: bool
     links: Mapping[str, str]
 
 
@@ -120,6 +126,8 @@ class Coordinator:
         self._application = load_application(spec.application)
         self._running: dict[int, _Running] = {}
         self._stops = 0
+        self._at_limit = False
+        self._started_at = time.monotonic()
         self._durations_s: list[float] = []
         self._checked_at = time.monotonic()
 
@@ -182,6 +190,7 @@ class Coordinator:
     def _loop(self) -> None:
         told = False
         while True:
+            self._look_at_limits()
             while not self._stops and self._executor.n_free() and self._book.n_wanted():
                 self._start(self._ask())
                 self._executor.prepare(self._book.n_wanted())
@@ -199,6 +208,20 @@ class Coordinator:
                 self._checked_at = time.monotonic()
                 self._fail_stale()
             self._show()
+
+    def _look_at_limits(self) -> None:
+        """Stop as ctrl-C does when the time or the steps are over."""
+        spec = self._spec
+        if self._stops:
+            return
+        if spec.timeout_s is not None and time.monotonic() - self._started_at >= spec.timeout_s:
+            self._stop(f"stopping after {format_duration(spec.timeout_s)}", "ctrl-C")
+        elif spec.max_steps is not None:
+            notes = {number: read_progress(running.folder) for number, running in self._running.items()}
+            n_steps = self._book.n_steps({n: int(note.get("n_steps", 0)) for n, note in notes.items()})
+            if n_steps >= spec.max_steps:
+                self._stop(f"stopping after {n_steps} training steps", "ctrl-C")
+        self._at_limit = bool(self._stops)
 
     def _ask(self) -> Trial:
         with warnings.catch_warnings():
@@ -295,9 +318,14 @@ class Coordinator:
 
     def _interrupt(self, *_: object) -> None:
         """First signal: end trials where they can be taken up again. Second: at once. The loop does it."""
-        self._stops += 1
-        if self._stops == 1:
-            self._progress.say("stopping: trials save what they have; once more to end at once")
+        if self._stops:
+            self._stops += 1
+        else:
+            self._stop("stopping", "once more")
+
+    def _stop(self, what: str, how: str) -> None:
+        self._stops = 1
+        self._progress.say(f"{what}: trials save what they have; {how} to end at once")
 
     def _announce(self, trial: FrozenTrial, running: _Running) -> None:
         reason = reason_of(trial)
@@ -334,4 +362,6 @@ class Coordinator:
         ended, best = ended_for_good(trials), best_trial(trials)
         values = {"n_trials": float(len(ended))} | ({} if best is None else {"best_value": best.values[0]})
         self._application.close_study(self._spec.compose({}, 0), self._links, values)
-        return Summary(count_reasons(ended), best, len(ended) < self._book.n_trials, self._links)
+        return Summary(
+            count_reasons(ended), best, len(ended) < self._book.n_trials, self._at_limit, self._links
+        )

@@ -53,6 +53,7 @@ ORIGIN = "origin"  # number of the first attempt: its folder, its seed
 RETRY_OF = "retry_of"
 LEAN = "lean"  # an earlier attempt ran out of memory
 OWNER = "owner"
+N_STEPS = "n_steps"  # that a trial has trained, as its application says
 OUT_OF_MEMORY = "out_of_memory"  # a reason
 
 

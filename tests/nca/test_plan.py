@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from nca.config import FeaturesConfig
-from nca.plan import Plan, has_study, make_plans, pruner_spec, resolve, sampler_spec, study_spec
+from nca.plan import (
+    Plan,
+    has_study,
+    make_plans,
+    pruner_spec,
+    read_duration,
+    resolve,
+    sampler_spec,
+    study_spec,
+)
 from nca.schema import ConfigError
 from sweeps import SweepError
 from sweeps.space import Choice, Interval
@@ -251,3 +260,16 @@ class TestResolve:
     def test_looking_for_a_study_creates_nothing(self, tmp_path: Path) -> None:
         assert not has_study(plan_of(f"runs_dir={tmp_path}"))
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("45s", 45), ("1.5 min", 90), ("2h", 7200), ("1d", 86400)])
+def test_durations_have_a_unit(text: str, seconds: float) -> None:
+    assert read_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["2", "h", "-1h", "0s", "2 hours", "1e3s"])
+def test_other_durations_are_refused(text: str) -> None:
+    refuse(
+        [TEXTURE, f"sweep.timeout='{text}'"],
+        f"sweep.timeout={text}: must be a number and s, min, h or d, as 90min",
+    )

@@ -80,7 +80,7 @@ def hang(trial: RunningTrial, argument: str) -> Result | None:
     since = time.monotonic()
     while time.monotonic() - since < MAX_WAIT_S:
         if argument != "deaf" and trial.stopping():
-            return Result("interrupted")
+            return Result("interrupted", attributes={"n_steps": N_STEPS // 2})
         time.sleep(0.01)
     return None
 
@@ -150,6 +150,8 @@ class Sweep:
     pruner: str = "none"
     pruner_options: dict[str, int] = field(default_factory=dict)
     grid: bool = False
+    timeout_s: float | None = None
+    max_steps: int | None = None
 
     @property
     def records(self) -> Path:
@@ -183,6 +185,8 @@ class Sweep:
             compose=functools.partial(self.compose),
             trials=folder / "trials",
             artifacts=folder / "artifacts",
+            timeout_s=self.timeout_s,
+            max_steps=self.max_steps,
         )
 
     def run(self, console: Console | None = None) -> Summary:

@@ -228,6 +228,36 @@ def test_a_living_trial_that_has_not_beaten_for_long_is_not_taken_for_dead(
     assert len(trials_of(sweep)) == 1
 
 
+def test_a_sweep_ends_when_its_time_is_over_and_goes_on_with_more(tmp_path: Path) -> None:
+    acts = {"1": ["hang", "succeed"]}
+    sweep = Sweep(str(tmp_path), n_trials=3, workers=2, acts=acts, timeout_s=12.0)
+    out = io.StringIO()
+    summary = sweep.run(Console(file=out))
+    assert (summary.interrupted, summary.at_limit) == (True, True)
+    assert summary.counts == {"complete": 2}
+    assert "stopping after 12 s: trials save what they have" in out.getvalue()
+    summary = replace(sweep, timeout_s=600.0).run()
+    assert (summary.interrupted, summary.at_limit, summary.counts) == (False, False, {"complete": 3})
+
+
+def test_a_sweep_ends_at_its_training_steps_and_counts_a_retried_trial_once(tmp_path: Path) -> None:
+    sweep = Sweep(
+        str(tmp_path), n_trials=9, workers=1, max_steps=2 * N_STEPS, acts={"0": ["kill", "succeed"]}
+    )
+    summary = sweep.run()
+    assert (summary.at_limit, summary.counts) == (True, {"complete": 2})
+    # The same limit starts nothing; a larger one goes on.
+    assert sweep.run().counts == {"complete": 2}
+    assert replace(sweep, max_steps=3 * N_STEPS).run().counts == {"complete": 3}
+
+
+def test_running_trials_count_toward_the_steps(tmp_path: Path) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=2, workers=1, max_steps=N_STEPS // 2, otherwise="report 0.3")
+    assert sweep.run().at_limit
+    assert not any(trial.state == TrialState.RUNNING for trial in trials_of(sweep))
+    assert len(trials_of(sweep)) <= 2
+
+
 def test_a_storage_that_cannot_be_written_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
