@@ -1,22 +1,26 @@
-"""What the sweep engine runs for a texture: a trial is a training run, recorded in MLflow."""
+"""What the sweep engine runs for a texture: a trial is one training run or several, recorded in MLflow."""
 
 from __future__ import annotations
 
+import json
+import shutil
+import statistics
 import traceback
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nca.config import TrialConfig
-from nca.run import is_out_of_memory, open_tracker, train
+from nca.run import Outcome, is_out_of_memory, open_tracker, train
 from nca.schema import build
 from nca.tracking import MlflowStore, NullTracker, Tracker, load_mlflow
 from sweeps.worker import Result, RunningTrial
 
-__all__ = ["OBJECTIVE", "TextureSweep"]
+__all__ = ["TextureSweep"]
 
-OBJECTIVE = "final_loss"
+OUTCOME_FILE = "outcome.json"  # of a seed that has been trained, while others of its trial still are
+NOT_OF_A_TRIAL = ("links", "sweep")  # what the engine and the sweep add to a trial's config
 
 
 class TextureSweep:
@@ -46,45 +50,32 @@ class TextureSweep:
         load_mlflow()
 
     def run(self, trial: RunningTrial) -> Result:
-        """Train the trial and return its final loss; a lean one recomputes its rollouts."""
-        config = _trial_config(trial.config)
+        """Train the trial's set, once per seed, and return the means of its objectives.
+
+        A lean trial recomputes its rollouts.
+        """
+        config, settings = _trial_config(trial.config), trial.config["sweep"]
         if trial.lean:
             config = replace(config, train=replace(config.train, recompute=True, cuda_graph=False))
-        tracker: Tracker = NullTracker()
-        attributes: dict[str, Any] = {"training_seed": config.seed}
-        if config.tracking.uri is not None:
-            tracker = mlflow = open_tracker(
-                MlflowStore(config.tracking.uri),
-                trial.links["mlflow_experiment_id"],
-                config,
-                trial.folder,
-                name=f"trial {trial.origin}",
-                parent_run_id=trial.links["mlflow_run_id"],
-            )
-            attributes["mlflow_run_id"] = mlflow.run_id
-            tracker.set_tags({"optuna_study": trial.study_name, "optuna_trial": str(trial.number)})
+        seeds = _Seeds(trial, config, int(settings["repeats"]))
         try:
-            outcome = train(config, trial.folder, tracker, trial)
+            return seeds.train(settings["objectives"])
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             traceback.print_exc()
             line = str(error).strip().partition("\n")[0]
-            return Result("out_of_memory", attributes=attributes | {"error": line})
-        pictures = [] if outcome.picture is None else [outcome.picture]
-        value = outcome.metrics.get(OBJECTIVE)
-        attributes |= outcome.metrics | {"n_steps": outcome.n_steps}
-        return Result(outcome.reason, () if value is None else (value,), attributes, pictures)
+            return Result("out_of_memory", attributes=seeds.attributes | {"error": line})
 
     def close_trial(self, folder: Path, config: Mapping[str, Any], reason: str) -> None:
-        """End the MLflow run of a trial whose worker died; a retry takes it up again."""
+        """End the MLflow runs of a trial whose worker died; a retry takes them up again."""
         trial = _trial_config(config)
-        note = folder / "run_id"
-        if trial.tracking.uri is None or not note.exists():
+        if trial.tracking.uri is None:
             return
-        store = MlflowStore(trial.tracking.uri)
-        if store.has_run(note.read_text()):
-            store.end_run(note.read_text(), "KILLED", {"reason": reason})
+        for note in sorted(folder.glob("**/run_id")):
+            store = MlflowStore(trial.tracking.uri)
+            if store.has_run(note.read_text()):
+                store.end_run(note.read_text(), "KILLED", {"reason": reason})
 
     def close_study(
         self, config: Mapping[str, Any], links: Mapping[str, str], summary: Mapping[str, float]
@@ -97,5 +88,86 @@ class TextureSweep:
             run.finish("FINISHED")
 
 
+class _Seeds:
+    """The training runs of one trial: one, or `repeats` that differ in their seed alone, one after another.
+
+    Each has a folder of its own then; one that is done is not trained again in the trial's next attempt.
+    """
+
+    def __init__(self, trial: RunningTrial, config: TrialConfig, repeats: int) -> None:
+        first = config.seed + trial.origin * (repeats - 1)  # every trial has seeds of its own
+        self.attributes: dict[str, Any] = {"training_seed": first}
+        self._trial = trial
+        self._configs = [replace(config, seed=first + index) for index in range(repeats)]
+
+    def train(self, objectives: Sequence[str]) -> Result:
+        outcomes: list[Outcome] = []
+        for index, config in enumerate(self._configs):
+            outcomes.append(self._train_one(index, config))
+            if outcomes[-1].reason != "complete":
+                break
+        last, n_steps = outcomes[-1], sum(outcome.n_steps for outcome in outcomes)
+        pictures = [outcome.picture for outcome in outcomes if outcome.picture is not None]
+        if len(self._configs) > 1 and pictures:
+            shutil.copy(pictures[0], self._trial.folder / "output.png")
+        attributes = self.attributes | {"n_steps": n_steps}
+        if last.reason != "complete":
+            return Result(last.reason, attributes=attributes, pictures=pictures)
+        metrics = {key: statistics.fmean(o.metrics[key] for o in outcomes) for key in last.metrics}
+        if len(outcomes) > 1:
+            for key in objectives:
+                values = [outcome.metrics[key] for outcome in outcomes]
+                attributes |= {f"{key}_of_seeds": values, f"{key}_sd": statistics.stdev(values)}
+        for index in range(len(self._configs)):
+            (self._folder(index) / OUTCOME_FILE).unlink(missing_ok=True)
+        return Result("complete", [metrics[key] for key in objectives], attributes | metrics, pictures)
+
+    def _train_one(self, index: int, config: TrialConfig) -> Outcome:
+        trial, folder = self._trial, self._folder(index)
+        done = folder / OUTCOME_FILE
+        if done.exists():
+            known = json.loads(done.read_text())
+            return Outcome("complete", known["n_steps"], known["metrics"], Path(known["picture"]))
+        tracker: Tracker = NullTracker()
+        if config.tracking.uri is not None:
+            seed = f", seed {config.seed}" if len(self._configs) > 1 else ""
+            tracker = mlflow = open_tracker(
+                MlflowStore(config.tracking.uri),
+                trial.links["mlflow_experiment_id"],
+                config,
+                folder,
+                name=f"trial {trial.origin}{seed}",
+                parent_run_id=trial.links["mlflow_run_id"],
+            )
+            self.attributes.setdefault("mlflow_run_id", mlflow.run_id)
+            tracker.set_tags({"optuna_study": trial.study_name, "optuna_trial": str(trial.number)})
+        outcome = train(config, folder, tracker, _OneOf(trial, index, len(self._configs)))
+        if outcome.reason == "complete" and len(self._configs) > 1:
+            known = {"n_steps": outcome.n_steps, "metrics": outcome.metrics, "picture": str(outcome.picture)}
+            done.write_text(json.dumps(known))
+        return outcome
+
+    def _folder(self, index: int) -> Path:
+        return self._trial.folder / f"seed {index}" if len(self._configs) > 1 else self._trial.folder
+
+
+@dataclass(frozen=True)
+class _OneOf:
+    """Follows one of several training runs of a trial; the first alone decides whether it is pruned."""
+
+    trial: RunningTrial
+    index: int
+    repeats: int
+
+    def progress(self, n_steps: int, of: int, loss: float) -> None:
+        self.trial.progress(self.index * of + n_steps, self.repeats * of, loss)
+
+    def report(self, n_steps: int, smoothed: float) -> bool:
+        return self.index > 0 or self.trial.report(n_steps, smoothed)
+
+    def stopping(self) -> bool:
+        return self.trial.stopping()
+
+
 def _trial_config(config: Mapping[str, Any]) -> TrialConfig:
-    return build(TrialConfig, {key: value for key, value in config.items() if key != "links"})
+    return build(TrialConfig, {key: value for key, value in config.items() if key not in NOT_OF_A_TRIAL})

@@ -151,11 +151,24 @@ class ExecutorConfig:
     trials_per_gpu: int | Literal["auto"] = leaf(at_least=1, at_most=64)
 
 
+Objective = Literal[
+    "final_loss",
+    "final_loss_median",
+    "final_loss_relative",
+    "n_parameters",
+    "seconds_per_step",
+    "peak_memory_mb",
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class SweepSettings:
-    """The study: its name, its size, its storage."""
+    """The study: its name, its size, its storage, what it minimizes and what ends it."""
 
     study: str | None
+    objectives: list[Objective]
+    repeats: int = leaf(at_least=1, at_most=100)
+    warm_start: str | None
     n_trials: int = leaf(at_least=1)
     storage: str
     retries: int = leaf(at_least=0, at_most=100)

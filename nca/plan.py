@@ -146,15 +146,23 @@ def _make_plan(overrides: list[str], domains: Mapping[str, Domain]) -> Plan:
     if plain:
         overrides = [*overrides, *plain]
         config = build(SweepConfig, compose_plain("sweep", overrides))
-    if not space:
-        raise ConfigError(
-            "nothing is searched: give a domain such as 'model.channels=6,9', or use python -m nca.train"
-        )
     plan = Plan(overrides, config, space)
     _check_values(plan)
     read_duration(config.sweep.timeout)
-    check_sampler(config.sampler.name, space)
+    n_objectives = len(config.sweep.objectives)
+    if len(set(config.sweep.objectives)) < n_objectives:
+        raise ConfigError(f"sweep.objectives={_listed(config)}: names one twice")
+    if n_objectives > 1 and config.pruner.name != "none":
+        raise ConfigError(
+            f"pruner={config.pruner.name}: ends trials by one objective, not by the {n_objectives} of "
+            f"sweep.objectives={_listed(config)}; give pruner=none"
+        )
+    check_sampler(config.sampler.name, space, n_objectives)
     return plan
+
+
+def _listed(config: SweepConfig) -> str:
+    return f"[{','.join(config.sweep.objectives)}]"
 
 
 def _check_searchable(key: str, known: Mapping[str, Any]) -> None:
@@ -245,7 +253,9 @@ def study_spec(plan: Plan, identity: Mapping[str, str]) -> StudySpec:
     }
     for by_content in ("texture.path", "texture.url", "features.weights"):
         fixed.pop(by_content, None)
-    return StudySpec(plan.name, plan.config.sweep.storage, plan.space, {**fixed, **identity})
+    sweep = plan.config.sweep
+    fixed |= {"sweep.repeats": sweep.repeats, **identity}
+    return StudySpec(plan.name, sweep.storage, plan.space, fixed, sweep.objectives)
 
 
 def sampler_spec(config: SweepConfig) -> SamplerSpec:

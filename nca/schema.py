@@ -136,6 +136,9 @@ def _fits(option: Any, value: Any) -> bool:
         return value in typing.get_args(option) and not isinstance(value, bool)
     if typing.get_origin(option) is dict:
         return isinstance(value, Mapping)
+    if typing.get_origin(option) is list:
+        (element,) = typing.get_args(option)
+        return isinstance(value, list) and bool(value) and all(_fits(element, each) for each in value)
     if option is types.NoneType:
         return value is None
     if isinstance(value, bool):
@@ -163,6 +166,8 @@ def _describe_option(option: Any, allowed: Mapping[str, Any]) -> str:
     if typing.get_origin(option) is Literal:
         words = [str(word) for word in typing.get_args(option)]
         return f"one of {', '.join(words)}" if len(words) > 1 else words[0]
+    if typing.get_origin(option) is list:
+        return f"a list [A,B], each {_describe_option(typing.get_args(option)[0], {})}"
     names = {
         int: "a whole number",
         float: "a number",

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["main", "run_and_exit", "run_studies"]
 
 APPLICATION = "nca.application:TextureSweep"
+SHOWN_FRONT = 10  # trials of a Pareto front that are printed
 GPU_CONTEXT_MB = 600  # of a process that uses a GPU, before its first tensor; not measured by us
 
 
@@ -72,6 +73,7 @@ def run_studies(words: Sequence[str]) -> list[Summary]:
             artifacts=runs / "artifacts" / "optuna",
             timeout_s=read_duration(config.sweep.timeout),
             max_steps=config.sweep.max_steps,
+            warm_start=config.sweep.warm_start,
         )
         executor = LocalExecutor(slots, APPLICATION)
         progress = Progress()
@@ -111,7 +113,9 @@ def _make_slots(plan: Plan) -> list[Slot]:
 
 
 def _compose_trial(plan: Plan, params: Mapping[str, Any], number: int) -> dict[str, Any]:
-    return asdict(plan.trial_config(params, number))
+    sweep = plan.config.sweep
+    settings = {"objectives": sweep.objectives, "repeats": sweep.repeats}
+    return asdict(plan.trial_config(params, number)) | {"sweep": settings}
 
 
 def _say_summary(plan: Plan, summary: Summary, say: Callable[[str], None]) -> None:
@@ -123,13 +127,24 @@ def _say_summary(plan: Plan, summary: Summary, say: Callable[[str], None]) -> No
     best = summary.best
     if best is not None:
         folder = Path(plan.config.runs_dir) / "trials" / plan.name / str(origin(best))
-        say(f"best: trial {best.number}, final loss {best.values[0]:.6g}, {format_set(best.params)}")
+        say(f"best: trial {best.number}, {_format_values(plan, best.values)}, {format_set(best.params)}")
         say(f"its output: {folder / 'output.png'}")
+    if len(plan.config.sweep.objectives) > 1:
+        say(f"Pareto front, {len(summary.front)} trials that no other beats in every objective:")
+        for trial in summary.front[:SHOWN_FRONT]:
+            say(f"  trial {trial.number}: {_format_values(plan, trial.values)}, {format_set(trial.params)}")
+        if len(summary.front) > SHOWN_FRONT:
+            say(f"  and {len(summary.front) - SHOWN_FRONT} more, in the dashboard")
     if summary.at_limit:
         say("stopped at its limit; with a larger one the same command goes on")
     elif summary.interrupted:
         say("stopped before its total; the same command goes on")
     say("look: make ui (MLflow), make dashboard (Optuna)")
+
+
+def _format_values(plan: Plan, values: Sequence[float]) -> str:
+    names = [name.replace("_", " ") for name in plan.config.sweep.objectives]
+    return ", ".join(f"{name} {value:.6g}" for name, value in zip(names, values, strict=True))
 
 
 def dry_run(words: Sequence[str]) -> None:
@@ -151,12 +166,16 @@ def dry_run(words: Sequence[str]) -> None:
         print(f"features  {features.name}{note}")
         for key, domain in describe(plan.space).items():
             print(f"search    {key} = {domain}")
+        if not plan.space:
+            print("search    nothing: one trial of the fixed set")
         sets = n_sets(plan.space)
         print(
             f"sampler   {config.sampler.name}, {'endless' if sets == math.inf else int(sets)} different sets"
         )
         print(f"pruner    {config.pruner.name}")
-        print(f"trials    {config.sweep.n_trials} of {config.train.steps} steps")
+        n_trials = config.sweep.n_trials if plan.space else 1
+        seeds = f", {config.sweep.repeats} seeds each" if config.sweep.repeats > 1 else ""
+        print(f"trials    {n_trials} of {config.train.steps} steps{seeds}")
         print(f"time      {_estimate(named)}")
     print("nothing was started; add -m to start")
 
@@ -174,12 +193,12 @@ def _estimate(plan: Plan) -> str:
     assert study is not None
     ended = ended_for_good(study.get_trials(deepcopy=False))
     paces = [t.user_attrs["seconds_per_step"] for t in ended if "seconds_per_step" in t.user_attrs]
-    left = max(0, config.sweep.n_trials - len(ended))
+    left = max(0, (config.sweep.n_trials if plan.space else 1) - len(ended))
     if not paces:
         return f"{left} trials left, not known before the first trial has run"
     slots = len(_make_slots(plan))
     pace = sum(paces) / len(paces)
-    seconds = pace * config.train.steps * -(-left // slots)
+    seconds = pace * config.train.steps * config.sweep.repeats * -(-left // slots)
     return (
         f"about {format_duration(seconds)} for the {left} trials left, {pace:.3g} s a step, {slots} at once"
     )

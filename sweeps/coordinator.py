@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,10 @@ from sweeps.study import (
     open_storage,
     open_study,
     origin,
+    pareto_front,
     reason_of,
 )
+from sweeps.warm import queue_sets, read_sets
 from sweeps.worker import Assignment, load_application, read_progress, write_assignment
 
 __all__ = ["Coordinator", "Summary", "SweepSpec"]
@@ -67,6 +69,7 @@ class SweepSpec:
         artifacts: Folder of Optuna's artifact store.
         timeout_s: Seconds after which the sweep ends; None for never.
         max_steps: Training steps of the whole study after which it ends; None for no limit.
+        warm_start: A study of the same storage whose best sets are tried first.
     """
 
     study: StudySpec
@@ -80,6 +83,7 @@ class SweepSpec:
     artifacts: Path
     timeout_s: float | None = None
     max_steps: int | None = None
+    warm_start: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,8 @@ class Summary:
 
     Args:
         counts: Trials of the study ended for good, by reason.
-        best: The best trial; None where none is complete.
+        best: The best trial by the first objective; None where none is complete.
+        front: The trials that no other beats in every objective.
         interrupted: Whether it was stopped before its total.
         at_limit: Whether its time or its steps were over.
         links: Of the study.
@@ -96,6 +101,7 @@ class Summary:
 
     counts: Mapping[str, int]
     best: FrozenTrial | None
+    front: Sequence[FrozenTrial]
     interrupted: bool
     at_limit: bool
     links: Mapping[str, str]
@@ -153,9 +159,12 @@ class Coordinator:
         pruner = make_pruner(spec.pruner)
         self._storage = open_storage(spec.study.storage)
         self._storage.heartbeat_stale_trial_callback = self._requeue_stale
+        warm_sets = {}
+        if spec.warm_start is not None:
+            warm_sets = read_sets(self._storage, spec.warm_start, spec.study.space, spec.n_trials)
         study = self._study = open_study(spec.study, self._storage)
         n_trials = spec.n_trials
-        if spec.sampler.name == "grid":
+        if spec.sampler.name == "grid" or not spec.study.space:
             n_trials = int(min(n_trials, n_sets(spec.study.space)))
         self._book = Book(study, self._storage, n_trials, spec.retries)
         # Only what asks has the sampler: the grid's stops a study that is told of its last trial.
@@ -163,6 +172,7 @@ class Coordinator:
             study_name=study.study_name, storage=self._storage, sampler=sampler, pruner=pruner
         )
         self._links = self._open_records()
+        queue_sets(study, warm_sets)
         self._recover()
         before = {
             number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)
@@ -362,6 +372,7 @@ class Coordinator:
         ended, best = ended_for_good(trials), best_trial(trials)
         values = {"n_trials": float(len(ended))} | ({} if best is None else {"best_value": best.values[0]})
         self._application.close_study(self._spec.compose({}, 0), self._links, values)
+        front = pareto_front(trials)
         return Summary(
-            count_reasons(ended), best, len(ended) < self._book.n_trials, self._at_limit, self._links
+            count_reasons(ended), best, front, len(ended) < self._book.n_trials, self._at_limit, self._links
         )

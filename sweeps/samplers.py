@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweeps import SweepError
 from sweeps.space import Space, check_sampler, grid_values
+from sweeps.study import RETRY_OF
 
 __all__ = ["SamplerSpec", "make_sampler"]
 
@@ -48,7 +49,9 @@ def make_sampler(spec: SamplerSpec, space: Space) -> BaseSampler:
 
 
 class NumberedSampler(BaseSampler):
-    """Builds the named sampler anew for every trial, seeded from the trial's number.
+    """Builds the named sampler anew for every trial, seeded from the number of sets drawn before it.
+
+    A trial that is tried again draws no set, so what befalls trials does not change the sets.
 
     Args:
         spec: tpe, random, gp or cmaes.
@@ -60,7 +63,8 @@ class NumberedSampler(BaseSampler):
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Build the sampler for this trial."""
-        self._sampler = self._build(trial.number)
+        earlier = study.get_trials(deepcopy=False)[: trial.number]
+        self._sampler = self._build(sum(RETRY_OF not in t.user_attrs for t in earlier))
         self._sampler.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:

@@ -118,8 +118,8 @@ def n_sets(space: Space) -> float:
     return math.prod(sizes)
 
 
-def check_sampler(sampler: str, space: Space) -> None:
-    """Refuse a space that a sampler cannot draw from as it is meant to.
+def check_sampler(sampler: str, space: Space, n_objectives: int = 1) -> None:
+    """Refuse a space that a sampler cannot draw from as it is meant to, or several objectives.
 
     Raises:
         SweepError: If so, with the keys that stand in the way.
@@ -135,6 +135,8 @@ def check_sampler(sampler: str, space: Space) -> None:
         )
     if sampler == "cmaes" and len(space) < MIN_CMAES_DIMENSIONS:
         raise SweepError("sampler=cmaes needs at least two parameters to search; use sampler=tpe")
+    if sampler == "cmaes" and n_objectives > 1:
+        raise SweepError(f"sampler=cmaes minimizes one objective, not {n_objectives}; use sampler=tpe")
     if sampler == "grid" and endless:
         raise SweepError(
             f"sampler=grid needs choices or ranges, and {', '.join(endless)} is an interval; "

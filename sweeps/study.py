@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 from optuna.pruners import BasePruner
@@ -38,6 +38,7 @@ __all__ = [
     "open_storage",
     "open_study",
     "origin",
+    "pareto_front",
     "reason_of",
 ]
 
@@ -53,6 +54,7 @@ ORIGIN = "origin"  # number of the first attempt: its folder, its seed
 RETRY_OF = "retry_of"
 LEAN = "lean"  # an earlier attempt ran out of memory
 OWNER = "owner"
+WARM_START = "warm_start"  # study and number of the trial whose set it repeats
 N_STEPS = "n_steps"  # that a trial has trained, as its application says
 OUT_OF_MEMORY = "out_of_memory"  # a reason
 
@@ -75,19 +77,20 @@ class StudySpec:
         storage: SQLAlchemy address.
         space: What the sampler varies.
         fixed: Every other value that a result depends on, by dotted key; JSON scalars.
-        directions: `minimize` or `maximize` per objective.
+        objectives: Names of what is minimized.
     """
 
     name: str
     storage: str
     space: Space
     fixed: Mapping[str, Any]
-    directions: Sequence[Literal["minimize", "maximize"]] = ("minimize",)
+    objectives: Sequence[str] = ("value",)
 
     @property
     def fingerprint(self) -> dict[str, Any]:
         """What two commands must agree on to share the study."""
-        return {"fixed": dict(self.fixed), "space": describe(self.space), "directions": list(self.directions)}
+        fixed = {**self.fixed, "sweep.objectives": ",".join(self.objectives)}
+        return {"fixed": fixed, "space": describe(self.space)}
 
 
 def open_storage(url: str, *, create: bool = True) -> RDBStorage:
@@ -143,12 +146,21 @@ def open_study(spec: StudySpec, storage: RDBStorage) -> Study:
     Raises:
         SweepError: If a study of that name differs in its space or in a fixed value.
     """
+    known = find_study(storage, spec.name)
+    if known is not None and FINGERPRINT in known.user_attrs:
+        check_fingerprint(spec, known.user_attrs[FINGERPRINT])
     study = optuna.create_study(
-        study_name=spec.name, storage=storage, directions=list(spec.directions), load_if_exists=True
+        study_name=spec.name,
+        storage=storage,
+        directions=["minimize"] * len(spec.objectives),
+        load_if_exists=True,
     )
     recorded = study.user_attrs.get(FINGERPRINT)
     if recorded is None:
         study.set_user_attr(FINGERPRINT, spec.fingerprint)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names(list(spec.objectives))
         return study
     check_fingerprint(spec, recorded)
     return study
@@ -225,6 +237,18 @@ def ended_for_good(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 def count_reasons(trials: Sequence[FrozenTrial]) -> dict[str, int]:
     """Return how many of the trials ended for each reason."""
     return dict(Counter(reason_of(t) for t in trials))
+
+
+def pareto_front(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the complete trials that no other beats in every objective, by the first one."""
+    complete = [t for t in trials if t.state == TrialState.COMPLETE and t.values]
+    front = [t for t in complete if not any(_dominates(other, t) for other in complete)]
+    return sorted(front, key=lambda t: t.values)
+
+
+def _dominates(one: FrozenTrial, other: FrozenTrial) -> bool:
+    pairs = list(zip(one.values, other.values, strict=True))
+    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
 
 
 def best_trial(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:

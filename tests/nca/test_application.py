@@ -21,8 +21,19 @@ class Trial(RunningTrial):
     """A trial without a study."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.links, self.lean = folder, {}, False
-        self.config: dict[str, Any] = asdict(trial_config(folder))
+        self.folder, self.links, self.lean, self.origin = folder, {}, False, 0
+        settings = {"objectives": ["final_loss"], "repeats": 1}
+        self.n_seen, self.stop_in = 0, 10**6
+        self.config: dict[str, Any] = asdict(trial_config(folder)) | {"sweep": settings}
+
+    def progress(self, n_steps: int, of: int, loss: float) -> None:
+        self.n_seen += 1
+
+    def report(self, n_steps: int, value: float) -> bool:
+        return True
+
+    def stopping(self) -> bool:
+        return self.n_seen >= self.stop_in
 
 
 def test_a_lean_trial_recomputes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,10 +45,10 @@ def test_a_lean_trial_recomputes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("nca.application.train", train)
     trial = Trial(tmp_path)
-    assert TextureSweep().run(trial).values == (0.5,)
+    assert TextureSweep().run(trial).values == [0.5]
     trial.lean = True
     trial.config["train"]["cuda_graph"] = True  # refused beside recomputation
-    assert TextureSweep().run(trial).values == (0.5,)
+    assert TextureSweep().run(trial).values == [0.5]
     assert [(c.train.recompute, c.train.cuda_graph) for c in seen] == [(False, False), (True, False)]
 
 
@@ -55,3 +66,37 @@ def test_only_want_of_memory_is_told_as_such(tmp_path: Path, monkeypatch: pytest
     fail(ValueError("broken"))
     with pytest.raises(ValueError, match="broken"):
         TextureSweep().run(Trial(tmp_path))
+
+
+def test_a_set_is_trained_once_per_seed_and_its_objectives_are_means(tmp_path: Path) -> None:
+    trial = Trial(tmp_path)
+    trial.origin = 2
+    trial.config["sweep"] = {"objectives": ["final_loss", "n_parameters"], "repeats": 3}
+    result = TextureSweep().run(trial)
+    single = Trial(tmp_path / "single")
+    single.config["seed"] = trial.config["seed"] + 2 * 2 + 1  # the second of the third trial's
+    alone = TextureSweep().run(single)
+    losses = result.attributes["final_loss_of_seeds"]
+    assert len(set(losses)) == 3
+    assert losses[1] == alone.values[0]
+    assert result.values == [pytest.approx(sum(losses) / 3), alone.attributes["n_parameters"]]
+    assert result.attributes["final_loss_sd"] == pytest.approx(torch.tensor(losses).std().item(), rel=1e-4)
+    assert result.attributes["n_steps"] == 3 * alone.attributes["n_steps"]
+    assert len(result.pictures) == 3
+    assert (tmp_path / "output.png").exists()
+
+
+def test_seeds_that_are_done_are_not_trained_again(tmp_path: Path) -> None:
+    trial = Trial(tmp_path)
+    trial.config["sweep"] = {"objectives": ["final_loss"], "repeats": 2}
+    whole = TextureSweep().run(trial)
+    again = Trial(tmp_path / "again")
+    again.config["sweep"] = trial.config["sweep"]
+    again.stop_in = 14  # fetched steps: in the second seed's run, which has 12
+    stopped = TextureSweep().run(again)
+    assert stopped.reason == "interrupted"
+    again.stop_in = 10**6
+    resumed = TextureSweep().run(again)
+    assert again.n_seen < 2 * 12 + 2
+    assert resumed.values == whole.values
+    assert not list((tmp_path / "again").glob("**/outcome.json"))

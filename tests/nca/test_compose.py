@@ -71,7 +71,7 @@ def test_missing_option_lists_what_there_is(config_name: str) -> None:
         ("sampler=xyz", "^sampler=xyz: must be one of cmaes, gp, grid, qmc, random, tpe$"),
         ("experiment=set4", "^experiment=set4: must be one of .*set5, set8"),
         ("model=null", "^model=null: must be one of relu, srnca$"),
-        ("search=null", "^search=null: must be one of quick, relu, srnca"),
+        ("search=null", "^search=null: must be one of fixed, quick, relu, srnca"),
         ("tracking=true", "^tracking=true: must be one of mlflow, none$"),
         ("pruner=3", "^pruner=3: must be one of asha, hyperband, median, none$"),
     ],

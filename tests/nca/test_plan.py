@@ -156,10 +156,47 @@ def test_what_cannot_be_searched_is_refused(word: str, message: str) -> None:
     refuse([TEXTURE, word], message)
 
 
-def test_nothing_to_search_is_refused() -> None:
-    keys = ("channels", "hidden_channels", "filters", "update_rate")
-    fixed = [f"model.{key}=1" if key == "update_rate" else f"model.{key}=4" for key in keys]
-    refuse([TEXTURE, *fixed, "train.batch_size=2", "train.learning_rate=1e-3"], "^nothing is searched: give")
+def test_a_published_set_is_a_study_without_a_search() -> None:
+    plan = plan_of("experiment=set5", "search=fixed")
+    assert (plan.space, plan.config.model.hidden_channels, plan.config.model.channels) == ({}, 96, 15)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["sweep.objectives=[final_loss,speed]"],
+            r"^sweep.objectives=.*speed.*: must be a list \[A,B\], each one",
+        ),
+        (["sweep.objectives=[]"], r"^sweep.objectives=\[\]: must be a list"),
+        (["sweep.objectives=final_loss"], "^sweep.objectives=final_loss: must be a list"),
+        (["sweep.objectives=[final_loss,final_loss]"], "names one twice$"),
+        (
+            ["sweep.objectives=[final_loss,n_parameters]", "pruner=asha"],
+            r"^pruner=asha: ends trials by one objective, not by the 2 of sweep.objectives=\[final_loss,n_p",
+        ),
+        (
+            [
+                "sweep.objectives=[final_loss,n_parameters]",
+                "sampler=cmaes",
+                "search=fixed",
+                "model.update_rate=interval(0.5,1)",
+                "train.learning_rate=interval(1e-4,1e-3)",
+            ],
+            "^sampler=cmaes minimizes one objective, not 2; use sampler=tpe$",
+        ),
+        (["sweep.repeats=0"], "^sweep.repeats=0: must be a whole number, at least 1, at most 100$"),
+    ],
+)
+def test_wrong_objectives_and_repeats_are_refused(words: list[str], message: str) -> None:
+    refuse([TEXTURE, *words], message)
+
+
+def test_ten_sets_are_the_same_for_every_texture() -> None:
+    (roundleaf, alocasia) = make_plans(["texture=roundleaf,alocasia", "experiment=ten_sets"])
+    assert sampler_spec(roundleaf.config) == sampler_spec(alocasia.config)
+    assert (roundleaf.config.sampler.name, roundleaf.config.sweep.n_trials) == ("random", 10)
+    assert roundleaf.space == alocasia.space
 
 
 @pytest.mark.parametrize(

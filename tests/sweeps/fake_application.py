@@ -57,7 +57,8 @@ class FakeSweep:
         value = float(trial.config["value"])
         name, _, argument = acts[min(attempt, len(acts) - 1)].partition(" ")
         ended = ACTS[name](trial, argument)
-        return ended or Result("complete", (value,), {"n_steps": N_STEPS})
+        others = [-value] * (trial.config["n_objectives"] - 1)
+        return ended or Result("complete", (value, *others), {"n_steps": N_STEPS})
 
     def close_trial(self, folder: Path, config: Mapping[str, Any], reason: str) -> None:
         self._note(config, f"trial {folder.name} {reason}")
@@ -150,6 +151,9 @@ class Sweep:
     pruner: str = "none"
     pruner_options: dict[str, int] = field(default_factory=dict)
     grid: bool = False
+    study: str = "fake"
+    objectives: tuple[str, ...] = ("value",)
+    warm_start: str | None = None
     timeout_s: float | None = None
     max_steps: int | None = None
 
@@ -169,6 +173,7 @@ class Sweep:
             "params": dict(params),
             "acts": self.acts.get(str(number), [self.otherwise]),
             "value": self.values.get(str(number), float(number)),
+            "n_objectives": len(self.objectives),
             "records": str(self.records),
         }
 
@@ -176,7 +181,7 @@ class Sweep:
         folder = Path(self.folder)
         space: Space = {"x": Choice((1, 2)), "y": Choice((1, 2))} if self.grid else SPACE
         return SweepSpec(
-            study=StudySpec("fake", self.storage, space, {"fixed": 1}),
+            study=StudySpec(self.study, self.storage, space, {"fixed": 1}, self.objectives),
             sampler=SamplerSpec(self.sampler, 0),
             pruner=PrunerSpec(self.pruner, N_STEPS, self.pruner_options),
             n_trials=self.n_trials,
@@ -187,6 +192,7 @@ class Sweep:
             artifacts=folder / "artifacts",
             timeout_s=self.timeout_s,
             max_steps=self.max_steps,
+            warm_start=self.warm_start,
         )
 
     def run(self, console: Console | None = None) -> Summary:

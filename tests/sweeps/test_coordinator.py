@@ -19,7 +19,17 @@ import sweeps.coordinator
 import sweeps.study
 from sweeps import SweepError
 from sweeps.coordinator import Coordinator
-from sweeps.study import ORIGIN, OWNER, RETRY_OF, describe_owner, ended_for_good, find_study, open_storage
+from sweeps.study import (
+    ORIGIN,
+    OWNER,
+    RETRY_OF,
+    WARM_START,
+    describe_owner,
+    ended_for_good,
+    find_study,
+    open_storage,
+    origin,
+)
 from sweeps.worker import read_assignment
 from tests.sweeps.fake_application import N_STEPS, SPACE, Sweep, read_started
 
@@ -256,6 +266,47 @@ def test_running_trials_count_toward_the_steps(tmp_path: Path) -> None:
     assert sweep.run().at_limit
     assert not any(trial.state == TrialState.RUNNING for trial in trials_of(sweep))
     assert len(trials_of(sweep)) <= 2
+
+
+def test_what_befalls_trials_does_not_change_the_sets_that_are_drawn(tmp_path: Path) -> None:
+    drawn = []
+    for name, acts in (
+        ("calm", {}),
+        ("killed", {"0": ["kill", "succeed"], "1": ["kill", "crash", "succeed"]}),
+    ):
+        sweep = Sweep(str(tmp_path / name), n_trials=4, workers=1, acts=acts)
+        (tmp_path / name).mkdir()
+        assert sweep.run().counts == {"complete": 4}
+        drawn.append({origin(trial): trial.params for trial in trials_of(sweep)})
+    calm, killed = (list(sets.values()) for sets in drawn)
+    assert calm == killed
+
+
+def test_several_objectives_leave_a_front(tmp_path: Path) -> None:
+    values = {"0": 2.0, "1": 1.0, "2": 3.0}
+    sweep = Sweep(str(tmp_path), n_trials=3, objectives=("loss", "size"), values=values)
+    summary = sweep.run()
+    assert summary.counts == {"complete": 3}
+    assert [trial.number for trial in summary.front] == [1, 0, 2]  # each is best in one or between
+    assert study_of(sweep).metric_names == ["loss", "size"]
+    with pytest.raises(SweepError, match="sweep.objectives loss,size -> value"):
+        replace(sweep, objectives=("value",)).run()
+
+
+def test_a_warm_start_tries_another_studys_best_sets_first(tmp_path: Path) -> None:
+    values = {str(number): float(abs(number - 5)) for number in range(8)}
+    source = Sweep(str(tmp_path), n_trials=8, values=values)
+    source.run()
+    best = sorted(trials_of(source), key=lambda trial: trial.values[0])
+    with pytest.raises(SweepError, match="^sweep.warm_start=fale: no such study; there are: fake$"):
+        replace(source, study="next", warm_start="fale").run()
+    warm = replace(source, study="next", warm_start="fake", n_trials=6, workers=1, folder=str(tmp_path))
+    assert warm.run().counts == {"complete": 6}
+    study = find_study(open_storage(warm.storage), "next")
+    assert study is not None
+    assert [trial.params for trial in study.trials[:3]] == [trial.params for trial in best[:3]]
+    sources = [trial.user_attrs.get(WARM_START) for trial in study.trials]
+    assert sources == [*(f"fake {trial.number}" for trial in best[:3]), None, None, None]
 
 
 def test_a_storage_that_cannot_be_written_is_one_line(
