@@ -130,7 +130,7 @@ def _say_summary(plan: Plan, summary: Summary, say: Callable[[str], None]) -> No
         say(f"best: trial {best.number}, {_format_values(plan, best.values)}, {format_set(best.params)}")
         say(f"its output: {folder / 'output.png'}")
     if len(plan.config.sweep.objectives) > 1:
-        say(f"Pareto front, {len(summary.front)} trials that no other beats in every objective:")
+        say(f"Pareto front, what no other trial beats in every objective: {len(summary.front)}")
         for trial in summary.front[:SHOWN_FRONT]:
             say(f"  trial {trial.number}: {_format_values(plan, trial.values)}, {format_set(trial.params)}")
         if len(summary.front) > SHOWN_FRONT:

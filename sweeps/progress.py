@@ -22,7 +22,8 @@ __all__ = [
 ]
 
 LINE_EVERY_S = 30.0
-MAX_ROWS = 32  # of running trials; the rest are counted
+MAX_ROWS = 32  # of running trials in the table; the rest are counted
+MAX_IN_A_LINE = 8
 REFRESH_PER_S = 2
 
 
@@ -138,10 +139,14 @@ class Progress:
             self._live.update(make_table(totals, rows))
         elif time.monotonic() - self._said_at >= LINE_EVERY_S:
             self._said_at = time.monotonic()
-            running = ", ".join(
-                f"{row.number}: {row.n_steps}/{row.of or '?'} loss {row.loss:.4g}" for row in rows
-            )
-            self.say(f"{headline(totals)}; running {running or 'nothing'}")
+            running = [
+                f"{row.number}: {row.n_steps}/{row.of} loss {row.loss:.4g}"
+                if row.of
+                else f"{row.number}: starting"
+                for row in rows[:MAX_IN_A_LINE]
+            ]
+            running += [f"and {len(rows) - MAX_IN_A_LINE} more"] * (len(rows) > MAX_IN_A_LINE)
+            self.say(f"{headline(totals)}; running {', '.join(running) or 'nothing'}")
 
 
 def headline(totals: Totals) -> str:

@@ -289,7 +289,7 @@ def test_several_objectives_leave_a_front(tmp_path: Path) -> None:
     assert summary.counts == {"complete": 3}
     assert [trial.number for trial in summary.front] == [1, 0, 2]  # each is best in one or between
     assert study_of(sweep).metric_names == ["loss", "size"]
-    with pytest.raises(SweepError, match="sweep.objectives loss,size -> value"):
+    with pytest.raises(SweepError, match=r"sweep\.objectives loss,size -> value"):
         replace(sweep, objectives=("value",)).run()
 
 
@@ -298,7 +298,7 @@ def test_a_warm_start_tries_another_studys_best_sets_first(tmp_path: Path) -> No
     source = Sweep(str(tmp_path), n_trials=8, values=values)
     source.run()
     best = sorted(trials_of(source), key=lambda trial: trial.values[0])
-    with pytest.raises(SweepError, match="^sweep.warm_start=fale: no such study; there are: fake$"):
+    with pytest.raises(SweepError, match=r"^sweep\.warm_start=fale: no such study; there are: fake$"):
         replace(source, study="next", warm_start="fale").run()
     warm = replace(source, study="next", warm_start="fake", n_trials=6, workers=1, folder=str(tmp_path))
     assert warm.run().counts == {"complete": 6}

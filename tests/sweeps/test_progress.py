@@ -134,7 +134,7 @@ def test_elsewhere_than_on_a_terminal_a_plain_line_now_and_then(monkeypatch: pyt
         shown.show(totals(), [])
     assert text.getvalue().splitlines() == [
         "trial 0 starts: [bold]channels=6",
-        "leaf: 3/8 trials; running 0: 10/40 loss 0.5, 1: 0/? loss nan",
+        "leaf: 3/8 trials; running 0: 10/40 loss 0.5, 1: starting",
         "leaf: 3/8 trials; running nothing",
     ]
 
