@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup sweep test check ui dashboard bench clean
+.PHONY: help setup sweep test check ui dashboard bench torture clean
 
 help: ## list what there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1|\2/' | column -t -s '|'
@@ -39,6 +39,9 @@ dashboard: $(READY) ## Optuna dashboard on loopback, with images
 
 bench: $(READY) ## time and memory against the reference algorithm, side by side
 	$(BIN)/python -m benchmarks.table
+
+torture: $(READY) ## kill sweeps N times at random moments (N=60 SEED=1), and check what they leave
+	$(BIN)/python -m tests.integration.torture $(or $(N),60) $(or $(SEED),1) build/torture-$(or $(SEED),1)
 
 clean: ## delete caches and builds; records in mlruns/ and .venv stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

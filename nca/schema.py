@@ -21,6 +21,8 @@ class ConfigError(ValueError):
     """A user's input was wrong: one line with the value, what is allowed and how to go on."""
 
 
+INTERRUPTED = 130  # exit code, as shells give it after ctrl-C
+
 T = typing.TypeVar("T")
 
 
@@ -36,13 +38,13 @@ def leaf(**allowed: Any) -> Any:
 
 @contextlib.contextmanager
 def exit_on_error(*also: type[Exception]) -> Iterator[None]:
-    """Turn a user's mistake into one line on stderr and exit code 2.
+    """Turn a user's mistake into one line on stderr and exit code 2, ctrl-C into one and exit code 130.
 
     Args:
         also: Further exceptions whose message is such a line.
 
     Raises:
-        SystemExit: With code 2, after the line.
+        SystemExit: With either code, after the line.
     """
     mistakes: tuple[type[Exception], ...] = (ConfigError, *also)
     try:
@@ -50,6 +52,9 @@ def exit_on_error(*also: type[Exception]) -> Iterator[None]:
     except mistakes as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -85,7 +85,9 @@ def test_make_test_finds_the_tests() -> None:
 def test_make_help_lists_what_the_documents_name() -> None:
     listed = {line.split()[0] for line in run(["make", "help"], ROOT).stdout.splitlines() if line.strip()}
     named = {command.split()[1] for command in COMMANDS if command.startswith("make ")}
-    assert listed == {"setup", "sweep", "test", "check", "ui", "dashboard", "bench", "clean"} | {"help"}
+    assert listed == {"setup", "sweep", "test", "check", "ui", "dashboard", "bench", "torture", "clean"} | {
+        "help"
+    }
     assert named <= listed
 
 

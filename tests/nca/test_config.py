@@ -225,6 +225,13 @@ def test_nearest_word_or_none() -> None:
     assert nearest("xyz", ["srnca", "relu"]) == ""
 
 
+def test_ctrl_c_is_one_line_and_exit_code_130(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end, exit_on_error():
+        raise KeyboardInterrupt
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 def test_a_mistake_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ending, exit_on_error():
         raise ConfigError("seed=-1: must be a whole number, at least 0")

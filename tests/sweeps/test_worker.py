@@ -12,9 +12,9 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import optuna
 import pytest
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta
 from optuna.storages import RDBStorage
@@ -25,6 +25,7 @@ from sweeps import worker
 from sweeps.space import to_distributions
 from sweeps.study import REASON, PrunerSpec, make_pruner, open_storage, open_study
 from sweeps.worker import (
+    LEFT,
     LOG_FILE,
     PROGRESS_FILE,
     Assignment,
@@ -168,10 +169,16 @@ def test_a_report_asks_the_pruner_for_which_nan_is_the_worst(desk: Desk, value: 
     assert second.report(4, value) == goes_on
 
 
-def test_a_trial_that_was_failed_by_others_is_fenced(desk: Desk) -> None:
+def test_a_trial_that_was_failed_by_others_is_left_to_them(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave() -> None:
+        raise SystemExit(LEFT)
+
+    monkeypatch.setattr("sweeps.worker.leave", leave)
     trial = desk.running(desk.assign())
     desk.study.tell(0, state=TrialState.FAIL)
-    with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
+    with pytest.raises(SystemExit, match=str(LEFT)):
         trial.report(1, 0.5)
 
 
@@ -217,24 +224,43 @@ def test_other_ends_are_told_with_their_reason(
     assert (desk.trial(0).state, desk.trial(0).user_attrs) == (state, {REASON: reason})
 
 
+class BusyStorage:
+    """Its first beat fails, as where the disk is full for a moment."""
+
+    heartbeat_interval = 0.01
+
+    def __init__(self, state: TrialState) -> None:
+        self.beats: list[int] = []
+        self.done = threading.Event()
+        self._state = state
+
+    def record_heartbeat(self, id_: int) -> None:
+        self.beats.append(id_)
+        if len(self.beats) == 1:
+            raise OSError("disk is busy")
+        if len(self.beats) == 3:
+            self.done.set()
+
+    def get_trial(self, _: int) -> SimpleNamespace:
+        return SimpleNamespace(state=self._state)
+
+
 def test_the_heart_beats_until_the_trial_is_done(capsys: pytest.CaptureFixture[str]) -> None:
-    done, beats = threading.Event(), []
-
-    class BusyStorage:
-        """Its first beat fails, as where the disk is full for a moment."""
-
-        heartbeat_interval = 0.01
-
-        def record_heartbeat(self, id_: int) -> None:
-            beats.append(id_)
-            if len(beats) == 1:
-                raise OSError("disk is busy")
-            if len(beats) == 3:
-                done.set()
-
-    beat(BusyStorage(), 7, done)  # type: ignore[arg-type]
-    assert beats == [7, 7, 7]
+    storage = BusyStorage(TrialState.RUNNING)
+    beat(storage, 7, storage.done)  # type: ignore[arg-type]
+    assert storage.beats == [7, 7, 7]
     assert capsys.readouterr().out == "heartbeat failed: disk is busy\n"
+
+
+def test_the_heart_stops_where_others_have_ended_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    def leave() -> None:
+        raise SystemExit(LEFT)
+
+    monkeypatch.setattr("sweeps.worker.leave", leave)
+    storage = BusyStorage(TrialState.FAIL)
+    with pytest.raises(SystemExit, match=str(LEFT)):
+        beat(storage, 7, storage.done)  # type: ignore[arg-type]
+    assert storage.beats == [7, 7]
 
 
 def test_a_worker_records_its_trial(desk: Desk) -> None:
