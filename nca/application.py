@@ -95,7 +95,7 @@ class _Seeds:
     """
 
     def __init__(self, trial: RunningTrial, config: TrialConfig, repeats: int) -> None:
-        first = config.seed + trial.origin * (repeats - 1)  # every trial has seeds of its own
+        first = config.seed
         self.attributes: dict[str, Any] = {"training_seed": first}
         self._trial = trial
         self._configs = [replace(config, seed=first + index) for index in range(repeats)]

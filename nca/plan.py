@@ -70,14 +70,16 @@ class Plan:
     config: SweepConfig
     space: dict[str, Domain]
 
-    def trial_config(self, params: Mapping[str, Any], number: int) -> TrialConfig:
-        """Compose one trial: the drawn values, and a training seed from the trial's number."""
+    def trial_config(self, params: Mapping[str, Any], ordinal: int) -> TrialConfig:
+        """Compose one trial: the drawn values, and the first of its training seeds, which no other has."""
         from nca.compose import compose_plain
 
         drawn = [f"{key}={_as_override(value)}" for key, value in params.items()]
         values = compose_plain("sweep", [*self.overrides, *drawn])
         trial = build(TrialConfig, {item.name: values[item.name] for item in fields(TrialConfig)})
-        return replace(trial, seed=trial.seed + number, features=self.config.features)
+        return replace(
+            trial, seed=trial.seed + ordinal * self.config.sweep.repeats, features=self.config.features
+        )
 
     def largest_trial(self) -> TrialConfig:
         """Compose the trial with the largest number of everything that is searched."""

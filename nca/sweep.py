@@ -112,10 +112,10 @@ def _make_slots(plan: Plan) -> list[Slot]:
     return make_slots(executor.workers, executor.threads, executor.gpus, per_gpu)
 
 
-def _compose_trial(plan: Plan, params: Mapping[str, Any], number: int) -> dict[str, Any]:
+def _compose_trial(plan: Plan, params: Mapping[str, Any], ordinal: int) -> dict[str, Any]:
     sweep = plan.config.sweep
     settings = {"objectives": sweep.objectives, "repeats": sweep.repeats}
-    return asdict(plan.trial_config(params, number)) | {"sweep": settings}
+    return asdict(plan.trial_config(params, ordinal)) | {"sweep": settings}
 
 
 def _say_summary(plan: Plan, summary: Summary, say: Callable[[str], None]) -> None:

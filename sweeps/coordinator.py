@@ -39,6 +39,7 @@ from sweeps.study import (
     make_pruner,
     open_storage,
     open_study,
+    ordinal,
     origin,
     pareto_front,
     reason_of,
@@ -64,7 +65,7 @@ class SweepSpec:
         n_trials: Trials ended for good, in all.
         retries: Times a killed trial is tried again.
         application: Dotted path, `package.module:Class`.
-        compose: Turns drawn values and a trial's number into the trial's whole config.
+        compose: Turns drawn values and a trial's ordinal, which seeds it, into the trial's whole config.
         trials: Folder of the trials' folders.
         artifacts: Folder of Optuna's artifact store.
         timeout_s: Seconds after which the sweep ends; None for never.
@@ -247,7 +248,7 @@ class Coordinator:
         first = int(trial.user_attrs.get(ORIGIN, number))
         folder = spec.trials / str(first)
         folder.mkdir(parents=True, exist_ok=True)
-        config = spec.compose(trial.params, first)
+        config = self._compose(trial)
         assignment = Assignment(
             application=spec.application,
             storage=spec.study.storage,
@@ -269,6 +270,10 @@ class Coordinator:
         self._running[number] = _Running(self._book.reread(number), folder, slot, config)
         again = "" if first == number else f" (again, trial {first})"
         self._progress.say(f"trial {number}{again} starts: {format_set(trial.params)}")
+
+    def _compose(self, trial: Trial | FrozenTrial) -> dict[str, Any]:
+        first = int(trial.user_attrs.get(ORIGIN, trial.number))
+        return self._spec.compose(trial.params, ordinal(first, self._book.trials()))
 
     def _settle(self, ended: Ended) -> None:
         """Record an ended worker's trial, whether or not it told of its end itself."""
@@ -306,8 +311,7 @@ class Coordinator:
         for trial in filter(is_abandoned, trials):
             if trial.state == TrialState.RUNNING:
                 folder = self._spec.trials / str(origin(trial))
-                config = self._spec.compose(trial.params, origin(trial))
-                self._settle_dead(_Running(trial, folder, 0, config), "interrupted")
+                self._settle_dead(_Running(trial, folder, 0, self._compose(trial)), "interrupted")
             elif trial.number in ended and reason_of(trial) == "interrupted":
                 self._book.queue_again(trial)
 
@@ -323,7 +327,7 @@ class Coordinator:
     def _requeue_stale(self, study: Study, trial: FrozenTrial) -> None:
         """End the records of a trial that Optuna failed as its heartbeat stopped, and queue it again."""
         folder = self._spec.trials / str(origin(trial))
-        self._application.close_trial(folder, self._spec.compose(trial.params, origin(trial)), "killed")
+        self._application.close_trial(folder, self._compose(trial), "killed")
         self._book.retry(trial)
 
     def _interrupt(self, *_: object) -> None:

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweeps import SweepError
 from sweeps.space import Space, check_sampler, grid_values
-from sweeps.study import RETRY_OF
+from sweeps.study import ordinal
 
 __all__ = ["SamplerSpec", "make_sampler"]
 
@@ -63,8 +63,7 @@ class NumberedSampler(BaseSampler):
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Build the sampler for this trial."""
-        earlier = study.get_trials(deepcopy=False)[: trial.number]
-        self._sampler = self._build(sum(RETRY_OF not in t.user_attrs for t in earlier))
+        self._sampler = self._build(ordinal(trial.number, study.get_trials(deepcopy=False)))
         self._sampler.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:

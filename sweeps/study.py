@@ -37,6 +37,7 @@ __all__ = [
     "make_pruner",
     "open_storage",
     "open_study",
+    "ordinal",
     "origin",
     "pareto_front",
     "reason_of",
@@ -50,7 +51,7 @@ SHOWN_DIFFERENCES = 5
 # Keys of the attributes that the engine writes to studies and trials.
 FINGERPRINT = "fingerprint"
 REASON = "reason"
-ORIGIN = "origin"  # number of the first attempt: its folder, its seed
+ORIGIN = "origin"  # number of the first attempt: its folder, its name
 RETRY_OF = "retry_of"
 LEAN = "lean"  # an earlier attempt ran out of memory
 OWNER = "owner"
@@ -220,6 +221,11 @@ def reason_of(trial: FrozenTrial) -> str:
 def origin(trial: FrozenTrial) -> int:
     """Return the number of a trial's first attempt, its own where it is the first."""
     return int(trial.user_attrs.get(ORIGIN, trial.number))
+
+
+def ordinal(number: int, trials: Sequence[FrozenTrial]) -> int:
+    """Return how many different trials were asked for before one: its number, had none been tried again."""
+    return sum(RETRY_OF not in trial.user_attrs for trial in trials[:number])
 
 
 def attempts(trial: FrozenTrial, trials: Sequence[FrozenTrial], reason: str) -> int:

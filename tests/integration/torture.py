@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
+from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeps.study import ended_for_good, origin
@@ -155,7 +156,7 @@ def compare(folder: Path, name: str, expected: Records) -> list[str]:
     trials = records.study.get_trials()
     problems = [f"trial {t.number} is {t.state.name}" for t in trials if not t.state.is_finished()]
     ended = {origin(trial): trial for trial in ended_for_good(trials)}
-    if sorted(ended) != list(range(N_TRIALS)) or len(ended_for_good(trials)) != N_TRIALS:
+    if len(ended) != N_TRIALS or len(ended_for_good(trials)) != N_TRIALS:
         problems.append(f"{len(ended_for_good(trials))} trials have ended, of {sorted(ended)}")
     problems += [
         f"parent run is {run.info.status}" for run in records.parents if run.info.status != "FINISHED"
@@ -163,41 +164,35 @@ def compare(folder: Path, name: str, expected: Records) -> list[str]:
     if len(records.parents) != 1 or len(records.children) != N_TRIALS:
         problems.append(f"{len(records.parents)} parent runs, {len(records.children)} of trials")
     by_name = {run.info.run_name: run for run in records.children.values()}
-    for number, trial in sorted(ended.items()):
-        problems += compare_trial(records, expected, number, trial, by_name)
+    for index, (_, trial) in enumerate(sorted(ended.items())[:N_TRIALS]):
+        problems += compare_trial(records, expected, index, trial, by_name)
     left = [str(path) for path in (folder / "trials" / name).glob("*/checkpoints")]
     return problems + [f"left behind: {path}" for path in left]
 
 
 def compare_trial(
-    records: Records, expected: Records, number: int, trial: FrozenTrial, by_name: dict[str, object]
+    records: Records, expected: Records, index: int, trial: FrozenTrial, by_name: dict[str, Run]
 ) -> list[str]:
-    """Return what is wrong with a trial and its run."""
-    model = expected.study.get_trials()[number]
+    """Return what is wrong with a trial and its run; the undisturbed one has the number `index`."""
+    model, name = expected.study.get_trials()[index], f"trial {origin(trial)}"
     if trial.state != TrialState.COMPLETE:
-        return [f"trial {number} ended {trial.state.name}"]
+        return [f"{name} ended {trial.state.name}"]
     problems = []
     if trial.params != model.params or trial.values != model.values:
-        problems.append(f"trial {number}: {trial.params} {trial.values}, not {model.params} {model.values}")
-    run = by_name.get(f"trial {number}")
+        problems.append(f"{name}: {trial.params} {trial.values}, not {model.params} {model.values}")
+    run = by_name.get(name)
     if run is None:
-        return [*problems, f"trial {number} has no run"]
+        return [*problems, f"{name} has no run"]
     if run.info.status != "FINISHED":
-        problems.append(f"run of trial {number} is {run.info.status}")
-    ours, theirs = (
-        losses(r, i) for r, i in ((records, run.info.run_id), (expected, expected_run(expected, number)))
-    )
+        problems.append(f"run of {name} is {run.info.status}")
+    ours = losses(records, run.info.run_id)
+    theirs = losses(expected, expected.children[index].info.run_id)
     if [step for step, _ in ours] != list(range(STEPS)):
-        problems.append(f"trial {number}: the curve has {len(ours)} points of {STEPS}")
+        problems.append(f"{name}: the curve has {len(ours)} points of {STEPS}")
     elif ours != theirs:
         first = next(a for a, b in zip(ours, theirs, strict=True) if a != b)
-        problems.append(f"trial {number}: the curves differ from step {first[0]} on")
+        problems.append(f"{name}: the curves differ from step {first[0]} on")
     return problems
-
-
-def expected_run(expected: Records, number: int) -> str:
-    """Return the id of an undisturbed trial's run."""
-    return expected.children[number].info.run_id
 
 
 def losses(records: Records, run_id: str) -> list[tuple[int, float]]:
