@@ -126,7 +126,9 @@ def open_tracker(
     if not (note.exists() and store.has_run(note.read_text())):
         run_id = store.create_run(experiment_id, params=flatten(asdict(config)), **run)
         folder.mkdir(parents=True, exist_ok=True)
-        note.write_text(run_id)
+        partial = note.with_suffix(".partial")
+        partial.write_text(run_id)
+        partial.replace(note)
     return store.take_up_run(note.read_text())
 
 

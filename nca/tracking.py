@@ -35,6 +35,7 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 MAX_BATCH = 1000  # metrics in one MLflow request
 FLUSH_EVERY_S = 10.0  # so that a curve in the UI is never older
 IMAGE_KEY = "output"
+PARENT = "mlflow.parentRunId"  # tag
 SERVER_TIMEOUT_S = 10.0
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")  # MLflow 3 refuses its file store
 
@@ -256,12 +257,23 @@ class MlflowStore:
         parent_run_id: str | None = None,
         params: Mapping[str, Any] | None = None,
     ) -> str:
-        """Create a run in state RUNNING with its params and return its id."""
+        """Create a run in state RUNNING with its params and return its id.
+
+        One of that name and parent that is RUNNING already was lost by a process that died before it could
+        note its id, or belongs to another coordinator of the study: that one is taken.
+        """
         from mlflow.entities import Param
 
-        parent = {"mlflow.parentRunId": parent_run_id} if parent_run_id else {}
-        run = self._client.create_run(experiment_id, run_name=name, tags=parent)
-        run_id = str(run.info.run_id)
+        running = self._client.search_runs([experiment_id], "attributes.status = 'RUNNING'")
+        ids = [
+            str(run.info.run_id)
+            for run in running
+            if run.info.run_name == name and run.data.tags.get(PARENT) == parent_run_id
+        ]
+        if not ids:
+            parent = {PARENT: parent_run_id} if parent_run_id else {}
+            ids = [str(self._client.create_run(experiment_id, run_name=name, tags=parent).info.run_id)]
+        run_id = ids[0]
         self._client.log_batch(run_id, params=[Param(k, str(v)) for k, v in (params or {}).items()])
         return run_id
 

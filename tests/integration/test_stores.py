@@ -186,3 +186,20 @@ def test_a_database_of_another_program_is_one_line(tmp_path: Path) -> None:
     connection.close()
     with pytest.raises(ConfigError, match=r"cannot be opened \([^\n]*\)$"):
         MlflowStore(f"sqlite:///{file}")
+
+
+def test_a_run_that_was_begun_and_lost_is_taken_by_the_next(stores: list[Store], tmp_path: Path) -> None:
+    store = MlflowStore(stores[0].uri)
+    experiment = store.open_experiment(STUDY, tmp_path / "artifacts")
+    lost = store.create_run(experiment, "trial 0", parent_run_id="p")
+    other = store.create_run(experiment, "trial 0", parent_run_id="q")
+    assert other != lost
+    assert store.create_run(experiment, "trial 0", parent_run_id="p", params={"a": 1}) == lost
+    assert stores[0].client.get_run(lost).data.params == {"a": "1"}
+    store.end_run(lost, "FINISHED")
+    assert store.create_run(experiment, "trial 0", parent_run_id="p") not in {lost, other}
+
+
+def test_a_coordinator_that_died_before_it_noted_the_parent_run_leaves_none(stores: list[Store]) -> None:
+    first = stores[0].open({})  # its links were never stored
+    assert stores[0].open({}) == first

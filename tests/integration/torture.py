@@ -42,8 +42,8 @@ COMMAND = (
     "executor.workers=2",
 )
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-SHORTEST_S, LONGEST_S = 0.1, 20.0  # from one kill to the next
-COORDINATORS = 1 / 3  # of the kills; the others hit one of its processes
+SHORTEST_S, LONGEST_S = 0.1, 8.0  # from one kill to the next
+COORDINATORS = 1 / 4  # of the kills; the others hit one of its processes
 END_S = 60.0  # within which a coordinator that was asked to must have ended
 ORPHANS_S = 1.0
 MARK = "TORTURE"  # environment variable that all processes of a sweep bear
