@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import statistics
 import traceback
@@ -12,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from nca.config import TrialConfig
-from nca.run import Outcome, is_out_of_memory, open_tracker, train
+from nca.run import STATUS, Outcome, is_out_of_memory, open_tracker, train
 from nca.schema import build
-from nca.tracking import MlflowStore, NullTracker, Tracker, load_mlflow
+from nca.tracking import MlflowStore, NullTracker, Tracker, load_mlflow, one_line
 from sweeps.worker import Result, RunningTrial
 
 __all__ = ["TextureSweep"]
 
-OUTCOME_FILE = "outcome.json"  # of a seed that has been trained, while others of its trial still are
 NOT_OF_A_TRIAL = ("links", "sweep")  # what the engine and the sweep add to a trial's config
 
 
@@ -33,16 +31,16 @@ class TextureSweep:
         if trial.tracking.uri is None:
             return links
         store = MlflowStore(trial.tracking.uri)
-        experiment = store.open_experiment(study, Path(trial.runs_dir) / "artifacts" / study)
-        known = links.get("mlflow_experiment_id") == experiment and store.has_run(links["mlflow_run_id"])
-        if not known:
-            links = {
-                "mlflow_experiment_id": experiment,
-                "mlflow_run_id": store.create_run(experiment, study),
-            }
-        store.take_up_run(links["mlflow_run_id"]).set_tags(
-            {"optuna_study": study, "texture": trial.texture.name}
-        )
+        with one_line(trial.tracking.uri):
+            experiment = store.open_experiment(study, Path(trial.runs_dir) / "artifacts" / study)
+            known = links.get("mlflow_experiment_id") == experiment and store.has_run(links["mlflow_run_id"])
+            if not known:
+                links = {
+                    "mlflow_experiment_id": experiment,
+                    "mlflow_run_id": store.create_run(experiment, study),
+                }
+            tags = {"optuna_study": study, "texture": trial.texture.name}
+            store.take_up_run(links["mlflow_run_id"]).set_tags(tags)
         return links
 
     def warm_up(self) -> None:
@@ -74,8 +72,9 @@ class TextureSweep:
             return
         for note in sorted(folder.glob("**/run_id")):
             store = MlflowStore(trial.tracking.uri)
-            if store.has_run(note.read_text()):
-                store.end_run(note.read_text(), "KILLED", {"reason": reason})
+            with one_line(trial.tracking.uri):
+                if store.has_run(note.read_text()):
+                    store.end_run(note.read_text(), "KILLED", {"reason": reason})
 
     def close_study(
         self, config: Mapping[str, Any], links: Mapping[str, str], summary: Mapping[str, float]
@@ -83,15 +82,18 @@ class TextureSweep:
         """End the parent run with the sweep's summary."""
         trial = _trial_config(config)
         if trial.tracking.uri is not None:
-            run = MlflowStore(trial.tracking.uri).take_up_run(links["mlflow_run_id"])
-            run.log_metrics(summary, int(summary["n_trials"]))
-            run.finish("FINISHED")
+            store = MlflowStore(trial.tracking.uri)
+            with one_line(trial.tracking.uri):
+                run = store.take_up_run(links["mlflow_run_id"])
+                run.log_metrics(summary, int(summary["n_trials"]))
+                run.finish("FINISHED")
 
 
 class _Seeds:
     """The training runs of one trial: one, or `repeats` that differ in their seed alone, one after another.
 
-    Each has a folder of its own then; one that is done is not trained again in the trial's next attempt.
+    Each has a folder of its own then. One that has ended is not trained again in the trial's next attempt,
+    even where the worker died before it told of the end.
     """
 
     def __init__(self, trial: RunningTrial, config: TrialConfig, repeats: int) -> None:
@@ -118,17 +120,20 @@ class _Seeds:
             for key in objectives:
                 values = [outcome.metrics[key] for outcome in outcomes]
                 attributes |= {f"{key}_of_seeds": values, f"{key}_sd": statistics.stdev(values)}
-        for index in range(len(self._configs)):
-            (self._folder(index) / OUTCOME_FILE).unlink(missing_ok=True)
         return Result("complete", [metrics[key] for key in objectives], attributes | metrics, pictures)
 
     def _train_one(self, index: int, config: TrialConfig) -> Outcome:
         trial, folder = self._trial, self._folder(index)
-        done = folder / OUTCOME_FILE
-        if done.exists():
-            known = json.loads(done.read_text())
-            return Outcome("complete", known["n_steps"], known["metrics"], Path(known["picture"]))
+        tags = {"optuna_study": trial.study_name, "optuna_trial": str(trial.number)}
         tracker: Tracker = NullTracker()
+        done = Outcome.load(folder)
+        if done is not None:
+            if done.run_id is not None and config.tracking.uri is not None:
+                store = MlflowStore(config.tracking.uri)
+                if store.has_run(done.run_id):
+                    self.attributes.setdefault("mlflow_run_id", done.run_id)
+                    store.end_run(done.run_id, STATUS[done.reason], tags)
+            return done
         if config.tracking.uri is not None:
             seed = f", seed {config.seed}" if len(self._configs) > 1 else ""
             tracker = mlflow = open_tracker(
@@ -140,12 +145,8 @@ class _Seeds:
                 parent_run_id=trial.links["mlflow_run_id"],
             )
             self.attributes.setdefault("mlflow_run_id", mlflow.run_id)
-            tracker.set_tags({"optuna_study": trial.study_name, "optuna_trial": str(trial.number)})
-        outcome = train(config, folder, tracker, _OneOf(trial, index, len(self._configs)))
-        if outcome.reason == "complete" and len(self._configs) > 1:
-            known = {"n_steps": outcome.n_steps, "metrics": outcome.metrics, "picture": str(outcome.picture)}
-            done.write_text(json.dumps(known))
-        return outcome
+            tracker.set_tags(tags)
+        return train(config, folder, tracker, _OneOf(trial, index, len(self._configs)))
 
     def _folder(self, index: int) -> Path:
         return self._trial.folder / f"seed {index}" if len(self._configs) > 1 else self._trial.folder

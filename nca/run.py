@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import shutil
 import time
@@ -36,8 +37,10 @@ from nca.style import StyleLoss
 from nca.textures import load_pixels, load_texture
 from nca.tracking import MlflowStore, MlflowTracker, Status, Tracker
 from nca.trainer import DivergedError, Trainer, smoothed_loss
+from sweeps.worker import write_atomically
 
 __all__ = [
+    "STATUS",
     "Listener",
     "Outcome",
     "Reason",
@@ -47,6 +50,7 @@ __all__ = [
     "train",
 ]
 
+OUTCOME_FILE = "outcome.json"
 N_REPORTS = 32  # intermediate values of a whole run
 Reason = Literal["complete", "pruned", "interrupted", "diverged"]
 STATUS: dict[Reason, Status] = {
@@ -65,13 +69,30 @@ class Outcome:
         reason: Why it ended.
         n_steps: Training steps finished.
         metrics: Final values by name; empty unless complete.
-        picture: The last output, in the run's folder; None before the first step.
+        picture: The last output, in the run's folder; None where it was interrupted.
+        run_id: Of its MLflow run; None where it has none.
     """
 
     reason: Reason
     n_steps: int
     metrics: dict[str, float]
     picture: Path | None
+    run_id: str | None = None
+
+    def save(self, folder: Path) -> None:
+        """Note in the run's folder how it ended, all at once."""
+        values = asdict(self) | {"picture": None if self.picture is None else self.picture.name}
+        write_atomically(folder / OUTCOME_FILE, json.dumps(values))
+
+    @classmethod
+    def load(cls, folder: Path) -> Outcome | None:
+        """Return what `save` has noted, None where it has not."""
+        note = folder / OUTCOME_FILE
+        if not note.exists():
+            return None
+        values = json.loads(note.read_text())
+        picture = None if values["picture"] is None else folder / values["picture"]
+        return cls(**values | {"picture": picture})
 
 
 @runtime_checkable  # tests check annotations
@@ -126,9 +147,7 @@ def open_tracker(
     if not (note.exists() and store.has_run(note.read_text())):
         run_id = store.create_run(experiment_id, params=flatten(asdict(config)), **run)
         folder.mkdir(parents=True, exist_ok=True)
-        partial = note.with_suffix(".partial")
-        partial.write_text(run_id)
-        partial.replace(note)
+        write_atomically(note, run_id)
     return store.take_up_run(note.read_text())
 
 
@@ -223,9 +242,13 @@ class _Run:
         self._tracker.log_metrics(metrics, max(0, n_steps - 1))
         picture = self._save_files(reason)
         self._tracker.finish(STATUS[reason])
+        note = self._folder / "run_id"
+        run_id = note.read_text() if note.exists() else None
+        outcome = Outcome(reason, n_steps, metrics, picture, run_id)
+        outcome.save(self._folder)  # before what it could be trained from goes
         self._checkpoints.clear()
-        (self._folder / "run_id").unlink(missing_ok=True)
-        return Outcome(reason, n_steps, metrics, picture)
+        note.unlink(missing_ok=True)
+        return outcome
 
     def _follow(self, n_steps: int) -> Reason | None:
         """Log, report, save; return why the run should end, if it should."""

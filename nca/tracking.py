@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -28,6 +29,7 @@ __all__ = [
     "Tracker",
     "check_address",
     "load_mlflow",
+    "one_line",
 ]
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -48,6 +50,7 @@ def load_mlflow() -> None:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # what it logs it also raises
 
 
 def check_address(uri: str) -> None:
@@ -196,6 +199,29 @@ class MlflowTracker:
     def finish(self, status: Status) -> None:
         """End the run with a status."""
         self._client.set_terminated(self.run_id, status)
+
+
+@contextlib.contextmanager
+def one_line(uri: str) -> Iterator[None]:
+    """Turn what an MLflow store refuses into one line.
+
+    Args:
+        uri: Of the store, for the message.
+
+    Raises:
+        ConfigError: In its place.
+    """
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"tracking.uri={uri}: cannot be written ({reason}); "
+            "what it holds is kept, and the same command goes on"
+        ) from error
 
 
 class MlflowStore:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 import warnings
@@ -226,13 +227,16 @@ class Coordinator:
         if self._stops:
             return
         if spec.timeout_s is not None and time.monotonic() - self._started_at >= spec.timeout_s:
-            self._stop(f"stopping after {format_duration(spec.timeout_s)}", "ctrl-C")
+            self._stop_at_limit(format_duration(spec.timeout_s))
         elif spec.max_steps is not None:
             notes = {number: read_progress(running.folder) for number, running in self._running.items()}
             n_steps = self._book.n_steps({n: int(note.get("n_steps", 0)) for n, note in notes.items()})
             if n_steps >= spec.max_steps:
-                self._stop(f"stopping after {n_steps} training steps", "ctrl-C")
-        self._at_limit = bool(self._stops)
+                self._stop_at_limit(f"{n_steps} training steps")
+
+    def _stop_at_limit(self, limit: str) -> None:
+        self._at_limit = True
+        self._stop(f"stopping after {limit}", "ctrl-C")
 
     def _ask(self) -> Trial:
         with warnings.catch_warnings():
@@ -247,6 +251,8 @@ class Coordinator:
         spec, number = self._spec, trial.number
         first = int(trial.user_attrs.get(ORIGIN, number))
         folder = spec.trials / str(first)
+        if first == number and folder.exists():
+            shutil.rmtree(folder)  # of another study of that name, whose database has gone
         folder.mkdir(parents=True, exist_ok=True)
         config = self._compose(trial)
         assignment = Assignment(

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from nca.application import TextureSweep
 from nca.run import open_tracker
@@ -203,3 +204,17 @@ def test_a_run_that_was_begun_and_lost_is_taken_by_the_next(stores: list[Store],
 def test_a_coordinator_that_died_before_it_noted_the_parent_run_leaves_none(stores: list[Store]) -> None:
     first = stores[0].open({})  # its links were never stored
     assert stores[0].open({}) == first
+
+
+def test_a_store_that_fills_up_is_one_line(stores: list[Store], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill_up(*_: object, **__: object) -> None:
+        raise MlflowException(
+            "(sqlite3.OperationalError) database or disk is full\n(Background on this error)"
+        )
+
+    monkeypatch.setattr(MlflowClient, "log_batch", fill_up)
+    line = (
+        r"^tracking\.uri=sqlite:.*: cannot be written \(.*disk is full\); what it holds is kept, .* goes on$"
+    )
+    with pytest.raises(ConfigError, match=line):
+        stores[0].open({})

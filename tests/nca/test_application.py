@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from mlflow import MlflowClient
 
 from nca.application import TextureSweep
 from nca.config import TrialConfig
@@ -20,11 +21,12 @@ from tests.builders import trial_config
 class Trial(RunningTrial):
     """A trial without a study."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, uri: str | None = None) -> None:
         self.folder, self.links, self.lean, self.origin = folder, {}, False, 0
+        self.study_name, self.number = "leaf", 0
         settings = {"objectives": ["final_loss"], "repeats": 1}
         self.n_seen, self.stop_in = 0, 10**6
-        self.config: dict[str, Any] = asdict(trial_config(folder)) | {"sweep": settings}
+        self.config: dict[str, Any] = asdict(trial_config(folder, uri=uri)) | {"sweep": settings}
 
     def progress(self, n_steps: int, of: int, loss: float) -> None:
         self.n_seen += 1
@@ -99,4 +101,23 @@ def test_seeds_that_are_done_are_not_trained_again(tmp_path: Path) -> None:
     resumed = TextureSweep().run(again)
     assert again.n_seen < 2 * 12 + 2
     assert resumed.values == whole.values
-    assert not list((tmp_path / "again").glob("**/outcome.json"))
+
+
+def test_a_trial_whose_worker_died_before_it_told_of_the_end_is_not_trained_again(
+    tmp_path: Path, mlflow_uri: str
+) -> None:
+    trial = Trial(tmp_path, uri=mlflow_uri)
+    trial.links = TextureSweep().open_study("leaf", trial.config | {"links": {}})
+    trial.folder = tmp_path / "trial"
+    first = TextureSweep().run(trial)
+    again = Trial(tmp_path, uri=mlflow_uri)
+    again.links, again.number = trial.links, 1
+    again.folder = trial.folder
+    second = TextureSweep().run(again)
+    assert again.n_seen == 0
+    assert (second.reason, second.values, second.pictures) == ("complete", first.values, first.pictures)
+    assert second.attributes == first.attributes
+    client = MlflowClient(mlflow_uri)
+    runs = client.search_runs([trial.links["mlflow_experiment_id"]])
+    (run,) = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    assert (run.info.status, run.data.tags["optuna_trial"]) == ("FINISHED", "1")

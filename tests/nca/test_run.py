@@ -85,10 +85,12 @@ def yaml_of(recorded: Recorded) -> dict[str, Any]:
     return values
 
 
-def test_a_complete_run_leaves_its_output_and_nothing_else(recorded: Recorded) -> None:
+def test_a_complete_run_leaves_its_output_and_outcome_and_nothing_else(recorded: Recorded) -> None:
     outcome = recorded.train()
     assert outcome.picture == recorded.folder / "output.png"
-    assert [path.name for path in recorded.folder.iterdir()] == ["output.png"]
+    assert {path.name for path in recorded.folder.iterdir()} == {"outcome.json", "output.png"}
+    assert Outcome.load(recorded.folder) == outcome
+    assert outcome.run_id == recorded.run_id
     with Image.open(outcome.picture) as image:
         assert image.size == (16 + 2 + 16, 16)
 
@@ -106,7 +108,11 @@ def test_without_a_tracker_the_files_stay_in_the_folder(tmp_path: Path, rule: st
     config = trial_config(tmp_path, rule=rule)
     outcome = train_untracked(config, tmp_path / "trial")
     assert outcome.reason == "complete"
-    assert {path.name for path in (tmp_path / "trial").iterdir()} == {"artifacts", "output.png"}
+    assert {path.name for path in (tmp_path / "trial").iterdir()} == {
+        "artifacts",
+        "outcome.json",
+        "output.png",
+    }
     files = tmp_path / "trial" / "artifacts"
     assert {path.name for path in files.iterdir()} >= FILES
     sizes = {"target.png": (16, 16), "output_large.png": (64, 64), "growth.gif": (256, 256)}

@@ -282,6 +282,15 @@ def test_what_befalls_trials_does_not_change_the_sets_that_are_drawn(tmp_path: P
     assert calm == killed
 
 
+def test_a_first_attempt_begins_in_an_empty_folder(tmp_path: Path) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=1)
+    left = sweep.trial_folder(0) / "outcome.json"  # of a study whose database has gone
+    left.parent.mkdir(parents=True)
+    left.write_text("{}")
+    assert sweep.run().counts == {"complete": 1}
+    assert not left.exists()
+
+
 def test_several_objectives_leave_a_front(tmp_path: Path) -> None:
     values = {"0": 2.0, "1": 1.0, "2": 3.0}
     sweep = Sweep(str(tmp_path), n_trials=3, objectives=("loss", "size"), values=values)
