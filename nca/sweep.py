@@ -26,8 +26,8 @@ from sweeps import SweepError
 from sweeps.space import describe, n_sets
 
 if TYPE_CHECKING:
-    from sweeps.coordinator import Summary
     from sweeps.executor import Slot
+    from sweeps.spec import Summary
 
 __all__ = ["main", "run_and_exit", "run_studies"]
 
@@ -44,9 +44,10 @@ def run_studies(words: Sequence[str]) -> list[Summary]:
         SweepError: If a study cannot be opened, or its first trials all fail for the same reason.
     """
     from nca.checks import check_inputs, check_surroundings
-    from sweeps.coordinator import Coordinator, SweepSpec
+    from sweeps.coordinator import Coordinator
     from sweeps.executor import LocalExecutor
     from sweeps.progress import Progress
+    from sweeps.spec import SweepSpec
 
     asked = make_plans(words)
     for plan in asked:

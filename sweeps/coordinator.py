@@ -6,7 +6,7 @@ import shutil
 import signal
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,15 @@ from sweeps import SweepError
 from sweeps.book import Book
 from sweeps.executor import Ended, Executor
 from sweeps.progress import Progress, Row, Totals, estimate_left_s, format_duration, format_set, make_row
-from sweeps.samplers import SamplerSpec, make_sampler
+from sweeps.samplers import make_sampler
 from sweeps.space import n_sets, to_distributions
+from sweeps.spec import Summary, SweepSpec
 from sweeps.study import (
     LEAN,
     ORIGIN,
     OUT_OF_MEMORY,
     OWNER,
     REASON,
-    PrunerSpec,
-    StudySpec,
     best_trial,
     count_reasons,
     describe_owner,
@@ -48,65 +47,11 @@ from sweeps.study import (
 from sweeps.warm import queue_sets, read_sets
 from sweeps.worker import Assignment, load_application, read_progress, write_assignment
 
-__all__ = ["Coordinator", "Summary", "SweepSpec"]
+__all__ = ["Coordinator"]
 
 TICK_S = 0.5
 STALE_CHECK_S = 30.0
 LINKS = "links"
-
-
-@dataclass(frozen=True)
-class SweepSpec:
-    """What a sweep is asked to do.
-
-    Args:
-        study: The study.
-        sampler: How sets are drawn.
-        pruner: Which trials end early.
-        n_trials: Trials ended for good, in all.
-        retries: Times a killed trial is tried again.
-        application: Dotted path, `package.module:Class`.
-        compose: Turns drawn values and a trial's ordinal, which seeds it, into the trial's whole config.
-        trials: Folder of the trials' folders.
-        artifacts: Folder of Optuna's artifact store.
-        timeout_s: Seconds after which the sweep ends; None for never.
-        max_steps: Training steps of the whole study after which it ends; None for no limit.
-        warm_start: A study of the same storage whose best sets are tried first.
-    """
-
-    study: StudySpec
-    sampler: SamplerSpec
-    pruner: PrunerSpec
-    n_trials: int
-    retries: int
-    application: str
-    compose: Callable[[Mapping[str, Any], int], dict[str, Any]]
-    trials: Path
-    artifacts: Path
-    timeout_s: float | None = None
-    max_steps: int | None = None
-    warm_start: str | None = None
-
-
-@dataclass(frozen=True)
-class Summary:
-    """How a sweep ended.
-
-    Args:
-        counts: Trials of the study ended for good, by reason.
-        best: The best trial by the first objective; None where none is complete.
-        front: The trials that no other beats in every objective.
-        interrupted: Whether it was stopped before its total.
-        at_limit: Whether its time or its steps were over.
-        links: Of the study.
-    """
-
-    counts: Mapping[str, int]
-    best: FrozenTrial | None
-    front: Sequence[FrozenTrial]
-    interrupted: bool
-    at_limit: bool
-    links: Mapping[str, str]
 
 
 @dataclass

@@ -24,11 +24,12 @@ from typing import Any
 
 from rich.console import Console
 
-from sweeps.coordinator import Coordinator, Summary, SweepSpec
+from sweeps.coordinator import Coordinator
 from sweeps.executor import LocalExecutor, Slot
 from sweeps.progress import Progress
 from sweeps.samplers import SamplerSpec
 from sweeps.space import Choice, Interval, Space
+from sweeps.spec import Summary, SweepSpec
 from sweeps.study import PrunerSpec, StudySpec
 from sweeps.worker import Result, RunningTrial
 
