@@ -26,7 +26,7 @@ from sweeps import SweepError
 from sweeps.space import describe, n_sets
 
 if TYPE_CHECKING:
-    from sweeps.executor import Slot
+    from sweeps.slots import Slot
     from sweeps.spec import Summary
 
 __all__ = ["main", "run_and_exit", "run_studies"]
@@ -103,7 +103,7 @@ def run_and_exit(words: Sequence[str]) -> None:
 def _make_slots(plan: Plan) -> list[Slot]:
     """Return the slots of a plan's executor."""
     from nca.footprint import estimate_memory
-    from sweeps.executor import fit_trials_per_gpu, make_slots
+    from sweeps.slots import fit_trials_per_gpu, make_slots
 
     executor = plan.config.executor
     per_gpu = executor.trials_per_gpu

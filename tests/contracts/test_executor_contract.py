@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.executor import LOG_FILE, Ended, Executor, LocalExecutor, Slot
+from sweeps.executor import LOG_FILE, Ended, Executor, LocalExecutor
+from sweeps.slots import Slot
 
 ROOT = Path(__file__).parents[2]
 N_SLOTS = 2

@@ -25,9 +25,10 @@ from typing import Any
 from rich.console import Console
 
 from sweeps.coordinator import Coordinator
-from sweeps.executor import LocalExecutor, Slot
+from sweeps.executor import LocalExecutor
 from sweeps.progress import Progress
 from sweeps.samplers import SamplerSpec
+from sweeps.slots import Slot
 from sweeps.space import Choice, Interval, Space
 from sweeps.spec import Summary, SweepSpec
 from sweeps.study import PrunerSpec, StudySpec

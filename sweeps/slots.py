@@ -1,0 +1,120 @@
+"""How this machine's cores and GPUs are divided among trials."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+from dataclasses import dataclass
+from typing import Literal
+
+from sweeps import SweepError
+
+__all__ = ["Slot", "fit_trials_per_gpu", "make_slots"]
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+GPU_SHARE = 0.9  # of a GPU's memory that trials may fill
+MIB = 2**20
+NO_GPU = ("", "-1", "NoDevFiles")  # CUDA reads the list up to the first of these
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What one local trial may use.
+
+    Args:
+        index: From 0.
+        threads: CPU threads.
+        cores: CPU numbers it is pinned to; empty for all.
+        gpu: Visible device, None for whatever the environment shows.
+    """
+
+    index: int
+    threads: int
+    cores: tuple[int, ...] = ()
+    gpu: str | None = None
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that hold a process to this slot."""
+        variables = dict.fromkeys(THREAD_VARIABLES, str(self.threads))
+        return variables if self.gpu is None else variables | {"CUDA_VISIBLE_DEVICES": self.gpu}
+
+
+def make_slots(
+    workers: int | Literal["auto"],
+    threads: int | Literal["auto"],
+    gpus: int | Literal["auto"],
+    trials_per_gpu: int = 1,
+) -> list[Slot]:
+    """Divide this machine's GPUs and cores into slots.
+
+    Args:
+        workers: Slots; auto is `trials_per_gpu` on each GPU, or without a GPU as many as the cores hold.
+        threads: CPU threads of a slot; auto is one, or the cores divided by the number of slots if that
+            is given or set by the GPUs.
+        gpus: GPUs used; auto is all that are visible.
+        trials_per_gpu: Slots on each GPU.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    devices = visible_gpus() if gpus == "auto" else visible_gpus()[:gpus]
+    per_slot = 1 if threads == "auto" else threads
+    n_slots = (
+        (len(devices) * trials_per_gpu or max(1, len(cores) // per_slot)) if workers == "auto" else workers
+    )
+    n_threads = max(1, len(cores) // n_slots) if threads == "auto" else threads
+    apart = n_slots * n_threads <= len(cores)
+    hide = "" if gpus == 0 else None
+    slots = []
+    for index in range(n_slots):
+        pinned = tuple(cores[index * n_threads : (index + 1) * n_threads]) if apart else ()
+        slots.append(Slot(index, n_threads, pinned, devices[index % len(devices)] if devices else hide))
+    return slots
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs that CUDA may use, as CUDA_VISIBLE_DEVICES names them, without loading torch."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        names = [name.strip() for name in named.split(",")]
+        return list(itertools.takewhile(lambda name: name not in NO_GPU, names))
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [str(i) for i, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU")]
+
+
+def fit_trials_per_gpu(trial_mb: float, gpus: int | Literal["auto"]) -> int:
+    """Return how many trials the smallest GPU's memory and the cores hold; 1 where there is no GPU.
+
+    Args:
+        trial_mb: What a trial needs, its process's own part included.
+        gpus: As `make_slots` takes it.
+
+    Raises:
+        SweepError: If the driver does not tell, or not even one fits.
+    """
+    devices = visible_gpus() if gpus == "auto" else visible_gpus()[:gpus]
+    if not devices:
+        return 1
+    query = [
+        "nvidia-smi",
+        "--query-gpu=memory.total",
+        "--format=csv,noheader,nounits",
+        "-i",
+        ",".join(devices),
+    ]
+    try:
+        listed = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+        memory_mb = min(float(line) * MIB / 1e6 for line in listed.stdout.split())
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        raise SweepError(
+            "executor.trials_per_gpu=auto: nvidia-smi does not tell the GPUs' memory; give a number"
+        ) from error
+    fitting = int(GPU_SHARE * memory_mb / trial_mb)
+    if fitting < 1:
+        raise SweepError(
+            f"executor.trials_per_gpu=auto: a trial is estimated at {trial_mb:.0f} MB and a GPU has "
+            f"{memory_mb:.0f}; give smaller sizes, train.recompute=true, or a number to try all the same"
+        )
+    return max(1, min(fitting, len(os.sched_getaffinity(0)) // len(devices)))
