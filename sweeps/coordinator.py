@@ -92,6 +92,7 @@ class Coordinator:
                 reason.
         """
         try:
+            self._executor.prepare()
             return self._run()
         except (StorageInternalError, SQLAlchemyError) as error:
             reason = str(error.__cause__ or error).partition("\n")[0]
@@ -99,6 +100,8 @@ class Coordinator:
                 f"sweep.storage={self._spec.study.storage}: cannot be written ({reason}); "
                 "what it holds is kept, and the same command goes on"
             ) from error
+        finally:
+            self._executor.close()
 
     def _run(self) -> Summary:
         spec = self._spec
@@ -128,7 +131,7 @@ class Coordinator:
             with self._progress:
                 self._loop()
         finally:
-            self._executor.close()
+            self._executor.close()  # before its trials are settled
             for running in list(self._running.values()):
                 self._settle_dead(running, "interrupted")
             for number, handler in before.items():
@@ -150,7 +153,6 @@ class Coordinator:
             self._look_at_limits()
             while not self._stops and self._executor.n_free() and self._book.n_wanted():
                 self._start(self._ask())
-                self._executor.prepare(self._book.n_wanted())
             if not self._running or self._stops > 1:
                 break
             if self._stops and not told:

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import select
 import signal
-import subprocess
-import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from sweeps.forkserver import ForkServer
 from sweeps.slots import Slot
-from sweeps.worker import LOG_FILE
 
 __all__ = ["Ended", "Executor", "LocalExecutor"]
 
-KILL_WAIT_S = 5.0
-AT_MOST_AHEAD = 2  # processes; each holds what the application imports
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
 
@@ -52,15 +46,15 @@ class Executor(Protocol):
     def n_free(self) -> int:
         """Return how many slots are free."""
 
+    def prepare(self) -> None:
+        """Begin with what the first trial would have to wait for."""
+
     def start(self, number: int, folder: Path) -> int:
         """Start a trial whose assignment lies in its folder; return its slot.
 
         Raises:
             RuntimeError: If no slot is free.
         """
-
-    def prepare(self, n_trials: int) -> None:
-        """Make ready for so many further trials, as far as that lets them begin sooner."""
 
     def wait(self, timeout_s: float) -> list[Ended]:
         """Return the trials that have ended, at once when there are any, else after the timeout."""
@@ -100,133 +94,85 @@ def _lines(file: Path) -> list[str]:
 
 
 @dataclass
-class _Process:
-    slot: Slot
-    popen: subprocess.Popen[bytes]
-    pidfd: int
-
-
-@dataclass
 class LocalExecutor:
     """One process per trial on this machine; its output goes to log.txt in the trial's folder.
 
-    A few processes are started ahead: they load the application and wait for a trial, so that one begins at
-    once on a slot that becomes free.
+    They are forked from a process that has loaded the application, so that a trial begins at once.
 
     Args:
         slots: From `make_slots`.
-        application: Dotted path, loaded by processes started ahead.
-        module: What runs a trial: `python -m MODULE APPLICATION PID` reads where from a line of JSON, see
-            `sweeps.worker.wait_for_trial`.
+        application: Dotted path.
+        module: What runs a trial, see `ForkServer`.
     """
 
     slots: Sequence[Slot]
     application: str
     module: str = "sweeps.worker"
     _n_oom_kills: int = field(default_factory=count_oom_kills)
-    _running: dict[int, _Process] = field(default_factory=dict)
-    _ahead: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    _running: dict[int, Slot] = field(default_factory=dict)
+    _server: ForkServer | None = None
 
     @property
     def n_slots(self) -> int:
         """Number of slots."""
         return len(self.slots)
 
+    def prepare(self) -> None:
+        """Begin to load the application."""
+        if self._server is None:
+            self._server = ForkServer(self.module, self.application, self.slots[0].environment())
+
     def n_free(self) -> int:
         """Return how many slots are free."""
         return len(self.slots) - len(self._running)
 
     def start(self, number: int, folder: Path) -> int:
-        """Give a trial to a process on the first free slot.
+        """Start a trial on the first free slot.
 
-        It is in a process group of its own: ctrl-C is not for it.
+        Its process is in a group of its own: ctrl-C is not for it.
 
         Raises:
             RuntimeError: If no slot is free.
         """
-        taken = {process.slot.index for process in self._running.values()}
+        taken = {slot.index for slot in self._running.values()}
         slot = next((slot for slot in self.slots if slot.index not in taken), None)
         if slot is None:
             raise RuntimeError("no free slot")
-        start = json.dumps({"folder": str(folder), "environment": slot.environment()}).encode() + b"\n"
-        popen = self._take_ahead() or self._open(folder / LOG_FILE)
-        assert popen.stdin is not None
-        with contextlib.suppress(BrokenPipeError), popen.stdin:
-            popen.stdin.write(start)
-        if slot.cores:
-            with contextlib.suppress(ProcessLookupError):
-                os.sched_setaffinity(popen.pid, slot.cores)
-        self._running[number] = _Process(slot, popen, os.pidfd_open(popen.pid))
+        self.prepare()
+        assert self._server is not None
+        self._server.start(number, folder, slot.environment(), slot.cores)
+        self._running[number] = slot
         return slot.index
 
-    def prepare(self, n_trials: int) -> None:
-        """Start processes ahead, a few at most; none before every slot is taken."""
-        if self.n_free() == 0:
-            while len(self._ahead) < min(n_trials, len(self.slots), AT_MOST_AHEAD):
-                self._ahead.append(self._open(Path(os.devnull)))
-
     def wait(self, timeout_s: float) -> list[Ended]:
-        """Sleep until a process ends or the time is over."""
-        poll = select.poll()
-        for process in self._running.values():
-            poll.register(process.pidfd, select.POLLIN)
-        poll.poll(timeout_s * 1000)
-        ended = [number for number, process in self._running.items() if process.popen.poll() is not None]
-        return [self._release(number) for number in ended]
+        """Sleep until a process ends or the time is over; all are killed if what forks them is."""
+        if self._server is None:
+            time.sleep(timeout_s)
+            return []
+        statuses, lives = self._server.wait(timeout_s)
+        if not lives:
+            self._close_server()
+            statuses |= dict.fromkeys(self._running.keys() - statuses.keys(), int(signal.SIGKILL))
+        return [self._release(number, status) for number, status in statuses.items()]
 
     def stop(self) -> None:
         """Send SIGTERM to every process."""
-        self._end_ahead()
-        for process in self._running.values():
-            process.popen.terminate()
+        if self._server is not None:
+            self._server.stop()
 
     def close(self) -> None:
         """Send SIGKILL to every process and wait for it."""
-        self._end_ahead()
-        for process in self._running.values():
-            process.popen.kill()
-        for process in self._running.values():
-            process.popen.wait(KILL_WAIT_S)
-            os.close(process.pidfd)
+        self._close_server()
         self._running.clear()
 
-    def _open(self, log: Path) -> subprocess.Popen[bytes]:
-        with log.open("ab") as output:
-            return subprocess.Popen(
-                [sys.executable, "-m", self.module, self.application, str(os.getpid())],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **self.slots[0].environment()},
-                process_group=0,
-            )
+    def _close_server(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
 
-    def _take_ahead(self) -> subprocess.Popen[bytes] | None:
-        """Return a process started ahead; one that could not load says why when it is started anew."""
-        while self._ahead:
-            popen = self._ahead.pop(0)
-            if popen.poll() is None:
-                return popen
-            _close_input(popen)
-        return None
-
-    def _end_ahead(self) -> None:
-        for popen in self._ahead:
-            popen.kill()
-            popen.wait(KILL_WAIT_S)
-            _close_input(popen)
-        self._ahead.clear()
-
-    def _release(self, number: int) -> Ended:
-        process = self._running.pop(number)
-        os.close(process.pidfd)
-        code = process.popen.returncode
+    def _release(self, number: int, status: int) -> Ended:
+        del self._running[number]
+        code = os.waitstatus_to_exitcode(status)
         before, self._n_oom_kills = self._n_oom_kills, count_oom_kills()
         starved = -code == signal.SIGKILL and self._n_oom_kills > before
         return Ended(number, max(0, -code), max(0, code), starved)
-
-
-def _close_input(popen: subprocess.Popen[bytes]) -> None:
-    assert popen.stdin is not None
-    with contextlib.suppress(BrokenPipeError):
-        popen.stdin.close()

@@ -41,6 +41,7 @@ __all__ = [
     "origin",
     "pareto_front",
     "reason_of",
+    "warm_up",
 ]
 
 HEARTBEAT_INTERVAL_S = 15
@@ -125,6 +126,11 @@ def open_storage(url: str, *, create: bool = True) -> RDBStorage:
             )
     except (OSError, sqlite3.Error, SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:
         raise SweepError(f"sweep.storage={url}: cannot be opened ({error})") from error
+
+
+def warm_up() -> None:
+    """Load what opening a storage loads, so that processes forked from this one have it."""
+    _create_tables("sqlite://")
 
 
 def _create_tables(url: str) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import importlib
 import json
 import math
@@ -25,8 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["Application", "Assignment", "Result", "RunningTrial", "load_application", "read_progress"]
 
 PROGRESS_EVERY_S = 0.5
-PARENT_CHECK_S = 0.5
-PR_SET_PDEATHSIG = 1
 LEFT = 3  # exit code of a worker whose trial others have ended
 ASSIGNMENT_FILE = "assignment.json"
 PROGRESS_FILE = "progress.json"
@@ -207,19 +203,6 @@ def write_atomically(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def die_with(coordinator_pid: int) -> None:
-    """End this process as soon as its coordinator is gone; Linux tells at once, a check covers the rest."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-    def watch() -> None:
-        while os.getppid() == coordinator_pid:
-            time.sleep(PARENT_CHECK_S)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def beat(storage: RDBStorage, id_: int, done: threading.Event) -> None:
     """Record heartbeats of a trial until it is done; a failed one is made up for by the next."""
     while not done.wait(float(storage.heartbeat_interval or 1)):
@@ -301,34 +284,9 @@ def run_worker(folder: Path) -> None:
         leave()
 
 
-def wait_for_trial(words: Sequence[str]) -> Path:
-    """Load what a trial needs, then take one from the standard input; return its folder.
-
-    Output goes to the trial's log from then on.
-
-    Args:
-        words: The application's dotted path, and the coordinator's process id.
-
-    Raises:
-        SystemExit: If the coordinator has no trial any more.
-    """
-    application, coordinator_pid = words
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    die_with(int(coordinator_pid))
-    with contextlib.suppress(Exception):  # the trial meets it again, and records it
-        load_application(application).warm_up()
-    line = sys.stdin.readline()
-    if not line:
-        raise SystemExit(0)
-    start = json.loads(line)
-    os.environ.update(start["environment"])
-    folder = Path(start["folder"])
-    with (folder / LOG_FILE).open("ab") as log:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-            os.dup2(log.fileno(), stream.fileno())
-    return folder
-
-
 if __name__ == "__main__":
+    from sweeps.forkserver import wait_for_trial
+    from sweeps.study import warm_up
+
+    warm_up()
     run_worker(wait_for_trial(sys.argv[1:]))

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.executor import LOG_FILE, Ended, Executor, LocalExecutor
+from sweeps.executor import Ended, Executor, LocalExecutor
 from sweeps.slots import Slot
+from sweeps.worker import LOG_FILE
 
 ROOT = Path(__file__).parents[2]
 N_SLOTS = 2
@@ -21,7 +22,7 @@ SOON_S = 30.0
 # What a trial's process does is a program in its folder.
 MODULE = """
 import runpy, sys
-from sweeps.worker import wait_for_trial
+from sweeps.forkserver import wait_for_trial
 
 class Nothing:
     def warm_up(self):
@@ -70,7 +71,8 @@ def start(executor: Executor, folder: Path, number: int, program: str) -> int:
 
 
 def log(folder: Path, number: int) -> str:
-    return (folder / str(number) / LOG_FILE).read_text()
+    file = folder / str(number) / LOG_FILE
+    return file.read_text() if file.exists() else ""
 
 
 def wait_for(executor: Executor, n: int = 1) -> list[Ended]:
@@ -192,20 +194,24 @@ def test_an_executor_leaves_no_open_files(executor: Executor, tmp_path: Path) ->
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 
 
-def test_a_trial_prepared_for_begins_and_logs_as_any_other(executor: Executor, tmp_path: Path) -> None:
-    for number in range(N_SLOTS):
-        start(executor, tmp_path, number, "import time; time.sleep(0.5)")
-    executor.prepare(2)
-    wait_for(executor, N_SLOTS)
-    start(executor, tmp_path, 5, "print('out of a prepared one')")
-    assert wait_for(executor) == [Ended(5, signal=0, exit_code=0)]
-    assert log(tmp_path, 5) == "out of a prepared one\n"
+def test_trials_begin_and_log_the_same_where_it_was_prepared(executor: Executor, tmp_path: Path) -> None:
+    executor.prepare()
+    executor.prepare()
+    for number in range(2 * N_SLOTS):
+        start(executor, tmp_path, number, f"print('out of {number}')")
+        assert wait_for(executor) == [Ended(number, signal=0, exit_code=0)]
+        assert log(tmp_path, number) == f"out of {number}\n"
 
 
-def test_what_was_prepared_ends_with_the_executor(executor: Executor, tmp_path: Path) -> None:
-    for number in range(N_SLOTS):
-        start(executor, tmp_path, number, HANG)
-    executor.prepare(2)
+def test_what_was_prepared_ends_with_the_executor(executor: Executor) -> None:
+    executor.prepare()
     executor.stop()
-    assert [ended.number for ended in wait_for(executor, N_SLOTS)] == list(range(N_SLOTS))
     executor.close()
+    assert executor.wait(0.0) == []
+
+
+def test_after_its_end_an_executor_can_be_used_again(executor: Executor, tmp_path: Path) -> None:
+    start(executor, tmp_path, 0, HANG)
+    executor.close()
+    start(executor, tmp_path, 1, "")
+    assert wait_for(executor) == [Ended(1, signal=0, exit_code=0)]

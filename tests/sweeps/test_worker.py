@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +24,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeps import worker
+from sweeps.executor import Ended, LocalExecutor
+from sweeps.slots import Slot
 from sweeps.space import to_distributions
 from sweeps.study import REASON, PrunerSpec, make_pruner, open_storage, open_study
 from sweeps.worker import (
@@ -95,26 +99,21 @@ def desk(tmp_path: Path) -> Desk:
     return Desk(tmp_path)
 
 
-def start(desk: Desk, assignment: Assignment, coordinator_pid: int) -> subprocess.Popen[str]:
-    """Give a trial to a worker, as the executor does."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sweeps.worker", assignment.application, str(coordinator_pid)],
-        stdin=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdin is not None
-    folder = str(desk.sweep.trial_folder(assignment.number))
-    process.stdin.write(json.dumps({"folder": folder, "environment": {}}) + "\n")
-    process.stdin.close()
-    return process
+@contextlib.contextmanager
+def start(desk: Desk, assignment: Assignment) -> Iterator[LocalExecutor]:
+    """Give a trial to a worker, as the coordinator does."""
+    executor = LocalExecutor([Slot(0, 1)], assignment.application)
+    executor.start(assignment.number, desk.sweep.trial_folder(assignment.number))
+    yield executor
+    executor.close()
 
 
-def run(desk: Desk, assignment: Assignment, coordinator_pid: int | None = None) -> tuple[int, str]:
+def run(desk: Desk, assignment: Assignment) -> tuple[int, str]:
     """Run a trial's worker to its end; return its exit code and what it printed."""
-    process = start(desk, assignment, coordinator_pid or os.getpid())
-    process.wait(PATIENCE_S)
-    log = desk.sweep.trial_folder(assignment.number) / LOG_FILE
-    return process.returncode, log.read_text() if log.exists() else ""
+    with start(desk, assignment) as executor:
+        (ended,) = executor.wait(PATIENCE_S)
+    assert not ended.signal
+    return ended.exit_code, (desk.sweep.trial_folder(assignment.number) / LOG_FILE).read_text()
 
 
 def test_the_application_is_made_from_its_dotted_path() -> None:
@@ -312,13 +311,12 @@ def wait_until_started(desk: Desk, number: int) -> int:
 
 
 def test_sigterm_lets_a_trial_end_where_it_can_be_taken_up_and_ctrl_c_is_not_for_it(desk: Desk) -> None:
-    process = start(desk, desk.assign("hang"), os.getpid())
-    wait_until_started(desk, 0)
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.2)
-    assert process.poll() is None
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(PATIENCE_S) == 0
+    with start(desk, desk.assign("hang")) as executor:
+        pid = wait_until_started(desk, 0)
+        os.kill(pid, signal.SIGINT)
+        assert executor.wait(0.2) == []
+        os.kill(pid, signal.SIGTERM)
+        assert executor.wait(PATIENCE_S) == [Ended(0, signal=0, exit_code=0)]
     assert (desk.sweep.trial_folder(0) / LOG_FILE).read_text() == ""
     assert (desk.trial(0).state, desk.trial(0).user_attrs[REASON]) == (TrialState.FAIL, "interrupted")
 
@@ -327,7 +325,7 @@ PARENT = """
 import subprocess, sys, time
 child = '''
 import os, time
-from sweeps.worker import die_with
+from sweeps.forkserver import die_with
 die_with(os.getppid())
 print(os.getpid(), flush=True)
 time.sleep(60)
@@ -358,9 +356,10 @@ def test_a_worker_dies_with_its_parent_within_a_second() -> None:
     parent.stdout.close()
 
 
-def test_a_worker_that_comes_too_late_ends_at_once_and_tells_nothing(desk: Desk) -> None:
-    assignment = desk.assign("hang")
-    began = time.monotonic()
-    assert run(desk, assignment, coordinator_pid=os.getppid())[0] == 1
-    assert time.monotonic() - began < PATIENCE_S / 2
-    assert desk.trial(0).state == TrialState.RUNNING
+def test_what_forks_trials_ends_at_once_if_it_comes_too_late() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        gone = str(os.getppid())
+        words = [sys.executable, "-m", "sweeps.worker", APPLICATION, gone, str(theirs.fileno())]
+        done = subprocess.run(words, pass_fds=[theirs.fileno()], timeout=PATIENCE_S, check=False)
+    assert done.returncode == 1

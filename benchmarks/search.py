@@ -1,0 +1,163 @@
+"""What a sampler and a pruner are worth: `python -m benchmarks.search [FOLDER] [METHOD ...]`.
+
+Small studies of roundleaf, the study's model and search space at 32 px with 512 steps and rollouts of 10 to
+19 CA steps, ten of each method with different seeds; all of it goes on where it stopped. Prints how many
+training steps each method needs for what 50 random sets reach, draws the curves, and writes search.json.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sweeps.study import N_STEPS, find_study, open_storage
+
+__all__ = ["main"]
+
+REPEATS = 10
+N_TRIALS = 50
+STEPS = 512
+BUDGET = N_TRIALS * STEPS
+RESULTS = Path(__file__).with_name("search.json")
+PICTURE = Path(__file__).parents[1] / "docs" / "images" / "search.png"
+COMMON = (
+    "train.size=32",
+    f"train.steps={STEPS}",
+    "train.max_ca_steps=20",
+    "features=random_filters",
+    "tracking=none",
+    "sweep.objectives=[final_loss_median]",
+    "executor.threads=1",
+)
+PLAIN = (f"sweep.n_trials={N_TRIALS}", "pruner=none")
+PRUNED = (f"sweep.max_steps={BUDGET // 2}", "sweep.n_trials=1000", "pruner=asha", "pruner.min_resource=32")
+METHODS: dict[str, tuple[str, ...]] = {
+    "random": ("texture=roundleaf", "sampler=random", *PLAIN),
+    "tpe": ("texture=roundleaf", "sampler=tpe", *PLAIN),
+    "tpe-asha": ("texture=roundleaf", "sampler=tpe", *PRUNED),
+    "other": ("texture=alocasia", "sampler=tpe", *PLAIN),
+    "other-warm": ("texture=alocasia", "sampler=tpe", *PLAIN, "sweep.warm_start=tpe-{repeat}"),
+}
+LABELS = {"random": "random sets", "tpe": "TPE", "tpe-asha": "TPE + ASHA"}
+WARM_LABELS = {"other": "TPE", "other-warm": "TPE, begun with roundleaf's best five sets"}
+QUANTILES = (0.25, 0.5, 0.75)
+
+
+def run(folder: Path, method: str, repeat: int) -> None:
+    """Bring one study to its total."""
+    words = [word.format(repeat=repeat) for word in METHODS[method]]
+    words += [f"sweep.study={method}-{repeat}", f"sweep.seed={repeat}", f"seed={1000 * repeat}"]
+    command = [sys.executable, "-m", "nca.sweep", "-m", *COMMON, *words, f"runs_dir={folder.absolute()}"]
+    with (folder / f"{method}-{repeat}.log").open("ab") as log:
+        subprocess.run(command, stdout=log, stderr=log, check=True)
+
+
+def best_so_far(folder: Path, method: str, repeat: int) -> NDArray[np.float64] | None:
+    """Return the training steps spent and the best value so far at the end of each trial, (n_trials, 2)."""
+    study = find_study(open_storage(f"sqlite:///{folder.absolute()}/optuna.db"), f"{method}-{repeat}")
+    ended = (
+        [t for t in study.get_trials() if t.datetime_complete and N_STEPS in t.user_attrs] if study else []
+    )
+    if not ended:
+        return None
+    ended.sort(key=lambda t: t.datetime_complete)
+    steps = np.cumsum([t.user_attrs[N_STEPS] for t in ended])
+    values = [t.values[0] if t.values else np.inf for t in ended]
+    return np.stack([steps, np.minimum.accumulate(values)], axis=1)
+
+
+def at(curve: NDArray[np.float64], steps: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a curve's best value after so many steps; infinite before its first trial."""
+    index = np.searchsorted(curve[:, 0], steps, side="right") - 1
+    return np.where(index < 0, np.inf, curve[np.maximum(index, 0), 1])
+
+
+def share_to_reach(curves: NDArray[np.float64], steps: NDArray[np.float64], goal: float) -> float:
+    """Return the share of the budget at which the median of the curves is as good as the goal."""
+    reached = np.median(curves, axis=0) <= goal
+    return float(steps[reached.argmax()] / BUDGET) if reached.any() else float("inf")
+
+
+def bootstrap_shares(
+    curves: NDArray[np.float64], steps: NDArray[np.float64], goals: NDArray[np.float64]
+) -> list[float]:
+    """Return the share to reach the goals' median, and the ends of its 90% bootstrap interval."""
+    draw = np.random.default_rng(0)
+    shares = []
+    for _ in range(1000):
+        ours, theirs = (draw.integers(len(x), size=len(x)) for x in (curves, goals))
+        shares.append(share_to_reach(curves[ours], steps, float(np.median(goals[theirs]))))
+    low, high = np.quantile(shares, [0.05, 0.95], method="nearest")
+    return [share_to_reach(curves, steps, float(np.median(goals))), float(low), float(high)]
+
+
+def collect(folder: Path) -> dict[str, NDArray[np.float64]]:
+    """Return every method's curves of its finished repeats on a common grid of steps."""
+    steps = np.arange(STEPS, BUDGET + 1, STEPS / 2)
+    found = {}
+    for method in METHODS:
+        curves = [best_so_far(folder, method, repeat) for repeat in range(REPEATS)]
+        budget = BUDGET // 2 if "asha" in method else BUDGET
+        whole = [at(curve, steps) for curve in curves if curve is not None and curve[-1, 0] >= 0.97 * budget]
+        if whole:
+            found[method] = np.stack(whole)
+    return found
+
+
+def draw(curves: dict[str, NDArray[np.float64]]) -> None:
+    """Draw both experiments: medians and quartiles."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    steps = np.arange(STEPS, BUDGET + 1, STEPS / 2)
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=False)
+    for axis, labels, title in zip(
+        axes, (LABELS, WARM_LABELS), ("roundleaf", "alocasia, another texture before it or not"), strict=True
+    ):
+        for index, (method, label) in enumerate(labels.items()):
+            if method not in curves:
+                continue
+            ours = curves[method]
+            until = steps <= (BUDGET // 2 if "asha" in method else BUDGET)
+            low, middle, high = np.quantile(ours[:, until], QUANTILES, axis=0, method="nearest")
+            axis.plot(steps[until] / 1000, middle, label=label, color=f"C{index}")
+            axis.fill_between(steps[until] / 1000, low, high, color=f"C{index}", alpha=0.2, linewidth=0)
+        axis.set(yscale="log", xlabel="training steps spent (thousands)", title=title)
+        axis.legend()
+    axes[0].set_ylabel("best loss so far (median of its last 256 steps)")
+    figure.savefig(PICTURE, dpi=110)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what is missing, print, draw, and write search.json."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    folder = Path(words[0] if words else "build/search")
+    folder.mkdir(parents=True, exist_ok=True)
+    for repeat in range(REPEATS):
+        for method in words[1:] or METHODS:
+            run(folder, method, repeat)
+    curves = collect(folder)
+    steps = np.arange(STEPS, BUDGET + 1, STEPS / 2)
+    results = {}
+    for method, ours in curves.items():
+        against = "other" if method.startswith("other") else "random"
+        share, low, high = bootstrap_shares(ours, steps, curves[against][:, -1])
+        end = np.quantile(ours[:, -1], QUANTILES)
+        results[method] = {"repeats": len(ours), "quartiles": list(end), "share": [share, low, high]}
+        spread = f"best {end[1]:.3g} ({end[0]:.3g} to {end[2]:.3g})"
+        needed = f"{share:.0%} of its steps (90% interval {low:.0%} to {high:.0%})"
+        print(f"{method}: {len(ours)} repeats, {spread}; reaches the best of {against} with {needed}")
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    draw(curves)
+
+
+if __name__ == "__main__":
+    main()
