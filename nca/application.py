@@ -114,7 +114,7 @@ class _Seeds:
             shutil.copy(pictures[0], self._trial.folder / "output.png")
         attributes = self.attributes | {"n_steps": n_steps}
         if last.reason != "complete":
-            return Result(last.reason, attributes=attributes, pictures=pictures)
+            return Result(last.reason, attributes=attributes | last.metrics, pictures=pictures)
         metrics = {key: statistics.fmean(o.metrics[key] for o in outcomes) for key in last.metrics}
         if len(outcomes) > 1:
             for key in objectives:
@@ -168,6 +168,9 @@ class _OneOf:
 
     def stopping(self) -> bool:
         return self.trial.stopping()
+
+    def unwanted(self) -> bool:
+        return self.trial.unwanted()
 
 
 def _trial_config(config: Mapping[str, Any]) -> TrialConfig:

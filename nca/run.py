@@ -52,10 +52,11 @@ __all__ = [
 
 OUTCOME_FILE = "outcome.json"
 N_REPORTS = 32  # intermediate values of a whole run
-Reason = Literal["complete", "pruned", "interrupted", "diverged"]
+Reason = Literal["complete", "pruned", "stopped", "interrupted", "diverged"]
 STATUS: dict[Reason, Status] = {
     "complete": "FINISHED",
     "pruned": "KILLED",
+    "stopped": "KILLED",
     "interrupted": "KILLED",
     "diverged": "FAILED",
 }
@@ -68,7 +69,7 @@ class Outcome:
     Args:
         reason: Why it ended.
         n_steps: Training steps finished.
-        metrics: Final values by name; empty unless complete.
+        metrics: Values at its end by name; empty where it was interrupted.
         picture: The last output, in the run's folder; None where it was interrupted.
         run_id: Of its MLflow run; None where it has none.
     """
@@ -107,6 +108,9 @@ class Listener(Protocol):
 
     def stopping(self) -> bool:
         """Say whether the run should save a checkpoint and end."""
+
+    def unwanted(self) -> bool:
+        """Say whether the run should end for good."""
 
 
 def build_trainer(config: TrialConfig, device: torch.device) -> Trainer:
@@ -238,7 +242,7 @@ class _Run:
             self._checkpoints.save(trainer.state(), n_steps)
             self._tracker.finish("KILLED")
             return Outcome(reason, n_steps, {}, None)
-        metrics = self._final_metrics() if reason == "complete" else {}
+        metrics = self._metrics_at_end("final" if reason == "complete" else "last")
         self._tracker.log_metrics(metrics, max(0, n_steps - 1))
         picture = self._save_files(reason)
         self._tracker.finish(STATUS[reason])
@@ -259,19 +263,27 @@ class _Run:
             self._n_reported = n_steps // self._report_every
             if not self._listener.report(n_steps, smoothed_loss(trainer.losses)):
                 return "pruned"
-        if self._listener.stopping() and n_steps < self._config.train.steps:
-            return "interrupted"
+        if n_steps < self._config.train.steps:
+            if self._listener.unwanted():
+                return "stopped"
+            if self._listener.stopping():
+                return "interrupted"
         if self._checkpoints.due(n_steps):
             self._checkpoints.save(trainer.state(), n_steps)
         return None
 
-    def _final_metrics(self) -> dict[str, float]:
+    def _metrics_at_end(self, which: str) -> dict[str, float]:
+        """Return what is known of the run; only a complete one has final losses, others have last ones."""
         losses, trainer = self._trainer.losses, self._trainer
         n_steps = max(1, len(losses) - self._first_step)
-        return {
-            "final_loss": losses[-1],
-            "final_loss_median": smoothed_loss(losses),
-            "final_loss_relative": losses[-1] / trainer.target_energy,
+        metrics = {}
+        if losses:  # none, where the first one was not finite
+            metrics = {
+                f"{which}_loss": losses[-1],
+                f"{which}_loss_median": smoothed_loss(losses),
+                f"{which}_loss_relative": losses[-1] / trainer.target_energy,
+            }
+        return metrics | {
             "seconds_per_step": (time.monotonic() - self._started_at) / n_steps,
             "peak_memory_mb": peak_memory_mb(trainer.model.w0.device),
             "n_parameters": float(sum(p.numel() for p in trainer.model.parameters())),

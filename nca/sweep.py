@@ -125,6 +125,11 @@ def _say_summary(plan: Plan, summary: Summary, say: Callable[[str], None]) -> No
 
     ended = ", ".join(f"{count} {reason}" for reason, count in sorted(summary.counts.items()))
     say(f"study {plan.name}: {ended or 'no trial ended'}")
+    if summary.pruned_after:
+        whole = plan.config.train.steps * plan.config.sweep.repeats
+        n_saved = sum(whole - n_steps for n_steps in summary.pruned_after)
+        n_all = whole * sum(summary.counts.get(reason, 0) for reason in ("complete", "pruned"))
+        say(f"pruning saved {n_saved} of {n_all} training steps ({n_saved / n_all:.0%})")
     best = summary.best
     if best is not None:
         folder = Path(plan.config.runs_dir) / "trials" / plan.name / str(origin(best))

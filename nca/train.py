@@ -72,6 +72,10 @@ class _Console:
         """Say whether ctrl-C or SIGTERM came."""
         return self._stop
 
+    def unwanted(self) -> bool:
+        """Say no: nobody else looks after a single run."""
+        return False
+
     def close(self) -> None:
         """Leave the terminal as it was."""
         self._bar.stop()

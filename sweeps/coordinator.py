@@ -26,10 +26,12 @@ from sweeps.space import n_sets, to_distributions
 from sweeps.spec import Summary, SweepSpec
 from sweeps.study import (
     LEAN,
+    N_STEPS,
     ORIGIN,
     OUT_OF_MEMORY,
     OWNER,
     REASON,
+    STOP,
     best_trial,
     count_reasons,
     describe_owner,
@@ -51,6 +53,7 @@ __all__ = ["Coordinator"]
 
 TICK_S = 0.5
 STALE_CHECK_S = 30.0
+STOP_CHECK_S = 5.0
 LINKS = "links"
 
 
@@ -82,7 +85,7 @@ class Coordinator:
         self._at_limit = False
         self._started_at = time.monotonic()
         self._durations_s: list[float] = []
-        self._checked_at = time.monotonic()
+        self._checked_at = self._looked_at = time.monotonic()
 
     def run(self) -> Summary:
         """Bring the study to its total.
@@ -121,6 +124,7 @@ class Coordinator:
         self._asking = optuna.load_study(
             study_name=study.study_name, storage=self._storage, sampler=sampler, pruner=pruner
         )
+        self._earlier_stop = study.user_attrs.get(STOP)
         self._links = self._open_records()
         queue_sets(study, warm_sets)
         self._recover()
@@ -169,10 +173,15 @@ class Coordinator:
             self._show()
 
     def _look_at_limits(self) -> None:
-        """Stop as ctrl-C does when the time or the steps are over."""
+        """Stop as ctrl-C does when the time or the steps are over, or somebody wants it elsewhere."""
         spec = self._spec
         if self._stops:
             return
+        if time.monotonic() - self._looked_at > STOP_CHECK_S:
+            self._looked_at = time.monotonic()
+            if self._study.user_attrs.get(STOP) != self._earlier_stop:
+                self._stop("asked to stop", "ctrl-C")
+                return
         if spec.timeout_s is not None and time.monotonic() - self._started_at >= spec.timeout_s:
             self._stop_at_limit(format_duration(spec.timeout_s))
         elif spec.max_steps is not None:
@@ -329,7 +338,12 @@ class Coordinator:
         ended, best = ended_for_good(trials), best_trial(trials)
         values = {"n_trials": float(len(ended))} | ({} if best is None else {"best_value": best.values[0]})
         self._application.close_study(self._spec.compose({}, 0), self._links, values)
-        front = pareto_front(trials)
         return Summary(
-            count_reasons(ended), best, front, len(ended) < self._book.n_trials, self._at_limit, self._links
+            counts=count_reasons(ended),
+            best=best,
+            front=pareto_front(trials),
+            interrupted=len(ended) < self._book.n_trials,
+            at_limit=self._at_limit,
+            pruned_after=[int(t.user_attrs.get(N_STEPS, 0)) for t in ended if reason_of(t) == "pruned"],
+            links=self._links,
         )

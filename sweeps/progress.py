@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 __all__ = [
     "Progress",
@@ -22,7 +23,8 @@ __all__ = [
 ]
 
 LINE_EVERY_S = 30.0
-MAX_ROWS = 32  # of running trials in the table; the rest are counted
+AROUND_ROWS = 8  # lines of a terminal that the table takes besides its rows
+LINES_OF_A_SET = 3  # where it is 80 columns wide
 MAX_IN_A_LINE = 8
 REFRESH_PER_S = 2
 
@@ -136,7 +138,7 @@ class Progress:
     def show(self, totals: Totals, rows: Sequence[Row]) -> None:
         """Show where everything is; elsewhere than on a terminal, a line now and then."""
         if self._live is not None:
-            self._live.update(make_table(totals, rows))
+            self._live.update(make_table(totals, rows, self._console.height))
         elif time.monotonic() - self._said_at >= LINE_EVERY_S:
             self._said_at = time.monotonic()
             running = [
@@ -160,20 +162,23 @@ def headline(totals: Totals) -> str:
     return ", ".join(parts)
 
 
-def make_table(totals: Totals, rows: Sequence[Row]) -> Table:
-    """Return the live table."""
+def make_table(totals: Totals, rows: Sequence[Row], height: int) -> Table:
+    """Return the live table: as many rows as fit into a terminal of that height, the rest counted."""
+    n_rows = max(1, height - AROUND_ROWS)
+    crowded = LINES_OF_A_SET * len(rows) > n_rows
     table = Table(title=headline(totals), title_justify="left", caption_justify="left")
     for name in ("trial", "slot", "step", "loss", "it/s", "left"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("set", overflow="fold")
-    for row in rows[:MAX_ROWS]:
+    for row in rows[:n_rows]:
         step = f"{row.n_steps}/{row.of}" if row.of else "starting"
         loss = f"{row.loss:.4g}" if row.n_steps else ""
         rate = f"{row.rate:.2f}" if row.rate else ""
         left = "" if row.left_s is None else format_duration(row.left_s)
-        table.add_row(str(row.number), str(row.slot), step, loss, rate, left, format_set(row.params))
-    if len(rows) > MAX_ROWS:
-        table.caption = f"and {len(rows) - MAX_ROWS} more"
+        set_ = Text(format_set(row.params), no_wrap=crowded, overflow="ellipsis" if crowded else "fold")
+        table.add_row(str(row.number), str(row.slot), step, loss, rate, left, set_)
+    if len(rows) > n_rows:
+        table.caption = f"and {len(rows) - n_rows} more"
     return table
 
 

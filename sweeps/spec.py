@@ -58,6 +58,7 @@ class Summary:
         front: The trials that no other beats in every objective.
         interrupted: Whether it was stopped before its total.
         at_limit: Whether its time or its steps were over.
+        pruned_after: Training steps after which trials were pruned.
         links: Of the study.
     """
 
@@ -66,4 +67,5 @@ class Summary:
     front: Sequence[FrozenTrial]
     interrupted: bool
     at_limit: bool
+    pruned_after: Sequence[int]
     links: Mapping[str, str]

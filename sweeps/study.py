@@ -58,6 +58,7 @@ LEAN = "lean"  # an earlier attempt ran out of memory
 OWNER = "owner"
 WARM_START = "warm_start"  # study and number of the trial whose set it repeats
 N_STEPS = "n_steps"  # that a trial has trained, as its application says
+STOP = "stop"  # a request that it ends: of a running trial, or of the sweeps that go on with a study
 OUT_OF_MEMORY = "out_of_memory"  # a reason
 
 

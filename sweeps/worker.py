@@ -63,7 +63,8 @@ class Result:
     """How a trial ended.
 
     Args:
-        reason: `complete`, `pruned`, or why it failed: `diverged`, `interrupted`, `out_of_memory`, `crashed`.
+        reason: `complete`, `pruned`, `stopped`, or why it failed: `diverged`, `interrupted`,
+            `out_of_memory`, `crashed`.
         values: One per objective; used where complete.
         attributes: JSON values recorded with the trial.
         pictures: Image files shown with the trial.
@@ -131,6 +132,7 @@ class RunningTrial:
         self._id = trial_id(storage, assignment.study, assignment.number)
         self._prunes = assignment.pruner["name"] != "none"
         self._stop = threading.Event()
+        self._unwanted = threading.Event()
         self._noted_at = 0.0
 
     def stop(self, *_: object) -> None:
@@ -140,6 +142,14 @@ class RunningTrial:
     def stopping(self) -> bool:
         """Say whether the trial should end where it can be taken up again."""
         return self._stop.is_set()
+
+    def give_up(self) -> None:
+        """Ask the application to end the trial for good."""
+        self._unwanted.set()
+
+    def unwanted(self) -> bool:
+        """Say whether somebody wants the trial ended for good, with what it has."""
+        return self._unwanted.is_set()
 
     def progress(self, n_steps: int, of: int, loss: float) -> None:
         """Let the coordinator show where the trial is; at most twice a second."""
@@ -203,17 +213,24 @@ def write_atomically(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def beat(storage: RDBStorage, id_: int, done: threading.Event) -> None:
-    """Record heartbeats of a trial until it is done; a failed one is made up for by the next."""
+def beat(storage: RDBStorage, id_: int, trial: RunningTrial, done: threading.Event) -> None:
+    """Record heartbeats of a trial until it is done, and see whether others ended it or want it to end.
+
+    A heartbeat that failed is made up for by the next.
+    """
+    from sweeps.study import STOP
+
     while not done.wait(float(storage.heartbeat_interval or 1)):
         try:
             storage.record_heartbeat(id_)
-            ended = storage.get_trial(id_).state.is_finished()
+            known = storage.get_trial(id_)
         except Exception as error:
             print(f"heartbeat failed: {error}", flush=True)
             continue
-        if ended and not done.is_set():
+        if known.state.is_finished() and not done.is_set():
             leave()
+        if STOP in known.user_attrs:
+            trial.give_up()
 
 
 def leave() -> NoReturn:
@@ -247,7 +264,7 @@ def tell(trial: RunningTrial, study: Study, storage: RDBStorage, result: Result,
     if result.reason == "complete":
         study.tell(trial.number, list(result.values))
     else:
-        state = TrialState.PRUNED if result.reason == "pruned" else TrialState.FAIL
+        state = TrialState.PRUNED if result.reason in {"pruned", "stopped"} else TrialState.FAIL
         study.tell(trial.number, state=state)
 
 
@@ -271,7 +288,7 @@ def run_worker(folder: Path) -> None:
     signal.signal(signal.SIGTERM, trial.stop)
     done = threading.Event()
     id_ = trial_id(storage, assignment.study, assignment.number)
-    threading.Thread(target=beat, args=(storage, id_, done), daemon=True).start()
+    threading.Thread(target=beat, args=(storage, id_, trial, done), daemon=True).start()
     try:
         result = load_application(assignment.application).run(trial)
     except Exception as error:

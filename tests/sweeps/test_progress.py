@@ -11,7 +11,6 @@ from rich.console import Console
 
 from sweeps import progress
 from sweeps.progress import (
-    MAX_ROWS,
     Progress,
     Row,
     Totals,
@@ -36,10 +35,10 @@ def totals(**changes: Any) -> Totals:
     return Totals(**{**values, **changes})
 
 
-def render(rows: list[Row], **changes: Any) -> list[str]:
-    console = Console(file=io.StringIO(), width=WIDTH)
+def render(rows: list[Row], width: int = WIDTH, height: int = 60, **changes: Any) -> list[str]:
+    console = Console(file=io.StringIO(), width=width)
     with console.capture() as capture:
-        console.print(make_table(totals(**changes), rows))
+        console.print(make_table(totals(**changes), rows, height))
     return capture.get().rstrip().splitlines()
 
 
@@ -111,12 +110,22 @@ def test_table_shows_a_running_and_a_starting_trial() -> None:
     assert "channels=6" in text
 
 
-def test_table_of_64_trials_is_bounded_and_counts_the_rest() -> None:
-    lines = render([row(number) for number in range(64)])
-    assert max(map(len, lines)) <= WIDTH
-    assert len(lines) <= MAX_ROWS + 8
-    assert lines[-1].strip() == "and 32 more"
-    assert len(render([row(number) for number in range(MAX_ROWS)])) == len(lines) - 1
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (100, 40), (200, 80)])
+def test_table_of_64_trials_fits_the_terminal_and_counts_the_rest(width: int, height: int) -> None:
+    params = {"model.channels": 15, "model.hidden_channels": 96, "train.learning_rate": 1e-3, "train.x": 2}
+    lines = render([row(number, params=params) for number in range(64)], width, height)
+    assert max(map(len, lines)) <= width
+    assert len(lines) < height
+    n_shown = sum("10/40" in line for line in lines)
+    assert n_shown == min(64, height - 8)
+    assert (f"and {64 - n_shown} more" in lines[-1]) == (n_shown < 64)
+    assert "channels=15" in lines[4]
+
+
+def test_sets_are_shown_whole_while_there_is_room() -> None:
+    params = {f"model.parameter_{index}": 0.123456 for index in range(6)}
+    text = "\n".join(render([row(0, params=params), row(1, params=params)], 80, 24))
+    assert text.count("parameter_5=0.1235") == 2
 
 
 def test_elsewhere_than_on_a_terminal_a_plain_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
