@@ -73,6 +73,10 @@ class Silent:
         """Go on."""
         return False
 
+    def unwanted(self) -> bool:
+        """Go on."""
+        return False
+
 
 def make_config(folder: Path) -> TrialConfig:
     """Return the config that is recorded; features are those of the benchmark's VGG."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nca.config import TrialConfig
+from nca.lock import hold
 from nca.run import STATUS, Outcome, is_out_of_memory, open_tracker, train
 from nca.schema import build
 from nca.tracking import MlflowStore, NullTracker, Tracker, load_mlflow, one_line
@@ -18,6 +19,7 @@ from sweeps.worker import Result, RunningTrial
 
 __all__ = ["TextureSweep"]
 
+PATIENCE_S = 60.0  # with an earlier worker of a trial, which leaves it at its next heartbeat
 NOT_OF_A_TRIAL = ("links", "sweep")  # what the engine and the sweep add to a trial's config
 
 
@@ -123,7 +125,12 @@ class _Seeds:
         return Result("complete", [metrics[key] for key in objectives], attributes | metrics, pictures)
 
     def _train_one(self, index: int, config: TrialConfig) -> Outcome:
-        trial, folder = self._trial, self._folder(index)
+        folder = self._folder(index)
+        with hold(folder, PATIENCE_S):
+            return self._train_in(folder, index, config)
+
+    def _train_in(self, folder: Path, index: int, config: TrialConfig) -> Outcome:
+        trial = self._trial
         tags = {"optuna_study": trial.study_name, "optuna_trial": str(trial.number)}
         tracker: Tracker = NullTracker()
         done = Outcome.load(folder)

@@ -7,10 +7,12 @@ import logging
 import os
 import re
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +41,9 @@ FLUSH_EVERY_S = 10.0  # so that a curve in the UI is never older
 IMAGE_KEY = "output"
 PARENT = "mlflow.parentRunId"  # tag
 SERVER_TIMEOUT_S = 10.0
+PATIENCE_S = 60.0  # as long as Optuna's storage has
+RETRY_EVERY_S = 0.1
+LOCKED = "database is locked"  # in SQLite's words
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")  # MLflow 3 refuses its file store
 
 
@@ -224,6 +229,31 @@ def one_line(uri: str) -> Iterator[None]:
         ) from error
 
 
+class _Patient:
+    """An MLflow client that waits longer than MLflow's 20 s while another program holds its SQLite file."""
+
+    def __init__(self, client: MlflowClient) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        method = getattr(self._client, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            until = time.monotonic() + PATIENCE_S
+            while True:
+                try:
+                    return method(*args, **kwargs)
+                except (MlflowException, SQLAlchemyError) as error:  # what was begun is undone
+                    if LOCKED not in str(error) or time.monotonic() > until:
+                        raise
+                    time.sleep(RETRY_EVERY_S)
+
+        return call
+
+
 class MlflowStore:
     """Experiments and runs of one MLflow store.
 
@@ -245,7 +275,8 @@ class MlflowStore:
         try:
             if uri.startswith(SQLITE):
                 create_database(Path(uri.removeprefix(SQLITE)), _create_tables)
-            self._client = MlflowClient(uri)
+            self._uri = uri
+            self._client = cast("MlflowClient", _Patient(MlflowClient(uri)))
         except (
             OSError,
             sqlite3.Error,
@@ -317,6 +348,45 @@ class MlflowStore:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return False
             raise
+        return True
+
+    def running_runs(self, experiment: str) -> dict[str, dict[str, str]]:
+        """Return the tags of an experiment's runs that are RUNNING, by run id."""
+        known = self._client.get_experiment_by_name(experiment)
+        if known is None:
+            return {}
+        found = self._client.search_runs(
+            [known.experiment_id], "attributes.status = 'RUNNING'", max_results=5000
+        )
+        return {str(run.info.run_id): dict(run.data.tags) for run in found}
+
+    def delete_experiment(self, name: str) -> bool:
+        """Delete an experiment with its runs and artifacts, and free its name; say whether it was there.
+
+        On a server it is only marked as deleted, under another name: `mlflow gc` there deletes it.
+        """
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is None:
+            return False
+        id_ = str(experiment.experiment_id)
+        self._client.rename_experiment(id_, f"{name} (deleted, {id_})")
+        self._client.delete_experiment(id_)
+        if not self._uri.startswith("http"):
+            subprocess.run(
+                [
+                    sys.executable,
+                    "-m",
+                    "mlflow",
+                    "gc",
+                    "--backend-store-uri",
+                    self._uri,
+                    "--experiment-ids",
+                    id_,
+                ],
+                env={**os.environ, "MLFLOW_TRACKING_URI": self._uri},
+                capture_output=True,
+                check=True,
+            )
         return True
 
     def take_up_run(self, run_id: str) -> MlflowTracker:

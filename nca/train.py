@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from nca.config import TrialConfig, name_study
+from nca.places import SINGLE_RUNS
 from nca.schema import ConfigError, build, exit_on_error
 from nca.weights import resolve_features
 
@@ -19,7 +20,6 @@ __all__ = ["main"]
 
 # What may differ between a stopped run and the command that goes on with it.
 NOT_TRAINING = ("tracking", "device", "runs_dir")
-SINGLE_RUNS = "single-runs"  # MLflow experiment, and folder under trials/
 
 
 class _Console:
@@ -88,8 +88,7 @@ def run_single(config: TrialConfig) -> int:
         ConfigError: If an input cannot be had; nothing has been created then.
     """
     from nca.checks import check_inputs, check_surroundings
-    from nca.run import open_tracker, train
-    from nca.tracking import MlflowStore, NullTracker, Tracker
+    from nca.lock import hold
 
     check_surroundings(config)
     config = replace(config, features=resolve_features(config.features))
@@ -98,10 +97,20 @@ def run_single(config: TrialConfig) -> int:
     name = f"{name_study(config)}-{digest}"
     runs = Path(config.runs_dir)
     folder = runs / "trials" / SINGLE_RUNS / name
+    with hold(folder):
+        return _run_in(folder, config, name)
+
+
+def _run_in(folder: Path, config: TrialConfig, name: str) -> int:
+    """Train a run in its folder."""
+    from nca.run import open_tracker, train
+    from nca.tracking import MlflowStore, NullTracker, Tracker
+
     tracker: Tracker = NullTracker()
     if config.tracking.uri is not None:
         store = MlflowStore(config.tracking.uri)
-        experiment = store.open_experiment(SINGLE_RUNS, runs / "artifacts" / SINGLE_RUNS)
+        artifacts = Path(config.runs_dir) / "artifacts" / SINGLE_RUNS
+        experiment = store.open_experiment(SINGLE_RUNS, artifacts)
         tracker = open_tracker(store, experiment, config, folder, name=name)
     console = _Console(config.train.steps)
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -15,6 +15,7 @@ from sweeps.study import (
     N_STEPS,
     ORIGIN,
     OUT_OF_MEMORY,
+    REASON,
     RETRY_OF,
     attempts,
     ended_for_good,
@@ -74,6 +75,12 @@ class Book:
             n_steps = max(running.get(trial.number, 0), int(trial.user_attrs.get(N_STEPS, 0)))
             by_origin[origin(trial)] = max(n_steps, by_origin.get(origin(trial), 0))
         return sum(by_origin.values())
+
+    def fail(self, number: int, reason: str) -> FrozenTrial:
+        """Fail a trial that runs no longer; return it."""
+        self._storage.set_trial_user_attr(self.id_of(number), REASON, reason)
+        self._study.tell(number, state=TrialState.FAIL)
+        return self.reread(number)
 
     def retry(self, trial: FrozenTrial) -> None:
         """Queue a failed trial again while its reason allows it."""

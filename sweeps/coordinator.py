@@ -26,11 +26,11 @@ from sweeps.space import n_sets, to_distributions
 from sweeps.spec import Summary, SweepSpec
 from sweeps.study import (
     LEAN,
+    LINKS,
     N_STEPS,
     ORIGIN,
     OUT_OF_MEMORY,
     OWNER,
-    REASON,
     STOP,
     best_trial,
     count_reasons,
@@ -47,14 +47,13 @@ from sweeps.study import (
     reason_of,
 )
 from sweeps.warm import queue_sets, read_sets
-from sweeps.worker import Assignment, load_application, read_progress, write_assignment
+from sweeps.worker import PROGRESS_FILE, Assignment, load_application, read_progress, write_assignment
 
 __all__ = ["Coordinator"]
 
 TICK_S = 0.5
 STALE_CHECK_S = 30.0
 STOP_CHECK_S = 5.0
-LINKS = "links"
 
 
 @dataclass
@@ -64,6 +63,7 @@ class _Running:
     slot: int
     config: Mapping[str, Any]
     first_note: Mapping[str, float] = field(default_factory=dict)
+    since: float | None = None  # None where another coordinator started it
 
 
 class Coordinator:
@@ -210,6 +210,7 @@ class Coordinator:
         if first == number and folder.exists():
             shutil.rmtree(folder)  # of another study of that name, whose database has gone
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / PROGRESS_FILE).unlink(missing_ok=True)  # of an earlier attempt
         config = self._compose(trial)
         assignment = Assignment(
             application=spec.application,
@@ -229,7 +230,9 @@ class Coordinator:
         )
         write_assignment(folder, assignment)
         slot = self._executor.start(number, folder)
-        self._running[number] = _Running(self._book.reread(number), folder, slot, config)
+        self._running[number] = _Running(
+            self._book.reread(number), folder, slot, config, since=time.monotonic()
+        )
         again = "" if first == number else f" (again, trial {first})"
         self._progress.say(f"trial {number}{again} starts: {format_set(trial.params)}")
 
@@ -248,8 +251,8 @@ class Coordinator:
             self._settle_dead(running, "interrupted" if self._stops else reason)
             return
         del self._running[ended.number]
-        if trial.duration is not None and trial.state == TrialState.COMPLETE:
-            self._durations_s.append(trial.duration.total_seconds())
+        if trial.state == TrialState.COMPLETE and running.since is not None:
+            self._durations_s.append(time.monotonic() - running.since)
         self._announce(trial, running)
         self._book.retry(trial)
 
@@ -258,9 +261,7 @@ class Coordinator:
         self._running.pop(running.trial.number, None)
         trial = self._book.reread(running.trial.number)
         if not trial.state.is_finished():
-            self._storage.set_trial_user_attr(self._book.id_of(trial.number), REASON, reason)
-            self._study.tell(trial.number, state=TrialState.FAIL)
-            trial = self._book.reread(trial.number)
+            trial = self._book.fail(trial.number, reason)
             self._application.close_trial(running.folder, running.config, reason)
         self._announce(trial, running)
         self._book.retry(trial)
@@ -306,8 +307,12 @@ class Coordinator:
     def _announce(self, trial: FrozenTrial, running: _Running) -> None:
         reason = reason_of(trial)
         value = f" {trial.values[0]:.4g}" if trial.values else ""
-        took = f" after {format_duration(trial.duration.total_seconds())}" if trial.duration else ""
-        where = "" if trial.state != TrialState.FAIL else f", see {running.folder / 'log.txt'}"
+        since = running.since
+        took = "" if since is None else f" after {format_duration(time.monotonic() - since)}"
+        where = ""
+        if trial.state == TrialState.FAIL:
+            error = trial.user_attrs.get("error", "")
+            where = f"{': ' * bool(error)}{error}, see {running.folder / 'log.txt'}"
         self._progress.say(f"trial {trial.number} {reason}{value}{took}{where}")
 
     def _show(self) -> None:
@@ -327,9 +332,6 @@ class Coordinator:
 
     def _row(self, running: _Running) -> Row:
         note = read_progress(running.folder)
-        started = running.trial.datetime_start
-        if note and started is not None and note["at"] < started.timestamp():
-            note = {}  # of an earlier attempt
         running.first_note = running.first_note or note
         return make_row(running.trial.number, running.slot, running.trial.params, note, running.first_note)
 

@@ -56,6 +56,7 @@ ORIGIN = "origin"  # number of the first attempt: its folder, its name
 RETRY_OF = "retry_of"
 LEAN = "lean"  # an earlier attempt ran out of memory
 OWNER = "owner"
+LINKS = "links"  # of a study: what its application returned
 WARM_START = "warm_start"  # study and number of the trial whose set it repeats
 N_STEPS = "n_steps"  # that a trial has trained, as its application says
 STOP = "stop"  # a request that it ends: of a running trial, or of the sweeps that go on with a study

@@ -153,7 +153,7 @@ class RunningTrial:
 
     def progress(self, n_steps: int, of: int, loss: float) -> None:
         """Let the coordinator show where the trial is; at most twice a second."""
-        now = time.time()
+        now = time.monotonic()
         if now - self._noted_at >= PROGRESS_EVERY_S or n_steps == of:
             note = {"n_steps": n_steps, "of": of, "loss": loss, "at": now}
             write_atomically(self.folder / PROGRESS_FILE, json.dumps(note))
@@ -293,7 +293,8 @@ def run_worker(folder: Path) -> None:
         result = load_application(assignment.application).run(trial)
     except Exception as error:
         traceback.print_exc()
-        result = Result("crashed", attributes={"error": f"{type(error).__name__}: {error}"})
+        line = str(error).strip().partition("\n")[0]
+        result = Result("crashed", attributes={"error": f"{type(error).__name__}: {line}"})
     done.set()
     try:
         tell(trial, study, storage, result, assignment.artifacts)

@@ -47,6 +47,9 @@ class FakeListener:
     def stopping(self) -> bool:
         return max(self.losses) == self._stop_at
 
+    def unwanted(self) -> bool:
+        return False
+
 
 class Recorded:
     """Runs of one config, each recorded in MLflow; a stopped one is taken up again by the next call."""

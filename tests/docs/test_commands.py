@@ -47,11 +47,11 @@ def environment() -> dict[str, str]:
     return {**inherited, "OMP_NUM_THREADS": "1"}
 
 
-def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+def run(words: list[str], folder: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         words, cwd=folder, env=environment(), capture_output=True, text=True, timeout=TIMEOUT_S, check=False
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == code, done.stdout + done.stderr
     return done
 
 
@@ -61,10 +61,17 @@ def test_python_command(command: str, tmp_path: Path) -> None:
     words[0] = sys.executable
     if "-m" in words[3:]:
         words += SMALL_SWEEP
+    elif "nca.studies" in words:
+        sweep = [*words[:2], "nca.sweep", "-m", "texture=roundleaf", *SMALL_SWEEP]
+        run([*sweep, f"runs_dir={tmp_path / 'runs'}"], tmp_path)
+        words += ["--yes"] * (words[3] in {"delete", "mend"})
     elif "nca.train" in words:
         words += [*SMALL, "tracking=none"]
     if "--help" not in words:
         words.append(f"runs_dir={tmp_path / 'runs'}")
+    if "stop" in words:  # what has ended is not stopped
+        assert "no trial of it runs" in run(words, tmp_path, code=2).stderr
+        return
     done = run(words, tmp_path)
     assert done.stdout.strip()
     assert not {"outputs", "multirun", "mlruns"} & {path.name for path in tmp_path.iterdir()}

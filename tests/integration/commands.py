@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 SMALL = ("texture=roundleaf", "features=random_filters", "train.size=16")
@@ -44,6 +46,36 @@ def sweep(
     done = run_module("nca.sweep", *command, folder=folder, environment=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+@contextlib.contextmanager
+def begun(
+    runs: Path, *words: str, environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """Start a sweep with two workers; it is ended at the latest with the test."""
+    command = ["-m", "nca.sweep", "-m", *SMALL, "executor.workers=2", f"runs_dir={runs}", *words]
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=runs.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **(environment or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Wait for a condition that a running sweep brings about."""
+    until = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < until
+        time.sleep(0.02)
 
 
 def listing(folder: Path) -> list[str]:

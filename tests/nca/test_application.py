@@ -25,7 +25,7 @@ class Trial(RunningTrial):
         self.folder, self.links, self.lean, self.origin = folder, {}, False, 0
         self.study_name, self.number = "leaf", 0
         settings = {"objectives": ["final_loss"], "repeats": 1}
-        self.n_seen, self.stop_in = 0, 10**6
+        self.n_seen, self.stop_in, self.give_up_in = 0, 10**6, 10**6
         self.config: dict[str, Any] = asdict(trial_config(folder, uri=uri)) | {"sweep": settings}
 
     def progress(self, n_steps: int, of: int, loss: float) -> None:
@@ -36,6 +36,9 @@ class Trial(RunningTrial):
 
     def stopping(self) -> bool:
         return self.n_seen >= self.stop_in
+
+    def unwanted(self) -> bool:
+        return self.n_seen >= self.give_up_in
 
 
 def test_a_lean_trial_recomputes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,6 +55,17 @@ def test_a_lean_trial_recomputes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     trial.config["train"]["cuda_graph"] = True  # refused beside recomputation
     assert TextureSweep().run(trial).values == [0.5]
     assert [(c.train.recompute, c.train.cuda_graph) for c in seen] == [(False, False), (True, False)]
+
+
+def test_a_trial_that_nobody_wants_ends_with_its_loss_and_picture(tmp_path: Path) -> None:
+    trial = Trial(tmp_path)
+    trial.give_up_in = 2
+    result = TextureSweep().run(trial)
+    assert (result.reason, result.values) == ("stopped", ())
+    assert result.attributes["n_steps"] == 2
+    assert result.attributes["last_loss"] > 0
+    assert "final_loss" not in result.attributes
+    assert [picture.exists() for picture in result.pictures] == [True]
 
 
 def test_only_want_of_memory_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,7 +125,7 @@ def test_without_a_tracker_the_files_stay_in_the_folder(tmp_path: Path, rule: st
 def test_a_pruned_run_is_killed_and_keeps_its_files(recorded: Recorded) -> None:
     listener = FakeListener(prune_at=4)
     outcome = recorded.train(listener)
-    assert (outcome.reason, outcome.n_steps, outcome.metrics) == ("pruned", 4, {})
+    assert (outcome.reason, outcome.n_steps) == ("pruned", 4)
     assert outcome.picture is not None
     assert outcome.picture.exists()
     assert recorded.run.info.status == "KILLED"
@@ -133,7 +133,11 @@ def test_a_pruned_run_is_killed_and_keeps_its_files(recorded: Recorded) -> None:
     assert recorded.losses == list(listener.losses.values())
     assert len(recorded.losses) == 4
     assert recorded.artifacts >= FILES
-    assert "final_loss" not in recorded.run.data.metrics
+    metrics = recorded.run.data.metrics
+    assert metrics["last_loss"] == outcome.metrics["last_loss"] == recorded.losses[-1]
+    assert metrics["last_loss_median"] == smoothed_loss(recorded.losses)
+    assert metrics["seconds_per_step"] > 0
+    assert "final_loss" not in metrics
     assert not (recorded.folder / "checkpoints").exists()
     assert not (recorded.folder / "run_id").exists()
 
@@ -247,7 +251,8 @@ def test_a_diverged_run_keeps_its_last_finite_picture(
     monkeypatch.setattr("nca.run.StyleLoss", DivergingLoss)
     listener = FakeListener()
     outcome = recorded.train(listener)
-    assert (outcome.reason, outcome.n_steps, outcome.metrics) == ("diverged", 5, {})
+    assert (outcome.reason, outcome.n_steps) == ("diverged", 5)
+    assert outcome.metrics["last_loss"] == listener.losses[5]
     assert "not finite at step 5; try a lower learning rate" in capsys.readouterr().out
     assert recorded.run.info.status == "FAILED"
     assert recorded.run.data.tags["reason"] == "diverged"

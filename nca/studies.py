@@ -1,0 +1,236 @@
+"""`python -m nca.studies list|show|stop|delete|mend`: look after studies, also while sweeps run."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nca.mend import list_left, mend
+from nca.places import SINGLE_RUNS, Places, format_size, size_of
+from nca.schema import ConfigError, exit_on_error, nearest
+from sweeps import SweepError
+
+if TYPE_CHECKING:
+    from sweeps.upkeep import StudyState, TrialNote
+
+__all__ = ["main"]
+
+USAGE = (
+    "python -m nca.studies list | show STUDY | stop STUDY [TRIAL] | delete STUDY [--yes] | mend [--yes] "
+    "[runs_dir=mlruns] [sweep.storage=ADDRESS] [tracking.uri=ADDRESS|none]"
+)
+WORDS = {"list": (0, 0), "show": (1, 1), "stop": (1, 2), "delete": (1, 1), "mend": (0, 0)}  # fewest, most
+OPTIONS = ("runs_dir", "sweep.storage", "tracking.uri")
+YES = "--yes"
+SHOWN_FAILURES = 10
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the entry point; exit code 0 done, 1 not confirmed, 2 bad input.
+
+    Raises:
+        SystemExit: With these.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    with exit_on_error(SweepError, OSError):
+        options = dict(word.partition("=")[::2] for word in words if "=" in word)
+        flags = [word for word in words if word.startswith("-") and "=" not in word]
+        rest = [word for word in words if "=" not in word and word not in flags]
+        _check(rest, options, flags)
+        runs = Path(options.get("runs_dir", "mlruns")).expanduser().absolute()
+        tracking = options.get("tracking.uri", f"sqlite:///{runs / 'mlflow.db'}")
+        places = Places(
+            runs,
+            options.get("sweep.storage", f"sqlite:///{runs / 'optuna.db'}"),
+            None if tracking == "none" else tracking,
+        )
+        match rest:
+            case ["list"]:
+                list_studies(places)
+            case ["show", study]:
+                show_study(places, study)
+            case ["stop", study, *trial]:
+                stop(places, study, trial)
+            case ["delete", study]:
+                delete(places, study, yes=YES in flags)
+            case ["mend"]:
+                mend_all(places, yes=YES in flags)
+
+
+def _check(words: Sequence[str], options: dict[str, str], flags: Sequence[str]) -> None:
+    """Refuse what is no command.
+
+    Raises:
+        ConfigError: If so.
+    """
+    name = words[0] if words else ""
+    if name not in WORDS:
+        raise ConfigError(f"'{name}': {nearest(name, WORDS).removeprefix(', ') or 'say what to do'}; {USAGE}")
+    fewest, most = WORDS[name]
+    if not fewest <= len(words) - 1 <= most:
+        raise ConfigError(f"{name} {' '.join(words[1:])}: {USAGE}")
+    for key, value in options.items():
+        if key not in OPTIONS or not value:
+            raise ConfigError(f"{key}={value}: {USAGE}")
+    for flag in flags:
+        if flag != YES or name not in {"delete", "mend"}:
+            raise ConfigError(f"{flag}: {USAGE}")
+
+
+def list_studies(places: Places) -> None:
+    """Print a line for every study."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    studies = places.open_studies()
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("study", overflow="fold")
+    for name in ("ended", "running", "best", "steps", "disk", "last"):
+        table.add_column(name, justify="right", no_wrap=True)
+    states = [studies.look(name) for name in studies.names()]
+    for state in states:
+        best = "" if state.best is None else f"{state.best.values[0]:.4g}"
+        running = f"{len(state.running)}" + (f", {len(state.left)} left" if state.left else "")
+        table.add_row(
+            state.name,
+            str(sum(state.counts.values())),
+            running,
+            best,
+            str(state.n_steps),
+            format_size(sum(map(size_of, places.folders(state.name)))),
+            "" if state.last_at is None else f"{state.last_at:%m-%d %H:%M}",
+        )
+    Console().print(table if states else "no studies yet: python -m nca.sweep -m texture=roundleaf")
+    if any(state.left for state in states):
+        print("some trials were left running by a process that is gone: python -m nca.studies mend")
+
+
+def show_study(places: Places, name: str) -> None:
+    """Print what is known of one study."""
+    from sweeps.progress import format_set
+
+    state = places.open_studies().look(name)
+    counts = ", ".join(f"{count} {reason}" for reason, count in sorted(state.counts.items()))
+    print(f"study    {name}: {counts or 'no trial has ended'}, {state.n_queued} queued")
+    if state.best is not None:
+        values = ", ".join(f"{k} {v:.6g}" for k, v in zip(state.objectives, state.best.values, strict=True))
+        print(f"best     trial {state.best.number}, {values}, {format_set(state.best.params)}")
+        print(f"         {places.folders(name)[0] / str(state.best.origin) / 'output.png'}")
+    for trial in state.running:
+        print(f"running  trial {trial.number}, {_describe(places, name, trial)}")
+    for trial in state.left:
+        print(f"left     trial {trial.number} by {trial.owner or 'nobody known'}: python -m nca.studies mend")
+    for trial in state.failed[:SHOWN_FAILURES]:
+        log = places.folders(name)[0] / str(trial.origin) / "log.txt"
+        print(
+            f"failed   trial {trial.number} {trial.reason}{': ' * bool(trial.error)}{trial.error}, see {log}"
+        )
+    if len(state.failed) > SHOWN_FAILURES:
+        print(f"failed   and {len(state.failed) - SHOWN_FAILURES} more")
+    print(f"steps    {state.n_steps} trained, without those of running trials")
+    for folder in places.folders(name):
+        print(f"disk     {format_size(size_of(folder))} in {folder}")
+    if state.links:
+        print("records  " + ", ".join(f"{key} {value}" for key, value in state.links.items()))
+
+
+def _describe(places: Places, study: str, trial: TrialNote) -> str:
+    from sweeps.progress import format_duration, format_set
+    from sweeps.worker import read_progress
+
+    note = read_progress(places.folders(study)[0] / str(trial.origin))
+    where = f"step {note['n_steps']:.0f}/{note['of']:.0f} loss {note['loss']:.4g}" if note else "starting"
+    seconds = (datetime.now() - trial.since).total_seconds() if trial.since else 0.0
+    return f"{where}, for {format_duration(max(0.0, seconds))}, by {trial.owner}, {format_set(trial.params)}"
+
+
+def stop(places: Places, name: str, trial: Sequence[str]) -> None:
+    """Ask a study's sweeps, or one of its trials, to end.
+
+    Raises:
+        ConfigError: If the trial is no number.
+    """
+    studies = places.open_studies()
+    if trial:
+        if not trial[0].isdecimal():
+            raise ConfigError(f"stop {name} {trial[0]}: must be a trial's number")
+        studies.stop(name, int(trial[0]))
+        print(f"trial {trial[0]} will end within half a minute, with its picture and its last loss")
+        return
+    owners = sorted({note.owner for note in studies.look(name).running})
+    studies.stop(name)
+    print(f"asked to stop: {'; '.join(owners)}. Trials save what they have; the same command goes on")
+
+
+def delete(places: Places, name: str, *, yes: bool) -> None:
+    """Delete a study, its runs and its files, after a yes; or the files of one that has gone.
+
+    Raises:
+        ConfigError: If a trial of it runs, or it does not exist.
+        SystemExit: 1 if it was not confirmed.
+    """
+    if name in {SINGLE_RUNS, "optuna", ".", ".."} or "/" in name:
+        raise ConfigError(f"delete {name}: is no study")
+    studies, tracking = places.open_studies(), places.open_tracking()
+    folders = [folder for folder in places.folders(name) if folder.exists()]
+    known = name in studies.names()
+    if known or not folders:
+        print(f"study {name}: {_count_idle(studies.look(name))} trials, their MLflow runs")
+    for folder in folders:
+        print(f"{folder}: {format_size(size_of(folder))}")
+    if not (yes or _confirmed("delete all of this for ever")):
+        raise SystemExit(1)
+    if tracking is not None:
+        tracking.delete_experiment(name)
+    if known:
+        studies.delete(name, places.runs / "artifacts" / "optuna")
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    print(f"deleted {name}")
+
+
+def _count_idle(state: StudyState) -> int:
+    """Return how many trials a study has of which none runs.
+
+    Raises:
+        ConfigError: If one does.
+    """
+    if state.running:
+        numbers = ", ".join(str(note.number) for note in state.running)
+        raise ConfigError(
+            f"study '{state.name}': running trials: {numbers}; python -m nca.studies stop {state.name}"
+        )
+    return sum(state.counts.values())
+
+
+def mend_all(places: Places, *, yes: bool) -> None:
+    """List what crashes have left, and mend it after a yes.
+
+    Raises:
+        SystemExit: 1 if it was not confirmed.
+    """
+    found = list(list_left(places))
+    print("\n".join(found) or "nothing to mend on this host")
+    if found and not (yes or _confirmed("mend this")):
+        raise SystemExit(1)
+    print(f"mended: {mend(places)}")  # also where nothing shows: a stopped heartbeat does only now
+
+
+def _confirmed(what: str) -> bool:
+    """Ask for a yes; without a terminal there is none.
+
+    Raises:
+        ConfigError: If nobody can be asked.
+    """
+    if not sys.stdin.isatty():
+        raise ConfigError(f"{what}? nobody can be asked here; give {YES}")
+    return input(f"{what}? [y/N] ").strip().lower() in {"y", "yes"}
+
+
+if __name__ == "__main__":
+    main()

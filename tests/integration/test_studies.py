@@ -1,0 +1,157 @@
+"""Looking after studies from another terminal: real sweeps are seen, stopped, mended and deleted."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nca.tracking import MlflowStore
+from tests.integration.commands import begun, listing, run_module, sweep, wait_until
+from tests.integration.conftest import STUDY, Finished
+from tests.integration.records import Records, load_study, study_names
+
+LONG = ("train.steps=100000", "train.checkpoint_every=50", "train.checkpoint_every_s=0")
+SOON_S = 60.0
+
+
+@pytest.fixture
+def runs(tmp_path: Path, mlflow_store_template: Path) -> Path:
+    made = tmp_path / "runs"
+    made.mkdir()
+    shutil.copy(mlflow_store_template, made / "mlflow.db")
+    return made
+
+
+def look_after(runs: Path, *words: str, code: int = 0) -> str:
+    done = run_module("nca.studies", *words, f"runs_dir={runs}", folder=runs.parent)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+def has_checkpoint(runs: Path, number: int) -> bool:
+    return bool(list((runs / "trials" / STUDY / str(number)).glob("checkpoints/*.safetensors")))
+
+
+def test_a_running_sweep_is_seen_and_its_trials_and_itself_are_stopped(runs: Path) -> None:
+    with begun(runs, *LONG, "sweep.n_trials=9") as process:
+        wait_until(lambda: has_checkpoint(runs, 0) and has_checkpoint(runs, 1), process)
+        assert STUDY in look_after(runs, "list")
+        shown = look_after(runs, "show", STUDY)
+        assert f"process {process.pid}" in shown
+        assert shown.count("running  trial ") == 2
+        assert "/100000 loss " in shown
+        assert "trials: 0, 1" in look_after(runs, "delete", STUDY, "--yes", code=2)
+        assert "trial 7 does not exist" in look_after(runs, "stop", STUDY, "7", code=2)
+
+        look_after(runs, "stop", STUDY, "0")
+        wait_until(lambda: has_checkpoint(runs, 2), process)  # on the slot that has become free
+        asked = time.monotonic()
+        look_after(runs, "stop", STUDY)
+        said = process.communicate(timeout=SOON_S)[0]
+        assert time.monotonic() - asked < SOON_S / 2
+    assert process.returncode == 130
+    assert "trial 0 stopped" in said
+    assert "asked to stop: trials save what they have" in said
+
+    records = Records(runs, STUDY)
+    trial = records.study.get_trials()[0]
+    assert (trial.state.name, trial.user_attrs["reason"]) == ("PRUNED", "stopped")
+    assert trial.user_attrs["last_loss"] == records.children[0].data.metrics["last_loss"]
+    assert records.children[0].data.tags["reason"] == "stopped"
+    assert {run.info.status for run in records.children.values()} == {"KILLED"}
+    assert "1 stopped" in look_after(runs, "show", STUDY)
+    assert "no trial of it runs" in look_after(runs, "stop", STUDY, code=2)
+    # The request is over: the same command goes on with what was interrupted.
+    with begun(runs, *LONG, "sweep.n_trials=9") as process:
+        wait_until(lambda: "running  trial 3" in look_after(runs, "show", STUDY), process)
+
+
+def test_what_a_killed_sweep_left_is_listed_and_mended(runs: Path) -> None:
+    with begun(runs, *LONG, "sweep.n_trials=2") as process:
+        wait_until(lambda: has_checkpoint(runs, 0) and has_checkpoint(runs, 1), process)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    time.sleep(1.0)  # for its workers
+    left = look_after(runs, "mend", code=2)
+    assert left.count(" is RUNNING, ") == 5  # two trials, their runs, the parent run
+    assert "give --yes" in left
+    assert "2 left" in look_after(runs, "list")
+    assert "2 trials queued again, 3 MLflow runs ended" in look_after(runs, "mend", "--yes")
+    assert "nothing to mend" in look_after(runs, "mend")
+    records = Records(runs, STUDY)
+    assert [t.state.name for t in records.study.get_trials()] == ["FAIL", "FAIL", "WAITING", "WAITING"]
+    assert {run.info.status for run in (*records.parents, *records.children.values())} == {"KILLED"}
+
+
+def test_a_run_that_another_program_left_is_mended_and_a_finished_trial_keeps_no_checkpoint(
+    finished: Finished, tmp_path: Path
+) -> None:
+    runs = Path(shutil.copytree(finished.runs, tmp_path / "runs"))
+    store = MlflowStore(f"sqlite:///{runs / 'mlflow.db'}")
+    experiment = store.open_experiment("single-runs", runs / "artifacts" / "single-runs")
+    run_id = store.create_run(experiment, "left")
+    checkpoints = runs / "trials" / STUDY / "1" / "checkpoints"
+    checkpoints.mkdir()
+    (checkpoints / "00000004.safetensors").write_bytes(bytes(5000))
+    said = look_after(runs, "mend", "--yes")
+    assert f"run {run_id} is RUNNING, its trial is killed" in said
+    assert f"{checkpoints}: 5 kB that nothing needs" in said
+    assert "1 MLflow runs ended, 1 files deleted" in said
+    assert not checkpoints.exists()
+    assert "nothing to mend" in look_after(runs, "mend")
+
+
+def test_a_deleted_study_leaves_nothing_and_its_name_is_free(runs: Path) -> None:
+    command = ("train.steps=2", "sweep.n_trials=1")
+    sweep(runs, *command, folder=runs.parent)
+    assert "give --yes" in look_after(runs, "delete", STUDY, code=2)
+    assert study_names(runs) == [STUDY]
+    assert f"deleted {STUDY}" in look_after(runs, "delete", STUDY, "--yes")
+    assert study_names(runs) == []
+    assert not [path for path in listing(runs) if STUDY in path]
+    assert list((runs / "artifacts" / "optuna").iterdir()) == []
+    assert "no studies yet" in look_after(runs, "list")
+    assert "no such study" in look_after(runs, "delete", STUDY, "--yes", code=2)
+    sweep(runs, *command, folder=runs.parent)
+    assert len(load_study(runs, STUDY).get_trials()) == 1
+    assert sorted(Records(runs, STUDY).children) == [0]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("shwo", "x"), "'shwo': did you mean 'show'?"),
+        ((), "'': say what to do"),
+        (("show",), "show : python -m nca.studies"),
+        (("list", "a=b"), "a=b: python -m nca.studies"),
+        (("list", "--yes"), "--yes: python -m nca.studies"),
+        (("stop", STUDY, "two"), "must be a trial's number"),
+        (("show", "leaf"), f"study 'leaf': no such study; there are: {STUDY}"),
+        (("delete", "../other", "--yes"), "is no study"),
+        (("list", "sweep.storage=sqlite:////nowhere.db"), "no such file; a sweep creates it"),
+    ],
+)
+def test_mistakes_are_one_line(finished: Finished, words: tuple[str, ...], said: str) -> None:
+    text = look_after(finished.runs, *words, code=2)
+    assert text.startswith("error: ")
+    assert text.count("\n") == 1
+    assert said in text
+
+
+def test_a_yes_is_asked_for_on_a_terminal(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    sweep(runs, "train.steps=2", "sweep.n_trials=1", "tracking=none", folder=tmp_path)
+    command = f"{sys.executable} -m nca.studies delete {STUDY} runs_dir={runs}"
+    for answer, code in (("n", 1), ("y", 0)):
+        words = ["script", "--quiet", "--return", "--command", command, "/dev/null"]
+        done = subprocess.run(words, input=f"{answer}\n", text=True, capture_output=True, check=False)
+        assert done.returncode == code, done.stdout
+        assert "delete all of this for ever? [y/N]" in done.stdout
+    assert study_names(runs) == []

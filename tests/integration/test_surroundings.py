@@ -1,0 +1,154 @@
+"""What surrounds a sweep misbehaves: full disks, locked or deleted files, a clock that jumps, its twin."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.integration.commands import SMALL, TIMEOUT_S, begun, run_module, wait_until
+from tests.integration.records import Records
+
+STUDY = "roundleaf-srnca-random_filters"
+LOCKED_FOR_S = 30.0
+HOUR_S = 3600
+CLOCK = Path(__file__).with_name("clock.c")
+
+
+def trains(folder: Path) -> bool:
+    return (folder / "progress.json").exists()
+
+
+def expect_all_complete(runs: Path, n_trials: int, name: str = STUDY) -> Records:
+    records = Records(runs, name)
+    assert [trial.state.name for trial in records.study.get_trials()] == ["COMPLETE"] * n_trials
+    assert {run.info.status for run in (*records.parents, *records.children.values())} == {"FINISHED"}
+    assert sorted(records.children) == list(range(n_trials))
+    return records
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Return a folder on a disk of 12 MB, as large as two empty databases and not much more."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode and os.environ.get("NCA_TESTS_MAY_SKIP") != "0":
+        pytest.skip("mounting a small disk is not allowed")
+    assert not mounted.returncode, mounted.stderr
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_in_the_middle_of_a_trial_is_said_in_its_line(
+    small_disk: Path, mlflow_store_template: Path, folder: Path
+) -> None:
+    runs = small_disk / "runs"
+    runs.mkdir()
+    shutil.copy(mlflow_store_template, runs / "mlflow.db")
+    (small_disk / "other").write_bytes(bytes(5_000_000))
+    words = ["sweep.n_trials=2", "train.steps=64", "train.checkpoint_every=8", "train.checkpoint_every_s=0"]
+    words += ["model.channels=15", "train.batch_size=4", "train.pool_size=512"]  # checkpoints of 8 MB
+    done = run_module("nca.sweep", "-m", *SMALL, *words, f"runs_dir={runs}", folder=folder)
+    text = done.stdout + done.stderr
+    assert done.returncode in (1, 2), text
+    assert "No space left on device" in text
+    assert "Traceback" not in text
+    (small_disk / "other").unlink()
+    subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
+    again = run_module(
+        "nca.sweep", "-m", *SMALL, *words, "sweep.n_trials=4", f"runs_dir={runs}", folder=folder
+    )
+    assert again.returncode == 0, again.stdout + again.stderr
+    records = Records(runs, STUDY)
+    assert sum(trial.state.name == "COMPLETE" for trial in records.study.get_trials()) >= 2
+    assert not any(run.info.status == "RUNNING" for run in (*records.parents, *records.children.values()))
+
+
+@pytest.mark.parametrize("name", ["optuna.db", "mlflow.db"])
+def test_a_database_locked_for_long_is_waited_for(
+    tmp_path: Path, mlflow_store_template: Path, name: str
+) -> None:
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    shutil.copy(mlflow_store_template, runs / "mlflow.db")
+    with begun(runs, "sweep.n_trials=3", "train.steps=300") as process:
+        wait_until(lambda: trains(runs / "trials" / STUDY / "1"), process)
+        lock = sqlite3.connect(runs / name, isolation_level=None, timeout=60)
+        lock.execute("BEGIN EXCLUSIVE")
+        time.sleep(LOCKED_FOR_S)
+        lock.execute("COMMIT")
+        lock.close()
+        said = process.communicate(timeout=TIMEOUT_S)[0]
+    assert process.returncode == 0, said
+    expect_all_complete(runs, 3)
+
+
+def test_a_deleted_trial_folder_costs_that_trial_its_steps_alone(
+    tmp_path: Path, mlflow_store_template: Path
+) -> None:
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    shutil.copy(mlflow_store_template, runs / "mlflow.db")
+    with begun(runs, "sweep.n_trials=2", "train.steps=300") as process:
+        victim = runs / "trials" / STUDY / "0"
+        wait_until(lambda: trains(victim), process)
+        shutil.rmtree(victim, ignore_errors=True)
+        said = process.communicate(timeout=TIMEOUT_S)[0]
+    assert process.returncode == 0, said
+    assert "trial 0 crashed" in said
+    assert "FileNotFoundError" in said
+    records = Records(runs, STUDY)
+    states = [trial.state.name for trial in records.study.get_trials()]
+    assert sorted(states) == ["COMPLETE", "COMPLETE", "FAIL"]
+    assert "RUNNING" not in {run.info.status for run in (*records.parents, *records.children.values())}
+
+
+def test_a_clock_that_jumps_ends_no_trial(tmp_path: Path, mlflow_store_template: Path) -> None:
+    compiler, library = shutil.which("cc"), tmp_path / "clock.so"
+    if compiler is None:
+        assert os.environ.get("NCA_TESTS_MAY_SKIP") != "0", "install a C compiler"
+        pytest.skip("there is no C compiler")
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, CLOCK, "-ldl"], check=True)
+    runs, clock = tmp_path / "runs", tmp_path / "clock"
+    runs.mkdir()
+    shutil.copy(mlflow_store_template, runs / "mlflow.db")
+    set_clock(clock, 0)
+    fake = {"LD_PRELOAD": str(library), "CLOCK_OFFSET": str(clock)}
+    with begun(runs, "sweep.n_trials=4", "train.steps=400", environment=fake) as process:
+        for number, hours in ((1, 2), (2, -3), (3, 1)):
+            wait_until(lambda n=number: trains(runs / "trials" / STUDY / str(n)), process)
+            set_clock(clock, hours * HOUR_S)
+        said = process.communicate(timeout=TIMEOUT_S)[0]
+    assert process.returncode == 0, said
+    records = expect_all_complete(runs, 4)
+    starts = [trial.datetime_start for trial in records.study.get_trials()]
+    assert max(starts) - min(starts) > timedelta(hours=2)
+    assert not re.search(r"after (-|\d+ [dh])", said), "durations that follow the wall clock"
+
+
+def set_clock(file: Path, offset_s: int) -> None:
+    partial = file.with_suffix(".partial")
+    partial.write_text(f"{offset_s}\n")
+    partial.replace(file)
+
+
+def test_two_sweeps_that_begin_at_once_on_no_database_share_it(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    words = ("sweep.n_trials=6", "train.steps=12")
+    with begun(runs, *words) as one, begun(runs, *words) as other:
+        said = [process.communicate(timeout=TIMEOUT_S)[0] for process in (one, other)]
+    assert [one.returncode, other.returncode] == [0, 0], said
+    records = expect_all_complete(runs, 6)
+    assert len(records.parents) == 1
+    assert all(" starts: " in text for text in said)
