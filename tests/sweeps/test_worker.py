@@ -27,7 +27,7 @@ from sweeps import worker
 from sweeps.executor import Ended, LocalExecutor
 from sweeps.slots import Slot
 from sweeps.space import to_distributions
-from sweeps.study import REASON, PrunerSpec, make_pruner, open_storage, open_study
+from sweeps.study import REASON, STOP, PrunerSpec, make_pruner, open_storage, open_study
 from sweeps.worker import (
     LEFT,
     LOG_FILE,
@@ -141,7 +141,7 @@ def test_progress_is_noted_at_most_twice_a_second_and_at_the_end(
 ) -> None:
     trial = desk.running(desk.assign())
     clock = [1000.0]
-    monkeypatch.setattr(worker.time, "time", lambda: clock[0])
+    monkeypatch.setattr(worker.time, "monotonic", lambda: clock[0])
     noted = []
     for step, second in ((1, 0.0), (2, 0.1), (3, 0.49), (4, 0.5), (5, 0.6), (6, 0.7)):
         clock[0] = 1000.0 + second
@@ -228,7 +228,8 @@ class BusyStorage:
 
     heartbeat_interval = 0.01
 
-    def __init__(self, state: TrialState) -> None:
+    def __init__(self, state: TrialState, **user_attrs: Any) -> None:
+        self.user_attrs = user_attrs
         self.beats: list[int] = []
         self.done = threading.Event()
         self._state = state
@@ -241,24 +242,33 @@ class BusyStorage:
             self.done.set()
 
     def get_trial(self, _: int) -> SimpleNamespace:
-        return SimpleNamespace(state=self._state)
+        return SimpleNamespace(state=self._state, user_attrs=self.user_attrs)
 
 
-def test_the_heart_beats_until_the_trial_is_done(capsys: pytest.CaptureFixture[str]) -> None:
-    storage = BusyStorage(TrialState.RUNNING)
-    beat(storage, 7, storage.done)  # type: ignore[arg-type]
+def test_the_heart_beats_until_the_trial_is_done(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    storage, trial = BusyStorage(TrialState.RUNNING), desk.running(desk.assign())
+    beat(storage, 7, trial, storage.done)  # type: ignore[arg-type]
+    assert not trial.unwanted()
     assert storage.beats == [7, 7, 7]
     assert capsys.readouterr().out == "heartbeat failed: disk is busy\n"
 
 
-def test_the_heart_stops_where_others_have_ended_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_heart_hears_that_the_trial_is_to_end(desk: Desk) -> None:
+    storage, trial = BusyStorage(TrialState.RUNNING, **{STOP: True}), desk.running(desk.assign())
+    beat(storage, 7, trial, storage.done)  # type: ignore[arg-type]
+    assert trial.unwanted()
+
+
+def test_the_heart_stops_where_others_have_ended_the_trial(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def leave() -> None:
         raise SystemExit(LEFT)
 
     monkeypatch.setattr("sweeps.worker.leave", leave)
     storage = BusyStorage(TrialState.FAIL)
     with pytest.raises(SystemExit, match=str(LEFT)):
-        beat(storage, 7, storage.done)  # type: ignore[arg-type]
+        beat(storage, 7, desk.running(desk.assign()), storage.done)  # type: ignore[arg-type]
     assert storage.beats == [7, 7]
 
 
