@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -32,8 +33,8 @@ __all__ = ["CONF", "Overrides", "compose_plain", "read_domain", "run_hydra", "so
 _PACKAGE = Path(__file__).resolve().parent
 # A checkout's conf/ wins over the copy that a wheel carries.
 CONF = next(c for c in (_PACKAGE.parent / "conf", _PACKAGE / "conf") if (c / "sweep.yaml").exists())
-# Hydra's flags that print a composed config, and what --help shows where no texture was given.
-PRINTING = {"--help", "-h", "--cfg", "-c", "--info", "-i"}
+# Hydra's flags that print a composed config, and what our --help shows where no texture was given.
+PRINTING = {"--cfg", "-c", "--info", "-i"}
 HELP_TEXTURE = "texture=roundleaf"
 
 
@@ -47,11 +48,22 @@ def compose_plain(config_name: str, overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: If Hydra refuses them, in one line.
     """
+    with _composing(config_name, overrides):
+        return to_plain(compose(config_name, list(overrides)))
+
+
+@contextlib.contextmanager
+def _composing(config_name: str, overrides: Sequence[str]) -> Iterator[None]:
+    """Make conf/ known to Hydra, and turn what Hydra refuses into one line.
+
+    Raises:
+        ConfigError: If Hydra refuses the overrides.
+    """
     _check_groups(overrides)
     GlobalHydra.instance().clear()  # inside a sweep Hydra's own application is still open
     try:
         with initialize_config_dir(str(CONF), version_base="1.3", job_name=config_name):
-            return to_plain(compose(config_name, list(overrides)))
+            yield
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(config_name, error)) from error
 
@@ -201,16 +213,37 @@ def run_hydra(config_name: str, words: Sequence[str]) -> None:
     Raises:
         ConfigError: If what is to be printed cannot be composed, in one line; Hydra's own are many.
     """
-    import hydra
-
     flags = {word.partition("=")[0] for word in words if word.startswith("-")}
     overrides = [word for word in words if "=" in word and not word.startswith("-")]
-    if flags & {"--help", "-h"} and not any(word.startswith("texture=") for word in overrides):
-        words, overrides = [*words, HELP_TEXTURE], [*overrides, HELP_TEXTURE]
-    if flags & PRINTING and overrides != [HELP_TEXTURE]:  # which composes, by test
+    if flags & {"--help", "-h"}:
+        _print_help(config_name, overrides)
+        return
+    if flags & PRINTING:
         compose_plain(config_name, overrides)
+    import hydra
+
     sys.argv[1:] = words
     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(_refuse)()
+
+
+def _print_help(config_name: str, overrides: Sequence[str]) -> None:
+    """Print what Hydra's own help says, in half its time: it composes twice.
+
+    Raises:
+        ConfigError: If the config cannot be composed.
+    """
+    if not any(word.startswith("texture=") for word in overrides):
+        overrides = [*overrides, HELP_TEXTURE]
+    with _composing(config_name, overrides):
+        config = compose(config_name, list(overrides), return_hydra_config=True)
+    print(config.hydra.help.header)
+    print("Options, as GROUP=NAME:\n")
+    for folder in sorted(folder for folder in CONF.iterdir() if folder.is_dir()):
+        print(f"  {folder.name}: {', '.join(sorted(file.stem for file in folder.glob('*.yaml')))}")
+    OmegaConf.set_struct(config, False)
+    config.pop("hydra")
+    print(f"\nValues, as KEY=VALUE; ranges stand in {CONF}:\n")
+    print(OmegaConf.to_yaml(config))
 
 
 def _refuse(config: DictConfig) -> None:
