@@ -21,16 +21,10 @@ from nca.device import allow_tf32, check_device, pick_device
 from nca.features import load_extractor
 from nca.memory import keep_freed_memory
 from nca.model import make_automaton
+from nca.pictures import render_large, save_growth, save_loss_curve, save_pixels, to_pixels
 from nca.pool import Pool, n_pool_rows
 from nca.provenance import describe_run
-from nca.render import (
-    render_large,
-    save_growth,
-    save_loss_curve,
-    save_model,
-    save_pixels,
-    to_pixels,
-)
+from nca.saved import save_model
 from nca.schema import flatten
 from nca.seeding import Streams
 from nca.style import StyleLoss

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import itertools
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageSequence
-from safetensors import safe_open
 
 from nca.model import make_automaton, make_seed_state, plain_rollout
-from nca.render import (
+from nca.pictures import (
     GAP_PX,
     GROWTH_FRAMES,
     grow,
     render_large,
     save_growth,
     save_loss_curve,
-    save_model,
     save_pixels,
     to_pixels,
 )
@@ -134,14 +131,3 @@ def test_the_loss_curve_shows_the_losses(tmp_path: Path) -> None:
     for name, losses in (("a.png", [1.0, 2.0, 3.0]), ("b.png", [3.0, 2.0, 1.0])):
         save_loss_curve(losses, [], tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
-
-
-def test_a_saved_model_holds_kernels_weights_and_config(tmp_path: Path) -> None:
-    model, config = automaton("relu", filters=9), {"model": {"filters": 9}, "seed": 0}
-    save_model(model, config, tmp_path / "m.safetensors")
-    with safe_open(tmp_path / "m.safetensors", framework="pt") as file:
-        assert json.loads(file.metadata()["config"]) == config
-        names = set(file.keys())
-        assert names == {"kernels", "w0", "w1", "bias"}
-        for name in names:
-            assert torch.equal(file.get_tensor(name), model.state_dict()[name])

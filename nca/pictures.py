@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor
 
 from nca.model import Automaton, State, make_seed_state
 from nca.rollout import Rollout
 from nca.seeding import Streams
 
-__all__ = ["grow", "render_large", "save_growth", "save_loss_curve", "save_model", "save_pixels", "to_pixels"]
+__all__ = ["grow", "render_large", "save_growth", "save_loss_curve", "save_pixels", "to_pixels"]
 
 LARGE = 4  # side of output_large.png over the trained side
 LARGE_CA_STEPS_PER_PX = 1.5  # the pattern spreads by less than a cell a step
@@ -100,9 +97,3 @@ def save_loss_curve(losses: Sequence[float], smoothed: Sequence[tuple[int, float
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)
     figure.savefig(path)
-
-
-def save_model(model: Automaton, config: Mapping[str, Any], path: Path) -> None:
-    """Write kernels and weights as safetensors, with the run's config as JSON in the header."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, path, {"config": json.dumps(config)})
