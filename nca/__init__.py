@@ -1,3 +1,34 @@
 """Texture-growing neural cellular automata: their loss, their training, their hyperparameter sweeps."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nca.saved import TrainedAutomaton
+
+__all__ = ["load"]
+
 __version__ = "0.1.0"
+
+
+def load(
+    run: str | Path, *, runs_dir: str | Path = "mlruns", tracking_uri: str | None = None
+) -> TrainedAutomaton:
+    """Return a trained automaton; `nca.load(RUN).grow(size=512)` is a picture of its texture.
+
+    Args:
+        run: An MLflow run's id, or the path of a model.safetensors or of a trial's folder.
+        runs_dir: Folder of all records.
+        tracking_uri: Of the MLflow store; the one in `runs_dir` if not given.
+
+    Raises:
+        ConfigError: If there is no such run, or its automaton cannot be read.
+    """
+    from nca.options import read_places
+    from nca.saved import load_model
+
+    options = {"runs_dir": str(runs_dir)} | ({} if tracking_uri is None else {"tracking.uri": tracking_uri})
+    return load_model(read_places(options).fetch(str(run), "model.safetensors"))

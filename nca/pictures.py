@@ -16,14 +16,23 @@ from nca.model import Automaton, State, make_seed_state
 from nca.rollout import Rollout
 from nca.seeding import Streams
 
-__all__ = ["grow", "render_large", "save_growth", "save_loss_curve", "save_pixels", "to_pixels"]
+__all__ = [
+    "FRAMES",
+    "grow",
+    "render_large",
+    "save_frames",
+    "save_growth",
+    "save_loss_curve",
+    "save_pixels",
+    "to_pixels",
+]
 
 LARGE = 4  # side of output_large.png over the trained side
 LARGE_CA_STEPS_PER_PX = 1.5  # the pattern spreads by less than a cell a step
-GROWTH_FRAMES = 48
+FRAMES = 48  # of an animation
 GROWTH_CA_STEPS_PER_FRAME = 4
-GROWTH_FRAME_MS = 80
-GROWTH_SIDE_PX = 256  # smaller textures are enlarged to about this
+FRAME_MS = 80
+ANIMATION_SIDE_PX = 256  # smaller textures are enlarged to about this
 GAP_PX = 2
 WHITE = 255
 
@@ -67,13 +76,15 @@ def render_large(model: Automaton, size: int, seed: int) -> NDArray[np.uint8]:
 
 def save_growth(model: Automaton, size: int, seed: int, path: Path) -> None:
     """Write an animation of the first 188 CA steps from the seed as GIF."""
-    zoom = max(1, GROWTH_SIDE_PX // size)
     states = grow(model, size, GROWTH_CA_STEPS_PER_FRAME, Streams(seed, model.w0.device))
-    frames = [
-        Image.fromarray(to_pixels(state[:, :3])).resize((zoom * size, zoom * size), Image.Resampling.NEAREST)
-        for state, _ in zip(states, range(GROWTH_FRAMES), strict=False)
-    ]
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=GROWTH_FRAME_MS, loop=0)
+    save_frames([to_pixels(next(states)[:, :3]) for _ in range(FRAMES)], path)
+
+
+def save_frames(frames: Sequence[NDArray[np.uint8]], path: Path) -> None:
+    """Write frames, (height, width, 3), as an endless GIF; small ones enlarged."""
+    zoom = max(1, ANIMATION_SIDE_PX // frames[0].shape[0])
+    images = [Image.fromarray(frame.repeat(zoom, axis=0).repeat(zoom, axis=1)) for frame in frames]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=FRAME_MS, loop=0)
 
 
 def save_pixels(pixels: NDArray[np.uint8], path: Path) -> None:

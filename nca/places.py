@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nca.schema import ConfigError
+
 if TYPE_CHECKING:
     from nca.tracking import MlflowStore
     from sweeps.upkeep import Studies
@@ -28,6 +30,27 @@ class Places:
     runs: Path
     storage: str
     tracking: str | None
+
+    def fetch(self, run: str, name: str) -> Path:
+        """Return a file of a run: of an MLflow run by its id, or of a folder or a file beside it by its path.
+
+        Raises:
+            ConfigError: If there is no such run, or it has no such file.
+        """
+        beside = Path(run).expanduser()
+        if beside.exists():
+            folder = beside if beside.is_dir() else beside.parent
+            found = next((f for f in (folder / name, folder / "artifacts" / name) if f.exists()), None)
+            if found is None:
+                raise ConfigError(f"run={run}: there is no {name}")
+            return found
+        store = self.open_tracking()
+        if store is None or not store.has_run(run):
+            where = self.tracking or "without tracking"
+            raise ConfigError(
+                f"run={run}: no such path, and no such run in {where}; give an id as MLflow shows it"
+            )
+        return store.fetch(run, name)
 
     def folders(self, study: str) -> list[Path]:
         """Return the folders that a study has: its trials', and its runs' artifacts."""

@@ -7,6 +7,7 @@ import resource
 import shutil
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -16,8 +17,9 @@ import yaml
 
 from nca.checkpoint import Checkpoints
 from nca.checks import identify_inputs
-from nca.config import TrialConfig
+from nca.config import TrialConfig, name_study
 from nca.device import allow_tf32, check_device, pick_device
+from nca.endurance import endure
 from nca.features import load_extractor
 from nca.memory import keep_freed_memory
 from nca.model import make_automaton
@@ -31,6 +33,7 @@ from nca.style import StyleLoss
 from nca.textures import load_pixels, load_texture
 from nca.tracking import MlflowStore, MlflowTracker, Status, Tracker
 from nca.trainer import DivergedError, Trainer, smoothed_loss
+from nca.viewer import describe_facts, make_viewer
 from sweeps.worker import write_atomically
 
 __all__ = [
@@ -237,8 +240,12 @@ class _Run:
             self._tracker.finish("KILLED")
             return Outcome(reason, n_steps, {}, None)
         metrics = self._metrics_at_end("final" if reason == "complete" else "last")
+        files = self._folder / "artifacts"
+        files.mkdir(parents=True, exist_ok=True)
+        if reason == "complete":
+            metrics |= self._endure(files)
         self._tracker.log_metrics(metrics, max(0, n_steps - 1))
-        picture = self._save_files(reason)
+        picture = self._save_files(files, reason, metrics)
         self._tracker.finish(STATUS[reason])
         note = self._folder / "run_id"
         run_id = note.read_text() if note.exists() else None
@@ -283,10 +290,15 @@ class _Run:
             "n_parameters": float(sum(p.numel() for p in trainer.model.parameters())),
         }
 
-    def _save_files(self, reason: Reason) -> Path:
+    def _endure(self, files: Path) -> dict[str, float]:
+        """See whether the texture holds; write the pictures of it, and return its losses."""
+        trainer, config = self._trainer, self._config
+        endurance = endure(trainer.model, config.train.size, config.seed, trainer.style_loss)
+        endurance.save(files)
+        return endurance.losses
+
+    def _save_files(self, files: Path, reason: Reason, metrics: Mapping[str, float]) -> Path:
         """Write the run's files, hand them to the tracker, and return a kept copy of the output."""
-        files = self._folder / "artifacts"
-        files.mkdir(parents=True, exist_ok=True)
         config, trainer = self._config, self._trainer
         size, seed, losses = config.train.size, config.seed, trainer.losses
         save_pixels(to_pixels(trainer.output), files / "output.png")
@@ -301,10 +313,19 @@ class _Run:
         if reason != "diverged":
             save_pixels(render_large(trainer.model, size, seed), files / "output_large.png")
             save_growth(trainer.model, size, seed, files / "growth.gif")
+            self._save_viewer(files / "viewer.html", metrics)
         shutil.copy(files / "output.png", self._folder / "output.png")
         if self._tracker.log_files(files):
             shutil.rmtree(files)
         return self._folder / "output.png"
+
+    def _save_viewer(self, path: Path, metrics: Mapping[str, float]) -> None:
+        config, trainer = self._config, self._trainer
+        size = config.train.size
+        pictures = {"target": load_pixels(config.texture, size), "output": to_pixels(trainer.output[:1])}
+        path.write_text(
+            make_viewer(trainer.model, size, pictures, describe_facts(config, metrics), name_study(config))
+        )
 
 
 def is_picture_step(step: int, n_steps: int) -> bool:

@@ -6,10 +6,10 @@ import shutil
 import sys
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nca.mend import list_left, mend
+from nca.options import PLACES, read_options, read_places
 from nca.places import SINGLE_RUNS, Places, format_size, size_of
 from nca.schema import ConfigError, exit_on_error, nearest
 from sweeps import SweepError
@@ -24,7 +24,6 @@ USAGE = (
     "[runs_dir=mlruns] [sweep.storage=ADDRESS] [tracking.uri=ADDRESS|none]"
 )
 WORDS = {"list": (0, 0), "show": (1, 1), "stop": (1, 2), "delete": (1, 1), "mend": (0, 0)}  # fewest, most
-OPTIONS = ("runs_dir", "sweep.storage", "tracking.uri")
 YES = "--yes"
 SHOWN_FAILURES = 10
 
@@ -37,17 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     with exit_on_error(SweepError, OSError):
-        options = dict(word.partition("=")[::2] for word in words if "=" in word)
+        options = read_options([word for word in words if "=" in word], PLACES, USAGE)
         flags = [word for word in words if word.startswith("-") and "=" not in word]
         rest = [word for word in words if "=" not in word and word not in flags]
-        _check(rest, options, flags)
-        runs = Path(options.get("runs_dir", "mlruns")).expanduser().absolute()
-        tracking = options.get("tracking.uri", f"sqlite:///{runs / 'mlflow.db'}")
-        places = Places(
-            runs,
-            options.get("sweep.storage", f"sqlite:///{runs / 'optuna.db'}"),
-            None if tracking == "none" else tracking,
-        )
+        _check(rest, flags)
+        places = read_places(options)
         match rest:
             case ["list"]:
                 list_studies(places)
@@ -61,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 mend_all(places, yes=YES in flags)
 
 
-def _check(words: Sequence[str], options: dict[str, str], flags: Sequence[str]) -> None:
+def _check(words: Sequence[str], flags: Sequence[str]) -> None:
     """Refuse what is no command.
 
     Raises:
@@ -73,9 +66,6 @@ def _check(words: Sequence[str], options: dict[str, str], flags: Sequence[str]) 
     fewest, most = WORDS[name]
     if not fewest <= len(words) - 1 <= most:
         raise ConfigError(f"{name} {' '.join(words[1:])}: {USAGE}")
-    for key, value in options.items():
-        if key not in OPTIONS or not value:
-            raise ConfigError(f"{key}={value}: {USAGE}")
     for flag in flags:
         if flag != YES or name not in {"delete", "mend"}:
             raise ConfigError(f"{flag}: {USAGE}")

@@ -350,6 +350,19 @@ class MlflowStore:
             raise
         return True
 
+    def fetch(self, run_id: str, name: str) -> Path:
+        """Return a local copy of a run's artifact, the artifact itself where it lies on this machine.
+
+        Raises:
+            ConfigError: If the run has none of that name.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return Path(self._client.download_artifacts(run_id, name))
+        except (MlflowException, OSError) as error:
+            raise ConfigError(f"run={run_id}: has no {name}") from error
+
     def running_runs(self, experiment: str) -> dict[str, dict[str, str]]:
         """Return the tags of an experiment's runs that are RUNNING, by run id."""
         known = self._client.get_experiment_by_name(experiment)

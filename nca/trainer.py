@@ -90,7 +90,7 @@ class Trainer:
         self.model = model
         self.losses: list[float] = []
         self._pool = pool
-        self._style_loss = style_loss
+        self.style_loss = style_loss
         self._config = config
         self._streams = streams
         fast = config.rollout == "fast"
@@ -129,7 +129,7 @@ class Trainer:
     @property
     def target_energy(self) -> float:
         """The target's own Gram energy: what an image without any features would lose."""
-        return float(self._style_loss.energy)
+        return float(self.style_loss.energy)
 
     @property
     def output(self) -> Float[Tensor, "batch 3 height width"]:
@@ -174,10 +174,10 @@ class Trainer:
         images = states[:, :3]
         self._optimizer.zero_grad()
         if self._config.recompute:
-            loss, gradient = self._style_loss.by_image(images)
+            loss, gradient = self.style_loss.by_image(images)
             images.backward(gradient)
         else:
-            loss = self._style_loss(images)
+            loss = self.style_loss(images)
             loss.backward()
         finite = self._normalize_gradients() & loss.detach().isfinite()
         self._diverged.copy_(torch.maximum(self._diverged, (~finite).float()))

@@ -20,7 +20,16 @@ from sqlalchemy.exc import SQLAlchemyError
 from sweeps import SweepError
 from sweeps.book import Book
 from sweeps.executor import Ended, Executor
-from sweeps.progress import Progress, Row, Totals, estimate_left_s, format_duration, format_set, make_row
+from sweeps.progress import (
+    Notes,
+    Progress,
+    Row,
+    Totals,
+    estimate_left_s,
+    format_duration,
+    format_set,
+    make_row,
+)
 from sweeps.samplers import make_sampler
 from sweeps.space import n_sets, to_distributions
 from sweeps.spec import Summary, SweepSpec
@@ -62,7 +71,7 @@ class _Running:
     folder: Path
     slot: int
     config: Mapping[str, Any]
-    first_note: Mapping[str, float] = field(default_factory=dict)
+    notes: Notes = field(default_factory=Notes)
     since: float | None = None  # None where another coordinator started it
 
 
@@ -331,9 +340,8 @@ class Coordinator:
         self._progress.show(totals, rows)
 
     def _row(self, running: _Running) -> Row:
-        note = read_progress(running.folder)
-        running.first_note = running.first_note or note
-        return make_row(running.trial.number, running.slot, running.trial.params, note, running.first_note)
+        running.notes.add(read_progress(running.folder))
+        return make_row(running.trial.number, running.slot, running.trial.params, running.notes)
 
     def _close(self) -> Summary:
         trials = self._book.trials()

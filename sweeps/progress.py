@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from rich.console import Console
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleDimensions
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 __all__ = [
+    "Notes",
     "Progress",
     "Row",
     "Totals",
@@ -24,9 +27,13 @@ __all__ = [
 
 LINE_EVERY_S = 30.0
 AROUND_ROWS = 8  # lines of a terminal that the table takes besides its rows
-LINES_OF_A_SET = 3  # where it is 80 columns wide
+WIDTH_WITH_SETS = 110  # columns of a terminal
+LINES_OF_A_SET = 3  # where it is no wider
 MAX_IN_A_LINE = 8
 REFRESH_PER_S = 2
+BLOCKS = "▁▂▃▄▅▆▇█"
+CURVE_WIDTH = 10
+MOST_LOSSES = 64  # kept of a trial
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,7 @@ class Row:
         of: Steps in all; 0 when not known yet.
         loss: Of the last step; NaN when not known yet.
         rate: Steps per second.
+        losses: Those of its notes so far, thinned out evenly.
     """
 
     number: int
@@ -50,6 +58,7 @@ class Row:
     of: int
     loss: float
     rate: float
+    losses: Sequence[float] = ()
 
     @property
     def left_s(self) -> float | None:
@@ -57,14 +66,54 @@ class Row:
         return (self.of - self.n_steps) / self.rate if self.rate > 0 and self.of else None
 
 
-def make_row(
-    number: int, slot: int, params: Mapping[str, Any], note: Mapping[str, float], first: Mapping[str, float]
-) -> Row:
-    """Return a trial's row from its newest and its first progress note, both empty before there is one."""
+@dataclass
+class Notes:
+    """A running trial's progress notes: the first, the last, and the losses of some between them."""
+
+    first: Mapping[str, float] = field(default_factory=dict)
+    last: Mapping[str, float] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
+    _every: int = 1
+    _n_seen: int = 0
+
+    def add(self, note: Mapping[str, float]) -> None:
+        """Take a note; one that is empty or known changes nothing."""
+        if not note or note == self.last:
+            return
+        self.first, self.last = self.first or note, note
+        if self._n_seen % self._every == 0:
+            self.losses.append(note["loss"])
+        self._n_seen += 1
+        if len(self.losses) > MOST_LOSSES:
+            self.losses = self.losses[::2]
+            self._every *= 2
+
+
+def draw_curve(losses: Sequence[float]) -> str:
+    """Return losses as a line of blocks, on a logarithmic scale from the smallest to the largest."""
+    shown = [losses[len(losses) * i // CURVE_WIDTH] for i in range(CURVE_WIDTH)] if losses else []
+    shown = list(losses) if len(losses) <= CURVE_WIDTH else shown
+    known = [math.log(loss) for loss in shown if loss > 0 and math.isfinite(loss)]
+    if not known:
+        return ""
+    low, high = min(known), max(known)
+    levels = [
+        round((math.log(loss) - low) / (high - low or 1) * (len(BLOCKS) - 1))
+        if loss > 0 and math.isfinite(loss)
+        else 0
+        for loss in shown
+    ]
+    return "".join(BLOCKS[level] for level in levels)
+
+
+def make_row(number: int, slot: int, params: Mapping[str, Any], notes: Notes) -> Row:
+    """Return a trial's row from its progress notes."""
+    note, first = notes.last, notes.first
     seconds = note.get("at", 0.0) - first.get("at", 0.0)
     rate = (note["n_steps"] - first["n_steps"]) / seconds if seconds > 0 else 0.0
     loss = note.get("loss", float("nan"))
-    return Row(number, slot, params, int(note.get("n_steps", 0)), int(note.get("of", 0)), loss, rate)
+    n_steps, of = int(note.get("n_steps", 0)), int(note.get("of", 0))
+    return Row(number, slot, params, n_steps, of, loss, rate, notes.losses)
 
 
 def estimate_left_s(
@@ -138,7 +187,7 @@ class Progress:
     def show(self, totals: Totals, rows: Sequence[Row]) -> None:
         """Show where everything is; elsewhere than on a terminal, a line now and then."""
         if self._live is not None:
-            self._live.update(make_table(totals, rows, self._console.height))
+            self._live.update(make_table(totals, rows, self._console.size))
         elif time.monotonic() - self._said_at >= LINE_EVERY_S:
             self._said_at = time.monotonic()
             running = [
@@ -162,21 +211,31 @@ def headline(totals: Totals) -> str:
     return ", ".join(parts)
 
 
-def make_table(totals: Totals, rows: Sequence[Row], height: int) -> Table:
-    """Return the live table: as many rows as fit into a terminal of that height, the rest counted."""
-    n_rows = max(1, height - AROUND_ROWS)
+def make_table(totals: Totals, rows: Sequence[Row], terminal: ConsoleDimensions) -> Table:
+    """Return the live table: as many rows as fit into the terminal, the rest counted.
+
+    A narrow one shows no sets; they stand in the lines that say that a trial starts.
+    """
+    n_rows = max(1, terminal.height - AROUND_ROWS)
+    shows_sets = terminal.width >= WIDTH_WITH_SETS
     crowded = LINES_OF_A_SET * len(rows) > n_rows
-    table = Table(title=headline(totals), title_justify="left", caption_justify="left")
-    for name in ("trial", "slot", "step", "loss", "it/s", "left"):
+    table = Table(title=headline(totals), title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
+    for name in ("trial", "slot", "step", "loss"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("set", overflow="fold")
+    table.add_column("curve", no_wrap=True, min_width=CURVE_WIDTH)
+    for name in ("it/s", "left"):
+        table.add_column(name, justify="right", no_wrap=True)
+    if shows_sets:
+        table.add_column("set", overflow="fold")
     for row in rows[:n_rows]:
         step = f"{row.n_steps}/{row.of}" if row.of else "starting"
         loss = f"{row.loss:.4g}" if row.n_steps else ""
         rate = f"{row.rate:.2f}" if row.rate else ""
         left = "" if row.left_s is None else format_duration(row.left_s)
         set_ = Text(format_set(row.params), no_wrap=crowded, overflow="ellipsis" if crowded else "fold")
-        table.add_row(str(row.number), str(row.slot), step, loss, rate, left, set_)
+        curve = draw_curve(row.losses)
+        cells = [str(row.number), str(row.slot), step, loss, curve, rate, left]
+        table.add_row(*cells, *[set_] * shows_sets)
     if len(rows) > n_rows:
         table.caption = f"and {len(rows) - n_rows} more"
     return table

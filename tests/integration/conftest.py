@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
 
 from tests.integration.commands import sweep
 
 STUDY = "roundleaf-srnca-random_filters"
 COMMAND = ("train.steps=12", "sweep.n_trials=3")
+
+
+CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
+BROWSER_OPTIONS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1400,1000",
+]
+WEBGL = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")  # on the CPU
+NO_WEBGL = ("--disable-gpu", "--disable-3d-apis")
 
 
 @dataclass(frozen=True)
@@ -49,3 +68,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     empty.mkdir()
     monkeypatch.chdir(empty)
     return empty
+
+
+@pytest.fixture
+def browser(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Chrome]:
+    """Return a headless Chromium without WebGL; other flags by indirect parametrization."""
+    if not (CHROMIUM.exists() and DRIVER.exists()):
+        if os.environ.get("NCA_TESTS_MAY_SKIP") == "0":
+            pytest.fail("chromium and chromium-driver are not installed")
+        pytest.skip("chromium and chromium-driver are not installed")
+    options = ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    flags = getattr(request, "param", NO_WEBGL)
+    for option in [*BROWSER_OPTIONS, *flags, f"--user-data-dir={tmp_path / 'profile'}"]:
+        options.add_argument(option)
+    started = Chrome(options=options, service=Service(executable_path=str(DRIVER)))
+    yield started
+    started.quit()

@@ -12,8 +12,8 @@ from PIL import Image, ImageSequence
 
 from nca.model import make_automaton, make_seed_state, plain_rollout
 from nca.pictures import (
+    FRAMES,
     GAP_PX,
-    GROWTH_FRAMES,
     grow,
     render_large,
     save_growth,
@@ -97,7 +97,7 @@ def test_growth_has_all_its_frames_and_a_size_to_look_at(tmp_path: Path, size: i
         durations = [frame.info["duration"] for frame in ImageSequence.Iterator(animation)]
     # Frames without a change are merged with the one before: the time they take stays.
     assert len(durations) > 1
-    assert sum(durations) == GROWTH_FRAMES * 80
+    assert sum(durations) == FRAMES * 80
 
 
 def test_pixels_come_back_from_the_file(tmp_path: Path) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from typing import Any
 
 import pytest
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 
 from sweeps import progress
 from sweeps.progress import (
+    CURVE_WIDTH,
+    Notes,
     Progress,
     Row,
     Totals,
+    draw_curve,
     estimate_left_s,
     format_duration,
     format_set,
@@ -38,7 +42,7 @@ def totals(**changes: Any) -> Totals:
 def render(rows: list[Row], width: int = WIDTH, height: int = 60, **changes: Any) -> list[str]:
     console = Console(file=io.StringIO(), width=width)
     with console.capture() as capture:
-        console.print(make_table(totals(**changes), rows, height))
+        console.print(make_table(totals(**changes), rows, ConsoleDimensions(width, height)))
     return capture.get().rstrip().splitlines()
 
 
@@ -72,7 +76,7 @@ def test_headline_says_only_what_is_known() -> None:
 
 
 def test_row_before_the_first_note_has_no_pace() -> None:
-    made = make_row(3, 1, {"x": 1}, {}, {})
+    made = make_row(3, 1, {"x": 1}, Notes())
     assert (made.number, made.slot, made.n_steps, made.of, made.rate) == (3, 1, 0, 0, 0.0)
     assert math.isnan(made.loss)
     assert made.left_s is None
@@ -81,10 +85,15 @@ def test_row_before_the_first_note_has_no_pace() -> None:
 def test_row_takes_its_pace_from_the_steps_since_the_first_note() -> None:
     first = {"n_steps": 100.0, "of": 400.0, "loss": 2.0, "at": 50.0}
     note = {"n_steps": 160.0, "of": 400.0, "loss": 1.5, "at": 80.0}
-    made = make_row(3, 1, {}, note, first)
+    notes = Notes()
+    for each in ({}, first, first):
+        notes.add(each)
+    assert make_row(3, 1, {}, notes).left_s is None
+    notes.add(note)
+    made = make_row(3, 1, {}, notes)
+    assert made.losses == [2.0, 1.5]
     assert (made.n_steps, made.of, made.loss, made.rate) == (160, 400, 1.5, 2.0)
     assert made.left_s == 120.0
-    assert make_row(3, 1, {}, first, first).left_s is None
 
 
 def test_time_left_covers_running_trials_and_those_to_come() -> None:
@@ -99,7 +108,7 @@ def test_time_left_is_not_known_until_every_running_trial_has_a_pace() -> None:
 
 
 def test_table_shows_a_running_and_a_starting_trial() -> None:
-    lines = render([row(7), row(8, n_steps=0, of=0, rate=0.0, loss=math.nan)])
+    lines = render([row(7), row(8, n_steps=0, of=0, rate=0.0, loss=math.nan)], 120)
     text = "\n".join(lines)
     assert lines[0].strip() == "leaf: 3/8 trials"
     assert "10/40" in text
@@ -108,6 +117,27 @@ def test_table_shows_a_running_and_a_starting_trial() -> None:
     assert "starting" in text
     assert "nan" not in text
     assert "channels=6" in text
+
+
+def test_a_curve_falls_as_the_loss_does_on_a_logarithmic_scale() -> None:
+    assert draw_curve([]) == draw_curve([math.nan, 0.0]) == ""
+    assert draw_curve([1e-3]) == "▁"
+    assert draw_curve([1.0, 0.1, 0.01]) == "█▅▁"
+    assert draw_curve([1.0, math.nan, 0.01]) == "█▁▁"
+    long = draw_curve([10.0 ** (-step / 50) for step in range(500)])
+    assert len(long) == CURVE_WIDTH
+    assert list(long) == sorted(long, reverse=True)
+
+
+def test_notes_keep_the_first_the_last_and_few_between() -> None:
+    notes = Notes()
+    for step in range(10_000):
+        notes.add({"n_steps": step, "of": 10_000, "loss": float(step), "at": float(step)})
+    assert notes.first["n_steps"] == 0
+    assert notes.last["n_steps"] == 9_999
+    assert 32 <= len(notes.losses) <= 64
+    steps = {round(b - a) for a, b in itertools.pairwise(notes.losses)}
+    assert len(steps) == 1  # evenly
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (100, 40), (200, 80)])
@@ -119,13 +149,21 @@ def test_table_of_64_trials_fits_the_terminal_and_counts_the_rest(width: int, he
     n_shown = sum("10/40" in line for line in lines)
     assert n_shown == min(64, height - 8)
     assert (f"and {64 - n_shown} more" in lines[-1]) == (n_shown < 64)
-    assert "channels=15" in lines[4]
+    assert ("channels=15" in lines[4]) == (width >= 110)
 
 
 def test_sets_are_shown_whole_while_there_is_room() -> None:
     params = {f"model.parameter_{index}": 0.123456 for index in range(6)}
-    text = "\n".join(render([row(0, params=params), row(1, params=params)], 80, 24))
+    text = "\n".join(render([row(0, params=params), row(1, params=params)], 120, 24))
     assert text.count("parameter_5=0.1235") == 2
+
+
+def test_a_narrow_terminal_shows_every_column_of_a_long_trial_but_its_set() -> None:
+    losses = [10.0 ** (-step / 9) for step in range(60)]
+    changes = {"n_steps": 16000, "of": 16384, "loss": 1.234e-5, "rate": 0.03, "losses": losses}
+    lines = render([row(123, slot=12, **changes)], 80, 24)
+    for text in ("123", "12", "16000/16384", "1.234e-05", "0.03", "3 h 33 min", draw_curve(losses)):
+        assert text in lines[4]
 
 
 def test_elsewhere_than_on_a_terminal_a_plain_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
