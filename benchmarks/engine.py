@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from sweeps.slots import Slot
 from sweeps.space import Interval
 from sweeps.spec import SweepSpec
 from sweeps.study import PrunerSpec, StudySpec, find_study, open_storage
-from sweeps.worker import Result, RunningTrial
+from sweeps.worker import EndedTrial, Result, RunningTrial
 
 __all__ = ["Nothing", "main"]
 
@@ -54,6 +54,11 @@ class Nothing:
         return Result("complete", (trial.config["x"],), {"n_steps": 1})
 
     def close_trial(self, folder: Path, config: Mapping[str, Any], reason: str) -> None:
+        pass
+
+    def show_study(
+        self, config: Mapping[str, Any], links: Mapping[str, str], ended: Sequence[EndedTrial]
+    ) -> None:
         pass
 
     def close_study(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import statistics
 import traceback
@@ -12,14 +13,17 @@ from typing import Any
 
 from nca.config import TrialConfig
 from nca.lock import hold
+from nca.pictures import make_contact_sheet
 from nca.run import STATUS, Outcome, is_out_of_memory, open_tracker, train
 from nca.schema import build
 from nca.tracking import MlflowStore, NullTracker, Tracker, load_mlflow, one_line
-from sweeps.worker import Result, RunningTrial
+from sweeps.worker import EndedTrial, Result, RunningTrial
 
 __all__ = ["TextureSweep"]
 
 PATIENCE_S = 60.0  # with an earlier worker of a trial, which leaves it at its next heartbeat
+CONTACT_SHEET = "contact_sheet.png"
+MOST_IN_SHEET = 200  # outputs
 NOT_OF_A_TRIAL = ("links", "sweep")  # what the engine and the sweep add to a trial's config
 
 
@@ -77,6 +81,25 @@ class TextureSweep:
             with one_line(trial.tracking.uri):
                 if store.has_run(note.read_text()):
                     store.end_run(note.read_text(), "KILLED", {"reason": reason})
+
+    def show_study(
+        self, config: Mapping[str, Any], links: Mapping[str, str], ended: Sequence[EndedTrial]
+    ) -> None:
+        """Draw the outputs so far, the best first, and put the picture among the parent run's artifacts."""
+        trial = _trial_config(config)
+        entries = [
+            (
+                each.folder / "output.png",
+                f"{each.number}: {each.reason if each.value is None else f'{each.value:.3g}'}",
+            )
+            for each in sorted(ended, key=lambda e: math.inf if e.value is None else e.value)
+        ]
+        if not any(path.exists() for path, _ in entries):
+            return
+        sheet = ended[0].folder.parent / CONTACT_SHEET
+        make_contact_sheet(entries[:MOST_IN_SHEET]).save(sheet)
+        if trial.tracking.uri is not None:
+            MlflowStore(trial.tracking.uri).log_file(links["mlflow_run_id"], sheet)
 
     def close_study(
         self, config: Mapping[str, Any], links: Mapping[str, str], summary: Mapping[str, float]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from nca.model import Automaton, State, make_seed_state
@@ -19,6 +19,7 @@ from nca.seeding import Streams
 __all__ = [
     "FRAMES",
     "grow",
+    "make_contact_sheet",
     "render_large",
     "save_frames",
     "save_growth",
@@ -33,6 +34,11 @@ FRAMES = 48  # of an animation
 GROWTH_CA_STEPS_PER_FRAME = 4
 FRAME_MS = 80
 ANIMATION_SIDE_PX = 256  # smaller textures are enlarged to about this
+SHEET_COLUMNS = 10
+SHEET_SIDE_PX = 128
+SHEET_GAP_PX = 8
+SHEET_CAPTION_PX = 24
+SHEET_FONT_PX = 13
 GAP_PX = 2
 WHITE = 255
 
@@ -90,6 +96,27 @@ def save_frames(frames: Sequence[NDArray[np.uint8]], path: Path) -> None:
 def save_pixels(pixels: NDArray[np.uint8], path: Path) -> None:
     """Write pixels, (height, width, 3), as PNG."""
     Image.fromarray(pixels).save(path)
+
+
+def make_contact_sheet(entries: Sequence[tuple[Path, str]]) -> Image.Image:
+    """Return pictures in rows with a caption under each; missing ones are left out.
+
+    Args:
+        entries: Picture file and caption, in order.
+    """
+    found = [(path, caption) for path, caption in entries if path.exists()]
+    n_columns = max(1, min(SHEET_COLUMNS, len(found)))
+    width, height = SHEET_SIDE_PX + SHEET_GAP_PX, SHEET_SIDE_PX + SHEET_CAPTION_PX
+    n_rows = max(1, -(-len(found) // n_columns))
+    sheet = Image.new("RGB", (n_columns * width + SHEET_GAP_PX, n_rows * height + SHEET_GAP_PX), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(SHEET_FONT_PX)
+    for index, (path, caption) in enumerate(found):
+        left, top = SHEET_GAP_PX + index % n_columns * width, SHEET_GAP_PX + index // n_columns * height
+        with Image.open(path) as picture:
+            first = picture.convert("RGB").crop((0, 0, picture.height, picture.height))
+        sheet.paste(first.resize((SHEET_SIDE_PX, SHEET_SIDE_PX), Image.Resampling.NEAREST), (left, top))
+        pen.text((left, top + SHEET_SIDE_PX + 2), caption, fill="black", font=font)
+    return sheet
 
 
 def save_loss_curve(losses: Sequence[float], smoothed: Sequence[tuple[int, float]], path: Path) -> None:

@@ -98,7 +98,7 @@ def _write_viewer(trained: TrainedAutomaton, places: Places, run: str, size: int
     }
     trained_px = trained.config.train.size
     pictures["output"] = pictures["output"][:, :trained_px]  # the first of those side by side
-    facts = describe_facts(trained.config, {})
+    facts = describe_facts(trained.config, trained.metrics)
     out.write_text(make_viewer(trained.automaton, size, pictures, facts, name_study(trained.config)))
 
 

@@ -309,7 +309,7 @@ class _Run:
         ]
         save_loss_curve(losses, curve, files / "loss.png")
         (files / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False))
-        save_model(trainer.model, asdict(config), files / "model.safetensors")
+        save_model(trainer.model, asdict(config), files / "model.safetensors", metrics)
         if reason != "diverged":
             save_pixels(render_large(trainer.model, size, seed), files / "output_large.png")
             save_growth(trainer.model, size, seed, files / "growth.gif")

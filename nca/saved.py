@@ -31,10 +31,12 @@ class TrainedAutomaton:
     Args:
         automaton: On the CPU.
         config: Of its run.
+        metrics: What its run came to, by name.
     """
 
     automaton: Automaton
     config: TrialConfig
+    metrics: Mapping[str, float]
 
     def grow(self, size: int | None = None, ca_steps: int | None = None, seed: int = 0) -> Image.Image:
         """Return the texture that grows from a seed.
@@ -51,10 +53,12 @@ class TrainedAutomaton:
         return Image.fromarray(to_pixels(next(states)[:, :3]))
 
 
-def save_model(model: Automaton, config: Mapping[str, Any], path: Path) -> None:
-    """Write kernels and weights as safetensors, with the run's config as JSON in the header."""
+def save_model(
+    model: Automaton, config: Mapping[str, Any], path: Path, metrics: Mapping[str, float] | None = None
+) -> None:
+    """Write kernels and weights as safetensors, with the run's config and metrics as JSON in the header."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, path, {"config": json.dumps(config)})
+    save_file(tensors, path, {"config": json.dumps(config), "metrics": json.dumps(dict(metrics or {}))})
 
 
 def load_model(path: Path) -> TrainedAutomaton:
@@ -68,7 +72,9 @@ def load_model(path: Path) -> TrainedAutomaton:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            config = build(TrialConfig, json.loads((file.metadata() or {}).get("config", "{}")))
+            header = file.metadata() or {}
+            config = build(TrialConfig, json.loads(header.get("config", "{}")))
+            metrics = json.loads(header.get("metrics", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         automaton = Automaton(
             tensors["kernels"],
@@ -80,4 +86,4 @@ def load_model(path: Path) -> TrainedAutomaton:
         )
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise ConfigError(f"{path}: no saved automaton ({error})") from error
-    return TrainedAutomaton(automaton, config)
+    return TrainedAutomaton(automaton, config, metrics)

@@ -363,6 +363,10 @@ class MlflowStore:
         except (MlflowException, OSError) as error:
             raise ConfigError(f"run={run_id}: has no {name}") from error
 
+    def log_file(self, run_id: str, file: Path) -> None:
+        """Put a file among a run's artifacts, in place of one of that name."""
+        self._client.log_artifact(run_id, str(file))
+
     def running_runs(self, experiment: str) -> dict[str, dict[str, str]]:
         """Return the tags of an experiment's runs that are RUNNING, by run id."""
         known = self._client.get_experiment_by_name(experiment)

@@ -56,13 +56,21 @@ from sweeps.study import (
     reason_of,
 )
 from sweeps.warm import queue_sets, read_sets
-from sweeps.worker import PROGRESS_FILE, Assignment, load_application, read_progress, write_assignment
+from sweeps.worker import (
+    PROGRESS_FILE,
+    Assignment,
+    EndedTrial,
+    load_application,
+    read_progress,
+    write_assignment,
+)
 
 __all__ = ["Coordinator"]
 
 TICK_S = 0.5
 STALE_CHECK_S = 30.0
 STOP_CHECK_S = 5.0
+SHOW_EVERY_S = 60.0
 
 
 @dataclass
@@ -94,7 +102,7 @@ class Coordinator:
         self._at_limit = False
         self._started_at = time.monotonic()
         self._durations_s: list[float] = []
-        self._checked_at = self._looked_at = time.monotonic()
+        self._checked_at = self._looked_at = self._shown_at = time.monotonic()
 
     def run(self) -> Summary:
         """Bring the study to its total.
@@ -175,6 +183,7 @@ class Coordinator:
             for each in ended:
                 self._settle(each)
             if ended:
+                self._show_study(SHOW_EVERY_S)
                 self._book.give_up_if_hopeless(self._spec.trials)
             if time.monotonic() - self._checked_at > STALE_CHECK_S:
                 self._checked_at = time.monotonic()
@@ -324,6 +333,25 @@ class Coordinator:
             where = f"{': ' * bool(error)}{error}, see {running.folder / 'log.txt'}"
         self._progress.say(f"trial {trial.number} {reason}{value}{took}{where}")
 
+    def _show_study(self, every_s: float = 0.0) -> None:
+        """Let the application show the study so far, unless it did a moment ago."""
+        if time.monotonic() - self._shown_at < every_s:
+            return
+        trials = [
+            EndedTrial(
+                t.number,
+                self._spec.trials / str(origin(t)),
+                reason_of(t),
+                t.values[0] if t.state == TrialState.COMPLETE else None,
+            )
+            for t in ended_for_good(self._book.trials())
+        ]
+        try:
+            self._application.show_study(self._spec.compose({}, 0), self._links, trials)
+        except Exception as error:  # a picture of the sweep is no reason to end it
+            self._progress.say(f"the study could not be shown: {type(error).__name__}: {error}")
+        self._shown_at = time.monotonic()
+
     def _show(self) -> None:
         rows = [self._row(running) for running in self._running.values()]
         trials = self._book.trials()
@@ -344,6 +372,7 @@ class Coordinator:
         return make_row(running.trial.number, running.slot, running.trial.params, running.notes)
 
     def _close(self) -> Summary:
+        self._show_study()
         trials = self._book.trials()
         ended, best = ended_for_good(trials), best_trial(trials)
         values = {"n_trials": float(len(ended))} | ({} if best is None else {"best_value": best.values[0]})

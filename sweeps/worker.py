@@ -20,7 +20,15 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
     from optuna.study import Study
 
-__all__ = ["Application", "Assignment", "Result", "RunningTrial", "load_application", "read_progress"]
+__all__ = [
+    "Application",
+    "Assignment",
+    "EndedTrial",
+    "Result",
+    "RunningTrial",
+    "load_application",
+    "read_progress",
+]
 
 PROGRESS_EVERY_S = 0.5
 LEFT = 3  # exit code of a worker whose trial others have ended
@@ -84,6 +92,23 @@ class Result:
             raise ValueError(f"a complete trial needs values that are numbers, not {self.values}")
 
 
+@dataclass(frozen=True)
+class EndedTrial:
+    """A trial that has ended for good, as an application is told of it.
+
+    Args:
+        number: Of its last attempt.
+        folder: Its own.
+        reason: Why it ended.
+        value: Its first objective; None unless complete.
+    """
+
+    number: int
+    folder: Path
+    reason: str
+    value: float | None
+
+
 class Application(Protocol):
     """What a sweep runs. Made without arguments, in the coordinator and anew in every worker."""
 
@@ -102,6 +127,14 @@ class Application(Protocol):
 
     def close_trial(self, folder: Path, config: Mapping[str, Any], reason: str) -> None:
         """End the records of a trial whose worker died; called in the coordinator."""
+
+    def show_study(
+        self, config: Mapping[str, Any], links: Mapping[str, str], ended: Sequence[EndedTrial]
+    ) -> None:
+        """Show the study so far; called in the coordinator as trials end, now and then, and at the end.
+
+        What it raises is said and ends nothing.
+        """
 
     def close_study(
         self, config: Mapping[str, Any], links: Mapping[str, str], summary: Mapping[str, float]

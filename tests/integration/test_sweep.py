@@ -28,6 +28,9 @@ ARTIFACTS = {
     "growth.gif",
     "model.safetensors",
     "config.yaml",
+    "viewer.html",
+    "stages.png",
+    "healing.gif",
 }
 
 
@@ -61,6 +64,8 @@ def test_experiment_holds_a_finished_parent_and_a_finished_run_per_trial(records
     parent = records.parents[0]
     assert parent.info.run_name == records.study.study_name
     assert {run.data.tags["mlflow.parentRunId"] for run in records.children.values()} == {parent.info.run_id}
+    with Image.open(records.files(parent) / "contact_sheet.png") as sheet:
+        assert sheet.size == (3 * 136 + 8, 152 + 8)  # three outputs of 128 px with their captions
     best = records.study.best_value
     assert parent.data.metrics == {"n_trials": 3.0, "best_value": pytest.approx(best, rel=1e-12)}
 

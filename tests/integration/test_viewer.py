@@ -20,6 +20,8 @@ from tests.builders import automaton, generator
 from tests.integration.conftest import NO_WEBGL, WEBGL
 
 SIZE, CA_STEPS, TOLERANCE = 32, 32, 1e-3
+# Rules at random are chaotic: after 32 steps float32 and float64 differ by up to 8e-3. These by up to 1e-4.
+CALM = 0.3
 PATHS = {"webgl2": WEBGL, "cpu": NO_WEBGL}
 BOTH = pytest.mark.parametrize(
     ("browser", "path"),
@@ -53,6 +55,8 @@ def test_states_at_update_rate_1_are_those_of_the_python_rollout(
     browser: Chrome, tmp_path: Path, path: str, rule: str, channels: int, hidden: int, filters: int
 ) -> None:
     model = automaton(rule, channels=channels, hidden_channels=hidden, filters=filters, update_rate=1.0)
+    with torch.no_grad():
+        model.w1.mul_(CALM)
     open_viewer(browser, tmp_path, model, path)
     seed = make_seed_state(1, channels, SIZE, generator(), torch.device("cpu"))
     with torch.no_grad():

@@ -36,7 +36,9 @@ FILES = {
     "loss.png",
     "model.safetensors",
     "config.yaml",
+    "viewer.html",
 }
+OF_COMPLETE_RUNS = {"stages.png", "healing.gif"}
 
 
 @pytest.fixture
@@ -114,7 +116,8 @@ def test_without_a_tracker_the_files_stay_in_the_folder(tmp_path: Path, rule: st
         "output.png",
     }
     files = tmp_path / "trial" / "artifacts"
-    assert {path.name for path in files.iterdir()} >= FILES
+    assert {path.name for path in files.iterdir()} == FILES | OF_COMPLETE_RUNS
+    assert {"loss_at_1000", "loss_at_3000", "loss_after_damage"} <= set(outcome.metrics)
     sizes = {"target.png": (16, 16), "output_large.png": (64, 64), "growth.gif": (256, 256)}
     for name, size in sizes.items():
         with Image.open(files / name) as image:
@@ -133,7 +136,9 @@ def test_a_pruned_run_is_killed_and_keeps_its_files(recorded: Recorded) -> None:
     assert recorded.losses == list(listener.losses.values())
     assert len(recorded.losses) == 4
     assert recorded.artifacts >= FILES
+    assert not recorded.artifacts & OF_COMPLETE_RUNS
     metrics = recorded.run.data.metrics
+    assert "loss_at_1000" not in metrics
     assert metrics["last_loss"] == outcome.metrics["last_loss"] == recorded.losses[-1]
     assert metrics["last_loss_median"] == smoothed_loss(recorded.losses)
     assert metrics["seconds_per_step"] > 0
@@ -261,7 +266,7 @@ def test_a_diverged_run_keeps_its_last_finite_picture(
     assert outcome.picture is not None
     with Image.open(outcome.picture) as image:
         assert len(image.getcolors(maxcolors=10_000)) > 2
-    assert recorded.artifacts >= FILES - {"output_large.png", "growth.gif"}
+    assert recorded.artifacts >= FILES - {"output_large.png", "growth.gif", "viewer.html"}
     assert not (recorded.folder / "checkpoints").exists()
 
 

@@ -35,9 +35,9 @@ def test_a_saved_model_holds_kernels_weights_and_config(tmp_path: Path) -> None:
 def test_what_was_saved_is_loaded_and_grows_the_same_texture(tmp_path: Path, rule: str) -> None:
     config = trial_config(rule=rule)
     model = automaton(rule, channels=4, filters=6)
-    save_model(model, asdict(config), tmp_path / "m.safetensors")
+    save_model(model, asdict(config), tmp_path / "m.safetensors", {"final_loss": 0.25})
     loaded = load_model(tmp_path / "m.safetensors")
-    assert loaded.config == config
+    assert (loaded.config, loaded.metrics) == (config, {"final_loss": 0.25})
     picture = loaded.grow(size=32, ca_steps=9, seed=5)
     assert picture.size == (32, 32)
     streams = Streams(5, CPU)

@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from sweeps.slots import Slot
 from sweeps.space import Choice, Interval, Space
 from sweeps.spec import Summary, SweepSpec
 from sweeps.study import PrunerSpec, StudySpec
-from sweeps.worker import Result, RunningTrial
+from sweeps.worker import EndedTrial, Result, RunningTrial
 
 APPLICATION = "tests.sweeps.fake_application:FakeSweep"
 SPACE: Space = {"x": Interval(0.0, 1.0), "y": Choice((1, 2, 3))}
@@ -64,6 +64,11 @@ class FakeSweep:
 
     def close_trial(self, folder: Path, config: Mapping[str, Any], reason: str) -> None:
         self._note(config, f"trial {folder.name} {reason}")
+
+    def show_study(
+        self, config: Mapping[str, Any], links: Mapping[str, str], ended: Sequence[EndedTrial]
+    ) -> None:
+        self._note(config, f"show {' '.join(f'{each.number}:{each.reason}:{each.value}' for each in ended)}")
 
     def close_study(
         self, config: Mapping[str, Any], links: Mapping[str, str], summary: Mapping[str, float]

@@ -31,7 +31,7 @@ from sweeps.study import (
     origin,
 )
 from sweeps.worker import read_assignment
-from tests.sweeps.fake_application import N_STEPS, SPACE, Sweep, read_started
+from tests.sweeps.fake_application import N_STEPS, SPACE, FakeSweep, Sweep, read_started
 
 REFILL_S = 1.0
 
@@ -114,7 +114,29 @@ def test_the_summary_names_the_best_trial_and_closes_the_records(tmp_path: Path)
     summary = sweep.run()
     assert summary.best is not None
     assert (summary.best.number, summary.best.values) == (1, [0.1])
-    assert records(sweep) == ["open fake", 'close fake {"n_trials": 3.0, "best_value": 0.1}']
+    opened, shown, closed = records(sweep)
+    assert opened == "open fake"
+    assert sorted(shown.split()) == ["0:complete:0.3", "1:complete:0.1", "2:complete:0.2", "show"]
+    assert closed == 'close fake {"n_trials": 3.0, "best_value": 0.1}'
+
+
+def test_the_study_is_shown_as_trials_end_and_what_goes_wrong_there_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps.coordinator, "SHOW_EVERY_S", 0.0)
+    sweep = Sweep(str(tmp_path), n_trials=3, workers=1, acts={"1": ["diverge"]})
+    sweep.run()
+    shown = [line for line in records(sweep) if line.startswith("show ")]
+    assert shown[:2] == ["show 0:complete:0.0", "show 0:complete:0.0 1:diverged:None"]
+    assert len(shown) == 4  # after each, and at the end
+
+    def fail(*_: object) -> None:
+        raise OSError("disk is full")
+
+    monkeypatch.setattr(FakeSweep, "show_study", fail)
+    out = io.StringIO()
+    assert replace(sweep, study="other").run(Console(file=out)).counts == {"complete": 2, "diverged": 1}
+    assert "the study could not be shown: OSError: disk is full" in out.getvalue()
 
 
 def test_links_are_kept_with_the_study_and_reach_every_worker(tmp_path: Path) -> None:
