@@ -61,6 +61,13 @@ def test_python_command(command: str, tmp_path: Path) -> None:
     words[0] = sys.executable
     if "-m" in words[3:]:
         words += SMALL_SWEEP
+    elif "nca.render" in words:
+        run(
+            [*words[:2], "nca.train", "texture=roundleaf", *SMALL, "tracking=none", f"runs_dir={tmp_path}"],
+            tmp_path,
+        )
+        (trained,) = (tmp_path / "trials" / "single-runs").iterdir()
+        words = [word.replace("run=RUN", f"run={trained}") for word in words]
     elif "nca.studies" in words:
         sweep = [*words[:2], "nca.sweep", "-m", "texture=roundleaf", *SMALL_SWEEP]
         run([*sweep, f"runs_dir={tmp_path / 'runs'}"], tmp_path)
@@ -121,3 +128,15 @@ def test_make_server_prints_its_address(target: str, tmp_path: Path) -> None:
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.communicate(timeout=30)
+
+
+def test_the_lines_of_python_run(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "python.md").read_text()
+    (lines,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    words = ["-m", "nca.train", "texture=roundleaf", *SMALL, "tracking=none", f"runs_dir={tmp_path / 'runs'}"]
+    run([sys.executable, *words], tmp_path)
+    (trained,) = (tmp_path / "runs" / "trials" / "single-runs").iterdir()
+    program = lines.replace("RUN", str(trained)).replace("512", "32")
+    run([sys.executable, "-c", program], tmp_path)
+    with Image.open(tmp_path / "texture.png") as picture:
+        assert picture.size == (32, 32)
