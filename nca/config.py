@@ -101,10 +101,11 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class TrackingConfig:
-    """Where runs are recorded; `uri` belongs to mlflow."""
+    """Where runs are recorded, and whether a texture is watched beyond training; `uri` is mlflow's."""
 
     name: Literal["mlflow", "none"]
     uri: str | None = None
+    endurance: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

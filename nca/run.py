@@ -242,7 +242,7 @@ class _Run:
         metrics = self._metrics_at_end("final" if reason == "complete" else "last")
         files = self._folder / "artifacts"
         files.mkdir(parents=True, exist_ok=True)
-        if reason == "complete":
+        if reason == "complete" and self._config.tracking.endurance:
             metrics |= self._endure(files)
         self._tracker.log_metrics(metrics, max(0, n_steps - 1))
         picture = self._save_files(files, reason, metrics)

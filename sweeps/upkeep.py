@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sweeps import SweepError
 from sweeps.book import Book
 from sweeps.study import (
+    FINGERPRINT,
     LINKS,
     OWNER,
     STOP,
@@ -50,6 +51,9 @@ class TrialNote:
         error: What it said then.
         since: When it began.
         owner: Host and process id of its coordinator; empty where not known.
+        seconds: From its beginning to its end; None where either is not known.
+        attributes: What its application recorded, and the engine.
+        reports: Intermediate values by training step.
     """
 
     number: int
@@ -60,6 +64,9 @@ class TrialNote:
     error: str
     since: datetime | None
     owner: str
+    seconds: float | None
+    attributes: Mapping[str, Any]
+    reports: Mapping[int, float]
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,23 @@ class Studies:
             last_at=max(moments, default=None),
         )
 
+    def trials(self, name: str) -> list[TrialNote]:
+        """Return a study's trials ended for good, by number.
+
+        Raises:
+            SweepError: If there is no study of that name.
+        """
+        return [_note(trial) for trial in ended_for_good(self._study(name).get_trials(deepcopy=False))]
+
+    def fixed(self, name: str) -> dict[str, Any]:
+        """Return the values that a study does not search, by dotted key.
+
+        Raises:
+            SweepError: If there is no study of that name.
+        """
+        fingerprint: dict[str, dict[str, Any]] = self._study(name).user_attrs.get(FINGERPRINT, {})
+        return dict(fingerprint.get("fixed", {}))
+
     def stop(self, name: str, number: int | None = None) -> None:
         """Ask a running trial to end for good with what it has, or without a number every sweep of the study.
 
@@ -214,4 +238,7 @@ def _note(trial: FrozenTrial) -> TrialNote:
         error=str(trial.user_attrs.get("error", "")),
         since=trial.datetime_start,
         owner="" if owner is None else f"{owner['host']}, process {owner['pid']}",
+        seconds=None if trial.duration is None else trial.duration.total_seconds(),
+        attributes=trial.user_attrs,
+        reports=trial.intermediate_values,
     )

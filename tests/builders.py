@@ -63,7 +63,9 @@ def trial_config(runs_dir: Path | str = "mlruns", **changes: Any) -> TrialConfig
         model=model_config(changes.pop("rule", "srnca"), **changes.pop("model", {})),
         features=changes.pop("features", FeaturesConfig("random_filters")),
         train=train_config(**changes.pop("train", {})),
-        tracking=TrackingConfig("none", None) if (uri := changes.pop("uri", None)) is None else mlflow(uri),
+        tracking=TrackingConfig("none", None, endurance=False)
+        if (uri := changes.pop("uri", None)) is None
+        else mlflow(uri),
         seed=changes.pop("seed", 3),
         device="cpu",
         runs_dir=str(runs_dir),
@@ -71,7 +73,7 @@ def trial_config(runs_dir: Path | str = "mlruns", **changes: Any) -> TrialConfig
 
 
 def mlflow(uri: str) -> TrackingConfig:
-    return TrackingConfig("mlflow", uri)
+    return TrackingConfig("mlflow", uri, endurance=False)
 
 
 def automaton(name: str = "srnca", *, seed: int = 0, **changes: Any) -> Automaton:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-SMALL = ("texture=roundleaf", "features=random_filters", "train.size=16")
+SMALL = ("texture=roundleaf", "features=random_filters", "train.size=16", "tracking.endurance=false")
 TIMEOUT_S = 300  # of a sweep on cores that others use too
 
 

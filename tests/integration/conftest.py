@@ -15,7 +15,7 @@ from selenium.webdriver.chrome.service import Service
 from tests.integration.commands import sweep
 
 STUDY = "roundleaf-srnca-random_filters"
-COMMAND = ("train.steps=12", "sweep.n_trials=3")
+COMMAND = ("train.steps=12", "sweep.n_trials=3", "tracking.endurance=true")
 
 
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")

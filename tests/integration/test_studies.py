@@ -130,7 +130,7 @@ def test_a_deleted_study_leaves_nothing_and_its_name_is_free(runs: Path) -> None
         (("shwo", "x"), "'shwo': did you mean 'show'?"),
         ((), "'': say what to do"),
         (("show",), "show : python -m nca.studies"),
-        (("list", "a=b"), "a=b: python -m nca.studies"),
+        (("list", "run_dir=b"), "unknown key 'run_dir', did you mean 'runs_dir'?"),
         (("list", "--yes"), "--yes: python -m nca.studies"),
         (("stop", STUDY, "two"), "must be a trial's number"),
         (("show", "leaf"), f"study 'leaf': no such study; there are: {STUDY}"),

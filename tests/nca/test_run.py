@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,7 @@ def test_the_next_run_in_the_same_folder_is_a_new_one(recorded: Recorded) -> Non
 @pytest.mark.parametrize("rule", RULES)
 def test_without_a_tracker_the_files_stay_in_the_folder(tmp_path: Path, rule: str) -> None:
     config = trial_config(tmp_path, rule=rule)
+    config = replace(config, tracking=replace(config.tracking, endurance=True))
     outcome = train_untracked(config, tmp_path / "trial")
     assert outcome.reason == "complete"
     assert {path.name for path in (tmp_path / "trial").iterdir()} == {

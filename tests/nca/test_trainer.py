@@ -214,7 +214,7 @@ def test_what_is_not_finite_stops_before_the_optimizer(
     with pytest.raises(DivergedError, match="not finite at step 5; try a lower learning rate") as error:
         list(trainer.steps())
     assert error.value.step == 5
-    assert trainer._style_loss.calls == (6 if block == 1 else 8)
+    assert trainer.style_loss.calls == (6 if block == 1 else 8)
     assert trainer.step == 5
     assert trainer.losses == clean.losses
     ours, expected = snapshot(trainer), snapshot(clean)
@@ -323,4 +323,4 @@ def test_smoothed_loss_is_the_median_of_the_last_256() -> None:
 
 def test_target_energy_is_that_of_the_style_loss() -> None:
     trainer = assemble()
-    assert trainer.target_energy == float(trainer._style_loss.energy) > 0
+    assert trainer.target_energy == float(trainer.style_loss.energy) > 0

@@ -1,0 +1,139 @@
+"""`python -m analysis.gallery study=S`: all outputs of a study in one page, to sort, filter and enlarge."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nca.options import PLACES, read_options, read_places
+from nca.schema import ConfigError, exit_on_error
+from sweeps import SweepError
+
+if TYPE_CHECKING:
+    from analysis.runs import StudyTable
+    from nca.places import Places
+
+__all__ = ["main", "make_gallery"]
+
+USAGE = "python -m analysis.gallery study=NAME [out=FILE.html] [runs_dir=mlruns] [sweep.storage=ADDRESS]"
+TEMPLATE = Path(__file__).with_name("assets") / "gallery.html"
+MLFLOW_UI = "http://127.0.0.1:5000"  # where `make ui` serves
+PICTURE_SIDE_PX = 128  # larger outputs are reduced to it
+QUALITY = 85  # of WebP
+NOT_SHOWN = ("folder", "began", "mlflow_run_id", "warm_start", "training_seed")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the page and print its name; exit code 2 on bad input.
+
+    Raises:
+        ConfigError: Never: it becomes one line and exit code 2.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    with exit_on_error(SweepError, OSError):
+        options = read_options(words, ("study", "out", *PLACES), USAGE)
+        if "study" not in options:
+            raise ConfigError(f"say which study: {USAGE}")
+        out = Path(options.get("out", f"{options['study'].replace('/', '-')}.html")).expanduser()
+        if not out.parent.is_dir():
+            raise ConfigError(f"out={out}: {out.parent} is not a folder")
+        from analysis.runs import read_study
+
+        places = read_places(options)
+        table = read_study(places, options["study"])
+        if table.trials.empty:
+            raise ConfigError(f"study={options['study']}: no trial has ended yet")
+        out.write_text(make_gallery(table, places, out.absolute().parent), encoding="utf-8")
+        print(out)
+
+
+def make_gallery(table: StudyTable, places: Places, beside: Path) -> str:
+    """Return the page.
+
+    Args:
+        table: The study.
+        places: Where its files are.
+        beside: Folder that the page will lie in; links to viewers are relative to it where they can be.
+    """
+    objective = table.objectives[0]
+    first = [objective, "rating", "reason", *table.params]
+    results = [key for key in table.trials.columns if key not in {*first, *NOT_SHOWN}]
+    columns = [key for key in (*first, *results) if key in table.trials.columns]
+    trials = [
+        {key: _plain(row[key]) for key in columns}
+        | {"picture": _picture(Path(row["folder"]) / "output.png")}
+        | {"links": dict(_links(table, places, row, beside))}
+        for row in table.trials.to_dict("records")
+    ]
+    data: dict[str, Any] = {
+        "columns": columns,
+        "sort": objective,
+        "example": f"{objective.rpartition('.')[2]}<0.001  reason=complete",
+        "target": _target(table, places),
+        "trials": trials,
+    }
+    page = TEMPLATE.read_text(encoding="utf-8").replace("__TITLE__", html.escape(table.name))
+    return page.replace("__DATA__", json.dumps(data).replace("</", "<\\/"))
+
+
+def _plain(value: Any) -> Any:
+    """Return a cell as JSON has it; None where there is nothing."""
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return None
+        return int(value) if value.is_integer() and abs(value) < 2**53 else value
+    return value.item() if hasattr(value, "item") else value
+
+
+def _links(table: StudyTable, places: Places, row: dict[str, Any], beside: Path) -> Iterator[tuple[str, str]]:
+    run_id, experiment = row.get("mlflow_run_id"), table.links.get("mlflow_experiment_id")
+    if not isinstance(run_id, str):
+        return
+    yield "MLflow run", f"{MLFLOW_UI}/#/experiments/{experiment}/runs/{run_id}"
+    viewer = places.folders(table.name)[1] / run_id / "artifacts" / "viewer.html"
+    if viewer.exists():
+        near = viewer.is_relative_to(beside)
+        yield "viewer", str(viewer.relative_to(beside)) if near else viewer.as_uri()
+
+
+def _picture(file: Path) -> str | None:
+    """Return the first of the outputs that stand side by side in a file, as WebP in a URL."""
+    from PIL import Image
+
+    if not file.exists():
+        return None
+    with Image.open(file) as picture:
+        first = picture.convert("RGB").crop((0, 0, picture.height, picture.height))
+    return _data_url(first)
+
+
+def _target(table: StudyTable, places: Places) -> str | None:
+    """Return the target as any trial's files hold it."""
+    from PIL import Image
+
+    trials, artifacts = places.folders(table.name)
+    found = next((f for folder in (artifacts, trials) for f in folder.glob("*/artifacts/target.png")), None)
+    if found is None:
+        return None
+    with Image.open(found) as picture:
+        return _data_url(picture.convert("RGB"))
+
+
+def _data_url(picture: Any) -> str:
+    from PIL import Image
+
+    picture.thumbnail((PICTURE_SIDE_PX, PICTURE_SIDE_PX), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    picture.save(file, "WEBP", quality=QUALITY)
+    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""The gallery holds every trial of a study, and mistakes are one line."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from analysis.gallery import main, make_gallery
+from analysis.runs import read_study
+from tests.analysis.builders import STUDY, make_study
+
+
+def test_it_holds_every_trial_with_its_picture_and_the_target(tmp_path: Path) -> None:
+    places = make_study(tmp_path, 5, n_failed=1)
+    page = make_gallery(read_study(places, STUDY), places, tmp_path)
+    data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+    assert data["columns"][:4] == ["final_loss", "reason", "model.channels", "train.learning_rate"]
+    assert [trial["trial"] for trial in data["trials"]] == [0, 1, 2, 3, 4]
+    assert [trial["picture"] is None for trial in data["trials"]] == [False] * 4 + [True]
+    assert data["trials"][4]["final_loss"] is None
+    picture = Image.open(io.BytesIO(base64.b64decode(data["trials"][0]["picture"].partition(",")[2])))
+    assert picture.size == (128, 128)
+    assert data["target"].startswith("data:image/webp;base64,")
+    assert data["trials"][0]["links"]["MLflow run"].endswith("/runs/run0")
+
+
+def test_the_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_study(tmp_path, 3)
+    main([f"study={STUDY}", f"out={tmp_path / 'g.html'}", f"runs_dir={tmp_path}"])
+    assert capsys.readouterr().out == f"{tmp_path / 'g.html'}\n"
+    assert (tmp_path / "g.html").read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "say which study"),
+        (["study=leef"], "study 'leef': no such study; there are: leaf"),
+        (["study=leaf", "out=/nowhere/x.html"], "/nowhere is not a folder"),
+        (["studi=leaf"], "unknown key 'studi', did you mean 'study'?"),
+    ],
+)
+def test_mistakes_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    make_study(tmp_path, 2)
+    with pytest.raises(SystemExit, match="2"):
+        main([*words, f"runs_dir={tmp_path}"])
+    text = capsys.readouterr().err
+    assert said in text
+    assert text.count("\n") == 1
