@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
@@ -77,9 +79,10 @@ class Book:
         return sum(by_origin.values())
 
     def fail(self, number: int, reason: str) -> FrozenTrial:
-        """Fail a trial that runs no longer; return it."""
-        self._storage.set_trial_user_attr(self.id_of(number), REASON, reason)
-        self._study.tell(number, state=TrialState.FAIL)
+        """Fail a trial that runs no longer; return it as it is: another coordinator may have been first."""
+        with contextlib.suppress(UpdateFinishedTrialError):
+            self._storage.set_trial_user_attr(self.id_of(number), REASON, reason)
+            self._storage.set_trial_state_values(self.id_of(number), TrialState.FAIL)
         return self.reread(number)
 
     def retry(self, trial: FrozenTrial) -> None:

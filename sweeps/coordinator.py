@@ -100,6 +100,7 @@ class Coordinator:
         self._running: dict[int, _Running] = {}
         self._stops = 0
         self._at_limit = False
+        self._waits = False
         self._started_at = time.monotonic()
         self._durations_s: list[float] = []
         self._checked_at = self._looked_at = self._shown_at = time.monotonic()
@@ -174,7 +175,7 @@ class Coordinator:
             self._look_at_limits()
             while not self._stops and self._executor.n_free() and self._book.n_wanted():
                 self._start(self._ask())
-            if not self._running or self._stops > 1:
+            if self._stops > 1 or not (self._running or self._awaits_others()):
                 break
             if self._stops and not told:
                 self._executor.stop()
@@ -185,10 +186,18 @@ class Coordinator:
             if ended:
                 self._show_study(SHOW_EVERY_S)
                 self._book.give_up_if_hopeless(self._spec.trials)
-            if time.monotonic() - self._checked_at > STALE_CHECK_S:
-                self._checked_at = time.monotonic()
-                self._fail_stale()
+            self._look_at_others()
             self._show()
+
+    def _awaits_others(self) -> bool:
+        """Say whether the total hangs on trials of other coordinators: where one dies, ours takes it up."""
+        if self._stops:
+            return False
+        others = [t.number for t in self._book.trials() if t.state == TrialState.RUNNING]
+        if others and not self._waits:
+            self._progress.say(f"waiting for trials that run elsewhere: {', '.join(map(str, others))}")
+        self._waits = bool(others)
+        return self._waits or bool(self._book.n_wanted())
 
     def _look_at_limits(self) -> None:
         """Stop as ctrl-C does when the time or the steps are over, or somebody wants it elsewhere."""
@@ -280,12 +289,16 @@ class Coordinator:
         trial = self._book.reread(running.trial.number)
         if not trial.state.is_finished():
             trial = self._book.fail(trial.number, reason)
-            self._application.close_trial(running.folder, running.config, reason)
+            if reason_of(trial) == reason:
+                self._application.close_trial(running.folder, running.config, reason)
         self._announce(trial, running)
         self._book.retry(trial)
 
     def _recover(self) -> None:
-        """Fail trials left RUNNING by a coordinator that is gone, and queue again all that it left."""
+        """Fail trials left RUNNING by a coordinator that is gone, and queue again all that it left.
+
+        Called while no trial of this one runs.
+        """
         fail_stale(self._study)
         trials = self._book.trials()
         ended = {trial.number for trial in ended_for_good(trials)}
@@ -296,14 +309,20 @@ class Coordinator:
             elif trial.number in ended and reason_of(trial) == "interrupted":
                 self._book.queue_again(trial)
 
-    def _fail_stale(self) -> None:
-        """Fail other coordinators' trials whose heartbeat stopped.
+    def _look_at_others(self) -> None:
+        """Fail other coordinators' trials whose heartbeat stopped; take up those of dead ones.
 
         Our own beat here: after the machine has slept their workers live, and have not beaten for long.
         """
+        if time.monotonic() - self._checked_at < (STOP_CHECK_S if self._waits else STALE_CHECK_S):
+            return
+        self._checked_at = time.monotonic()
         for number in self._running:
             self._storage.record_heartbeat(self._book.id_of(number))
-        fail_stale(self._study)
+        if self._running:
+            fail_stale(self._study)
+        else:
+            self._recover()
 
     def _requeue_stale(self, study: Study, trial: FrozenTrial) -> None:
         """End the records of a trial that Optuna failed as its heartbeat stopped, and queue it again."""

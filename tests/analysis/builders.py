@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,9 @@ def make_study(runs: Path, n_trials: int, n_failed: int = 1) -> Places:
     draw = np.random.default_rng(0)
     storage = open_storage(f"sqlite:///{runs / 'optuna.db'}")
     study = optuna.create_study(study_name=STUDY, storage=storage)
-    study.set_metric_names(["final_loss"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names(["final_loss"])
     target = runs / "trials" / STUDY / "0" / "artifacts"
     target.mkdir(parents=True)
     Image.fromarray(draw.integers(0, 256, (128, 128, 3), np.uint8)).save(target / "target.png")

@@ -137,7 +137,8 @@ def test_its_controls_do_what_they_say(browser: Chrome, tmp_path: Path, path: st
     assert saved.get_property("naturalWidth") == 64
     for name in ("target", "output"):
         assert browser.find_element(By.ID, name).get_property("naturalWidth") == SIZE
-    assert "CA steps, 64 x 64 cells" in browser.find_element(By.ID, "status").text
+    says = "CA steps, 64 x 64 cells"
+    WebDriverWait(browser, 20).until(lambda b: says in b.find_element(By.ID, "status").text)
     assert ("WebGL2" if path == "webgl2" else "JavaScript") in browser.find_element(By.ID, "status").text
     assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
 

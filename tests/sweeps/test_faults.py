@@ -370,19 +370,25 @@ def test_a_killed_coordinator_takes_along_a_worker_that_has_just_been_started(
     assert sweep.run().counts == {"complete": 1}
 
 
-def test_a_trial_of_a_living_coordinator_is_left_alone(
-    tmp_path: Path, launch: Callable[[Sweep], subprocess.Popen[str]]
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_coordinator_waits_for_the_trials_of_another_and_takes_them_up_where_it_ends(
+    tmp_path: Path, launch: Callable[[Sweep], subprocess.Popen[str]], number: signal.Signals
 ) -> None:
     sweep = Sweep(str(tmp_path), n_trials=2, workers=1, acts={"0": ["hang", "succeed"]})
     first = launch(sweep)
     (pid,) = wait_until_started(sweep, 0)
-    summary = sweep.run()
-    assert summary.interrupted
-    assert reasons(sweep) == ["RUNNING", "complete"]
+    second = launch(sweep)
+    assert second.stdout is not None
+    while "waiting for trials that run elsewhere: 0" not in (line := second.stdout.readline()):
+        assert line, "the second coordinator has ended"
     assert is_alive(pid)
-    first.send_signal(signal.SIGINT)
-    first.communicate(timeout=PATIENCE_S)
-    assert sweep.run().counts == {"complete": 2}
+    assert reasons(sweep) == ["RUNNING", "complete"]
+    first.send_signal(number)
+    first.wait(timeout=PATIENCE_S)
+    said, _ = second.communicate(timeout=PATIENCE_S)
+    assert second.returncode == 0, said
+    assert reasons(sweep) == ["interrupted", "complete", "complete"]
+    assert len(ended_for_good(trials_of(sweep))) == 2
 
 
 def test_a_grid_stops_at_its_size_although_a_worker_dies(tmp_path: Path) -> None:
