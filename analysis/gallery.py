@@ -24,7 +24,6 @@ __all__ = ["main", "make_gallery"]
 
 USAGE = "python -m analysis.gallery study=NAME [out=FILE.html] [runs_dir=mlruns] [sweep.storage=ADDRESS]"
 TEMPLATE = Path(__file__).with_name("assets") / "gallery.html"
-MLFLOW_UI = "http://127.0.0.1:5000"  # where `make ui` serves
 PICTURE_SIDE_PX = 128  # larger outputs are reduced to it
 QUALITY = 85  # of WebP
 NOT_SHOWN = ("folder", "began", "mlflow_run_id", "warm_start", "training_seed")
@@ -94,9 +93,9 @@ def _plain(value: Any) -> Any:
 
 def _links(table: StudyTable, places: Places, row: dict[str, Any], beside: Path) -> Iterator[tuple[str, str]]:
     run_id, experiment = row.get("mlflow_run_id"), table.links.get("mlflow_experiment_id")
-    if not isinstance(run_id, str):
+    if not isinstance(run_id, str) or experiment is None:
         return
-    yield "MLflow run", f"{MLFLOW_UI}/#/experiments/{experiment}/runs/{run_id}"
+    yield "MLflow run", places.page(experiment, run_id)
     viewer = places.folders(table.name)[1] / run_id / "artifacts" / "viewer.html"
     if viewer.exists():
         near = viewer.is_relative_to(beside)

@@ -29,7 +29,7 @@ from sweeps.slots import Slot
 from sweeps.space import Interval
 from sweeps.spec import SweepSpec
 from sweeps.study import PrunerSpec, StudySpec, find_study, open_storage
-from sweeps.worker import EndedTrial, Result, RunningTrial
+from sweeps.worker import EndedTrial, Result, RunningTrial, StudyNotes
 
 __all__ = ["Nothing", "main"]
 
@@ -58,8 +58,8 @@ class Nothing:
 
     def show_study(
         self, config: Mapping[str, Any], links: Mapping[str, str], ended: Sequence[EndedTrial]
-    ) -> None:
-        pass
+    ) -> StudyNotes:
+        return StudyNotes()
 
     def close_study(
         self, config: Mapping[str, Any], links: Mapping[str, str], summary: Mapping[str, float]

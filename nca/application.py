@@ -13,11 +13,13 @@ from typing import Any
 
 from nca.config import TrialConfig
 from nca.lock import hold
+from nca.notes import make_notes
 from nca.pictures import make_contact_sheet
+from nca.places import Places
 from nca.run import STATUS, Outcome, is_out_of_memory, open_tracker, train
 from nca.schema import build
 from nca.tracking import MlflowStore, NullTracker, Tracker, load_mlflow, one_line
-from sweeps.worker import EndedTrial, Result, RunningTrial
+from sweeps.worker import EndedTrial, Result, RunningTrial, StudyNotes
 
 __all__ = ["TextureSweep"]
 
@@ -84,9 +86,18 @@ class TextureSweep:
 
     def show_study(
         self, config: Mapping[str, Any], links: Mapping[str, str], ended: Sequence[EndedTrial]
-    ) -> None:
-        """Draw the outputs so far, the best first, and put the picture among the parent run's artifacts."""
+    ) -> StudyNotes:
+        """Draw the outputs so far, the best first, for the parent run; return notes on all trials."""
         trial = _trial_config(config)
+        if ended:
+            self._draw_outputs(trial, links, ended)
+        runs = Path(trial.runs_dir).absolute()
+        places = Places(runs, config["sweep"]["storage"], trial.tracking.uri)
+        return make_notes(config["sweep"]["study"], trial, places, links, ended)
+
+    def _draw_outputs(
+        self, trial: TrialConfig, links: Mapping[str, str], ended: Sequence[EndedTrial]
+    ) -> None:
         entries = [
             (
                 each.folder / "output.png",

@@ -38,9 +38,9 @@ def read_options(words: Sequence[str], known: Collection[str], usage: str) -> di
 def read_places(options: dict[str, str]) -> Places:
     """Return where records are, as `runs_dir`, `sweep.storage` and `tracking.uri` say."""
     runs = Path(options.get("runs_dir", "mlruns")).expanduser().absolute()
-    tracking = options.get("tracking.uri", f"sqlite:///{runs / 'mlflow.db'}")
-    storage = options.get("sweep.storage", f"sqlite:///{runs / 'optuna.db'}")
-    return Places(runs, storage, None if tracking == "none" else tracking)
+    usual = Places.under(runs)
+    tracking = options.get("tracking.uri", usual.tracking)
+    return Places(runs, options.get("sweep.storage", usual.storage), None if tracking == "none" else tracking)
 
 
 def read_number(options: dict[str, str], key: str, default: int, at_least: int, at_most: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,9 +14,10 @@ if TYPE_CHECKING:
     from nca.tracking import MlflowStore
     from sweeps.upkeep import Studies
 
-__all__ = ["SINGLE_RUNS", "Places", "format_size", "size_of"]
+__all__ = ["DASHBOARD", "MLFLOW_UI", "SINGLE_RUNS", "Places", "format_size", "size_of"]
 
 SINGLE_RUNS = "single-runs"  # MLflow experiment of runs that belong to no study, and their folder
+MLFLOW_UI, DASHBOARD = "http://127.0.0.1:5000", "http://127.0.0.1:8080/dashboard"  # where `make` serves them
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,36 @@ class Places:
             )
         return store.fetch(run, name)
 
+    def command(self, module: str, *words: str) -> str:
+        """Return the command line of an entry point that finds its records here."""
+        return shlex.join(["python", "-m", module, *words, *self.words()])
+
+    def words(self) -> list[str]:
+        """Return the words of a command line that lead here; none from where `mlruns` is this folder."""
+        usual = Places.under(Path("mlruns").absolute())
+        if self.runs == usual.runs and (self.storage, self.tracking) == (usual.storage, usual.tracking):
+            return []
+        words, here = [f"runs_dir={self.runs}"], Places.under(self.runs)
+        if self.storage != here.storage:
+            words.append(f"sweep.storage={_without_password(self.storage)}")
+        if self.tracking != here.tracking:
+            words.append(f"tracking.uri={_without_password(self.tracking or 'none')}")
+        return words
+
+    def page(self, experiment: str, run: str | None = None, artifact: str | None = None) -> str:
+        """Return where MLflow shows an experiment, a run or one of its artifacts."""
+        at_server = self.tracking is not None and self.tracking.startswith("http")
+        base = _without_password(str(self.tracking)).rstrip("/") if at_server else MLFLOW_UI
+        if run is None:
+            return f"{base}/#/experiments/{experiment}/runs?workflowType=machine_learning"
+        below = f"/artifacts/{artifact}" if artifact else ""
+        return f"{base}/#/experiments/{experiment}/runs/{run}{below}"
+
+    @classmethod
+    def under(cls, runs: Path) -> Places:
+        """Return the usual places in a folder of all records."""
+        return cls(runs, f"sqlite:///{runs / 'optuna.db'}", f"sqlite:///{runs / 'mlflow.db'}")
+
     def folders(self, study: str) -> list[Path]:
         """Return the folders that a study has: its trials', and its runs' artifacts."""
         return [self.runs / "trials" / study, self.runs / "artifacts" / study]
@@ -74,11 +107,15 @@ class Places:
         """
         from nca.tracking import MlflowStore
 
-        if self.tracking is None or self.tracking == f"sqlite:///{self.runs / 'mlflow.db'}":
+        if self.tracking is None or self.tracking == Places.under(self.runs).tracking:
             return (
                 MlflowStore(self.tracking) if self.tracking and (self.runs / "mlflow.db").exists() else None
             )
         return MlflowStore(self.tracking)
+
+
+def _without_password(address: str) -> str:
+    return re.sub(r"(://[^:/@]*):[^/]*@", r"\1@", address)
 
 
 def size_of(path: Path) -> int:

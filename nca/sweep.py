@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["main", "run_and_exit", "run_studies"]
 
 APPLICATION = "nca.application:TextureSweep"
-SHOWN_FRONT = 10  # trials of a Pareto front that are printed
 GPU_CONTEXT_MB = 600  # of a process that uses a GPU, before its first tensor; not measured by us
 
 
@@ -44,6 +43,7 @@ def run_studies(words: Sequence[str]) -> list[Summary]:
         SweepError: If a study cannot be opened, or its first trials all fail for the same reason.
     """
     from nca.checks import check_inputs, check_surroundings
+    from nca.summary import describe_end
     from sweeps.coordinator import Coordinator
     from sweeps.executor import LocalExecutor
     from sweeps.progress import Progress
@@ -81,7 +81,8 @@ def run_studies(words: Sequence[str]) -> list[Summary]:
         size = f"{config.sweep.n_trials} trials, {executor.n_slots} at once"
         progress.say(f"study {plan.name}: {size}, {config.sampler.name}")
         summaries.append(Coordinator(spec, executor, progress).run())
-        _say_summary(plan, summaries[-1], progress.say)
+        for line in describe_end(plan, summaries[-1]):
+            progress.say(line)
         if summaries[-1].interrupted and not summaries[-1].at_limit:
             break
     return summaries
@@ -115,42 +116,13 @@ def _make_slots(plan: Plan) -> list[Slot]:
 
 def _compose_trial(plan: Plan, params: Mapping[str, Any], ordinal: int) -> dict[str, Any]:
     sweep = plan.config.sweep
-    settings = {"objectives": sweep.objectives, "repeats": sweep.repeats}
+    settings = {
+        "study": plan.name,
+        "storage": sweep.storage,
+        "objectives": sweep.objectives,
+        "repeats": sweep.repeats,
+    }
     return asdict(plan.trial_config(params, ordinal)) | {"sweep": settings}
-
-
-def _say_summary(plan: Plan, summary: Summary, say: Callable[[str], None]) -> None:
-    from sweeps.progress import format_set
-    from sweeps.study import origin
-
-    ended = ", ".join(f"{count} {reason}" for reason, count in sorted(summary.counts.items()))
-    say(f"study {plan.name}: {ended or 'no trial ended'}")
-    if summary.pruned_after:
-        whole = plan.config.train.steps * plan.config.sweep.repeats
-        n_saved = sum(whole - n_steps for n_steps in summary.pruned_after)
-        n_all = whole * sum(summary.counts.get(reason, 0) for reason in ("complete", "pruned"))
-        say(f"pruning saved {n_saved} of {n_all} training steps ({n_saved / n_all:.0%})")
-    best = summary.best
-    if best is not None:
-        folder = Path(plan.config.runs_dir) / "trials" / plan.name / str(origin(best))
-        say(f"best: trial {best.number}, {_format_values(plan, best.values)}, {format_set(best.params)}")
-        say(f"its output: {folder / 'output.png'}")
-    if len(plan.config.sweep.objectives) > 1:
-        say(f"Pareto front, what no other trial beats in every objective: {len(summary.front)}")
-        for trial in summary.front[:SHOWN_FRONT]:
-            say(f"  trial {trial.number}: {_format_values(plan, trial.values)}, {format_set(trial.params)}")
-        if len(summary.front) > SHOWN_FRONT:
-            say(f"  and {len(summary.front) - SHOWN_FRONT} more, in the dashboard")
-    if summary.at_limit:
-        say("stopped at its limit; with a larger one the same command goes on")
-    elif summary.interrupted:
-        say("stopped before its total; the same command goes on")
-    say("look: make ui (MLflow), make dashboard (Optuna)")
-
-
-def _format_values(plan: Plan, values: Sequence[float]) -> str:
-    names = [name.replace("_", " ") for name in plan.config.sweep.objectives]
-    return ", ".join(f"{name} {value:.6g}" for name, value in zip(names, values, strict=True))
 
 
 def dry_run(words: Sequence[str]) -> None:

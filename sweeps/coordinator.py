@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sweeps import SweepError
 from sweeps.book import Book
 from sweeps.executor import Ended, Executor
+from sweeps.notes import save_notes
 from sweeps.progress import (
     Notes,
     Progress,
@@ -53,6 +54,7 @@ from sweeps.study import (
     ordinal,
     origin,
     pareto_front,
+    ranked,
     reason_of,
 )
 from sweeps.warm import queue_sets, read_sets
@@ -362,11 +364,14 @@ class Coordinator:
                 self._spec.trials / str(origin(t)),
                 reason_of(t),
                 t.values[0] if t.state == TrialState.COMPLETE else None,
+                t.params,
+                t.user_attrs,
             )
             for t in ended_for_good(self._book.trials())
         ]
         try:
-            self._application.show_study(self._spec.compose({}, 0), self._links, trials)
+            notes = self._application.show_study(self._spec.compose({}, 0), self._links, trials)
+            save_notes(self._study, self._storage, notes)
         except Exception as error:  # a picture of the sweep is no reason to end it
             self._progress.say(f"the study could not be shown: {type(error).__name__}: {error}")
         self._shown_at = time.monotonic()
@@ -393,12 +398,12 @@ class Coordinator:
     def _close(self) -> Summary:
         self._show_study()
         trials = self._book.trials()
-        ended, best = ended_for_good(trials), best_trial(trials)
-        values = {"n_trials": float(len(ended))} | ({} if best is None else {"best_value": best.values[0]})
+        ended, ranking = ended_for_good(trials), ranked(trials)
+        values = {"n_trials": float(len(ended))} | ({"best_value": ranking[0].values[0]} if ranking else {})
         self._application.close_study(self._spec.compose({}, 0), self._links, values)
         return Summary(
             counts=count_reasons(ended),
-            best=best,
+            ranking=ranking,
             front=pareto_front(trials),
             interrupted=len(ended) < self._book.n_trials,
             at_limit=self._at_limit,

@@ -54,7 +54,7 @@ class Summary:
 
     Args:
         counts: Trials of the study ended for good, by reason.
-        best: The best trial by the first objective; None where none is complete.
+        ranking: Complete trials by the first objective, the best first.
         front: The trials that no other beats in every objective.
         interrupted: Whether it was stopped before its total.
         at_limit: Whether its time or its steps were over.
@@ -63,9 +63,14 @@ class Summary:
     """
 
     counts: Mapping[str, int]
-    best: FrozenTrial | None
+    ranking: Sequence[FrozenTrial]
     front: Sequence[FrozenTrial]
     interrupted: bool
     at_limit: bool
     pruned_after: Sequence[int]
     links: Mapping[str, str]
+
+    @property
+    def best(self) -> FrozenTrial | None:
+        """The best trial; None where none is complete."""
+        return next(iter(self.ranking), None)

@@ -40,6 +40,7 @@ __all__ = [
     "ordinal",
     "origin",
     "pareto_front",
+    "ranked",
     "reason_of",
     "warm_up",
 ]
@@ -265,10 +266,15 @@ def _dominates(one: FrozenTrial, other: FrozenTrial) -> bool:
     return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
 
 
+def ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the complete trials by their first value, the smallest first."""
+    complete = [t for t in trials if t.state == TrialState.COMPLETE and t.values]
+    return sorted(complete, key=lambda t: t.values[0])
+
+
 def best_trial(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
     """Return the complete trial with the smallest first value, None where none is complete."""
-    complete = [t for t in trials if t.state == TrialState.COMPLETE and t.values]
-    return min(complete, key=lambda t: t.values[0], default=None)
+    return next(iter(ranked(trials)), None)
 
 
 def describe_owner() -> dict[str, Any]:

@@ -26,6 +26,7 @@ __all__ = [
     "EndedTrial",
     "Result",
     "RunningTrial",
+    "StudyNotes",
     "load_application",
     "read_progress",
 ]
@@ -101,12 +102,29 @@ class EndedTrial:
         folder: Its own.
         reason: Why it ended.
         value: Its first objective; None unless complete.
+        params: Its set.
+        attributes: What was recorded with it.
     """
 
     number: int
     folder: Path
     reason: str
     value: float | None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StudyNotes:
+    """What the Optuna dashboard shows beside the values, in Markdown.
+
+    Args:
+        study: With the study; empty for nothing.
+        trials: With trials, by number.
+    """
+
+    study: str = ""
+    trials: Mapping[int, str] = field(default_factory=dict)
 
 
 class Application(Protocol):
@@ -130,10 +148,10 @@ class Application(Protocol):
 
     def show_study(
         self, config: Mapping[str, Any], links: Mapping[str, str], ended: Sequence[EndedTrial]
-    ) -> None:
+    ) -> StudyNotes:
         """Show the study so far; called in the coordinator as trials end, now and then, and at the end.
 
-        What it raises is said and ends nothing.
+        Of the notes on one thing the first is kept. What it raises is said and ends nothing.
         """
 
     def close_study(

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 from mlflow.entities import Run
+from optuna.trial import Trial
+from optuna_dashboard import get_note
 from PIL import Image
 from safetensors import safe_open
 from yaml import safe_load
 
 from nca.compose import compose_plain
 from nca.schema import flatten
-from tests.integration.commands import SMALL, listing
+from tests.integration.commands import SMALL, listing, run_python
 from tests.integration.conftest import Finished
 from tests.integration.records import Records, complete_trials
 
@@ -198,9 +201,33 @@ def test_output_names_the_best_trial_and_its_picture(finished: Finished, records
     assert f"best: trial {best.number}, final loss {best.value:.6g}" in finished.output
     pictures = re.findall(r"^its output: (.+)$", finished.output, re.MULTILINE)
     assert size_of(Path(pictures[0])) == output_size(records.children[best.number])
+    (viewer,) = re.findall(r"^it lives on: (.+)$", finished.output, re.MULTILINE)
+    assert Path(viewer) == records.files(records.children[best.number]) / "viewer.html"
     for number in TRIALS:
         assert f"trial {number} starts: " in finished.output
         assert f"trial {number} complete " in finished.output
+
+
+def test_the_commands_that_the_output_ends_with_can_be_given(finished: Finished, tmp_path: Path) -> None:
+    commands = re.findall(r"^(?:it grows|all outputs): python (.+)$", finished.output, re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        done = run_python(*shlex.split(command), folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert listing(tmp_path) == [f"{finished.name}.html", "texture.png"]
+
+
+def test_the_dashboard_has_notes_with_sets_and_links(finished: Finished, records: Records) -> None:
+    study = records.study
+    assert "All outputs: `python -m analysis.gallery" in get_note(study)
+    for trial in study.get_trials():
+        note = get_note(Trial(study, trial._trial_id))
+        run = records.children[trial.number].info
+        assert f"http://127.0.0.1:5000/#/experiments/{run.experiment_id}/runs/{run.run_id}" in note
+        for key, value in trial.params.items():
+            assert key.rpartition(".")[2].replace("_", " ") in note
+            assert f"{value:.4g}" in note
+        assert f"{trial.value:.4g}" in note
 
 
 def test_nothing_is_written_outside_runs_dir(finished: Finished) -> None:

@@ -32,7 +32,7 @@ from sweeps.slots import Slot
 from sweeps.space import Choice, Interval, Space
 from sweeps.spec import Summary, SweepSpec
 from sweeps.study import PrunerSpec, StudySpec
-from sweeps.worker import EndedTrial, Result, RunningTrial
+from sweeps.worker import EndedTrial, Result, RunningTrial, StudyNotes
 
 APPLICATION = "tests.sweeps.fake_application:FakeSweep"
 SPACE: Space = {"x": Interval(0.0, 1.0), "y": Choice((1, 2, 3))}
@@ -67,8 +67,11 @@ class FakeSweep:
 
     def show_study(
         self, config: Mapping[str, Any], links: Mapping[str, str], ended: Sequence[EndedTrial]
-    ) -> None:
+    ) -> StudyNotes:
         self._note(config, f"show {' '.join(f'{each.number}:{each.reason}:{each.value}' for each in ended)}")
+        return StudyNotes(
+            f"study {config['records']}", {each.number: f"trial {each.number}" for each in ended}
+        )
 
     def close_study(
         self, config: Mapping[str, Any], links: Mapping[str, str], summary: Mapping[str, float]

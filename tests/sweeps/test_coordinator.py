@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from optuna.exceptions import StorageInternalError
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna_dashboard import get_note, save_note
 from rich.console import Console
 
 import sweeps.coordinator
@@ -136,6 +137,19 @@ def test_the_study_is_shown_as_trials_end_and_what_goes_wrong_there_is_said(
     out = io.StringIO()
     assert replace(sweep, study="other").run(Console(file=out)).counts == {"complete": 2, "diverged": 1}
     assert "the study could not be shown: OSError: disk is full" in out.getvalue()
+
+
+def test_notes_reach_the_dashboard_and_what_a_person_wrote_there_stays(tmp_path: Path) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=2)
+    sweep.run()
+    study = study_of(sweep)
+    assert get_note(study).startswith("study ")
+    first, second = (Trial(study, trial._trial_id) for trial in study.get_trials())
+    assert (get_note(first), get_note(second)) == ("trial 0", "trial 1")
+    save_note(first, "my own words")
+    replace(sweep, n_trials=3).run()
+    notes = [get_note(Trial(study, trial._trial_id)) for trial in study.get_trials()]
+    assert notes == ["my own words", "trial 1", "trial 2"]
 
 
 def test_links_are_kept_with_the_study_and_reach_every_worker(tmp_path: Path) -> None:

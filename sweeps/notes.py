@@ -1,0 +1,24 @@
+"""Notes that the Optuna dashboard shows with a study and its trials."""
+
+from __future__ import annotations
+
+from optuna.storages import RDBStorage
+from optuna.study import Study
+from optuna.trial import Trial
+
+from sweeps.worker import StudyNotes, trial_id
+
+__all__ = ["save_notes"]
+
+
+def save_notes(study: Study, storage: RDBStorage, notes: StudyNotes) -> None:
+    """Save notes where there are none yet: a person may have written there since."""
+    from optuna_dashboard import save_note  # seconds: it loads scikit-learn
+
+    known = storage.get_study_system_attrs(storage.get_study_id_from_name(study.study_name))
+    if notes.study and "dashboard:note_ver" not in known:
+        save_note(study, notes.study)
+    for number, body in notes.trials.items():
+        id_ = trial_id(storage, study.study_name, number)
+        if f"dashboard:{id_}:note_ver" not in known:
+            save_note(Trial(study, id_), body)
