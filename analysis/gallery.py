@@ -64,7 +64,8 @@ def make_gallery(table: StudyTable, places: Places, beside: Path) -> str:
     objective = table.objectives[0]
     first = [objective, "rating", "reason", *table.params]
     results = [key for key in table.trials.columns if key not in {*first, *NOT_SHOWN}]
-    columns = [key for key in (*first, *results) if key in table.trials.columns]
+    there = table.trials.dropna(axis="columns", how="all").columns
+    columns = [key for key in (*first, *results) if key in there]
     trials = [
         {key: _plain(row[key]) for key in columns}
         | {"picture": _picture(Path(row["folder"]) / "output.png")}
@@ -114,11 +115,9 @@ def _picture(file: Path) -> str | None:
 
 
 def _target(table: StudyTable, places: Places) -> str | None:
-    """Return the target as any trial's files hold it."""
     from PIL import Image
 
-    trials, artifacts = places.folders(table.name)
-    found = next((f for folder in (artifacts, trials) for f in folder.glob("*/artifacts/target.png")), None)
+    found = places.find_target(table.name)
     if found is None:
         return None
     with Image.open(found) as picture:

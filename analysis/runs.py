@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.ratings import Ratings, mean_ratings
 from nca.options import read_places
 from nca.places import Places
 from sweeps.upkeep import StudyState, TrialNote
@@ -30,7 +31,8 @@ class StudyTable:
         links: Of its other records.
         fixed: Every other value that its results depend on, by dotted key.
         trials: One row a trial ended for good, by number: `trial`, `reason`, `began`, `seconds`, `folder`,
-            `warm_start`, every param, every result under its metric's name, `mlflow_run_id`.
+            `warm_start`, `rating` (the mean of its raters), every param, every result under its metric's
+            name, `mlflow_run_id`.
     """
 
     name: str
@@ -70,8 +72,9 @@ def read_study(places: Places, name: str) -> StudyTable:
     state, notes = studies.look(name), studies.trials(name)
     params = sorted({key for note in notes for key in note.params})
     rows = [_row(state, note, places.folders(name)[0]) for note in notes]
-    columns = ["trial", "reason", "began", "seconds", "folder", "warm_start", *params]
+    columns = ["trial", "reason", "began", "seconds", "folder", "warm_start", "rating", *params]
     trials = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
+    trials["rating"] = trials["trial"].map(mean_ratings(Ratings(places, name).all())).astype(float)
     return StudyTable(name, state.objectives, params, dict(state.links), studies.fixed(name), trials)
 
 

@@ -89,6 +89,13 @@ class Places:
         """Return the folders that a study has: its trials', and its runs' artifacts."""
         return [self.runs / "trials" / study, self.runs / "artifacts" / study]
 
+    def find_target(self, study: str) -> Path | None:
+        """Return a study's target picture, as any of its trials holds it."""
+        trials, artifacts = self.folders(study)
+        return next(
+            (f for folder in (artifacts, trials) for f in folder.glob("*/artifacts/target.png")), None
+        )
+
     def open_studies(self) -> Studies:
         """Open the Optuna storage.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from nca.schema import ConfigError, exit_on_error
 
-__all__ = ["main"]
+__all__ = ["LOOPBACK", "free_port", "main"]
 
 LOOPBACK = "127.0.0.1"
 PORTS = {"ui": 5000, "dashboard": 8080}
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         store = runs / STORES[kind]
         if not store.exists():
             raise ConfigError(f"{store} does not exist: run a sweep first, or give runs_dir=FOLDER")
-        port = _free_port(options.get("port"), PORTS[kind])
+        port = free_port(options.get("port"), PORTS[kind])
     if kind == "ui":
         _serve_mlflow(store, runs, port)
     else:
@@ -51,7 +51,7 @@ def _read_options(words: Sequence[str]) -> dict[str, str]:
     return options
 
 
-def _free_port(asked: str | None, usual: int) -> int:
+def free_port(asked: str | None, usual: int) -> int:
     """Return the port asked for, or the first free one from the usual one on.
 
     Raises:

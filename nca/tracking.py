@@ -367,6 +367,16 @@ class MlflowStore:
         """Put a file among a run's artifacts, in place of one of that name."""
         self._client.log_artifact(run_id, str(file))
 
+    def replace_tags(self, run_id: str, prefix: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a run; of those named PREFIX or PREFIX.ANYTHING delete what is not among them."""
+        from mlflow.entities import RunTag
+
+        there = self._client.get_run(run_id).data.tags
+        for key in there:
+            if key.partition(".")[0] == prefix and key not in tags:
+                self._client.delete_tag(run_id, key)
+        self._client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items() if there.get(k) != v])
+
     def running_runs(self, experiment: str) -> dict[str, dict[str, str]]:
         """Return the tags of an experiment's runs that are RUNNING, by run id."""
         known = self._client.get_experiment_by_name(experiment)

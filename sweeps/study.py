@@ -25,6 +25,7 @@ from sweeps.space import Space, describe
 from sweeps.sqlite import SQLITE, create_database
 
 __all__ = [
+    "RATINGS",
     "PrunerSpec",
     "StudySpec",
     "attempts",
@@ -45,6 +46,7 @@ __all__ = [
     "warm_up",
 ]
 
+RATINGS = "/ratings"  # ends the name of a study in which another one's trials are rated by eye
 HEARTBEAT_INTERVAL_S = 15
 GRACE_PERIOD_S = 60
 SQLITE_TIMEOUT_S = 60  # how long a writer waits for another

@@ -22,6 +22,7 @@ from sweeps.study import (
     FINGERPRINT,
     LINKS,
     OWNER,
+    RATINGS,
     STOP,
     best_trial,
     count_reasons,
@@ -118,8 +119,8 @@ class Studies:
         self._storage = open_storage(storage, create=False)
 
     def names(self) -> list[str]:
-        """Return the names of all studies."""
-        return sorted(optuna.get_all_study_names(self._storage))
+        """Return the names of all studies, without those in which others are rated."""
+        return sorted(n for n in optuna.get_all_study_names(self._storage) if not n.endswith(RATINGS))
 
     def look(self, name: str) -> StudyState:
         """Return what is known of a study.
@@ -165,6 +166,22 @@ class Studies:
         fingerprint: dict[str, dict[str, Any]] = self._study(name).user_attrs.get(FINGERPRINT, {})
         return dict(fingerprint.get("fixed", {}))
 
+    def attributes(self, name: str, prefix: str) -> dict[str, Any]:
+        """Return the attributes of a study whose names begin so.
+
+        Raises:
+            SweepError: If there is no study of that name.
+        """
+        return {k: v for k, v in self._study(name).user_attrs.items() if k.startswith(prefix)}
+
+    def set_attribute(self, name: str, key: str, value: Any) -> None:
+        """Set or replace an attribute of a study.
+
+        Raises:
+            SweepError: If there is no study of that name.
+        """
+        self._study(name).set_user_attr(key, value)
+
     def stop(self, name: str, number: int | None = None) -> None:
         """Ask a running trial to end for good with what it has, or without a number every sweep of the study.
 
@@ -203,18 +220,21 @@ class Studies:
         return len(found)
 
     def delete(self, name: str, artifacts: Path) -> None:
-        """Delete a study of which no trial runs, with its trials' pictures.
+        """Delete a study of which no trial runs, with its trials' pictures and the study of their ratings.
 
         Args:
             name: The study's.
             artifacts: Folder of Optuna's artifact store.
         """
         store = FileSystemArtifactStore(artifacts)
-        for trial in self._study(name).get_trials(deepcopy=False):
-            for meta in get_all_artifact_meta(trial, storage=self._storage):
-                with contextlib.suppress(ArtifactNotFound):
-                    store.remove(meta.artifact_id)
-        optuna.delete_study(study_name=name, storage=self._storage)
+        companion = find_study(self._storage, name + RATINGS)
+        for study in filter(None, (companion, self._study(name))):
+            owners: list[Study | FrozenTrial] = [study, *study.get_trials(deepcopy=False)]
+            for owner in owners:
+                for meta in get_all_artifact_meta(owner, storage=self._storage):
+                    with contextlib.suppress(ArtifactNotFound):
+                        store.remove(meta.artifact_id)
+            optuna.delete_study(study_name=study.study_name, storage=self._storage)
 
     def _book(self, study: Study) -> Book:
         return Book(study, self._storage, n_trials=0, retries=0)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from nca.options import read_places
 from nca.places import Places
-from sweeps.study import open_storage
+from sweeps.study import LINKS, open_storage
 
 STUDY = "leaf"
 DISTRIBUTIONS = {
@@ -30,6 +30,7 @@ def make_study(runs: Path, n_trials: int, n_failed: int = 1) -> Places:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(["final_loss"])
+    study.set_user_attr(LINKS, {"mlflow_experiment_id": "1", "mlflow_run_id": "parent"})
     target = runs / "trials" / STUDY / "0" / "artifacts"
     target.mkdir(parents=True)
     Image.fromarray(draw.integers(0, 256, (128, 128, 3), np.uint8)).save(target / "target.png")

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
-from collections.abc import Iterator
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +16,11 @@ import pytest
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
+from tests.integration.browsing import free_port, wait_until_listening
 from tests.integration.commands import sweep
+from tests.integration.records import Records
+
+Serve = Callable[..., str]
 
 STUDY = "roundleaf-srnca-random_filters"
 COMMAND = ("train.steps=12", "sweep.n_trials=3", "tracking.endurance=true")
@@ -61,6 +69,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory, mlflow_store_template: Pa
     return Finished(runs, folder, done.stdout)
 
 
+@pytest.fixture(scope="module")
+def records(finished: Finished) -> Records:
+    return Records(finished.runs, finished.name)
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return an empty working directory, which this process is in too."""
@@ -85,3 +98,38 @@ def browser(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Chrome]:
     started = Chrome(options=options, service=Service(executable_path=str(DRIVER)))
     yield started
     started.quit()
+
+
+@pytest.fixture
+def serve(finished: Finished, tmp_path: Path) -> Iterator[Serve]:
+    """Start servers by module and words on a copy of the finished study; return their addresses."""
+    runs = tmp_path / "runs"
+    started: list[subprocess.Popen[str]] = []
+
+    def start(module: str, *words: str) -> str:
+        if not runs.exists():
+            shutil.copytree(finished.runs, runs)
+        port = free_port()
+        server = subprocess.Popen(
+            [sys.executable, "-m", module, *words, f"runs_dir={runs}", f"port={port}"],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(server)
+        assert server.stdout is not None
+        found = re.search(rf"http://127\.0\.0\.1:{port}/\S*", server.stdout.readline())
+        assert found is not None, "the first line names the address"
+        wait_until_listening(port, server)
+        return found[0]
+
+    yield start
+    for server in started:
+        os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.communicate(timeout=15)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.communicate()

@@ -48,11 +48,6 @@ def output_size(run: Run) -> tuple[int, int]:
     return (18 * n_rows - 2, 16)
 
 
-@pytest.fixture(scope="module")
-def records(finished: Finished) -> Records:
-    return Records(finished.runs, finished.name)
-
-
 def test_every_trial_is_complete(records: Records) -> None:
     trials = records.study.get_trials()
     assert [trial.number for trial in trials] == list(TRIALS)

@@ -2,110 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support import expected_conditions
 from selenium.webdriver.support.ui import WebDriverWait
 
-from tests.integration.conftest import Finished
-
-PATIENCE_S = 90.0  # a server imports for long where the cores are busy
-Serve = Callable[[str], str]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture
-def serve(finished: Finished, tmp_path: Path) -> Iterator[Serve]:
-    """Start a server on a copy of the finished study, and return the address it prints."""
-    runs = tmp_path / "runs"
-    started: list[subprocess.Popen[str]] = []
-
-    def start(kind: str) -> str:
-        shutil.copytree(finished.runs, runs)
-        port = free_port()
-        command = [sys.executable, "-m", "nca.serve", kind, f"runs_dir={runs}", f"port={port}"]
-        server = subprocess.Popen(
-            command,
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,
-        )
-        started.append(server)
-        assert server.stdout is not None
-        found = re.search(rf"http://127\.0\.0\.1:{port}/\S*", server.stdout.readline())
-        assert found is not None, "the first line names the address"
-        wait_until_listening(port, server)
-        return found[0]
-
-    yield start
-    for server in started:
-        os.killpg(server.pid, signal.SIGTERM)
-        try:
-            server.communicate(timeout=15)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.communicate()
-
-
-def wait_until_listening(port: int, server: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + PATIENCE_S
-    while time.monotonic() < until:
-        assert server.poll() is None, "the server ended"
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    pytest.fail("the server does not listen")
-
-
-def wait_for_text(browser: Chrome, *texts: str) -> None:
-    def shown(_: Any) -> bool:
-        page = str(browser.find_element(By.TAG_NAME, "body").text)
-        return all(text in page for text in texts)
-
-    wait = WebDriverWait(browser, PATIENCE_S, ignored_exceptions=[StaleElementReferenceException])
-    wait.until(shown, f"the page never showed {texts}")
-
-
-def wait_for_image(browser: Chrome, width: int) -> None:
-    """Wait for a picture that has really been loaded, of at least a width."""
-    script = "return [...document.images].some(i => i.complete && i.naturalWidth >= arguments[0])"
-    wait = WebDriverWait(browser, PATIENCE_S)
-    wait.until(lambda _: browser.execute_script(script, width), "the page never showed a picture")
-
-
-def save_screenshot(browser: Chrome, name: str, tmp_path: Path) -> None:
-    picture = tmp_path / f"{name}.png"
-    assert browser.save_screenshot(str(picture))
-    if folder := os.environ.get("NCA_SCREENSHOTS"):
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        shutil.copy(picture, folder)
+from nca.places import MLFLOW_UI, Places
+from tests.integration.browsing import PATIENCE_S, save_screenshot, wait_for_image, wait_for_text
+from tests.integration.commands import run_module
+from tests.integration.conftest import WEBGL, Finished, Serve
+from tests.integration.records import Records
 
 
 def test_mlflow_opens_at_the_studys_runs(
     serve: Serve, browser: Chrome, finished: Finished, tmp_path: Path
 ) -> None:
-    browser.get(serve("ui"))
+    browser.get(serve("nca.serve", "ui"))
     wait_for_text(browser, finished.name, "4 matching runs")
     # The parent run stands alone at first; its button unfolds the trials.
     browser.find_element(By.CSS_SELECTOR, "[role=row] [col-id*='Run Name'] button").click()
@@ -116,7 +32,7 @@ def test_mlflow_opens_at_the_studys_runs(
 def test_the_dashboard_shows_a_trials_output(
     serve: Serve, browser: Chrome, finished: Finished, tmp_path: Path
 ) -> None:
-    address = serve("dashboard")
+    address = serve("nca.serve", "dashboard")
     browser.get(address)
     wait_for_text(browser, finished.name)
     save_screenshot(browser, "dashboard_studies", tmp_path)
@@ -128,3 +44,66 @@ def test_the_dashboard_shows_a_trials_output(
         "[...document.images].find(i => i.naturalWidth >= 34).scrollIntoView({block: 'center'})"
     )
     save_screenshot(browser, "dashboard_trial", tmp_path)
+
+
+def test_the_dashboard_shows_notes_and_importances(
+    serve: Serve, browser: Chrome, finished: Finished, records: Records, tmp_path: Path
+) -> None:
+    address = serve("nca.serve", "dashboard")
+    browser.get(f"{address}/studies/1/trials?numbers=1")
+    wait_for_text(browser, "MLflow run", "update rate", "final loss median")
+    link = browser.find_element(By.LINK_TEXT, "viewer").get_attribute("href")
+    run = records.children[1].info
+    assert link is not None
+    assert link.startswith(f"http://127.0.0.1:5000/#/experiments/{run.experiment_id}/runs/{run.run_id}/")
+    save_screenshot(browser, "dashboard_note", tmp_path)
+    browser.get(f"{address}/studies/1")
+    wait_for_text(browser, "Hyperparameter Importance", "model.update_rate")
+    save_screenshot(browser, "dashboard_study", tmp_path)
+
+
+@pytest.mark.parametrize("browser", [WEBGL], indirect=True)
+def test_the_viewer_lives_in_mlflows_artifact_tab(
+    serve: Serve, browser: Chrome, records: Records, tmp_path: Path
+) -> None:
+    serve_at = serve("nca.serve", "ui").partition("#")[0]
+    run = records.children[1].info
+    places = Places.under(tmp_path)
+    browser.get(places.page(run.experiment_id, run.run_id, "viewer.html").replace(MLFLOW_UI + "/", serve_at))
+    frame = WebDriverWait(browser, PATIENCE_S).until(
+        expected_conditions.presence_of_element_located((By.CSS_SELECTOR, "iframe[sandbox]"))
+    )
+    assert "allow-scripts" in str(frame.get_attribute("sandbox"))
+    browser.switch_to.frame(frame)
+    WebDriverWait(browser, PATIENCE_S).until(
+        lambda b: "frames/s" in b.find_element(By.ID, "status").text, "the viewer never ran"
+    )
+    assert "WebGL2" in browser.find_element(By.ID, "status").text
+    before = browser.execute_script("return nca.steps")
+    WebDriverWait(browser, PATIENCE_S).until(lambda b: b.execute_script("return nca.steps") > before)
+    browser.switch_to.default_content()
+    save_screenshot(browser, "mlflow_viewer", tmp_path)
+
+
+def test_a_rating_given_in_the_dashboard_reaches_the_study(
+    serve: Serve, browser: Chrome, finished: Finished, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    address = serve("nca.serve", "dashboard")
+    words = (f"study={finished.name}", f"runs_dir={runs}")
+    assert run_module("analysis.ratings", *words, folder=tmp_path).returncode == 0
+    browser.get(f"{address}/studies/2/trials?numbers=1")
+    wait_for_text(browser, "Set Objective Value Form", "extremely close to the target", "target.png")
+    wait_for_image(browser, width=16)
+    slider = browser.find_element(By.CSS_SELECTOR, "input[type=range]")
+    for _ in range(4):
+        slider.send_keys(Keys.ARROW_RIGHT)
+    save_screenshot(browser, "dashboard_rating", tmp_path)
+    browser.find_element(By.XPATH, "//button[contains(translate(., 'SUBMIT', 'submit'), 'submit')]").click()
+    wait_for_text(browser, "Trial 1", "Complete")
+    done = run_module("analysis.ratings", *words, "export=r.csv", folder=tmp_path)
+    assert "1 of 3 complete trials are rated" in done.stdout, done.stderr
+    (line,) = (tmp_path / "r.csv").read_text().splitlines()[1:]
+    assert line.startswith("1,dashboard,0,4.0,")
+    tags = Records(runs, finished.name).children[1].data.tags
+    assert (tags["rating"], tags["rating.dashboard"]) == ("4", "4")

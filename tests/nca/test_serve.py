@@ -12,7 +12,7 @@ import pytest
 
 from nca import serve
 from nca.schema import ConfigError
-from nca.serve import LOOPBACK, PORTS, USAGE, _free_port, _newest_experiment
+from nca.serve import LOOPBACK, PORTS, USAGE, _newest_experiment, free_port
 from nca.tracking import MlflowStore
 
 
@@ -62,19 +62,19 @@ def test_what_is_no_port_is_refused(port: str, tmp_path: Path, capsys: pytest.Ca
 
 def test_a_taken_port_is_refused_if_it_was_asked_for(taken: int) -> None:
     with pytest.raises(ConfigError, match=f"port {taken} is taken; give another with port=N"):
-        _free_port(str(taken), PORTS["ui"])
+        free_port(str(taken), PORTS["ui"])
 
 
-def test_else_the_next_free_port_is_taken(taken: int) -> None:
-    port = _free_port(None, taken)
+def test_else_the_nextfree_port_is_taken(taken: int) -> None:
+    port = free_port(None, taken)
     assert taken < port < taken + 20
 
 
-def test_a_free_port_is_taken_as_asked(taken: int) -> None:
+def test_afree_port_is_taken_as_asked(taken: int) -> None:
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         free = probe.getsockname()[1]
-    assert _free_port(str(free), taken) == free
+    assert free_port(str(free), taken) == free
 
 
 def test_the_ui_opens_at_the_experiment_last_used(mlflow_uri: str, tmp_path: Path) -> None:

@@ -1,0 +1,259 @@
+"""`python -m analysis.rate study=S`: a page on loopback to rate outputs by eye, blind to everything else.
+
+It shows target and output only, in an order drawn for each rater; one output in ten comes a second time, to
+measure how well a rater agrees with themself. Every rating is kept as it is given.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import secrets
+import sys
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flask import Flask, Response, abort, jsonify, request
+from werkzeug.exceptions import HTTPException
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+from analysis.ratings import DASHBOARD_RATER, LARGEST, Rating, Ratings, check_rater, now
+from nca.options import PLACES, read_options, read_places
+from nca.schema import ConfigError, exit_on_error
+from nca.serve import LOOPBACK, free_port
+from sweeps import SweepError
+
+__all__ = ["Queue", "main", "make_app"]
+
+USAGE = (
+    "python -m analysis.rate study=NAME [rater=NAME] [port=N] [runs_dir=mlruns] [sweep.storage=ADDRESS] "
+    "[tracking.uri=ADDRESS|none]"
+)
+PORT = 8090
+TEMPLATE = Path(__file__).with_name("assets") / "rate.html"
+NEW_PER_SECOND_LOOK = 10
+APART = 5  # outputs at least between two looks at one, where there are as many
+POLICY = (
+    "default-src 'none'; img-src data:; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "connect-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
+)
+
+
+@dataclass(frozen=True)
+class Queue:
+    """What one rater looks at, in which order; follows from what was rated, so it goes on at any time.
+
+    Args:
+        study: Its name.
+        rater: The person's name.
+        trials: Numbers of what can be rated.
+        given: The person's ratings, the oldest first.
+    """
+
+    study: str
+    rater: str
+    trials: Sequence[int]
+    given: Sequence[Rating]
+
+    @property
+    def n_second_looks(self) -> int:
+        """How many outputs come a second time, in all."""
+        return round(len(self.trials) / NEW_PER_SECOND_LOOK)
+
+    @property
+    def n_left(self) -> int:
+        """How many looks are left."""
+        first, second = self._looked()
+        return len(set(self.trials) - first) + max(0, self.n_second_looks - len(second))
+
+    def next(self) -> tuple[int, int] | None:
+        """Return trial and look that come next, None at the end."""
+        first, second = self._looked()
+        new = sorted(set(self.trials) - first, key=lambda trial: self._rank(trial, 0))
+        recent = [rating.trial for rating in self.given[-APART:]]
+        again = [t for t in set(self.trials) & first - second if t not in recent or not new]
+        due = min(self.n_second_looks, len(first) // NEW_PER_SECOND_LOOK if new else self.n_second_looks)
+        if again and len(second) < due:
+            # Those just seen come last.
+            order = sorted(again, key=lambda trial: (trial in recent[-1:], self._rank(trial, 1)))
+            return order[0], 1
+        return (new[0], 0) if new else None
+
+    def _looked(self) -> tuple[set[int], set[int]]:
+        there = [rating for rating in self.given if rating.trial in set(self.trials)]
+        return {r.trial for r in there}, {r.trial for r in there if r.look > 0}
+
+    def _rank(self, trial: int, look: int) -> str:
+        return hashlib.sha256(f"{self.study} {self.rater} {trial} {look}".encode()).hexdigest()
+
+
+@dataclass
+class _Shown:
+    """What a rater was last shown; a rating that comes for anything else is refused."""
+
+    look: tuple[int, int] | None = None
+    token: str = ""
+
+
+@dataclass
+class _Page:
+    """What the page asks for.
+
+    Args:
+        ratings: Of the study.
+        target: Its target picture.
+        hosts: Under which the page may be asked for.
+        rater: Suggested to the page.
+    """
+
+    ratings: Ratings
+    target: Path
+    hosts: Collection[str]
+    rater: str
+    _shown: dict[str, _Shown] = field(default_factory=dict)
+
+    def refuse_strangers(self) -> None:
+        if request.host not in self.hosts:
+            abort(403, f"host {request.host}: only {' and '.join(sorted(self.hosts))} are served")
+        if request.method == "POST" and request.headers.get("Origin") != f"http://{request.host}":
+            abort(403, "only this page itself may send ratings")
+
+    def page(self) -> Response:
+        html = TEMPLATE.read_text(encoding="utf-8").replace("__RATER__", self.rater)
+        return Response(html, mimetype="text/html")
+
+    def look(self) -> Response:
+        return self._show(self._read_rater())
+
+    def rate(self) -> Response:
+        name, rating = self._read_rater(), request.get_json().get("rating")
+        if not isinstance(rating, int) or isinstance(rating, bool) or not 0 <= rating <= LARGEST:
+            abort(400, f"rating={rating}: must be a whole number from 0 to {LARGEST}")
+        shown = self._shown.get(name, _Shown())
+        if shown.look is None or request.get_json().get("token") != shown.token:
+            abort(409, "something else is shown by now: load the page anew")
+        trial, look = shown.look
+        self.ratings.add(Rating(trial, name, look, rating, now()))
+        self.ratings.tag_runs([trial])
+        return self._show(name)
+
+    def undo(self) -> Response:
+        name = self._read_rater()
+        given = self._given_by(name)
+        if not given:
+            abort(409, "nothing to take back")
+        last = given[-1]
+        self.ratings.take_back(last)
+        self.ratings.tag_runs([last.trial])
+        return self._show(name, (last.trial, last.look))
+
+    def _read_rater(self) -> str:
+        body = request.get_json()
+        name = str(body.get("rater", "")).strip() if isinstance(body, dict) else ""
+        if name == DASHBOARD_RATER:
+            abort(400, f"rater={name}: stands for the ratings of the Optuna dashboard; take another name")
+        return check_rater(name)
+
+    def _given_by(self, name: str) -> list[Rating]:
+        return [rating for rating in self.ratings.all() if rating.rater == name]
+
+    def _show(self, name: str, look: tuple[int, int] | None = None) -> Response:
+        folders, given = self.ratings.complete(), self._given_by(name)
+        queue = Queue(self.ratings.study, name, sorted(folders), given)
+        shown = self._shown[name] = _Shown(look or queue.next(), secrets.token_hex(8))
+        body: dict[str, Any] = {"left": queue.n_left, "done": len(given), "undo": bool(given)}
+        if shown.look is not None:
+            output = folders[shown.look[0]] / "output.png"
+            body |= {
+                "token": shown.token,
+                "target": _data_url(self.target, whole=True),
+                "output": _data_url(output),
+            }
+        return jsonify(body)
+
+
+def make_app(ratings: Ratings, target: Path, port: int, rater: str = "") -> Flask:
+    """Return the page's server.
+
+    Args:
+        ratings: Of the study.
+        target: Its target picture.
+        port: Where it is served on loopback; requests to any other host or port are refused, and ratings
+            that another page sends.
+        rater: Suggested to the page.
+    """
+    page = _Page(ratings, target, {f"{name}:{port}" for name in (LOOPBACK, "localhost")}, rater)
+    app = Flask("rate", static_folder=None)
+    app.before_request(page.refuse_strangers)
+    app.after_request(_protect)
+    for kind in (HTTPException, ConfigError, SweepError, OSError):
+        app.register_error_handler(kind, _say)
+    app.add_url_rule("/", view_func=page.page)
+    for name, view in {"look": page.look, "rate": page.rate, "undo": page.undo}.items():
+        app.add_url_rule(f"/{name}", view_func=view, methods=["POST"])
+    return app
+
+
+def _protect(response: Response) -> Response:
+    response.headers["Content-Security-Policy"] = POLICY
+    response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _say(error: Exception) -> tuple[Response, int]:
+    if isinstance(error, HTTPException):
+        return jsonify(error=error.description), error.code or 500
+    return jsonify(error=str(error)), 400
+
+
+def _data_url(file: Path, *, whole: bool = False) -> str:
+    """Return a picture, or the first of those that stand side by side in it, without its name or its text."""
+    from PIL import Image
+
+    with Image.open(file) as picture:
+        side = picture.size if whole else (picture.height, picture.height)
+        pixels = picture.convert("RGB").crop((0, 0, *side))
+    png = io.BytesIO()
+    pixels.save(png, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        """Say nothing of each request."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serve the page until ctrl-C; exit code 2 on bad input.
+
+    Raises:
+        ConfigError: Never: it becomes one line and exit code 2.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    with exit_on_error(SweepError, OSError):
+        options = read_options(words, ("study", "rater", "port", *PLACES), USAGE)
+        if "study" not in options:
+            raise ConfigError(f"say which study: {USAGE}")
+        rater = check_rater(options["rater"]) if "rater" in options else ""
+        port = free_port(options.get("port"), PORT)
+        places = read_places(options)
+        ratings = Ratings(places, options["study"])
+        target = places.find_target(options["study"])
+        if target is None or not ratings.complete():
+            raise ConfigError(f"study={options['study']}: no trial is complete yet; there is nothing to rate")
+        places.open_tracking()  # loads MLflow before the first rating waits for it
+    server = make_server(LOOPBACK, port, make_app(ratings, target, port, rater), request_handler=_Quiet)
+    print(f"rate: http://{LOOPBACK}:{port}/ (ctrl-C ends; every rating is kept as it is given)", flush=True)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        print(f"over: {places.command('analysis.ratings', 'study=' + options['study'])} sums up")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Outputs are rated by keyboard in a real browser; every rating is kept where it belongs, whatever ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from selenium.webdriver import Chrome
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+
+from analysis.runs import load
+from tests.integration.browsing import PATIENCE_S, save_screenshot, wait_for_image
+from tests.integration.commands import run_module
+from tests.integration.conftest import Finished, Serve
+from tests.integration.records import Records
+
+
+def press(browser: Chrome, key: str, then: str) -> None:
+    """Press a key and wait for what the page says after it."""
+    browser.find_element(By.TAG_NAME, "body").send_keys(key)
+    wait_until_said(browser, then)
+
+
+def wait_until_said(browser: Chrome, text: str) -> None:
+    WebDriverWait(browser, PATIENCE_S).until(
+        lambda b: text in b.find_element(By.ID, "progress").text, f"the page never said {text}"
+    )
+
+
+def test_outputs_are_rated_by_keyboard_and_a_restart_goes_on(
+    serve: Serve, browser: Chrome, finished: Finished, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    address = serve("analysis.rate", f"study={finished.name}")
+    browser.get(address)
+    browser.find_element(By.ID, "rater").send_keys("Ada", Keys.ENTER)
+    wait_until_said(browser, "Ada: 0 done, 3 left")
+    wait_for_image(browser, width=16)
+    assert all(trial not in browser.page_source for trial in ("update_rate", "final_loss", finished.name))
+    first = browser.find_element(By.ID, "output").get_attribute("src")
+    press(browser, "4", "Ada: 1 done, 2 left")
+    assert browser.find_element(By.ID, "output").get_attribute("src") != first
+    press(browser, "u", "Ada: 0 done, 3 left")
+    assert browser.find_element(By.ID, "output").get_attribute("src") == first
+    press(browser, "5", "Ada: 1 done, 2 left")
+    save_screenshot(browser, "rating_page", tmp_path)
+
+    again = serve("analysis.rate", f"study={finished.name}", "rater=Ada")
+    browser.get(again)
+    browser.find_element(By.ID, "rater").send_keys(Keys.ENTER)
+    wait_until_said(browser, "Ada: 1 done, 2 left")
+    press(browser, "0", "Ada: 2 done, 1 left")
+    browser.find_elements(By.CSS_SELECTOR, "#scale button")[2].click()
+    wait_until_said(browser, "Ada: 3 done, 0 left")
+    assert browser.find_element(By.ID, "over").is_displayed()
+
+    browser.get(address)  # another rater, beside the first
+    browser.find_element(By.ID, "rater").send_keys("bob", Keys.ENTER)
+    wait_until_said(browser, "bob: 0 done, 3 left")
+    press(browser, "3", "bob: 1 done, 2 left")
+
+    table = load(finished.name, runs_dir=runs).set_index("trial")
+    assert table["rating"].notna().all()
+    records = Records(runs, finished.name)
+    tags = {number: run.data.tags for number, run in records.children.items()}
+    assert sorted(float(tags[number]["rating.Ada"]) for number in tags) == [0, 2, 5]
+    for number, rating in table["rating"].items():
+        assert float(tags[int(str(number))]["rating"]) == rating
+    assert sum("rating.bob" in each for each in tags.values()) == 1
+    done = run_module("analysis.ratings", f"study={finished.name}", f"runs_dir={runs}", folder=tmp_path)
+    assert "Ada: 3 rated" in done.stdout
+    assert "bob: 1 rated" in done.stdout
+
+
+def test_mistakes_are_one_line(finished: Finished, tmp_path: Path) -> None:
+    for words, said in (
+        ((), "say which study"),
+        (("study=nothing",), "study 'nothing': no such study"),
+        ((f"study={finished.name}", "rater=<b>"), "rater=<b>: 1 to 40 letters"),
+        ((f"study={finished.name}", "port=x"), "port=x: must be 1 to 65535"),
+    ):
+        done = run_module("analysis.rate", *words, f"runs_dir={finished.runs}", folder=tmp_path)
+        assert done.returncode == 2
+        assert said in done.stderr
+        assert done.stderr.count("\n") == 1
