@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import os
+import signal
 import sys
+import threading
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -48,13 +51,37 @@ def exit_on_error(*also: type[Exception]) -> Iterator[None]:
     """
     mistakes: tuple[type[Exception], ...] = (ConfigError, *also)
     try:
-        yield
+        with _ending_at_once():
+            yield
     except mistakes as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
+
+
+@contextlib.contextmanager
+def _ending_at_once() -> Iterator[None]:
+    """End the process at ctrl-C where nothing else handles it.
+
+    Python would raise an exception, and libraries that are just being imported or called swallow it.
+    """
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, _end_at_once)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is _end_at_once:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end_at_once(*_: object) -> None:
+    os.write(2, b"interrupted\n")
+    os._exit(INTERRUPTED)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

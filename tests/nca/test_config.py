@@ -232,6 +232,21 @@ def test_ctrl_c_is_one_line_and_exit_code_130(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err == "interrupted\n"
 
 
+def test_ctrl_c_ends_the_process_although_a_library_swallows_it() -> None:
+    code = """
+import os, signal
+from nca.schema import exit_on_error
+with exit_on_error():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except BaseException:
+        pass
+    print("went on")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
 def test_a_mistake_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ending, exit_on_error():
         raise ConfigError("seed=-1: must be a whole number, at least 0")
