@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
@@ -224,13 +225,15 @@ class Coordinator:
         self._stop(f"stopping after {limit}", "ctrl-C")
 
     def _ask(self) -> Trial:
-        with warnings.catch_warnings():
-            # The worker beats, and the coordinator at once: a trial that never beat is never stale.
-            warnings.filterwarnings("ignore", message="Heartbeat of storage")
-            trial = self._asking.ask(to_distributions(self._spec.study.space))
-        self._storage.record_heartbeat(self._book.id_of(trial.number))
-        trial.set_user_attr(OWNER, describe_owner())
-        return trial
+        while True:
+            with warnings.catch_warnings():
+                # The worker beats, and the coordinator at once: a trial that never beat is never stale.
+                warnings.filterwarnings("ignore", message="Heartbeat of storage")
+                trial = self._asking.ask(to_distributions(self._spec.study.space))
+            self._storage.record_heartbeat(self._book.id_of(trial.number))
+            with contextlib.suppress(UpdateFinishedTrialError):  # another took it for an orphan
+                trial.set_user_attr(OWNER, describe_owner())
+                return trial
 
     def _start(self, trial: Trial) -> None:
         spec, number = self._spec, trial.number
@@ -299,12 +302,14 @@ class Coordinator:
     def _recover(self) -> None:
         """Fail trials left RUNNING by a coordinator that is gone, and queue again all that it left.
 
-        Called while no trial of this one runs.
+        Those of other hosts only where their heartbeat has stopped.
         """
         fail_stale(self._study)
         trials = self._book.trials()
         ended = {trial.number for trial in ended_for_good(trials)}
         for trial in filter(is_abandoned, trials):
+            if trial.number in self._running:
+                continue
             if trial.state == TrialState.RUNNING:
                 folder = self._spec.trials / str(origin(trial))
                 self._settle_dead(_Running(trial, folder, 0, self._compose(trial)), "interrupted")
@@ -312,7 +317,7 @@ class Coordinator:
                 self._book.queue_again(trial)
 
     def _look_at_others(self) -> None:
-        """Fail other coordinators' trials whose heartbeat stopped; take up those of dead ones.
+        """Take up the trials of dead coordinators, now and then.
 
         Our own beat here: after the machine has slept their workers live, and have not beaten for long.
         """
@@ -321,10 +326,7 @@ class Coordinator:
         self._checked_at = time.monotonic()
         for number in self._running:
             self._storage.record_heartbeat(self._book.id_of(number))
-        if self._running:
-            fail_stale(self._study)
-        else:
-            self._recover()
+        self._recover()
 
     def _requeue_stale(self, study: Study, trial: FrozenTrial) -> None:
         """End the records of a trial that Optuna failed as its heartbeat stopped, and queue it again."""

@@ -49,6 +49,7 @@ __all__ = [
 RATINGS = "/ratings"  # ends the name of a study in which another one's trials are rated by eye
 HEARTBEAT_INTERVAL_S = 15
 GRACE_PERIOD_S = 60
+ORPHAN_S = 5  # age at which a trial that still has no owner has lost it
 SQLITE_TIMEOUT_S = 60  # how long a writer waits for another
 SHOWN_DIFFERENCES = 5
 
@@ -299,13 +300,13 @@ def fail_stale(study: Study) -> None:
 def is_abandoned(trial: FrozenTrial) -> bool:
     """Say whether the coordinator that asked for a trial is known to be gone; another host's never is.
 
-    Called before this process asks for any trial: one that bears its process id is of an earlier boot or
+    Not for a trial that this process runs: another that bears its process id is of an earlier boot or
     container. A trial without an owner lost its coordinator in the moment between the two writes.
     """
     owner, ours = trial.user_attrs.get(OWNER), describe_owner()
     if owner is None:
         age = datetime.now() - (trial.datetime_start or datetime.now())
-        return age > timedelta(seconds=GRACE_PERIOD_S)
+        return age > timedelta(seconds=ORPHAN_S)
     if owner["host"] != ours["host"]:
         return False
     return owner["boot"] != ours["boot"] or owner["pid"] == ours["pid"] or not _lives(owner["pid"])
