@@ -313,8 +313,8 @@ class Coordinator:
             if trial.state == TrialState.RUNNING:
                 folder = self._spec.trials / str(origin(trial))
                 self._settle_dead(_Running(trial, folder, 0, self._compose(trial)), "interrupted")
-            elif trial.number in ended and reason_of(trial) == "interrupted":
-                self._book.queue_again(trial)
+            elif trial.number in ended:  # died between failing it and queueing it again
+                self._book.retry(trial)
 
     def _look_at_others(self) -> None:
         """Take up the trials of dead coordinators, now and then.

@@ -22,6 +22,7 @@ from sweeps.coordinator import Coordinator
 from sweeps.study import (
     ORIGIN,
     OWNER,
+    REASON,
     RETRY_OF,
     WARM_START,
     describe_owner,
@@ -257,6 +258,22 @@ def test_a_trial_of_another_host_is_run_again_once_its_heart_stops(
     assert (again.user_attrs[ORIGIN], again.user_attrs[RETRY_OF]) == (1, 1)
     assert "trial 1 killed" in records(sweep)
     assert len(ended_for_good(trials_of(sweep))) == 2
+
+
+@pytest.mark.parametrize(("reason", "again"), [("killed", True), ("interrupted", True), ("diverged", False)])
+def test_a_coordinator_that_died_between_failing_a_trial_and_queueing_it_again_loses_nothing(
+    tmp_path: Path, reason: str, again: bool
+) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=1)
+    sweep.run()
+    storage = open_storage(sweep.storage)
+    lost = storage.create_new_trial(storage.get_study_id_from_name("fake"))
+    storage.set_trial_user_attr(lost, OWNER, {**describe_owner(), "boot": "earlier"})
+    storage.set_trial_user_attr(lost, REASON, reason)
+    storage.set_trial_state_values(lost, TrialState.FAIL)
+    counts = replace(sweep, n_trials=2).run().counts
+    assert counts == ({"complete": 2} if again else {"complete": 1, reason: 1})
+    assert len(trials_of(sweep)) == (3 if again else 2)
 
 
 def test_a_living_trial_that_has_not_beaten_for_long_is_not_taken_for_dead(
