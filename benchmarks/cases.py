@@ -125,6 +125,7 @@ def make_ours(
         steps=N_STEPS,
         batch_size=case.batch_size,
         learning_rate=LEARNING_RATE,
+        drop_step=None,
         max_ca_steps=case.max_ca_steps,
         size=size,
         pool_size=pool_rows,
@@ -134,6 +135,7 @@ def make_ours(
         cuda_graph=options.get("cuda_graph", False),
         checkpoint_every=N_STEPS,
         checkpoint_every_s=0.0,
+        keep_checkpoint=False,
     )
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     target = torch.rand(3, size, size, generator=streams["weights"]).to(device)

@@ -93,6 +93,7 @@ def make_config(folder: Path) -> TrialConfig:
         steps=STEPS,
         batch_size=SET_5.batch_size,
         learning_rate=LEARNING_RATE,
+        drop_step=None,
         max_ca_steps=SET_5.max_ca_steps,
         size=SIZE_PX,
         pool_size=None,
@@ -102,6 +103,7 @@ def make_config(folder: Path) -> TrialConfig:
         cuda_graph=False,
         checkpoint_every=STEPS // 4,
         checkpoint_every_s=0.0,
+        keep_checkpoint=False,
     )
     return TrialConfig(
         texture=PlantTexture("roundleaf", "drawn", ""),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nca.trainer import TrainerState
 
-__all__ = ["Checkpoints"]
+__all__ = ["Checkpoints", "file_name"]
 
 KEPT = 2  # the newest, and the one before it should the newest turn out damaged
 
@@ -49,7 +49,7 @@ class Checkpoints:
             OSError: If the disk is full or not writable; earlier checkpoints stay as they are.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f"{n_steps:08d}.safetensors"
+        path = self._folder / file_name(n_steps)
         partial = path.with_suffix(".partial")
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
         values = json.dumps(state.values)
@@ -83,6 +83,11 @@ class Checkpoints:
     def _paths(self) -> list[Path]:
         """Newest first."""
         return sorted(self._folder.glob("*.safetensors"), reverse=True)
+
+
+def file_name(n_steps: int) -> str:
+    """Return the name of the checkpoint after so many finished steps."""
+    return f"{n_steps:08d}.safetensors"
 
 
 def _read(path: Path) -> TrainerState | None:

@@ -123,6 +123,11 @@ def sort_overrides(words: Sequence[str]) -> Overrides:
     return sorted_
 
 
+def keys_of(overrides: Sequence[str]) -> list[str]:
+    """Return what each override sets: a dotted key, or an option group."""
+    return [str(_parse(word).key_or_group) for word in overrides]
+
+
 def read_domain(key: str, text: Any) -> Domain | None:
     """Return the domain that a YAML value such as `choice(4, 5)` describes, None for a plain value.
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from nca.schema import leaf
 
 __all__ = [
+    "FREE",
+    "FREE_OF_TRAIN",
     "ExecutorConfig",
     "FeaturesConfig",
     "GrayScottTexture",
@@ -24,6 +26,7 @@ __all__ = [
     "TrainConfig",
     "TrialConfig",
     "name_study",
+    "training_values",
 ]
 
 
@@ -88,6 +91,7 @@ class TrainConfig:
     steps: int = leaf(at_least=1)
     batch_size: int = leaf(at_least=1, at_most=64)
     learning_rate: float = leaf(above=0.0, at_most=1.0)
+    drop_step: int | None = leaf(at_least=0)
     max_ca_steps: int = leaf(at_least=2, at_most=1024)
     size: int = leaf(at_least=16, at_most=1024, multiple_of=16)
     pool_size: int | None = leaf(at_least=1)
@@ -97,6 +101,7 @@ class TrainConfig:
     cuda_graph: bool
     checkpoint_every: int = leaf(at_least=1)
     checkpoint_every_s: float = leaf(at_least=0.0)
+    keep_checkpoint: bool
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,18 @@ class TrackingConfig:
     name: Literal["mlflow", "none"]
     uri: str | None = None
     endurance: bool = True
+
+
+# What no result depends on: of a config, and of its `train`.
+FREE = ("tracking", "device", "runs_dir")
+FREE_OF_TRAIN = (
+    "rollout",
+    "recompute",
+    "cuda_graph",
+    "checkpoint_every",
+    "checkpoint_every_s",
+    "keep_checkpoint",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +212,13 @@ class SweepConfig:
     seed: int = leaf(at_least=0)
     device: str
     runs_dir: str
+
+
+def training_values(config: TrialConfig) -> dict[str, Any]:
+    """Return what a run's results depend on."""
+    values = {key: value for key, value in asdict(config).items() if key not in FREE}
+    train = {key: value for key, value in values["train"].items() if key not in FREE_OF_TRAIN}
+    return values | {"train": train}
 
 
 def name_study(config: TrialConfig) -> str:

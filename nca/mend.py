@@ -82,6 +82,7 @@ def _files_left(places: Places, states: Sequence[StudyState]) -> Iterator[Path]:
     for state in states:
         trials, _ = places.folders(state.name)
         for number in state.ended:
-            yield from trials.glob(f"{number}/**/checkpoints")
+            found = trials.glob(f"{number}/**/checkpoints")
+            yield from (folder for folder in found if folder.parent.name != "artifacts")  # one is kept there
         if not state.running:
             yield from trials.glob("**/*.partial")

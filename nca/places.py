@@ -85,6 +85,12 @@ class Places:
         """Return the usual places in a folder of all records."""
         return cls(runs, f"sqlite:///{runs / 'optuna.db'}", f"sqlite:///{runs / 'mlflow.db'}")
 
+    def threads_of(self, run: str) -> int | None:
+        """Return how many threads an MLflow run computed with, None where that is not known."""
+        store = None if Path(run).exists() else self.open_tracking()
+        threads = "" if store is None else store.tags(run).get("threads", "")
+        return int(threads) if threads.isdecimal() else None
+
     def folders(self, study: str) -> list[Path]:
         """Return the folders that a study has: its trials', and its runs' artifacts."""
         return [self.runs / "trials" / study, self.runs / "artifacts" / study]

@@ -11,7 +11,16 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from nca.config import FeaturesConfig, ModelConfig, SweepConfig, TrainConfig, TrialConfig, name_study
+from nca.config import (
+    FREE_OF_TRAIN,
+    FeaturesConfig,
+    ModelConfig,
+    SweepConfig,
+    TrainConfig,
+    TrialConfig,
+    name_study,
+    training_values,
+)
 from nca.schema import ConfigError, build, flatten, nearest
 from nca.weights import resolve_features
 from sweeps.space import Choice, Domain, Interval, check_sampler
@@ -33,27 +42,10 @@ __all__ = [
 
 # Searched values live in these groups; train.steps is the length of every trial.
 SEARCHABLE = ("model.", "train.")
-NOT_SEARCHABLE = (
-    "model.name",
-    "train.steps",
-    "train.rollout",
-    "train.recompute",
-    "train.cuda_graph",
-    "train.checkpoint_every",
-    "train.checkpoint_every_s",
-)
+NOT_SEARCHABLE = ("model.name", "train.steps", *(f"train.{key}" for key in FREE_OF_TRAIN))
 UNITS_S = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 # Several names of these give a study each; other parts take one.
 STUDY_PARTS = ("texture", "model", "features")
-# May change between two commands of one study.
-FREE = ("tracking", "device", "runs_dir")
-FREE_KEYS = (
-    "train.checkpoint_every",
-    "train.checkpoint_every_s",
-    "train.rollout",
-    "train.recompute",
-    "train.cuda_graph",
-)
 
 
 @dataclass(frozen=True)
@@ -249,10 +241,8 @@ def study_spec(plan: Plan, identity: Mapping[str, str]) -> StudySpec:
     from sweeps.study import StudySpec
 
     config = plan.trial_config({}, 0)
-    values = {key: value for key, value in asdict(config).items() if key not in FREE}
-    fixed = {
-        key: value for key, value in flatten(values).items() if key not in FREE_KEYS and key not in plan.space
-    }
+    values = flatten(training_values(config))
+    fixed = {key: value for key, value in values.items() if key not in plan.space}
     for by_content in ("texture.path", "texture.url", "features.weights"):
         fixed.pop(by_content, None)
     sweep = plan.config.sweep

@@ -245,6 +245,8 @@ class _Run:
         if reason == "complete" and self._config.tracking.endurance:
             metrics |= self._endure(files)
         self._tracker.log_metrics(metrics, max(0, n_steps - 1))
+        if reason == "complete" and self._config.train.keep_checkpoint:
+            Checkpoints(files / "checkpoints", 1, 0.0).save(trainer.state(), n_steps)
         picture = self._save_files(files, reason, metrics)
         self._tracker.finish(STATUS[reason])
         note = self._folder / "run_id"

@@ -48,9 +48,10 @@ SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")  # MLflow 
 
 
 def load_mlflow() -> None:
-    """Import MLflow, with its telemetry switched off unless the environment says otherwise."""
+    """Import MLflow; its telemetry and progress bars are off unless the environment says otherwise."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow  # noqa: F401
 
     for name in ("mlflow", "alembic"):
@@ -349,6 +350,10 @@ class MlflowStore:
                 return False
             raise
         return True
+
+    def tags(self, run_id: str) -> dict[str, str]:
+        """Return the tags of a run."""
+        return dict(self._client.get_run(run_id).data.tags)
 
     def fetch(self, run_id: str, name: str) -> Path:
         """Return a local copy of a run's artifact, the artifact itself where it lies on this machine.

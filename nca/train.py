@@ -7,19 +7,18 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from nca.config import TrialConfig, name_study
+from nca.again import WORDS, Again, read_again, take_up
+from nca.config import TrialConfig, name_study, training_values
 from nca.places import SINGLE_RUNS
 from nca.schema import ConfigError, build, exit_on_error
 from nca.weights import resolve_features
+from sweeps import SweepError
 
 __all__ = ["main"]
-
-# What may differ between a stopped run and the command that goes on with it.
-NOT_TRAINING = ("tracking", "device", "runs_dir")
 
 
 class _Console:
@@ -81,8 +80,12 @@ class _Console:
         self._bar.stop()
 
 
-def run_single(config: TrialConfig) -> int:
+def run_single(config: TrialConfig, again: Again | None = None) -> int:
     """Train one run to its end and return the process's exit code.
+
+    Args:
+        config: Its own.
+        again: What it takes from an earlier run.
 
     Raises:
         ConfigError: If an input cannot be had; nothing has been created then.
@@ -92,16 +95,18 @@ def run_single(config: TrialConfig) -> int:
 
     check_surroundings(config)
     config = replace(config, features=resolve_features(config.features))
-    identity = {k: v for k, v in asdict(config).items() if k not in NOT_TRAINING} | check_inputs(config)
+    identity = training_values(config) | check_inputs(config)
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     name = f"{name_study(config)}-{digest}"
     runs = Path(config.runs_dir)
     folder = runs / "trials" / SINGLE_RUNS / name
     with hold(folder):
-        return _run_in(folder, config, name)
+        if again is not None:
+            take_up(again, folder)
+        return _run_in(folder, config, name, {} if again is None else again.tags)
 
 
-def _run_in(folder: Path, config: TrialConfig, name: str) -> int:
+def _run_in(folder: Path, config: TrialConfig, name: str, tags: Mapping[str, str]) -> int:
     """Train a run in its folder."""
     from nca.run import open_tracker, train
     from nca.tracking import MlflowStore, NullTracker, Tracker
@@ -112,6 +117,7 @@ def _run_in(folder: Path, config: TrialConfig, name: str) -> int:
         artifacts = Path(config.runs_dir) / "artifacts" / SINGLE_RUNS
         experiment = store.open_experiment(SINGLE_RUNS, artifacts)
         tracker = open_tracker(store, experiment, config, folder, name=name)
+        tracker.set_tags(tags)
     console = _Console(config.train.steps)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, console.interrupt)
@@ -139,16 +145,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: 0 trained, 1 diverged, 2 bad input, 130 interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    with exit_on_error():
+    with exit_on_error(SweepError, OSError):  # a full or unwritable disk is said in its own words
         if {"-m", "--multirun"} & set(words):
             raise ConfigError("nca.train -m: nca.train trains one run; a sweep is python -m nca.sweep -m")
         from nca.compose import compose_plain, run_hydra
 
         if any(word.startswith("-") for word in words):
             return run_hydra("train", words)
-        config = build(TrialConfig, compose_plain("train", words))
-    with exit_on_error(OSError):  # a full or unwritable disk is said in its own words
-        raise SystemExit(run_single(config))
+        again = None
+        if {word.partition("=")[0] for word in words} & set(WORDS):
+            again = read_again(words)
+            print(again.what, flush=True)
+        config = build(TrialConfig, compose_plain("train", words)) if again is None else again.config
+        raise SystemExit(run_single(config, again))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from nca.style import StyleLoss
 __all__ = ["DivergedError", "StepRecord", "Trainer", "TrainerState", "smoothed_loss"]
 
 RESEED_EVERY = 8  # training steps between fresh seed states in the batch
-MILESTONE = 3  # the learning rate drops after steps // 3
+MILESTONE = 3  # the learning rate drops after steps // 3, if nothing else is asked for
 LEARNING_RATE_DROP = 0.3
 NORM_EPSILON = 1e-8
 LOSS_WINDOW = 256  # training steps of the smoothed loss
@@ -68,6 +68,11 @@ class TrainerState:
     values: dict[str, Any]
 
 
+def drop_step(config: TrainConfig) -> int:
+    """Return the step from which the learning rate is smaller."""
+    return config.steps // MILESTONE if config.drop_step is None else config.drop_step
+
+
 def smoothed_loss(losses: list[float]) -> float:
     """Return the median of the last 256 losses, or of all when there are fewer; NaN if any of them is."""
     return float(torch.tensor(losses[-LOSS_WINDOW:], dtype=torch.float64).quantile(0.5))
@@ -107,7 +112,7 @@ class Trainer:
             capturable=device.type == "cuda",
         )
         self._scheduler = torch.optim.lr_scheduler.MultiStepLR(
-            self._optimizer, milestones=[config.steps // MILESTONE], gamma=LEARNING_RATE_DROP
+            self._optimizer, milestones=[drop_step(config)], gamma=LEARNING_RATE_DROP
         )
         self._diverged = torch.zeros((), device=device)
         self._n_skipped = torch.zeros((), device=device)  # steps from the first diverged one on

@@ -42,6 +42,7 @@ def train_config(**changes: Any) -> TrainConfig:
         "steps": 12,
         "batch_size": 2,
         "learning_rate": 1e-3,
+        "drop_step": None,
         "max_ca_steps": 6,
         "size": SIZE,
         "pool_size": 8,
@@ -51,6 +52,7 @@ def train_config(**changes: Any) -> TrainConfig:
         "cuda_graph": False,
         "checkpoint_every": 4,
         "checkpoint_every_s": 0.0,
+        "keep_checkpoint": False,
     }
     return TrainConfig(**{**values, **changes})
 

@@ -116,6 +116,7 @@ def test_training_trajectory(name: str, vgg: Vgg16) -> None:
         steps=int(steps),
         batch_size=int(batch_size),
         learning_rate=learning_rate,
+        drop_step=None,
         max_ca_steps=int(max_ca_steps),
         size=int(size),
         pool_size=None,
@@ -125,6 +126,7 @@ def test_training_trajectory(name: str, vgg: Vgg16) -> None:
         cuda_graph=False,
         checkpoint_every=64,
         checkpoint_every_s=60.0,
+        keep_checkpoint=False,
     )
     model = automaton("train", 5, ("w0_init", "w1_init"))
     loss = StyleLoss(vgg, golden("train/target")[0])

@@ -1,0 +1,183 @@
+"""Runs made once more from records: repeated exactly, gone on with as if never ended, of another texture."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from nca.train import main
+from tests.integration.conftest import Finished
+from tests.integration.records import Records
+
+TINY = (
+    "texture=roundleaf",
+    "features=random_filters",
+    "device=cpu",
+    "model.channels=4",
+    "model.hidden_channels=8",
+    "train.batch_size=1",
+    "train.size=16",
+    "train.max_ca_steps=6",
+    "train.pool_size=8",
+    "train.learning_rate=1e-3",
+    "train.steps=24",
+    "seed=7",
+)
+N_STEPS, MORE = 24, 40
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Put the signal handlers back that a run replaces."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def runs(tmp_path: Path, mlflow_store_template: Path) -> Path:
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    shutil.copy(mlflow_store_template, folder / "mlflow.db")
+    return folder
+
+
+def client_of(runs: Path) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{runs / 'mlflow.db'}")
+
+
+def train(runs: Path, *words: str) -> Run:
+    """Train a run to its end and return its record."""
+    client = client_of(runs)
+
+    def find() -> dict[str, Run]:
+        known = client.get_experiment_by_name("single-runs")
+        found = [] if known is None else client.search_runs([known.experiment_id])
+        return {run.info.run_id: run for run in found}
+
+    before = find()
+    with pytest.raises(SystemExit, match="0"):
+        main([*words, "tracking.endurance=false", f"runs_dir={runs}"])
+    (new,) = find().keys() - before.keys()
+    return find()[new]
+
+
+def losses(runs: Path, run: Run) -> list[float]:
+    history = client_of(runs).get_metric_history(run.info.run_id, "loss")
+    found = sorted((metric.step, metric.value) for metric in history)
+    assert [step for step, _ in found] == list(range(len(found)))
+    return [value for _, value in found]
+
+
+def test_a_run_is_repeated_exactly(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = train(runs, *TINY)
+    again = train(runs, f"run={first.info.run_id}")
+    assert f"repeats run {first.info.run_id}\n" in capsys.readouterr().out
+    assert losses(runs, again) == losses(runs, first)
+    assert again.data.params == first.data.params
+    assert again.data.tags["repeats"] == first.info.run_id
+    assert again.data.metrics["final_loss"] == first.data.metrics["final_loss"]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_longer_run_goes_on_as_if_it_had_never_ended(
+    runs: Path, capsys: pytest.CaptureFixture[str], kept: bool
+) -> None:
+    first = train(runs, *TINY, f"train.keep_checkpoint={str(kept).lower()}")
+    capsys.readouterr()
+    longer = train(runs, f"run={first.info.run_id}", f"train.steps={MORE}")
+    out = capsys.readouterr().out
+    assert f"goes on from run {first.info.run_id}" in out
+    assert ("trained again" in out) == (not kept)
+    assert longer.data.tags["goes_on_from"] == first.info.run_id
+    uninterrupted = train(
+        runs, *TINY, f"train.steps={MORE}", f"train.drop_step={N_STEPS // 3}", "device=auto"
+    )
+    assert losses(runs, longer)[:N_STEPS] == losses(runs, first)
+    assert losses(runs, longer) == losses(runs, uninterrupted)
+    trials = runs / "trials" / "single-runs"
+    assert not list(trials.glob("*/checkpoints"))
+
+
+def test_what_has_gone_on_goes_on_again(runs: Path) -> None:
+    first = train(runs, *TINY, "train.keep_checkpoint=true")
+    second = train(runs, f"run={first.info.run_id}", "train.steps=30")
+    third = train(runs, f"run={second.info.run_id}", f"train.steps={MORE}")
+    assert third.data.params["train.drop_step"] == str(N_STEPS // 3)
+    assert losses(runs, third)[:30] == losses(runs, second)
+
+
+def test_a_run_without_records_in_mlflow_is_known_by_its_folder(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*TINY, "tracking=none", f"runs_dir={runs}"]
+    with pytest.raises(SystemExit, match="0"):
+        main(words)
+    (folder,) = (runs / "trials" / "single-runs").iterdir()
+    said = capsys.readouterr().out
+    with pytest.raises(SystemExit, match="0"):
+        main([f"run={folder}", "tracking=none", f"runs_dir={runs}"])
+    again = capsys.readouterr().out
+    final = re.compile(r"^final_loss: .*$", re.MULTILINE)
+    assert final.findall(said) == final.findall(again) != []
+
+
+def test_a_studys_best_set_is_trained_on_another_texture(
+    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    shutil.copytree(finished.runs, runs)
+    records = Records(runs, finished.name)
+    best, other = records.study.best_trial, (records.study.best_trial.number + 1) % 3
+    run = train(runs, f"study={finished.name}", "texture=alocasia", "train.steps=3")
+    source = records.children[best.number].info.run_id
+    assert run.data.tags["made_from"] == source
+    assert run.data.params["texture.name"] == "alocasia"
+    assert run.data.params["train.drop_step"] == "None"
+    for key, value in best.params.items():
+        assert run.data.params[key] == str(value)
+    run = train(runs, f"study={finished.name}", f"trial={other}", "model.update_rate=1.0", "train.steps=3")
+    params = records.study.get_trials()[other].params
+    assert run.data.params["model.hidden_channels"] == str(params["model.hidden_channels"])
+    assert run.data.params["model.update_rate"] == "1.0"
+
+
+def test_mistakes_are_one_line(
+    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.yaml").write_text("- 1")
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / "config.yaml").write_text(yaml.safe_dump({"train": {"steps": "many"}}))
+    cases = (
+        (("run=nothing",), "run=nothing: no such path, and no such run in sqlite:///"),
+        ((f"run={broken}",), "is no config of a run"),
+        ((f"run={old}",), "train.steps=many: must be a whole number"),
+        (("run=x", "study=y"), "not both"),
+        (("trial=1",), "say of which study"),
+        ((f"study={finished.name}", "trial=9"), "trial 9 is not complete"),
+        (("study=nothing",), "study 'nothing': no such study"),
+        ((f"study={finished.name}", "experiment=set5"), "experiment=: sets several values"),
+        (
+            (f"study={finished.name}", "train.stepz=3"),
+            "unknown key 'train.stepz', did you mean 'train.steps'?",
+        ),
+        ((f"study={finished.name}", "model.channels=100"), "model.channels=100"),
+    )
+    for words, said in cases:
+        with pytest.raises(SystemExit, match="2"):
+            main([*words, f"runs_dir={finished.runs}"])
+        err = capsys.readouterr().err
+        assert said in err
+        assert err.count("\n") == 1
