@@ -91,7 +91,6 @@ class TrainConfig:
     steps: int = leaf(at_least=1)
     batch_size: int = leaf(at_least=1, at_most=64)
     learning_rate: float = leaf(above=0.0, at_most=1.0)
-    drop_step: int | None = leaf(at_least=0)
     max_ca_steps: int = leaf(at_least=2, at_most=1024)
     size: int = leaf(at_least=16, at_most=1024, multiple_of=16)
     pool_size: int | None = leaf(at_least=1)
@@ -101,7 +100,9 @@ class TrainConfig:
     cuda_graph: bool
     checkpoint_every: int = leaf(at_least=1)
     checkpoint_every_s: float = leaf(at_least=0.0)
-    keep_checkpoint: bool
+    # Runs of before they were there have neither.
+    drop_step: int | None = leaf(at_least=0, default=None)
+    keep_checkpoint: bool = False
 
 
 @dataclass(frozen=True)

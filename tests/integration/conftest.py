@@ -102,13 +102,13 @@ def browser(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Chrome]:
 
 @pytest.fixture
 def serve(finished: Finished, tmp_path: Path) -> Iterator[Serve]:
-    """Start servers by module and words on a copy of the finished study; return their addresses."""
+    """Start servers by module and words on a copy of the finished study, or another; return addresses."""
     runs = tmp_path / "runs"
     started: list[subprocess.Popen[str]] = []
 
-    def start(module: str, *words: str) -> str:
+    def start(module: str, *words: str, shown: Path | None = None) -> str:
         if not runs.exists():
-            shutil.copytree(finished.runs, runs)
+            shutil.copytree(finished.runs if shown is None else shown, runs)
         port = free_port()
         server = subprocess.Popen(
             [sys.executable, "-m", module, *words, f"runs_dir={runs}", f"port={port}"],
