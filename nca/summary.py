@@ -51,7 +51,7 @@ def _describe_pruning(plan: Plan, summary: Summary) -> str:
 
 def _describe_places(plan: Plan, summary: Summary) -> Iterator[str]:
     """Yield where to look, with addresses as the servers that `make` starts have them."""
-    config, best = plan.config, summary.best
+    config, best, steps = plan.config, summary.best, plan.config.train.steps
     places = Places(Path(config.runs_dir).absolute(), config.sweep.storage, config.tracking.uri)
     trials, artifacts = places.folders(plan.name)
     serve = "" if places.words() == [] else f" SERVE=runs_dir={shlex.quote(str(places.runs))}"
@@ -62,11 +62,13 @@ def _describe_places(plan: Plan, summary: Summary) -> Iterator[str]:
         if viewer.exists():
             yield f"it lives on: {viewer}"
             yield f"it grows: {places.command('nca.render', f'run={run}', 'size=512', 'out=texture.png')}"
+            yield f"it goes on: {places.command('nca.train', f'run={run}', f'train.steps={2 * steps}')}"
     if "mlflow_experiment_id" in summary.links:
         yield f"MLflow: make ui{serve}, {places.page(summary.links['mlflow_experiment_id'])}"
     yield f"Optuna: make dashboard{serve}, {DASHBOARD}"
     if best is not None:
         yield f"all outputs: {places.command('analysis.gallery', f'study={plan.name}')}"
+        yield f"rate them: {places.command('analysis.rate', f'study={plan.name}')}"
 
 
 def _format_values(plan: Plan, values: Sequence[float]) -> str:

@@ -190,9 +190,9 @@ def check_fingerprint(spec: StudySpec, recorded: Mapping[str, Any]) -> None:
     for part in ("space", "fixed"):
         for key in sorted(ours[part].keys() | recorded[part].keys()):
             before, now = (side[part].get(key, "(none)") for side in (recorded, ours))
-            if before != now and not (
-                part == "fixed" and key in ours["space"].keys() ^ recorded["space"].keys()
-            ):
+            newer = before == "(none)" and now is None  # a key that there was not when the study began
+            moved = part == "fixed" and key in ours["space"].keys() ^ recorded["space"].keys()
+            if before != now and not newer and not moved:
                 differences.append(f"{key} {before} -> {now}")
     if differences:
         more = len(differences) - SHOWN_DIFFERENCES

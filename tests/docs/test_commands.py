@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -55,19 +56,43 @@ def run(words: list[str], folder: Path, code: int = 0) -> subprocess.CompletedPr
     return done
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python -m nca.")])
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return where the records of a study named STUDY are, of two trials."""
+    runs = tmp_path_factory.mktemp("study") / "runs"
+    words = ["-m", "nca.sweep", "-m", "texture=roundleaf", *SMALL, "sweep.n_trials=2", "sweep.study=STUDY"]
+    run([sys.executable, *words, f"runs_dir={runs}"], runs.parent)
+    return runs
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if re.search("study=STUDY|run=RUN", c)])
+def test_command_on_records(command: str, study: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    shutil.copytree(study, runs)
+    run_id = next((runs / "artifacts" / "STUDY").glob("*/artifacts/output.png")).parts[-3]
+    words = [sys.executable, *shlex.split(command.replace("run=RUN", f"run={run_id}"))[1:]]
+    if "nca.train" in words:
+        words = [re.sub("^train.steps=.*", "train.steps=3", word) for word in words]
+        words.append("tracking.endurance=false")
+    words.append(f"runs_dir={runs}")
+    if "analysis.rate" not in words:
+        assert run(words, tmp_path).stdout.strip()
+        return
+    server = subprocess.Popen(words, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    with server.stdout:
+        assert re.search(r"http://127\.0\.0\.1:\d+/", server.stdout.readline())
+        server.send_signal(signal.SIGINT)
+        assert "analysis.ratings study=STUDY" in server.stdout.read()
+    assert server.wait(TIMEOUT_S) == 0
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if re.match(r"python -m nca\.(?!.*(STUDY|RUN))", c)])
 def test_python_command(command: str, tmp_path: Path) -> None:
     words = overrides_of(command, tmp_path)
     words[0] = sys.executable
     if "-m" in words[3:]:
         words += SMALL_SWEEP
-    elif "nca.render" in words:
-        run(
-            [*words[:2], "nca.train", "texture=roundleaf", *SMALL, "tracking=none", f"runs_dir={tmp_path}"],
-            tmp_path,
-        )
-        (trained,) = (tmp_path / "trials" / "single-runs").iterdir()
-        words = [word.replace("run=RUN", f"run={trained}") for word in words]
     elif "nca.studies" in words:
         sweep = [*words[:2], "nca.sweep", "-m", "texture=roundleaf", *SMALL_SWEEP]
         run([*sweep, f"runs_dir={tmp_path / 'runs'}"], tmp_path)

@@ -102,6 +102,14 @@ def test_a_changed_study_is_refused_with_what_differs(
     assert "\n" not in str(caught.value)
 
 
+def test_a_key_that_is_newer_than_the_study_is_no_change_while_it_says_nothing(spec: StudySpec) -> None:
+    storage = open_storage(spec.storage)
+    open_study(spec, storage)
+    open_study(replace(spec, fixed={**spec.fixed, "train.new": None}), storage)
+    with pytest.raises(SweepError, match=r"train\.new \(none\) -> 3"):
+        open_study(replace(spec, fixed={**spec.fixed, "train.new": 3}), storage)
+
+
 def test_a_parameter_fixed_after_it_was_searched_is_named_once(spec: StudySpec) -> None:
     storage = open_storage(spec.storage)
     open_study(spec, storage)
