@@ -54,7 +54,7 @@ def test_a_trained_texture_grows_and_a_hole_in_it_heals(browser: Chrome, tmp_pat
     facts = describe_facts(trained.config, trained.metrics)
     page.write_text(make_viewer(trained.automaton, size, pictures, facts, "orchid petal"))
     browser.get(page.as_uri())
-    browser.execute_script("nca.pause(); nca.advance(arguments[0])", GROWN_AT)
+    browser.execute_script("nca.pause(); nca.advance(arguments[0]); nca.show()", GROWN_AT)
     grown = colors(browser, size)
     target = pictures["target"].transpose(2, 0, 1) / 255
     assert np.abs(grown.mean((1, 2)) - target.mean((1, 2))).max() < 0.1
@@ -67,7 +67,7 @@ def test_a_trained_texture_grows_and_a_hole_in_it_heals(browser: Chrome, tmp_pat
     assert (colors(browser, size)[hole] == 0).all()
     save_screenshot(browser, "viewer_erased", tmp_path)
 
-    browser.execute_script("nca.advance(arguments[0])", HEALED_AFTER)
+    browser.execute_script("nca.advance(arguments[0]); nca.show()", HEALED_AFTER)
     healed = colors(browser, size)
     assert np.abs(healed.mean((1, 2)) - grown.mean((1, 2))).max() < 0.1
     assert np.abs(healed[hole].mean((1, 2)) - grown.mean((1, 2))).max() < 0.2
@@ -91,9 +91,9 @@ def test_the_rating_page(serve: Serve, browser: Chrome, shown: Finished, tmp_pat
     browser.get(serve("analysis.rate", f"study={shown.name}", shown=shown.runs))
     browser.find_element(By.ID, "rater").send_keys("Ada", Keys.ENTER)
     wait_for_image(browser, width=16)
-    for _ in range(2):
+    for n_done in (1, 2):
         browser.find_element(By.TAG_NAME, "body").send_keys("3")
-        wait_for_text(browser, "done")
+        wait_for_text(browser, f"{n_done} done")
     save_screenshot(browser, "rating_page", tmp_path)
 
 
