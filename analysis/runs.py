@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from optuna.distributions import BaseDistribution
 
-from analysis.ratings import Ratings, mean_ratings
+from analysis.ratings import Rating, Ratings, mean_ratings
 from nca.options import read_places
 from nca.places import Places
 from sweeps.upkeep import StudyState, TrialNote
 
-__all__ = ["StudyTable", "load", "read_study"]
+__all__ = ["StudyTable", "add_provenance", "load", "read_study"]
 
 # Attributes of a trial that are columns of their own, or no result.
 NOT_RESULTS = ("owner", "reason", "error", "origin", "retry_of", "lean", "stop", "warm_start")
+# What a study has once, and a table of one row a trial has in every row.
+FIXED = ("texture.name", "texture.source", "texture.hash", "features.name", "features.hash", "model.name")
+FIXED_PARAMS = ("model.", "train.")
+TAGS = ("git_commit", "device", "device_name", "threads", "host", "python")  # and version.PACKAGE
 
 
 @dataclass(frozen=True)
@@ -33,14 +38,20 @@ class StudyTable:
         trials: One row a trial ended for good, by number: `trial`, `reason`, `began`, `seconds`, `folder`,
             `warm_start`, `rating` (the mean of its raters), every param, every result under its metric's
             name, `mlflow_run_id`.
+        distributions: What params were drawn from.
+        curves: Smoothed losses by training step, by trial.
+        ratings: All of them.
     """
 
     name: str
     objectives: Sequence[str]
     params: Sequence[str]
-    links: dict[str, str]
-    fixed: dict[str, Any]
+    links: Mapping[str, str]
+    fixed: Mapping[str, Any]
     trials: pd.DataFrame
+    distributions: Mapping[str, BaseDistribution]
+    curves: Mapping[int, Mapping[int, float]]
+    ratings: Sequence[Rating]
 
 
 def load(study: str, *, runs_dir: str | Path = "mlruns", storage: str | None = None) -> pd.DataFrame:
@@ -70,12 +81,47 @@ def read_study(places: Places, name: str) -> StudyTable:
     """
     studies = places.open_studies()
     state, notes = studies.look(name), studies.trials(name)
-    params = sorted({key for note in notes for key in note.params})
+    distributions = studies.distributions(name)
+    params = sorted(distributions)
     rows = [_row(state, note, places.folders(name)[0]) for note in notes]
     columns = ["trial", "reason", "began", "seconds", "folder", "warm_start", "rating", *params]
     trials = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
-    trials["rating"] = trials["trial"].map(mean_ratings(Ratings(places, name).all())).astype(float)
-    return StudyTable(name, state.objectives, params, dict(state.links), studies.fixed(name), trials)
+    ratings = Ratings(places, name).all()
+    trials["rating"] = trials["trial"].map(mean_ratings(ratings)).astype(float)
+    return StudyTable(
+        name,
+        state.objectives,
+        params,
+        dict(state.links),
+        studies.fixed(name),
+        trials,
+        distributions,
+        {note.number: note.reports for note in notes},
+        ratings,
+    )
+
+
+def add_provenance(table: StudyTable, places: Places) -> pd.DataFrame:
+    """Return a study's trials with what is the same for all, and where each was trained, as MLflow knows it.
+
+    Args:
+        table: The study.
+        places: Where records are.
+    """
+    trials = table.trials.copy()
+    trials.insert(0, "study", table.name)
+    same = {key: value for key, value in table.fixed.items() if key in FIXED or key.startswith(FIXED_PARAMS)}
+    for key in sorted(same.keys() - set(trials.columns)):
+        trials[key] = [same[key]] * len(trials)
+    store, experiment = places.open_tracking(), table.links.get("mlflow_experiment_id")
+    if store is None or experiment is None or "mlflow_run_id" not in trials:
+        return trials
+    tags = store.all_tags(experiment)
+    of_trials = [tags.get(str(run), {}) for run in trials["mlflow_run_id"]]
+    versions = {key for each in of_trials for key in each if key.startswith("version.")}
+    for key in (*TAGS, *sorted(versions)):
+        trials[key] = [each.get(key) for each in of_trials]
+    return trials
 
 
 def _row(state: StudyState, note: TrialNote, folder: Path) -> dict[str, Any]:
@@ -88,6 +134,7 @@ def _row(state: StudyState, note: TrialNote, folder: Path) -> dict[str, Any]:
         "seconds": note.seconds,
         "folder": str(folder / str(note.origin)),
         "warm_start": note.attributes.get("warm_start"),
+        "rating": None,
         **note.params,
         **values,
         **{key: value for key, value in results.items() if isinstance(value, int | float | str)},

@@ -382,6 +382,26 @@ class MlflowStore:
                 self._client.delete_tag(run_id, key)
         self._client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items() if there.get(k) != v])
 
+    def all_tags(self, experiment_id: str) -> dict[str, dict[str, str]]:
+        """Return the tags of an experiment's runs, by run id; empty where it is not in this store.
+
+        Raises:
+            MlflowException: If the store cannot be asked.
+        """
+        from mlflow.exceptions import MlflowException
+
+        found: dict[str, dict[str, str]] = {}
+        token = None
+        try:
+            while token is None or token:
+                page = self._client.search_runs([experiment_id], max_results=5000, page_token=token)
+                found |= {str(run.info.run_id): dict(run.data.tags) for run in page}
+                token = page.token or ""
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+        return found
+
     def running_runs(self, experiment: str) -> dict[str, dict[str, str]]:
         """Return the tags of an experiment's runs that are RUNNING, by run id."""
         known = self._client.get_experiment_by_name(experiment)

@@ -13,6 +13,7 @@ from uuid import uuid4
 import optuna
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta
 from optuna.artifacts.exceptions import ArtifactNotFound
+from optuna.distributions import BaseDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
@@ -181,6 +182,17 @@ class Studies:
             SweepError: If there is no study of that name.
         """
         self._study(name).set_user_attr(key, value)
+
+    def distributions(self, name: str) -> dict[str, BaseDistribution]:
+        """Return what a study's trials were drawn from, by dotted key; empty before the first trial.
+
+        Raises:
+            SweepError: If there is no study of that name.
+        """
+        found: dict[str, BaseDistribution] = {}
+        for trial in self._study(name).get_trials(deepcopy=False):
+            found |= trial.distributions
+        return found
 
     def stop(self, name: str, number: int | None = None) -> None:
         """Ask a running trial to end for good with what it has, or without a number every sweep of the study.

@@ -1,0 +1,59 @@
+"""`python -m analysis.export study=S`: a study as one table, a row a trial, CSV or Parquet."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from nca.options import PLACES, read_options, read_places
+from nca.schema import ConfigError, exit_on_error
+from sweeps import SweepError
+
+__all__ = ["main"]
+
+USAGE = (
+    "python -m analysis.export study=NAME[,NAME...] [out=FILE.csv|FILE.parquet] [runs_dir=mlruns] "
+    "[sweep.storage=ADDRESS] [tracking.uri=ADDRESS|none]"
+)
+KINDS = (".csv", ".parquet")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the table and print its name; exit code 2 on bad input.
+
+    Raises:
+        ConfigError: Never: it becomes one line and exit code 2.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    with exit_on_error(SweepError, OSError):
+        options = read_options(words, ("study", "out", *PLACES), USAGE)
+        if "study" not in options:
+            raise ConfigError(f"say which study: {USAGE}")
+        names = options["study"].split(",")
+        out = Path(options.get("out", f"{names[0].replace('/', '-')}.csv")).expanduser()
+        if out.suffix not in KINDS:
+            raise ConfigError(f"out={out}: must end with {' or '.join(KINDS)}")
+        if not out.parent.is_dir():
+            raise ConfigError(f"out={out}: {out.parent} is not a folder")
+        import pandas as pd
+
+        from analysis.runs import add_provenance, read_study
+
+        places = read_places(options)
+        tables = [add_provenance(read_study(places, name), places) for name in names]
+        table = pd.concat([each for each in tables if not each.empty] or tables)
+        partial = out.with_name(f"{out.name}.partial")
+        try:
+            if out.suffix == ".csv":
+                table.to_csv(partial, index=False)
+            else:
+                table.to_parquet(partial, index=False)
+            partial.replace(out)
+        finally:
+            partial.unlink(missing_ok=True)
+        print(f"{out}: {len(table)} trials, {len(table.columns)} columns")
+
+
+if __name__ == "__main__":
+    main()
