@@ -92,7 +92,7 @@ class _Steps:
         self._n = round((high - low) / step) + 1
 
     def encode(self, value: Any) -> float:
-        return (round((value - self._low) / self._step) + 0.5) / self._n
+        return float((round((value - self._low) / self._step) + 0.5) / self._n)
 
     def decode(self, u: float) -> float:
         return self._low + min(self._n - 1, int(u * self._n)) * self._step

@@ -68,6 +68,7 @@ def _describe_places(plan: Plan, summary: Summary) -> Iterator[str]:
     yield f"Optuna: make dashboard{serve}, {DASHBOARD}"
     if best is not None:
         yield f"all outputs: {places.command('analysis.gallery', f'study={plan.name}')}"
+        yield f"every figure: {places.command('analysis.report', f'study={plan.name}')}"
         yield f"rate them: {places.command('analysis.rate', f'study={plan.name}')}"
 
 

@@ -372,6 +372,10 @@ class MlflowStore:
         """Put a file among a run's artifacts, in place of one of that name."""
         self._client.log_artifact(run_id, str(file))
 
+    def log_folder(self, run_id: str, folder: Path, below: str) -> None:
+        """Put a folder's files among a run's artifacts, below a name, in place of those of the same names."""
+        self._client.log_artifacts(run_id, str(folder), below)
+
     def replace_tags(self, run_id: str, prefix: str, tags: Mapping[str, str]) -> None:
         """Set tags of a run; of those named PREFIX or PREFIX.ANYTHING delete what is not among them."""
         from mlflow.entities import RunTag

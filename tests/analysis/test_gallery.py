@@ -19,7 +19,7 @@ def test_it_holds_every_trial_with_its_picture_and_the_target(tmp_path: Path) ->
     places = make_study(tmp_path, 5, n_failed=1)
     page = make_gallery(read_study(places, STUDY), places, tmp_path)
     data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
-    assert data["columns"][:4] == ["final_loss", "reason", "model.channels", "train.learning_rate"]
+    assert data["columns"][:3] == ["final_loss", "reason", "model.channels"]
     assert [trial["trial"] for trial in data["trials"]] == [0, 1, 2, 3, 4]
     assert [trial["picture"] is None for trial in data["trials"]] == [False] * 4 + [True]
     assert data["trials"][4]["final_loss"] is None

@@ -14,7 +14,7 @@ from tests.analysis.builders import STUDY, make_study
 def test_a_study_is_a_table_of_sets_and_results(tmp_path: Path) -> None:
     table = read_study(make_study(tmp_path, 6, n_failed=2), STUDY)
     assert (table.name, table.objectives) == (STUDY, ["final_loss"])
-    assert table.params == ["model.channels", "train.learning_rate"]
+    assert table.params == ["model.channels", "model.update_rate", "train.learning_rate"]
     trials = table.trials
     assert list(trials["trial"]) == list(range(6))
     assert list(trials["reason"]) == ["complete"] * 4 + ["diverged"] * 2

@@ -1,0 +1,168 @@
+"""Outputs of trials beside their targets, as figures and in tables."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+from PIL import Image
+
+from analysis.figures import FEW, LOSS, Drawn, label_of, make_figure
+from analysis.runs import StudyTable
+from nca.places import Places
+
+__all__ = ["best_table", "plot_examples", "plot_published_sets"]
+
+LARGEST = 5
+PUBLISHED = {
+    "set 5": {"model.channels": 15, "model.hidden_channels": 96, "model.filters": 4},
+    "set 8": {"model.channels": 6, "model.hidden_channels": 32, "model.filters": 6},
+}
+
+
+def read_output(folder: str | Path) -> NDArray[np.uint8] | None:
+    """Return the first of the outputs that stand side by side in a trial's output.png; None for none."""
+    file = Path(folder) / "output.png"
+    if not file.exists():
+        return None
+    with Image.open(file) as picture:
+        return np.asarray(picture.convert("RGB").crop((0, 0, picture.height, picture.height)))
+
+
+def read_target(places: Places, study: str) -> NDArray[np.uint8] | None:
+    """Return a study's target; None where no trial has kept it."""
+    file = places.find_target(study)
+    if file is None:
+        return None
+    with Image.open(file) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def show(axes: Axes, picture: NDArray[np.uint8] | None, title: str) -> None:
+    """Show a picture pixel by pixel, or nothing."""
+    axes.set_axis_off()
+    axes.set_title(title, fontsize=8)
+    if picture is not None:
+        axes.imshow(picture, interpolation="nearest")
+
+
+def plot_examples(tables: Sequence[StudyTable], places: Places) -> Drawn | str:
+    """Draw an output for each rating from 5 to 0 beside the target, of the study with the most ratings."""
+    table = max(tables, key=lambda each: each.trials["rating"].notna().sum())
+    rated = table.trials.dropna(subset=["rating"])
+    if len(rated) < FEW:
+        return "Examples for each rating need ratings."
+    figure = make_figure(1, LARGEST + 2, 9, 1.7)
+    axes = figure.axes
+    show(axes[0], read_target(places, table.name), "target")
+    rows = []
+    for place, rating in zip(axes[1:], range(LARGEST, -1, -1), strict=True):
+        near = rated[(rated["rating"] - rating).abs() <= 0.5].sort_values(LOSS)
+        if near.empty:
+            show(place, None, f"{rating}: none")
+            continue
+        middle = near.iloc[len(near) // 2]
+        show(place, read_output(middle["folder"]), f"rated {middle['rating']:.3g}")
+        rows.append({"rating": rating, "study": table.name, "trial": middle["trial"], LOSS: middle[LOSS]})
+    text = [f"For each rating the output with the median loss among those rated so; {table.name}."]
+    return Drawn("examples", figure, pd.DataFrame(rows), text)
+
+
+def plot_published_sets(tables: Sequence[StudyTable], places: Places) -> Drawn | str:
+    """Draw the study's best and worst published sets on every texture that they were trained on."""
+    found = find_published(tables)
+    if not found:
+        return (
+            "The published sets were not trained here: `python -m nca.sweep -m experiment=set5 search=fixed "
+            "texture=roundleaf,orchid_petal,alocasia,snake_plant`, the same with set8, and a report of those "
+            "studies."
+        )
+    textures = sorted({texture for _, texture in found})
+    names = sorted({name for name, _ in found})
+    n_rows = len(names) + 2
+    figure = make_figure(n_rows, len(textures), 1.7 * len(textures) + 0.5, 1.8 * n_rows)
+    grid = np.array(figure.axes).reshape(n_rows, len(textures))
+    rows = []
+    for column, texture in zip(grid.T, textures, strict=True):
+        for axes, name in zip(column[1:-1], names, strict=True):
+            if (name, texture) not in found:
+                axes.set_axis_off()
+                continue
+            table, row = found[name, texture]
+            show(column[0], read_target(places, table.name), texture.replace("_", " "))
+            show(axes, read_output(row["folder"]), f"{name}: {row[LOSS]:.2g}")
+            curve = table.curves.get(int(row["trial"]), {})
+            column[-1].plot(list(curve), list(curve.values()), lw=0.9, label=name)
+            rows.append({"set": name, "texture": texture, LOSS: row[LOSS]})
+        column[-1].set(yscale="log", xlabel="training step")
+    grid[-1, 0].set_ylabel("loss, smoothed")
+    grid[-1, 0].legend(fontsize=6, frameon=False)
+    text = [
+        "Targets, outputs with their final losses, and curves; set 5 was the study's best, set 8 its worst."
+    ]
+    return Drawn("published_sets", figure, pd.DataFrame(rows), text)
+
+
+def find_published(tables: Sequence[StudyTable]) -> dict[tuple[str, str], tuple[StudyTable, pd.Series]]:
+    """Return the last complete trial of each published set on each texture, of studies of nothing else."""
+    found = {}
+    for table in tables:
+        names = [name for name, values in PUBLISHED.items() if values.items() <= table.fixed.items()]
+        complete = table.trials[table.trials["reason"] == "complete"]
+        for name in names if not table.distributions else ():
+            for _, row in complete.iterrows():
+                found[name, _texture(table)] = (table, row)
+    return found
+
+
+def _texture(table: StudyTable) -> str:
+    name, preset = table.fixed.get("texture.name", table.name), table.fixed.get("texture.preset")
+    return f"{name} {preset}" if preset else str(name)
+
+
+def best_table(tables: Sequence[StudyTable], places: Places, n: int) -> str:
+    """Return the best trials as an HTML table with pictures and links to their viewers."""
+    rows = [
+        (row[LOSS], table, row)
+        for table in tables
+        if LOSS in table.trials
+        for _, row in table.trials[table.trials["reason"] == "complete"].iterrows()
+    ]
+    lines = []
+    for loss, table, row in sorted(rows, key=lambda each: each[0])[:n]:
+        named = "<br>".join(f"{html.escape(label_of(name))} {row[name]:.4g}" for name in table.params)
+        experiment, run = table.links.get("mlflow_experiment_id"), row.get("mlflow_run_id")
+        links = ""
+        if experiment is not None and isinstance(run, str):
+            pages = {
+                "run": places.page(experiment, run),
+                "viewer": places.page(experiment, run, "viewer.html"),
+            }
+            links = " ".join(f'<a href="{html.escape(page)}">{name}</a>' for name, page in pages.items())
+        picture = _inline(read_output(row["folder"]))
+        rating = "" if pd.isna(row["rating"]) else f"{row['rating']:.2g}"
+        cells = (picture, html.escape(table.name), str(row["trial"]), f"{loss:.3g}", rating, named, links)
+        lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    if not lines:
+        return ""
+    head = "".join(
+        f"<th>{name}</th>" for name in ("output", "study", "trial", "final loss", "rating", "set", "")
+    )
+    return f"<h3>The best {len(lines)}</h3><table><thead><tr>{head}</tr></thead>{''.join(lines)}</table>"
+
+
+def _inline(picture: NDArray[np.uint8] | None) -> str:
+    if picture is None:
+        return ""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    return (
+        f'<img class="thumb" alt="" src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">'
+    )

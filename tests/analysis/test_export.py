@@ -1,0 +1,52 @@
+"""A study as one table: what goes out is what comes in again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis.export import main
+from analysis.runs import load
+from tests.analysis.builders import make_study
+
+
+@pytest.mark.parametrize(("suffix", "read"), [("csv", pd.read_csv), ("parquet", pd.read_parquet)])
+def test_every_trial_of_every_study_is_a_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str, read: object
+) -> None:
+    make_study(tmp_path, 5)
+    make_study(tmp_path, 3, name="petal", texture="orchid_petal")
+    out = tmp_path / f"t.{suffix}"
+    main(["study=leaf,petal", f"out={out}", f"runs_dir={tmp_path}", "tracking.uri=none"])
+    assert capsys.readouterr().out.startswith(f"{out}: 8 trials, ")
+    table = pd.read_csv(out) if suffix == "csv" else pd.read_parquet(out)
+    assert table["study"].tolist() == ["leaf"] * 5 + ["petal"] * 3
+    assert table["texture.name"].tolist() == ["roundleaf"] * 5 + ["orchid_petal"] * 3
+    ours = load("leaf", runs_dir=tmp_path)
+    for key in ("trial", "final_loss", "model.channels", "train.learning_rate"):
+        assert table.loc[table["study"] == "leaf", key].tolist() == pytest.approx(
+            ours[key].tolist(), nan_ok=True
+        )
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".partial"] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "say which study"),
+        (["study=leaf", "out=x.xlsx"], "out=x.xlsx: must end with .csv or .parquet"),
+        (["study=leaf", "out=/nowhere/x.csv"], "/nowhere is not a folder"),
+        (["study=nothing"], "study 'nothing': no such study"),
+    ],
+)
+def test_mistakes_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    make_study(tmp_path, 2)
+    with pytest.raises(SystemExit, match="2"):
+        main([*words, f"runs_dir={tmp_path}"])
+    text = capsys.readouterr().err
+    assert said in text
+    assert text.count("\n") == 1

@@ -1,0 +1,173 @@
+"""The report says what the data say, and a sentence where there are too few."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from scipy import stats
+
+from analysis.ratings import Rating, Ratings, now
+from analysis.report import main, make_sections, write_report
+from analysis.runs import StudyTable, read_study
+from nca.places import Places
+from tests.analysis.builders import make_study
+
+N_TRIALS = 30
+FIGURES = {
+    "losses_by_texture",
+    "rating_against_loss",
+    "examples",
+    "parameters",
+    "importances",
+    "interactions",
+    "history",
+    "clusters",
+    "texture_against_texture",
+    "curves",
+}
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Places:
+    """Return two studies of the same sets on two textures; the first one is rated."""
+    runs = tmp_path_factory.mktemp("report")
+    places = make_study(runs, N_TRIALS + 1, name="leaf", texture="roundleaf")
+    make_study(runs, N_TRIALS + 1, name="petal", texture="orchid_petal")
+    ratings = Ratings(places, "leaf")
+    table = read_study(places, "leaf").trials.dropna(subset=["final_loss"])
+    for row in table.itertuples():
+        rating = float(np.clip(round(-1 - 2 * np.log10(row.final_loss)), 0, 5))
+        ratings.add(Rating(row.trial, "ada", 0, rating, now()))
+    return places
+
+
+@pytest.fixture(scope="module")
+def tables(places: Places) -> list[StudyTable]:
+    return [read_study(places, name) for name in ("leaf", "petal")]
+
+
+@pytest.fixture(scope="module")
+def report(tables: list[StudyTable], places: Places, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(tables, places, tmp_path_factory.mktemp("out") / "report")
+
+
+def sentences(report: Path) -> list[str]:
+    found = re.findall(r"<figcaption>(.*?)</figcaption>|<p[^>]*>(.*?)</p>", report.read_text(), re.DOTALL)
+    return ["".join(each) for each in found]
+
+
+def numbers(text: str) -> list[float]:
+    return [float(number) for number in re.findall(r"-?\d+\.\d+", text)]
+
+
+def test_every_figure_is_there_with_its_data(report: Path) -> None:
+    folder = report.parent
+    assert {file.stem for file in folder.glob("*.png")} == FIGURES
+    for name in FIGURES:
+        with Image.open(folder / f"{name}.png") as picture:
+            assert np.asarray(picture.convert("L")).std() > 5  # not empty
+        assert (folder / f"{name}.svg").read_text().lstrip().startswith("<?xml")
+        assert not pd.read_csv(folder / f"{name}.csv").empty
+    page = report.read_text()
+    assert "http" not in re.sub(r'href="[^"]*"', "", page.partition("<body>")[0])
+    assert page.count('<img src="data:image/png') == len(FIGURES)
+
+
+def test_correlations_are_those_of_the_data(report: Path, tables: list[StudyTable]) -> None:
+    rated = tables[0].trials.dropna(subset=["rating", "final_loss"])
+    x, y = np.log10(rated["final_loss"]), rated["rating"]
+    (text,) = (each for each in sentences(report) if "correlates at Pearson" in each)
+    found = numbers(text.partition("Pearson")[2])
+    pearson = stats.pearsonr(x, y)
+    interval = pearson.confidence_interval()
+    assert found[:3] == pytest.approx([pearson.statistic, interval.low, interval.high], abs=0.006)
+    assert found[3] == pytest.approx(stats.spearmanr(x, y).statistic, abs=0.006)
+
+
+def test_the_parameter_that_matters_is_named_and_no_other(report: Path) -> None:
+    (text,) = (each for each in sentences(report) if "beyond chance" in each)
+    named = text.partition("beyond chance:")[2]
+    assert "learning rate (-0." in named
+    assert "channels" not in named
+    assert "update rate" not in named
+    table = pd.read_csv(report.parent / "parameters.csv").set_index("parameter")
+    assert table.loc["train.learning_rate", "p"] < 0.01
+    importances = pd.read_csv(report.parent / "importances.csv").set_index("parameter")["importance"]
+    assert importances.idxmax() == "train.learning_rate"
+
+
+def test_sets_that_fail_on_one_texture_fail_on_the_other(report: Path, tables: list[StudyTable]) -> None:
+    table = pd.read_csv(report.parent / "texture_against_texture.csv")
+    assert set(table["texture"]) == {"orchid_petal"}
+    one, other = (t.trials.set_index("trial")["final_loss"].dropna() for t in tables)
+    assert table["spearman"].iloc[0] == pytest.approx(stats.spearmanr(one, other).statistic, abs=1e-6)
+    assert table["spearman"].iloc[0] > 0.8
+
+
+def test_the_best_trials_are_listed_the_best_first(report: Path, tables: list[StudyTable]) -> None:
+    rows = re.findall(r"<tr><td><img class=\"thumb\".*?</tr>", report.read_text(), re.DOTALL)
+    assert len(rows) == 10
+    everything = pd.concat(table.trials for table in tables)
+    best = everything["final_loss"].nsmallest(10)
+    listed = [re.findall(r"<td>(.*?)</td>", row, re.DOTALL)[3] for row in rows]
+    assert listed == [f"{loss:.3g}" for loss in best]
+
+
+@pytest.mark.parametrize(("n_trials", "n_failed"), [(1, 0), (2, 1), (2, 2), (4, 0)])
+def test_few_trials_give_sentences(tmp_path: Path, n_trials: int, n_failed: int) -> None:
+    places = make_study(tmp_path, n_trials, n_failed)
+    report = write_report([read_study(places, "leaf")], places, tmp_path / "out")
+    said = " ".join(sentences(report))
+    assert "experiment=ten_sets" in said
+    assert "python -m analysis.rate" in said
+    assert "clusters take 10" in said
+    drawn = {file.stem for file in (tmp_path / "out").glob("*.png")}
+    assert drawn <= {"parameters", "history", "curves"}
+    assert ("parameters" in drawn) == (n_trials - n_failed >= 3)
+
+
+def test_pruned_trials_alone_give_sentences(tmp_path: Path) -> None:
+    places = make_study(tmp_path, 6, 0)
+    table = read_study(places, "leaf")
+    pruned = table.trials.assign(reason="pruned", final_loss=np.nan)
+    report = write_report([replace(table, trials=pruned)], places, tmp_path / "out")
+    assert {file.stem for file in (tmp_path / "out").glob("*.png")} == {"curves"}
+    assert "6 pruned" in " ".join(sentences(report))
+
+
+def test_the_same_data_give_the_same_report(tables: list[StudyTable], places: Places, report: Path) -> None:
+    texts = [
+        [each if isinstance(each, str) else list(each.text) for each in section.drawn]
+        for section in make_sections(tables, places)
+    ]
+    said = " ".join(sentences(report)).replace("&#39;", "'").replace("&gt;", ">")
+    for each in texts:
+        for text in each:
+            assert " ".join([text] if isinstance(text, str) else text) in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "say which study"),
+        (["study=leef"], "study 'leef': no such study; there are: leaf"),
+        (["study=leaf,nothing"], "study 'nothing': no such study"),
+        (["study=leaf", "out=/nowhere/x"], "/nowhere is not a folder"),
+        (["studi=leaf"], "unknown key 'studi', did you mean 'study'?"),
+    ],
+)
+def test_mistakes_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    make_study(tmp_path, 2)
+    with pytest.raises(SystemExit, match="2"):
+        main([*words, f"runs_dir={tmp_path}"])
+    text = capsys.readouterr().err
+    assert said in text
+    assert text.count("\n") == 1
