@@ -35,6 +35,7 @@ __all__ = [
     "plot_losses_by_texture",
     "plot_parameters",
     "plot_rating_against_loss",
+    "plot_suggestions",
     "plot_texture_against_texture",
     "styled",
 ]
@@ -288,7 +289,7 @@ def plot_interactions(
         alone = np.column_stack([np.ones(len(ranks)), points[:, i], points[:, j]])
         product = (points[:, i] - points[:, i].mean()) * (points[:, j] - points[:, j].mean())
         gain[j, i] = explained(np.column_stack([alone, product]), ranks) - explained(alone, ranks)
-    figure = make_figure(height=4.6)
+    figure = make_figure(height=0.45 * len(names) + 1.2)
     (axes,) = figure.axes
     labels = [label_of(name) for name in names]
     sns.heatmap(
@@ -297,6 +298,7 @@ def plot_interactions(
         yticklabels=labels[1:],
         cmap="cividis",
         vmin=0,
+        vmax=max(0.1, float(np.nanmax(gain))),
         annot=True,
         fmt=".2f",
         ax=axes,
@@ -369,8 +371,19 @@ def plot_clusters(clusters: Clusters, trials: pd.DataFrame) -> Drawn:
         f"{clusters.n_clusters} clusters by k-means, chosen by silhouette ({clusters.silhouette:.2f}; near 0 "
         "means that there are no real clusters).",
         f"Strongest loadings of {loadings}.",
+        *describe_each(clusters, trials),
     ]
     return Drawn("clusters", figure, data, text)
+
+
+def describe_each(clusters: Clusters, trials: pd.DataFrame) -> Iterator[str]:
+    """Yield a sentence for each cluster: how many sets, their geometric mean loss, their mean rating."""
+    for number in range(clusters.n_clusters):
+        inside = trials[clusters.labels == number]
+        loss = 10 ** np.log10(inside[LOSS].to_numpy(float)).mean()
+        rated = inside["rating"].dropna()
+        rating = f", mean rating {rated.mean():.2g} of {len(rated)}" if len(rated) else ""
+        yield f"Cluster {number}: {len(inside)} sets, mean loss {loss:.2g}{rating}."
 
 
 def draw_places(
@@ -483,6 +496,45 @@ def interval_of_r2(fit: Any, x: NDArray[np.float64], y: NDArray[np.float64]) -> 
         if np.ptp(x[index]) > 0 and np.ptp(y[index]) > 0:
             found.append(fit(x[index], y[index])[1])
     return tuple(np.quantile(found, [0.025, 0.975])) if found else (float("nan"), float("nan"))
+
+
+def plot_suggestions(trials: pd.DataFrame) -> Drawn | str:
+    """Draw predicted against obtained losses of suggested sets, and each method's beside all others."""
+    if "suggested_by" not in trials or trials["suggested_by"].notna().sum() == 0:
+        return (
+            "Nothing that was suggested is complete: `python -m analysis.suggest study=STUDY enqueue=true`, "
+            "and the sweep's command once more."
+        )
+    suggested, others = trials.dropna(subset=["suggested_by"]), trials[trials["suggested_by"].isna()]
+    figure = make_figure(1, 2, 8, 3.4)
+    left, right = figure.axes
+    methods = sorted(suggested["suggested_by"].unique())
+    colors = dict(zip(methods, sns.color_palette("colorblind", len(methods)), strict=True))
+    groups, text = {"not suggested": others[LOSS]}, []
+    for method, each in suggested.groupby("suggested_by"):
+        mean, sd = each["predicted_log10_loss"], each["predicted_log10_loss_sd"]
+        reach = [10**mean - 10 ** (mean - sd), 10 ** (mean + sd) - 10**mean]
+        style = {"fmt": "o", "ms": 4, "lw": 0.8, "color": colors[method], "label": method}
+        left.errorbar(10**mean, each[LOSS], xerr=reach, **style)
+        groups[method] = each[LOSS]
+        inside = float(((np.log10(each[LOSS]) - mean).abs() <= 1.96 * sd).mean())
+        median = f"{len(each)} sets, median loss {each[LOSS].median():.2g}"
+        text.append(f"{method}: {median}; {inside:.0%} within the predicted 95% range.")
+    ends = [10 ** suggested["predicted_log10_loss"].min(), 10 ** suggested["predicted_log10_loss"].max()]
+    left.plot(ends, ends, color=INK, lw=0.8, ls="--")
+    left.set(xscale="log", yscale="log", xlabel="predicted final loss", ylabel="obtained final loss")
+    left.legend(fontsize=7, frameon=False)
+    for at, (name, losses) in enumerate(groups.items()):
+        apart = np.random.default_rng(0).uniform(-0.15, 0.15, len(losses))
+        right.scatter(at + apart, losses, s=14, alpha=0.7, color=colors.get(name, "#9aa7b6"))
+        right.plot([at - 0.3, at + 0.3], [losses.median()] * 2, color=INK, lw=1.2)
+    right.set(yscale="log", ylabel=LOSS_AXIS)
+    right.set_xticks(range(len(groups)), list(groups))
+    text.append(
+        f"Not suggested: {len(others)} sets, median loss {others[LOSS].median():.2g}; bars are medians."
+    )
+    columns = ["study", "trial", "suggested_by", "predicted_log10_loss", "predicted_log10_loss_sd", LOSS]
+    return Drawn("suggestions", figure, suggested[columns], text)
 
 
 def plot_curves(curves: Mapping[tuple[str, int], Mapping[int, float]], trials: pd.DataFrame) -> Drawn | str:

@@ -248,8 +248,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise ConfigError(f"study={options['study']}: no trial is complete yet; there is nothing to rate")
         places.open_tracking()  # loads MLflow before the first rating waits for it
     server = make_server(LOOPBACK, port, make_app(ratings, target, port, rater), request_handler=_Quiet)
-    print(f"rate: http://{LOOPBACK}:{port}/ (ctrl-C ends; every rating is kept as it is given)", flush=True)
     try:
+        print(
+            f"rate: http://{LOOPBACK}:{port}/ (ctrl-C ends; every rating is kept as it is given)", flush=True
+        )
         server.serve_forever()
     except KeyboardInterrupt:
         print(f"over: {places.command('analysis.ratings', 'study=' + options['study'])} sums up")

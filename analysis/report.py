@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from analysis.runs import StudyTable
     from nca.places import Places
 
-__all__ = ["main", "write_report"]
+__all__ = ["check_extra", "main", "write_report"]
 
 USAGE = (
     "python -m analysis.report study=NAME[,NAME...] [out=FOLDER] [runs_dir=mlruns] "
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         out = Path(options.get("out", f"report-{names[0].replace('/', '-')}")).expanduser()
         if not out.absolute().parent.is_dir():
             raise ConfigError(f"out={out}: {out.absolute().parent} is not a folder")
-        _check_extra()
+        check_extra()
         from analysis.runs import read_study
 
         places = read_places(options)
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(page)
 
 
-def _check_extra() -> None:
+def check_extra() -> None:
     """Refuse to begin where the packages of the extra are missing.
 
     Raises:
@@ -172,6 +172,7 @@ def make_sections(tables: Sequence[StudyTable], places: Places) -> Iterator[Sect
         "One texture against another", [figures.plot_texture_against_texture(complete, params, first)]
     )
     yield Section("Published sets on all textures", [plot_published_sets(tables, places)])
+    yield Section(f"Suggestions that were tried: {main_study}", [figures.plot_suggestions(own)])
     curves = {(table.name, trial): curve for table in tables for trial, curve in table.curves.items()}
     yield Section(
         "Curves, costs, the best",

@@ -19,6 +19,7 @@ from sweeps.study import (
     OUT_OF_MEMORY,
     REASON,
     RETRY_OF,
+    SUGGESTED,
     attempts,
     ended_for_good,
     origin,
@@ -37,12 +38,12 @@ class Book:
     Args:
         study: The study.
         storage: Its storage.
-        n_trials: Trials ended for good, in all.
+        n_trials: Trials ended for good that are asked for.
         retries: Times a killed trial is tried again.
     """
 
     def __init__(self, study: Study, storage: RDBStorage, n_trials: int, retries: int) -> None:
-        self.n_trials = n_trials
+        self._n_trials = n_trials
         self._study = study
         self._storage = storage
         self._retries = retries
@@ -58,6 +59,11 @@ class Book:
     def reread(self, number: int) -> FrozenTrial:
         """Return a trial as it is now."""
         return self._storage.get_trial(self.id_of(number))
+
+    @property
+    def n_trials(self) -> int:
+        """Trials ended for good, in all: what was asked for, and suggestions on top."""
+        return self._n_trials + sum(SUGGESTED in trial.user_attrs for trial in self.trials())
 
     def n_wanted(self) -> int:
         """Return how many trials are still to be started: what is queued, and what the total leaves."""

@@ -26,6 +26,7 @@ from sweeps.sqlite import SQLITE, create_database
 
 __all__ = [
     "RATINGS",
+    "SUGGESTED",
     "PrunerSpec",
     "StudySpec",
     "attempts",
@@ -46,6 +47,7 @@ __all__ = [
     "warm_up",
 ]
 
+SUGGESTED = "suggested_by"  # attribute of a trial that was queued on top of the total
 RATINGS = "/ratings"  # ends the name of a study in which another one's trials are rated by eye
 HEARTBEAT_INTERVAL_S = 15
 GRACE_PERIOD_S = 60

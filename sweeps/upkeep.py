@@ -194,6 +194,21 @@ class Studies:
             found |= trial.distributions
         return found
 
+    def queue(self, name: str, sets: Sequence[Mapping[str, Any]], notes: Sequence[Mapping[str, Any]]) -> None:
+        """Queue sets, which run first and on top of the total, the next time that the study goes on.
+
+        Args:
+            name: The study's.
+            sets: Within its space.
+            notes: Attributes of each trial; `suggested_by` among them.
+
+        Raises:
+            SweepError: If there is no study of that name.
+        """
+        study = self._study(name)
+        for params, note in zip(sets, notes, strict=True):
+            study.enqueue_trial(dict(params), user_attrs=dict(note))
+
     def stop(self, name: str, number: int | None = None) -> None:
         """Ask a running trial to end for good with what it has, or without a number every sweep of the study.
 

@@ -171,3 +171,21 @@ def test_mistakes_are_one_line(
     text = capsys.readouterr().err
     assert said in text
     assert text.count("\n") == 1
+
+
+def test_suggestions_are_held_against_what_they_came_to(tmp_path: Path) -> None:
+    places = make_study(tmp_path, 20)
+    table = read_study(places, "leaf")
+    trials = table.trials.copy()
+    losses = np.log10(trials["final_loss"])
+    chosen = trials.index[:8]
+    trials.loc[chosen, "suggested_by"] = ["pca"] * 4 + ["model"] * 4
+    trials.loc[chosen, "predicted_log10_loss"] = losses[chosen] + [0, 0, 0, 9, 0, 0, 0, 0]
+    trials.loc[chosen, "predicted_log10_loss_sd"] = 0.1
+    report = write_report([replace(table, trials=trials)], places, tmp_path / "out")
+    said = " ".join(sentences(report))
+    assert "pca: 4 sets" in said
+    assert "75% within the predicted 95% range" in said
+    assert re.search(r"model: 4 sets, median loss \S+; 100% within", said)
+    assert "Not suggested: 11 sets" in said
+    assert (tmp_path / "out" / "suggestions.png").exists()

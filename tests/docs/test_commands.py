@@ -75,6 +75,9 @@ def test_command_on_records(command: str, study: Path, tmp_path: Path) -> None:
         words = [re.sub("^train.steps=.*", "train.steps=3", word) for word in words]
         words.append("tracking.endurance=false")
     words.append(f"runs_dir={runs}")
+    if "analysis.suggest" in words:  # ten trials would take long
+        assert "a suggestion takes 10" in run(words, tmp_path, code=2).stderr
+        return
     if "analysis.rate" not in words:
         assert run(words, tmp_path).stdout.strip()
         return
@@ -153,6 +156,14 @@ def test_make_server_prints_its_address(target: str, tmp_path: Path) -> None:
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.communicate(timeout=30)
+
+
+def test_the_lines_on_tables_run(study: Path, tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "python.md").read_text()
+    (lines,) = re.findall(r"^```pycon\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    program = lines.replace('load("STUDY")', f'load("STUDY", runs_dir={str(study)!r})')
+    assert "final_loss" in run([sys.executable, "-c", program], tmp_path).stdout
+    assert (tmp_path / "study.csv").read_text().startswith("trial,")
 
 
 def test_the_lines_of_python_run(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from sweeps.study import (
     OWNER,
     REASON,
     RETRY_OF,
+    SUGGESTED,
     WARM_START,
     describe_owner,
     ended_for_good,
@@ -31,6 +32,7 @@ from sweeps.study import (
     open_storage,
     origin,
 )
+from sweeps.upkeep import Studies
 from sweeps.worker import read_assignment
 from tests.sweeps.fake_application import N_STEPS, SPACE, FakeSweep, Sweep, read_started
 
@@ -151,6 +153,22 @@ def test_notes_reach_the_dashboard_and_what_a_person_wrote_there_stays(tmp_path:
     replace(sweep, n_trials=3).run()
     notes = [get_note(Trial(study, trial._trial_id)) for trial in study.get_trials()]
     assert notes == ["my own words", "trial 1", "trial 2"]
+
+
+def test_queued_sets_run_first_and_on_top_of_the_total(tmp_path: Path) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=2, workers=1, acts={"2": ["kill", "succeed"]})
+    assert sweep.run().counts == {"complete": 2}
+    sets = [{"x": 0.25, "y": 2}, {"x": 0.75, "y": 3}]
+    Studies(sweep.storage).queue("fake", sets, [{SUGGESTED: "pca"}, {SUGGESTED: "pca"}])
+    summary = sweep.run()
+    assert (summary.counts, summary.interrupted) == ({"complete": 4}, False)
+    assert sweep.run().counts == {"complete": 4}
+    assert replace(sweep, n_trials=3).run().counts == {"complete": 5}
+    ended = ended_for_good(trials_of(sweep))
+    assert [trial.params for trial in ended[2:4] if trial.params in sets] == [
+        trial.params for trial in ended[2:4]
+    ]
+    assert sorted(t.params["x"] for t in ended if t.params in sets) == [0.25, 0.75]
 
 
 def test_links_are_kept_with_the_study_and_reach_every_worker(tmp_path: Path) -> None:

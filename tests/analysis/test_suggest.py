@@ -1,0 +1,107 @@
+"""Suggestions are valid, new, good where goodness is known, and run on top of the total."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analysis.ratings import Rating, Ratings, now
+from analysis.runs import read_study
+from analysis.suggest import METHODS, main, suggest
+from nca.places import Places
+from sweeps.study import find_study, open_storage
+from tests.analysis.builders import DISTRIBUTIONS, STUDY, make_study
+
+N = 4
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Places:
+    return make_study(tmp_path_factory.mktemp("suggest"), 40)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_suggestions_are_valid_new_and_different(places: Places, method: str) -> None:
+    table = read_study(places, STUDY)
+    found, _ = suggest(table, method, N, 5.0)
+    tried = {tuple(row[name] for name in DISTRIBUTIONS) for row in table.trials.to_dict("records")}
+    sets = {tuple(each.params[name] for name in DISTRIBUTIONS) for each in found}
+    assert len(sets) == N
+    assert not sets & tried
+    for each in found:
+        for name, value in each.params.items():
+            distribution = DISTRIBUTIONS[name]
+            assert distribution._contains(distribution.to_internal_repr(value))
+        assert 0 < each.loss[1] < 2
+        distances = [distance for _, distance, _ in each.neighbors]
+        assert distances == sorted(distances)
+
+
+def test_the_model_finds_where_the_loss_is_small(places: Places) -> None:
+    """Losses are about 1e-6 over the learning rate: the model must propose large rates, and predict them."""
+    found, why = suggest(read_study(places, STUDY), "model", N, 5.0)
+    assert "logarithm of the final loss" in why
+    for each in found:
+        rate = each.params["train.learning_rate"]
+        assert rate > 5e-4
+        assert each.loss[0] == pytest.approx(-6 - np.log10(rate), abs=0.3)
+
+
+@pytest.mark.parametrize("method", ["pca", "umap", "model"])
+def test_ratings_lead_where_there_are_some(tmp_path: Path, method: str) -> None:
+    places = make_study(tmp_path, 40)
+    ratings = Ratings(places, STUDY)
+    for row in read_study(places, STUDY).trials.dropna(subset=["final_loss"]).itertuples():
+        liked = read_rate(places, row.trial) < 1e-4  # whatever the loss says
+        ratings.add(Rating(row.trial, "ada", 0, 5 if liked else 0, now()))
+    found, why = suggest(read_study(places, STUDY), method, N, 5.0)
+    assert "rating" in why
+    assert all(each.rating is not None for each in found)
+    assert np.median([each.params["train.learning_rate"] for each in found]) < 2e-4
+
+
+def read_rate(places: Places, trial: int) -> float:
+    study = find_study(open_storage(places.storage, create=False), STUDY)
+    assert study is not None
+    return float(study.get_trials(deepcopy=False)[trial].params["train.learning_rate"])
+
+
+def test_queued_suggestions_are_marked_and_wait(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    places = make_study(tmp_path, 20)
+    main([f"study={STUDY}", "method=pca", "n=3", "enqueue=true", f"runs_dir={tmp_path}"])
+    said = capsys.readouterr().out
+    assert "queued 3" in said
+    assert said.count("nearest tried: trial ") == 3
+    study = find_study(open_storage(places.storage, create=False), STUDY)
+    assert study is not None
+    waiting = [trial for trial in study.get_trials() if trial.state.name == "WAITING"]
+    assert [trial.user_attrs["suggested_by"] for trial in waiting] == ["pca"] * 3
+    for trial in waiting:
+        assert trial.user_attrs["predicted_log10_loss_sd"] > 0
+    main([f"study={STUDY}", "method=pca", "n=3", f"runs_dir={tmp_path}"])  # without: nothing is queued
+    assert len([t for t in study.get_trials() if t.state.name == "WAITING"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "say which study"),
+        (["study=leaf", "method=pcaa"], "method=pcaa: must be one of model, pca, umap, did you mean 'pca'?"),
+        (["study=leaf", "n=0"], "n=0: must be a whole number from 1 to 100"),
+        (["study=leaf", "target_rating=6"], "target_rating=6: must be a number from 0 to 5"),
+        (["study=leaf", "enqueue=maybe"], "enqueue=maybe: must be true or false"),
+        (["study=leaf"], "study=leaf: 3 trials are complete; a suggestion takes 10"),
+        (["study=nothing"], "study 'nothing': no such study"),
+    ],
+)
+def test_mistakes_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    make_study(tmp_path, 4)
+    with pytest.raises(SystemExit, match="2"):
+        main([*words, f"runs_dir={tmp_path}"])
+    text = capsys.readouterr().err
+    assert said in text
+    assert text.count("\n") == 1
