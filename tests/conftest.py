@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sqlite3
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pytest
 from jaxtyping import install_import_hook
 
 import tests.typecheck  # noqa: F401 - the hook looks it up as an attribute of `tests`
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background, and programs inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hook = install_import_hook(["nca"], "tests.typecheck.check")
 hook.__enter__()

@@ -203,6 +203,7 @@ def losses(records: Records, run_id: str) -> list[tuple[int, float]]:
 
 def main() -> None:
     """Torture as the command line says; the seed is printed first."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # programs would inherit that it is ignored
     n_kills, seed, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     folder.mkdir(parents=True, exist_ok=True)
     print(f"seed {seed}", flush=True)
