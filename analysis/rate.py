@@ -137,7 +137,7 @@ class _Page:
             abort(409, "something else is shown by now: load the page anew")
         trial, look = shown.look
         self.ratings.add(Rating(trial, name, look, rating, now()))
-        self.ratings.tag_runs([trial])
+        self._tag(trial)
         return self._show(name)
 
     def undo(self) -> Response:
@@ -147,8 +147,15 @@ class _Page:
             abort(409, "nothing to take back")
         last = given[-1]
         self.ratings.take_back(last)
-        self.ratings.tag_runs([last.trial])
+        self._tag(last.trial)
         return self._show(name, (last.trial, last.look))
+
+    def _tag(self, trial: int) -> None:
+        """Copy a trial's ratings to its run; the rating is kept also where MLflow cannot take them."""
+        try:
+            self.ratings.tag_runs([trial])
+        except (ConfigError, OSError) as error:
+            print(f"{error}; analysis.ratings will bring the tags", file=sys.stderr, flush=True)
 
     def _read_rater(self) -> str:
         body = request.get_json()

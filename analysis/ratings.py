@@ -161,6 +161,12 @@ def means_of(ratings: Iterable[Rating]) -> dict[str, float]:
     return {rater: statistics.fmean(r.rating for r in given) for rater, given in by_rater.items()}
 
 
+def means_by_trial(ratings: Iterable[Rating]) -> dict[int, float]:
+    """Return one rater's mean ratings by trial."""
+    by_trial = group(ratings, "trial")
+    return {trial: statistics.fmean(r.rating for r in given) for trial, given in by_trial.items()}
+
+
 def mean_ratings(ratings: Iterable[Rating]) -> dict[int, float]:
     """Return the mean of the raters' means by trial."""
     return {

@@ -6,6 +6,7 @@ Several studies are separated by commas. Too few data for a figure give a senten
 from __future__ import annotations
 
 import base64
+import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ USAGE = (
 TEMPLATES = Path(__file__).with_name("assets")
 PAGE = "report.html"
 BEST = 10  # trials of the table
+FEWEST_SHARED = 4  # outputs that two raters must have rated to be compared
 
 
 @dataclass
@@ -149,7 +151,7 @@ def make_sections(tables: Sequence[StudyTable], places: Places) -> Iterator[Sect
 
     yield Section("Final losses by texture", [figures.plot_losses_by_texture(complete, params)])
     ratings = [figures.plot_rating_against_loss(complete), plot_examples(tables, places)]
-    yield Section("Rating against final loss", ratings)
+    yield Section("Rating against final loss", ratings, notes=list(agreement(tables)))
     yield Section(
         f"Each parameter against final loss: {main_study}",
         [
@@ -180,6 +182,31 @@ def make_sections(tables: Sequence[StudyTable], places: Places) -> Iterator[Sect
         best_table(tables, places, BEST),
         list(costs(everything)),
     )
+
+
+def agreement(tables: Sequence[StudyTable]) -> Iterator[str]:
+    """Yield how well raters agree with themselves, at a second look, and with each other."""
+    from analysis.ratings import group, means_by_trial, self_agreement
+    from analysis.statistics import correlate
+
+    for table in tables:
+        by_rater = group(table.ratings, "rater")
+        for rater, given in by_rater.items():
+            pairs = self_agreement(given)
+            if pairs:
+                apart = sum(abs(first - second) for first, second in pairs) / len(pairs)
+                twice = f"{rater} looked at {len(pairs)} outputs twice"
+                yield f"{table.name}: {twice}; the two ratings are {apart:.2g} apart on average."
+        for one, other in itertools.combinations(by_rater, 2):
+            first, second = means_by_trial(by_rater[one]), means_by_trial(by_rater[other])
+            both = sorted(first.keys() & second.keys())
+            if len(both) >= FEWEST_SHARED:
+                x, y = [first[trial] for trial in both], [second[trial] for trial in both]
+                apart = sum(abs(a - b) for a, b in zip(x, y, strict=True)) / len(both)
+                said = f"{one} and {other} both rated {len(both)} outputs, {apart:.2g} apart on average"
+                if len(set(x)) > 1 and len(set(y)) > 1:
+                    said += f", rank correlation {correlate(x, y, 'spearman')}"
+                yield f"{table.name}: {said}."
 
 
 def join(tables: Sequence[StudyTable]) -> pd.DataFrame:

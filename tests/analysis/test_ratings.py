@@ -15,6 +15,7 @@ from analysis.rate import APART, Queue, make_app
 from analysis.ratings import Rating, Ratings, main, now
 from analysis.runs import load
 from nca.places import Places
+from nca.schema import ConfigError
 from sweeps.study import find_study, open_storage
 from sweeps.upkeep import Studies
 from tests.analysis.builders import STUDY, make_study
@@ -171,6 +172,20 @@ def test_a_rating_is_kept_and_can_be_taken_back(client: FlaskClient, ratings: Ra
     ask(client, "/undo", code=409)
     ask(client, "/rate", token=again["token"], rating=1)
     assert [(r.rater, r.rating) for r in ratings.all()] == [("ada", 1)]
+
+
+def test_a_rating_is_kept_where_mlflow_takes_no_tag(
+    client: FlaskClient, ratings: Ratings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise ConfigError("tracking.uri=x: cannot be written")
+
+    monkeypatch.setattr(Ratings, "tag_runs", fail)
+    first = ask(client, "/look")
+    second = ask(client, "/rate", token=first["token"], rating=4)
+    assert second["done"] == 1
+    assert [r.rating for r in ratings.all()] == [4]
+    assert "cannot be written; analysis.ratings will bring the tags" in capsys.readouterr().err
 
 
 def test_two_raters_do_not_disturb_each_other(client: FlaskClient, ratings: Ratings) -> None:

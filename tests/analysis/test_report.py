@@ -189,3 +189,15 @@ def test_suggestions_are_held_against_what_they_came_to(tmp_path: Path) -> None:
     assert re.search(r"model: 4 sets, median loss \S+; 100% within", said)
     assert "Not suggested: 11 sets" in said
     assert (tmp_path / "out" / "suggestions.png").exists()
+
+
+def test_raters_are_held_against_themselves_and_each_other(tmp_path: Path) -> None:
+    places = make_study(tmp_path, 8)
+    ratings = Ratings(places, "leaf")
+    for trial in range(6):
+        ratings.add(Rating(trial, "ada", 0, trial % 5, now()))
+        ratings.add(Rating(trial, "bob", 0, min(5, trial % 5 + 1), now()))
+    ratings.add(Rating(2, "ada", 1, 4, now()))
+    said = " ".join(sentences(write_report([read_study(places, "leaf")], places, tmp_path / "out")))
+    assert "leaf: ada looked at 1 outputs twice; the two ratings are 2 apart on average." in said
+    assert "leaf: ada and bob both rated 6 outputs, 0.83 apart on average, rank correlation" in said
