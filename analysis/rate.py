@@ -7,6 +7,7 @@ measure how well a rater agrees with themself. Every rating is kept as it is giv
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import io
 import secrets
@@ -255,13 +256,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise ConfigError(f"study={options['study']}: no trial is complete yet; there is nothing to rate")
         places.open_tracking()  # loads MLflow before the first rating waits for it
     server = make_server(LOOPBACK, port, make_app(ratings, target, port, rater), request_handler=_Quiet)
-    try:
-        print(
-            f"rate: http://{LOOPBACK}:{port}/ (ctrl-C ends; every rating is kept as it is given)", flush=True
-        )
+    with contextlib.suppress(KeyboardInterrupt):  # werkzeug swallows it too, while it serves
+        said = "ctrl-C ends; every rating is kept as it is given"
+        print(f"rate: http://{LOOPBACK}:{port}/ ({said})", flush=True)
         server.serve_forever()
-    except KeyboardInterrupt:
-        print(f"over: {places.command('analysis.ratings', 'study=' + options['study'])} sums up")
+    print(f"over: {places.command('analysis.ratings', 'study=' + options['study'])} sums up")
 
 
 if __name__ == "__main__":

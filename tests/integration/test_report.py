@@ -1,0 +1,58 @@
+"""The report of a real study lies with it in MLflow, and suggestions for it run on top of its total."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from tests.integration.commands import run_module, sweep
+from tests.integration.conftest import Finished
+from tests.integration.records import Records
+
+
+@pytest.fixture
+def runs(finished: Finished, tmp_path: Path) -> Path:
+    """Return a copy of the finished study whose artifacts are its own."""
+    copy = tmp_path / "runs"
+    shutil.copytree(finished.runs, copy)
+    with sqlite3.connect(copy / "mlflow.db") as connection:
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            change = f"UPDATE {table} SET {column} = replace({column}, ?, ?)"
+            connection.execute(change, (str(finished.runs), str(copy)))
+    connection.close()
+    return copy
+
+
+def test_the_report_lies_with_the_study(finished: Finished, runs: Path, tmp_path: Path) -> None:
+    words = (f"study={finished.name}", f"runs_dir={runs}")
+    done = run_module("analysis.report", *words, "out=out", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "out/report.html\n"
+    records = Records(runs, finished.name)
+    (parent,) = records.parents
+    names = {each.path for each in records.client.list_artifacts(parent.info.run_id, "report")}
+    assert {"report/report.html", "report/parameters.svg", "report/curves.csv"} <= names
+    stored = runs / "artifacts" / finished.name / parent.info.run_id / "artifacts" / "report" / "report.html"
+    assert stored.read_bytes() == (tmp_path / "out" / "report.html").read_bytes()
+    # What only Optuna knows is reported too.
+    (runs / "mlflow.db").unlink()
+    assert run_module("analysis.report", *words, "out=again", folder=tmp_path).returncode == 0
+
+
+def test_suggestions_run_on_top_of_the_total(finished: Finished, runs: Path, tmp_path: Path) -> None:
+    words = ("train.steps=12", "tracking.endurance=false", "sampler=random")
+    sweep(runs, *words, "sweep.n_trials=10", folder=tmp_path)
+    asked = (f"study={finished.name}", "method=pca", "n=2", "enqueue=true", f"runs_dir={runs}")
+    said = run_module("analysis.suggest", *asked, folder=tmp_path)
+    assert "queued 2" in said.stdout, said.stderr
+    sweep(runs, *words, "sweep.n_trials=10", folder=tmp_path)
+    trials = Records(runs, finished.name).study.get_trials()
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 12
+    assert [trial.user_attrs.get("suggested_by") for trial in trials] == [None] * 10 + ["pca"] * 2
+    done = run_module("analysis.report", *asked[:1], asked[-1], "out=out", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "suggestions.png").exists()
+    assert "pca: 2 sets" in (tmp_path / "out" / "report.html").read_text()
