@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.metrics import silhouette_score
 
-__all__ = ["FEWEST", "Clusters", "find_clusters", "fit_umap"]
+from analysis.figures import LOSS, RATING_AXIS, Drawn, label_of, make_figure
+
+__all__ = ["FEWEST", "Clusters", "find_clusters", "fit_umap", "plot_clusters"]
 
 FEWEST = 10  # sets, below which clusters say nothing
 MOST_CLUSTERS = 8
@@ -84,3 +89,74 @@ def fit_umap(points: NDArray[np.float64]) -> Any:
         from umap import UMAP
 
         return UMAP(n_neighbors=min(NEIGHBORS, len(points) - 1), random_state=SEED, n_jobs=1).fit(points)
+
+
+def plot_clusters(clusters: Clusters, trials: pd.DataFrame) -> Drawn:
+    """Draw the sets in two dimensions, by PCA and by UMAP, colored by cluster, by loss and by rating."""
+    rated = trials["rating"].notna().to_numpy()
+    by = ["cluster", "loss", *(["rating"] if rated.any() else [])]
+    figure = make_figure(2, len(by), 2.9 * len(by) + 0.6, 5.2)
+    grid = np.array(figure.axes).reshape(2, len(by))
+    for row, (name, places) in zip(grid, {"PCA": clusters.pca, "UMAP": clusters.umap}.items(), strict=True):
+        for axes, key in zip(row, by, strict=True):
+            draw_places(axes, places, key, clusters, trials)
+            axes.set(title=f"{name}, by {key}", xticklabels=[], yticklabels=[])
+        shares = clusters.pca_shares
+        what = [f"{name} 1", f"{name} 2"]
+        if name == "PCA":
+            what = [f"component {i + 1} ({share:.0%} of the variance)" for i, share in enumerate(shares)]
+        for axes in row:
+            axes.set(xlabel=what[0])
+        row[0].set(ylabel=what[1])
+    data = trials[["study", "trial", LOSS, "rating"]].copy()
+    data["cluster"] = clusters.labels
+    data[["pca_1", "pca_2"]], data[["umap_1", "umap_2"]] = clusters.pca, clusters.umap
+    loadings = "; ".join(
+        f"component {i + 1}: " + ", ".join(f"{label_of(n)} {v:+.2f}" for n, v in strongest(clusters, i))
+        for i in range(2)
+    )
+    text = [
+        f"{len(trials)} sets as points of the unit cube of the search space, ordered choices by rank. "
+        f"{clusters.n_clusters} clusters by k-means, chosen by silhouette ({clusters.silhouette:.2f}; near 0 "
+        "means that there are no real clusters).",
+        f"Strongest loadings of {loadings}.",
+        *describe_each(clusters, trials),
+    ]
+    return Drawn("clusters", figure, data, text)
+
+
+def describe_each(clusters: Clusters, trials: pd.DataFrame) -> Iterator[str]:
+    """Yield a sentence for each cluster: how many sets, their geometric mean loss, their mean rating."""
+    for number in range(clusters.n_clusters):
+        inside = trials[clusters.labels == number]
+        loss = 10 ** np.log10(inside[LOSS].to_numpy(float)).mean()
+        rated = inside["rating"].dropna()
+        rating = f", mean rating {rated.mean():.2g} of {len(rated)}" if len(rated) else ""
+        yield f"Cluster {number}: {len(inside)} sets, mean loss {loss:.2g}{rating}."
+
+
+def draw_places(
+    axes: Axes, places: NDArray[np.float64], key: str, clusters: Clusters, trials: pd.DataFrame
+) -> None:
+    """Draw points colored by cluster, by loss or by rating; unrated ones hollow."""
+    if key == "cluster":
+        colors = sns.color_palette("colorblind", clusters.n_clusters)
+        for number, color in enumerate(colors):
+            inside = clusters.labels == number
+            axes.scatter(places[inside, 0], places[inside, 1], s=16, color=color, label=str(number))
+        axes.legend(title="cluster", fontsize=6, title_fontsize=6, frameon=False)
+        return
+    values = np.log10(trials[LOSS].to_numpy(float)) if key == "loss" else trials["rating"].to_numpy(float)
+    known = np.isfinite(values)
+    axes.scatter(places[~known, 0], places[~known, 1], s=12, facecolor="none", edgecolor="#9aa7b6", lw=0.6)
+    colors = "viridis_r" if key == "loss" else "viridis"
+    shown = axes.scatter(places[known, 0], places[known, 1], s=16, c=values[known], cmap=colors)
+    label = "log10 of the final loss" if key == "loss" else RATING_AXIS
+    axes.figure.colorbar(shown, ax=axes, label=label)
+
+
+def strongest(clusters: Clusters, component: int, n: int = 3) -> list[tuple[str, float]]:
+    """Return the parameters with the largest loadings of a component."""
+    loadings = clusters.loadings[component]
+    order = np.argsort(-np.abs(loadings))[:n]
+    return [(clusters.names[i], float(loadings[i])) for i in order]

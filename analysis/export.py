@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from nca.options import PLACES, read_options, read_places
-from nca.schema import ConfigError, exit_on_error
+from nca.options import PLACES, read_options, read_out, read_places
+from nca.schema import exit_on_error
 from sweeps import SweepError
 
 __all__ = ["main"]
@@ -27,15 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     with exit_on_error(SweepError, OSError):
-        options = read_options(words, ("study", "out", *PLACES), USAGE)
-        if "study" not in options:
-            raise ConfigError(f"say which study: {USAGE}")
+        options = read_options(words, ("study", "out", *PLACES), USAGE, "study")
         names = options["study"].split(",")
-        out = Path(options.get("out", f"{names[0].replace('/', '-')}.csv")).expanduser()
-        if out.suffix not in KINDS:
-            raise ConfigError(f"out={out}: must end with {' or '.join(KINDS)}")
-        if not out.parent.is_dir():
-            raise ConfigError(f"out={out}: {out.parent} is not a folder")
+        out = read_out(options, "out", f"{names[0].replace('/', '-')}.csv", KINDS)
         import pandas as pd
 
         from analysis.runs import add_provenance, read_study

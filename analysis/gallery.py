@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import json
 import math
 import sys
@@ -12,11 +10,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nca.options import PLACES, read_options, read_places
+from nca.options import PLACES, read_options, read_out, read_places
 from nca.schema import ConfigError, exit_on_error
 from sweeps import SweepError
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from analysis.runs import StudyTable
     from nca.places import Places
 
@@ -37,12 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     with exit_on_error(SweepError, OSError):
-        options = read_options(words, ("study", "out", *PLACES), USAGE)
-        if "study" not in options:
-            raise ConfigError(f"say which study: {USAGE}")
-        out = Path(options.get("out", f"{options['study'].replace('/', '-')}.html")).expanduser()
-        if not out.parent.is_dir():
-            raise ConfigError(f"out={out}: {out.parent} is not a folder")
+        options = read_options(words, ("study", "out", *PLACES), USAGE, "study")
+        out = read_out(options, "out", f"{options['study'].replace('/', '-')}.html")
         from analysis.runs import read_study
 
         places = read_places(options)
@@ -61,6 +57,8 @@ def make_gallery(table: StudyTable, places: Places, beside: Path) -> str:
         places: Where its files are.
         beside: Folder that the page will lie in; links to viewers are relative to it where they can be.
     """
+    from analysis.outputs import read_output, read_target
+
     objective = table.objectives[0]
     first = [objective, "rating", "reason", *table.params]
     results = [key for key in table.trials.columns if key not in {*first, *NOT_SHOWN}]
@@ -68,7 +66,7 @@ def make_gallery(table: StudyTable, places: Places, beside: Path) -> str:
     columns = [key for key in (*first, *results) if key in there]
     trials = [
         {key: _plain(row[key]) for key in columns}
-        | {"picture": _picture(Path(row["folder"]) / "output.png")}
+        | {"picture": _thumbnail(read_output(row["folder"]))}
         | {"links": dict(_links(table, places, row, beside))}
         for row in table.trials.to_dict("records")
     ]
@@ -76,7 +74,7 @@ def make_gallery(table: StudyTable, places: Places, beside: Path) -> str:
         "columns": columns,
         "sort": objective,
         "example": f"{objective.rpartition('.')[2]}<0.001  reason=complete",
-        "target": _target(table, places),
+        "target": _thumbnail(read_target(places, table.name)),
         "trials": trials,
     }
     page = TEMPLATE.read_text(encoding="utf-8").replace("__TITLE__", html.escape(table.name))
@@ -103,34 +101,15 @@ def _links(table: StudyTable, places: Places, row: dict[str, Any], beside: Path)
         yield "viewer", str(viewer.relative_to(beside)) if near else viewer.as_uri()
 
 
-def _picture(file: Path) -> str | None:
-    """Return the first of the outputs that stand side by side in a file, as WebP in a URL."""
+def _thumbnail(picture: Image.Image | None) -> str | None:
     from PIL import Image
 
-    if not file.exists():
+    from analysis.outputs import data_url
+
+    if picture is None:
         return None
-    with Image.open(file) as picture:
-        first = picture.convert("RGB").crop((0, 0, picture.height, picture.height))
-    return _data_url(first)
-
-
-def _target(table: StudyTable, places: Places) -> str | None:
-    from PIL import Image
-
-    found = places.find_target(table.name)
-    if found is None:
-        return None
-    with Image.open(found) as picture:
-        return _data_url(picture.convert("RGB"))
-
-
-def _data_url(picture: Any) -> str:
-    from PIL import Image
-
     picture.thumbnail((PICTURE_SIDE_PX, PICTURE_SIDE_PX), Image.Resampling.LANCZOS)
-    file = io.BytesIO()
-    picture.save(file, "WEBP", quality=QUALITY)
-    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return data_url(picture, "WEBP", quality=QUALITY)
 
 
 if __name__ == "__main__":

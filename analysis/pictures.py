@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from numpy.typing import NDArray
 from PIL import Image
 
 from analysis.figures import FEW, LOSS, Drawn, label_of, make_figure
+from analysis.outputs import data_url, read_output, read_target
 from analysis.runs import StudyTable
 from nca.places import Places
 
@@ -27,30 +24,12 @@ PUBLISHED = {
 }
 
 
-def read_output(folder: str | Path) -> NDArray[np.uint8] | None:
-    """Return the first of the outputs that stand side by side in a trial's output.png; None for none."""
-    file = Path(folder) / "output.png"
-    if not file.exists():
-        return None
-    with Image.open(file) as picture:
-        return np.asarray(picture.convert("RGB").crop((0, 0, picture.height, picture.height)))
-
-
-def read_target(places: Places, study: str) -> NDArray[np.uint8] | None:
-    """Return a study's target; None where no trial has kept it."""
-    file = places.find_target(study)
-    if file is None:
-        return None
-    with Image.open(file) as picture:
-        return np.asarray(picture.convert("RGB"))
-
-
-def show(axes: Axes, picture: NDArray[np.uint8] | None, title: str) -> None:
+def show(axes: Axes, picture: Image.Image | None, title: str) -> None:
     """Show a picture pixel by pixel, or nothing."""
     axes.set_axis_off()
     axes.set_title(title, fontsize=8)
     if picture is not None:
-        axes.imshow(picture, interpolation="nearest")
+        axes.imshow(np.asarray(picture), interpolation="nearest")
 
 
 def plot_examples(tables: Sequence[StudyTable], places: Places) -> Drawn | str:
@@ -146,7 +125,8 @@ def best_table(tables: Sequence[StudyTable], places: Places, n: int) -> str:
                 "viewer": places.page(experiment, run, "viewer.html"),
             }
             links = " ".join(f'<a href="{html.escape(page)}">{name}</a>' for name, page in pages.items())
-        picture = _inline(read_output(row["folder"]))
+        output = read_output(row["folder"])
+        picture = "" if output is None else f'<img class="thumb" alt="" src="{data_url(output)}">'
         rating = "" if pd.isna(row["rating"]) else f"{row['rating']:.2g}"
         cells = (picture, html.escape(table.name), str(row["trial"]), f"{loss:.3g}", rating, named, links)
         lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
@@ -156,13 +136,3 @@ def best_table(tables: Sequence[StudyTable], places: Places, n: int) -> str:
         f"<th>{name}</th>" for name in ("output", "study", "trial", "final loss", "rating", "set", "")
     )
     return f"<h3>The best {len(lines)}</h3><table><thead><tr>{head}</tr></thead>{''.join(lines)}</table>"
-
-
-def _inline(picture: NDArray[np.uint8] | None) -> str:
-    if picture is None:
-        return ""
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG")
-    return (
-        f'<img class="thumb" alt="" src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">'
-    )

@@ -6,10 +6,8 @@ measure how well a rater agrees with themself. Every rating is kept as it is giv
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import hashlib
-import io
 import secrets
 import sys
 from collections.abc import Collection, Sequence
@@ -18,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from flask import Flask, Response, abort, jsonify, request
+from PIL import Image
 from werkzeug.exceptions import HTTPException
 from werkzeug.serving import WSGIRequestHandler, make_server
 
+from analysis.outputs import data_url, read_output, read_target
 from analysis.ratings import DASHBOARD_RATER, LARGEST, Rating, Ratings, check_rater, now
 from nca.options import PLACES, read_options, read_places
 from nca.schema import ConfigError, exit_on_error
@@ -111,7 +111,7 @@ class _Page:
     """
 
     ratings: Ratings
-    target: Path
+    target: Image.Image
     hosts: Collection[str]
     rater: str
     _shown: dict[str, _Shown] = field(default_factory=dict)
@@ -174,16 +174,20 @@ class _Page:
         shown = self._shown[name] = _Shown(look or queue.next(), secrets.token_hex(8))
         body: dict[str, Any] = {"left": queue.n_left, "done": len(given), "undo": bool(given)}
         if shown.look is not None:
-            output = folders[shown.look[0]] / "output.png"
+            output = read_output(folders[shown.look[0]])
+            if output is None:
+                raise ConfigError(
+                    f"{folders[shown.look[0]] / 'output.png'}: cannot be read; load the page anew"
+                )
             body |= {
                 "token": shown.token,
-                "target": _data_url(self.target, whole=True),
-                "output": _data_url(output),
+                "target": data_url(self.target),
+                "output": data_url(output),
             }
         return jsonify(body)
 
 
-def make_app(ratings: Ratings, target: Path, port: int, rater: str = "") -> Flask:
+def make_app(ratings: Ratings, target: Image.Image, port: int, rater: str = "") -> Flask:
     """Return the page's server.
 
     Args:
@@ -219,18 +223,6 @@ def _say(error: Exception) -> tuple[Response, int]:
     return jsonify(error=str(error)), 400
 
 
-def _data_url(file: Path, *, whole: bool = False) -> str:
-    """Return a picture, or the first of those that stand side by side in it, without its name or its text."""
-    from PIL import Image
-
-    with Image.open(file) as picture:
-        side = picture.size if whole else (picture.height, picture.height)
-        pixels = picture.convert("RGB").crop((0, 0, *side))
-    png = io.BytesIO()
-    pixels.save(png, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
-
-
 class _Quiet(WSGIRequestHandler):
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """Say nothing of each request."""
@@ -244,14 +236,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     with exit_on_error(SweepError, OSError):
-        options = read_options(words, ("study", "rater", "port", *PLACES), USAGE)
-        if "study" not in options:
-            raise ConfigError(f"say which study: {USAGE}")
+        options = read_options(words, ("study", "rater", "port", *PLACES), USAGE, "study")
         rater = check_rater(options["rater"]) if "rater" in options else ""
         port = free_port(options.get("port"), PORT)
         places = read_places(options)
         ratings = Ratings(places, options["study"])
-        target = places.find_target(options["study"])
+        target = read_target(places, options["study"])
         if target is None or not ratings.complete():
             raise ConfigError(f"study={options['study']}: no trial is complete yet; there is nothing to rate")
         places.open_tracking()  # loads MLflow before the first rating waits for it

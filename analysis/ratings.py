@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nca.options import PLACES, read_options, read_places
+from nca.options import PLACES, read_options, read_out, read_places
 from nca.places import DASHBOARD, Places
 from nca.schema import ConfigError, exit_on_error
 from sweeps import SweepError
@@ -114,10 +114,12 @@ class Ratings:
 
     def complete(self) -> dict[int, Path]:
         """Return the folders of the trials that can be rated, by number: complete ones with an output."""
+        from analysis.outputs import has_output
+
         trials = self._places.folders(self.study)[0]
         notes = self._studies.trials(self.study)
         folders = {n.number: trials / str(n.origin) for n in notes if n.reason == "complete"}
-        return {number: folder for number, folder in folders.items() if (folder / "output.png").exists()}
+        return {number: folder for number, folder in folders.items() if has_output(folder)}
 
     def tag_runs(self, trials: Iterable[int]) -> None:
         """Copy the ratings of trials to their MLflow runs.
@@ -262,12 +264,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     with exit_on_error(SweepError, OSError):
-        options = read_options(words, ("study", "import", "export", *PLACES), USAGE)
-        if "study" not in options:
-            raise ConfigError(f"say which study: {USAGE}")
-        out = Path(options["export"]).expanduser() if "export" in options else None
-        if out is not None and not out.parent.is_dir():
-            raise ConfigError(f"export={out}: {out.parent} is not a folder")
+        options = read_options(words, ("study", "import", "export", *PLACES), USAGE, "study")
+        out = read_out(options, "export", "") if "export" in options else None
         places, study = read_places(options), options["study"]
         _run(places, study, Path(options["import"]).expanduser() if "import" in options else None, out)
 

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nca.options import PLACES, read_options, read_places
+from nca.options import PLACES, read_options, read_out, read_places
 from nca.schema import ConfigError, exit_on_error
 from sweeps import SweepError
 
@@ -64,13 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     with exit_on_error(SweepError, OSError):
-        options = read_options(words, ("study", "out", *PLACES), USAGE)
-        if "study" not in options:
-            raise ConfigError(f"say which study: {USAGE}")
+        options = read_options(words, ("study", "out", *PLACES), USAGE, "study")
         names = options["study"].split(",")
-        out = Path(options.get("out", f"report-{names[0].replace('/', '-')}")).expanduser()
-        if not out.absolute().parent.is_dir():
-            raise ConfigError(f"out={out}: {out.absolute().parent} is not a folder")
+        out = read_out(options, "out", f"report-{names[0].replace('/', '-')}")
         check_extra()
         from analysis.runs import read_study
 
@@ -132,8 +128,8 @@ def make_sections(tables: Sequence[StudyTable], places: Places) -> Iterator[Sect
     """Yield the parts of the report."""
     import numpy as np
 
-    from analysis import figures
-    from analysis.clusters import FEWEST, find_clusters
+    from analysis import comparisons, figures
+    from analysis.clusters import FEWEST, find_clusters, plot_clusters
     from analysis.cube import Cube
     from analysis.importances import importances
     from analysis.interactive import plot_parallel
@@ -149,8 +145,8 @@ def make_sections(tables: Sequence[StudyTable], places: Places) -> Iterator[Sect
     cube = Cube({name: distributions[name] for name in searched})
     points = cube.encode(own[searched].to_dict("records"))
 
-    yield Section("Final losses by texture", [figures.plot_losses_by_texture(complete, params)])
-    ratings = [figures.plot_rating_against_loss(complete), plot_examples(tables, places)]
+    yield Section("Final losses by texture", [comparisons.plot_losses_by_texture(complete, params)])
+    ratings = [comparisons.plot_rating_against_loss(complete), plot_examples(tables, places)]
     yield Section("Rating against final loss", ratings, notes=list(agreement(tables)))
     yield Section(
         f"Each parameter against final loss: {main_study}",
@@ -167,14 +163,14 @@ def make_sections(tables: Sequence[StudyTable], places: Places) -> Iterator[Sect
         "sweep.n_trials with the same command."
     )
     if len(own) >= FEWEST and len(searched) > 1 and len(np.unique(points, axis=0)) >= FEWEST:
-        clusters = figures.plot_clusters(find_clusters(points, cube.names), own)
+        clusters = plot_clusters(find_clusters(points, cube.names), own)
     yield Section(f"Clusters of parameter sets: {main_study}", [clusters])
     first = "roundleaf" if "roundleaf" in set(complete["texture"]) else str(complete["texture"].min())
     yield Section(
-        "One texture against another", [figures.plot_texture_against_texture(complete, params, first)]
+        "One texture against another", [comparisons.plot_texture_against_texture(complete, params, first)]
     )
     yield Section("Published sets on all textures", [plot_published_sets(tables, places)])
-    yield Section(f"Suggestions that were tried: {main_study}", [figures.plot_suggestions(own)])
+    yield Section(f"Suggestions that were tried: {main_study}", [comparisons.plot_suggestions(own)])
     curves = {(table.name, trial): curve for table in tables for trial, curve in table.curves.items()}
     yield Section(
         "Curves, costs, the best",

@@ -76,9 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     with exit_on_error(SweepError, OSError):
-        options = read_options(words, ("study", "method", "n", "target_rating", "enqueue", *PLACES), USAGE)
-        if "study" not in options:
-            raise ConfigError(f"say which study: {USAGE}")
+        options = read_options(
+            words, ("study", "method", "n", "target_rating", "enqueue", *PLACES), USAGE, "study"
+        )
         method, enqueue = options.get("method", "model"), options.get("enqueue", "false")
         if method not in METHODS:
             raise ConfigError(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nca.config import TrialConfig, training_values
+from nca.options import read_places
 from nca.places import Places
 from nca.schema import ConfigError, build
 
@@ -89,10 +90,9 @@ def take_up(again: Again, folder: Path) -> None:
 
 
 def _find_places(composed: Mapping[str, Any], options: Mapping[str, str]) -> Places:
-    here = Places.under(Path(composed["runs_dir"]))
-    return replace(
-        here, storage=options.get("sweep.storage", here.storage), tracking=composed["tracking"].get("uri")
-    )
+    storage = {key: value for key, value in options.items() if key == "sweep.storage"}
+    tracking = composed["tracking"].get("uri") or "none"
+    return read_places({"runs_dir": composed["runs_dir"], "tracking.uri": tracking, **storage})
 
 
 def _find_run(places: Places, options: Mapping[str, str]) -> str:

@@ -8,21 +8,24 @@ from pathlib import Path
 from nca.places import Places
 from nca.schema import ConfigError, nearest
 
-__all__ = ["PLACES", "read_number", "read_options", "read_places"]
+__all__ = ["PLACES", "read_number", "read_options", "read_out", "read_places"]
 
 PLACES = ("runs_dir", "sweep.storage", "tracking.uri")  # what `read_places` reads
 
 
-def read_options(words: Sequence[str], known: Collection[str], usage: str) -> dict[str, str]:
+def read_options(
+    words: Sequence[str], known: Collection[str], usage: str, needs: str | None = None
+) -> dict[str, str]:
     """Return options by key.
 
     Args:
         words: Those of a command line that hold a `=`.
         known: Keys that are allowed.
         usage: What is said of a mistake.
+        needs: The key that must be given.
 
     Raises:
-        ConfigError: If a key is unknown or a value is missing.
+        ConfigError: If a key is unknown, or a value or what is needed is missing.
     """
     options = {}
     for word in words:
@@ -32,6 +35,8 @@ def read_options(words: Sequence[str], known: Collection[str], usage: str) -> di
         if not value:
             raise ConfigError(f"{word}: give a value; {usage}")
         options[key] = value
+    if needs is not None and needs not in options:
+        raise ConfigError(f"say which {needs}: {usage}")
     return options
 
 
@@ -41,6 +46,27 @@ def read_places(options: dict[str, str]) -> Places:
     usual = Places.under(runs)
     tracking = options.get("tracking.uri", usual.tracking)
     return Places(runs, options.get("sweep.storage", usual.storage), None if tracking == "none" else tracking)
+
+
+def read_out(options: dict[str, str], key: str, default: str, kinds: Collection[str] = ()) -> Path:
+    """Return where to write.
+
+    Args:
+        options: By key.
+        key: Of the place.
+        default: The place if none is given.
+        kinds: Endings that are allowed; any if empty.
+
+    Raises:
+        ConfigError: If it ends otherwise, or what it would lie in is no folder.
+    """
+    out = Path(options.get(key, default)).expanduser()
+    if kinds and out.suffix not in kinds:
+        raise ConfigError(f"{key}={out}: must end with one of {', '.join(kinds)}")
+    folder = out.absolute().parent
+    if not folder.is_dir():
+        raise ConfigError(f"{key}={out}: {folder} is not a folder")
+    return out
 
 
 def read_number(options: dict[str, str], key: str, default: int, at_least: int, at_most: int) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nca.options import PLACES, read_number, read_options, read_places
+from nca.options import PLACES, read_number, read_options, read_out, read_places
 from nca.schema import ConfigError, exit_on_error
 
 if TYPE_CHECKING:
@@ -41,9 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     with exit_on_error(OSError):
-        if "run" not in {word.partition("=")[0] for word in words}:
-            raise ConfigError(f"say which run: {USAGE}")
-        options = read_options(words, OPTIONS, USAGE)
+        options = read_options(words, OPTIONS, USAGE, "run")
         out = _choose_file(options)
         size = read_number(options, "size", 0, 0, LARGEST_PX)
         if size % MULTIPLE_PX:
@@ -72,11 +70,7 @@ def _choose_file(options: dict[str, str]) -> Path:
         ConfigError: If nothing can be written there, or not in that format.
     """
     kind = ".gif" if "frames" in options else ".png" if "size" in options else ".html"
-    out = Path(options.get("out", f"{Path(options['run']).name[:8]}{kind}")).expanduser()
-    if out.suffix not in KINDS:
-        raise ConfigError(f"out={out}: must end with one of {', '.join(KINDS)}")
-    if not out.parent.is_dir():
-        raise ConfigError(f"out={out}: {out.parent} is not a folder")
+    out = read_out(options, "out", f"{Path(options['run']).name[:8]}{kind}", KINDS)
     if out.suffix in CODECS:
         try:
             import imageio_ffmpeg  # noqa: F401

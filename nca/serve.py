@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from nca.options import read_options
 from nca.schema import ConfigError, exit_on_error
 
 __all__ = ["LOOPBACK", "free_port", "main"]
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with exit_on_error():
         if not words or words[0] not in PORTS:
             raise ConfigError(f"say what to serve: {USAGE}")
-        kind, options = words[0], _read_options(words[1:])
+        kind, options = words[0], read_options(words[1:], ("runs_dir", "port"), USAGE)
         runs = Path(options.get("runs_dir", "mlruns")).absolute()
         store = runs / STORES[kind]
         if not store.exists():
@@ -41,14 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _serve_mlflow(store, runs, port)
     else:
         _serve_dashboard(store, runs, port)
-
-
-def _read_options(words: Sequence[str]) -> dict[str, str]:
-    options = dict(word.partition("=")[::2] for word in words)
-    for key, value in options.items():
-        if key not in {"runs_dir", "port"} or not value:
-            raise ConfigError(f"{key}={value}: {USAGE}")
-    return options
 
 
 def free_port(asked: str | None, usual: int) -> int:

@@ -13,6 +13,7 @@ from PIL import Image
 from analysis.gallery import main, make_gallery
 from analysis.runs import read_study
 from tests.analysis.builders import STUDY, make_study
+from tests.analysis.mistakes import expect_refusal
 
 
 def test_it_holds_every_trial_with_its_picture_and_the_target(tmp_path: Path) -> None:
@@ -49,8 +50,4 @@ def test_mistakes_are_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
 ) -> None:
     make_study(tmp_path, 2)
-    with pytest.raises(SystemExit, match="2"):
-        main([*words, f"runs_dir={tmp_path}"])
-    text = capsys.readouterr().err
-    assert said in text
-    assert text.count("\n") == 1
+    expect_refusal(main, [*words, f"runs_dir={tmp_path}"], said, capsys)

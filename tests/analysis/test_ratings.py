@@ -11,6 +11,7 @@ from flask.testing import FlaskClient
 from optuna.trial import TrialState
 
 from analysis.companion import RATINGS, collect
+from analysis.outputs import read_target
 from analysis.rate import APART, Queue, make_app
 from analysis.ratings import Rating, Ratings, main, now
 from analysis.runs import load
@@ -19,6 +20,7 @@ from nca.schema import ConfigError
 from sweeps.study import find_study, open_storage
 from sweeps.upkeep import Studies
 from tests.analysis.builders import STUDY, make_study
+from tests.analysis.mistakes import expect_refusal
 
 PORT = 8090
 OWN = {"Host": f"127.0.0.1:{PORT}", "Origin": f"http://127.0.0.1:{PORT}"}
@@ -38,7 +40,7 @@ def ratings(places: Places) -> Ratings:
 
 @pytest.fixture
 def client(places: Places, ratings: Ratings) -> Iterator[FlaskClient]:
-    target = places.find_target(STUDY)
+    target = read_target(places, STUDY)
     assert target is not None
     with make_app(ratings, target, PORT).test_client() as client:
         yield client
@@ -144,11 +146,7 @@ def test_a_table_with_a_mistake_imports_nothing(
     table = tmp_path / "r.csv"
     if lines is not None:
         table.write_text(lines)
-    with pytest.raises(SystemExit, match="2"):
-        main([f"study={STUDY}", f"import={table}", f"runs_dir={tmp_path}"])
-    text = capsys.readouterr().err
-    assert said in text
-    assert text.count("\n") == 1
+    expect_refusal(main, [f"study={STUDY}", f"import={table}", f"runs_dir={tmp_path}"], said, capsys)
     assert ratings.all() == []
 
 

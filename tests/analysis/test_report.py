@@ -17,6 +17,7 @@ from analysis.report import main, make_sections, write_report
 from analysis.runs import StudyTable, read_study
 from nca.places import Places
 from tests.analysis.builders import make_study
+from tests.analysis.mistakes import expect_refusal
 
 N_TRIALS = 30
 FIGURES = {
@@ -166,11 +167,7 @@ def test_mistakes_are_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
 ) -> None:
     make_study(tmp_path, 2)
-    with pytest.raises(SystemExit, match="2"):
-        main([*words, f"runs_dir={tmp_path}"])
-    text = capsys.readouterr().err
-    assert said in text
-    assert text.count("\n") == 1
+    expect_refusal(main, [*words, f"runs_dir={tmp_path}"], said, capsys)
 
 
 def test_suggestions_are_held_against_what_they_came_to(tmp_path: Path) -> None:

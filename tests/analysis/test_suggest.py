@@ -13,6 +13,7 @@ from analysis.suggest import METHODS, main, suggest
 from nca.places import Places
 from sweeps.study import find_study, open_storage
 from tests.analysis.builders import DISTRIBUTIONS, STUDY, make_study
+from tests.analysis.mistakes import expect_refusal
 
 N = 4
 
@@ -100,8 +101,4 @@ def test_mistakes_are_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
 ) -> None:
     make_study(tmp_path, 4)
-    with pytest.raises(SystemExit, match="2"):
-        main([*words, f"runs_dir={tmp_path}"])
-    text = capsys.readouterr().err
-    assert said in text
-    assert text.count("\n") == 1
+    expect_refusal(main, [*words, f"runs_dir={tmp_path}"], said, capsys)

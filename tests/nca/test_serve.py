@@ -41,7 +41,7 @@ def test_what_to_serve_must_be_said(words: list[str], capsys: pytest.CaptureFixt
 
 @pytest.mark.parametrize("word", ["prot=3", "runs_dir=", "port", "--port"])
 def test_unknown_options_show_the_usage(word: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert refuse(["ui", word], capsys).endswith(f": {USAGE}\n")
+    assert refuse(["ui", word], capsys).endswith(f"; {USAGE}\n")
 
 
 @pytest.mark.parametrize(("kind", "store"), [("ui", "mlflow.db"), ("dashboard", "optuna.db")])
