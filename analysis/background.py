@@ -15,14 +15,17 @@ from analysis.figures import make_figure, styled
 from nca.config import FeaturesConfig, GrayScottTexture, PlantTexture
 from nca.features import load_extractor
 from nca.model import plain_rollout
+from nca.options import writing
 from nca.pictures import grow
 from nca.saved import TrainedAutomaton, load_model
+from nca.schema import ConfigError, exit_on_error
 from nca.seeding import Streams
 from nca.style import StyleLoss
 from nca.textures import load_pixels
 
 __all__ = ["main"]
 
+USAGE = "python -m analysis.background [FOLDER]"
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "tests" / "data" / "orchid_petal.safetensors"
 PRESETS = ("spots", "labyrinth", "coral")
@@ -34,19 +37,30 @@ AGE = 200  # CA steps of the texture whose pixel is asked what it depends on
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Draw the figures into a folder, docs/images if not given, and print their names."""
+    """Draw the figures into a folder, docs/images if not given; exit code 2 on bad input.
+
+    Raises:
+        ConfigError: Never: it becomes one line and exit code 2.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    folder = Path(words[0]) if words else ROOT / "docs" / "images"
-    trained = load_model(MODEL)
-    with styled():
-        for name, figure in {
-            "reaction_diffusion": draw_reaction_diffusion(),
-            "growth": draw_growth(trained),
-            "reach": draw_reach(trained),
-            "gram": draw_gram(),
-        }.items():
-            figure.savefig(folder / f"{name}.png")
-            print(folder / f"{name}.png")
+    with exit_on_error(OSError):
+        if len(words) > 1:
+            raise ConfigError(USAGE)
+        folder = Path(words[0]).expanduser() if words else ROOT / "docs" / "images"
+        if not folder.is_dir():
+            raise ConfigError(f"{folder} is not a folder: {USAGE}")
+        trained = load_model(MODEL)
+        drawings = {
+            "reaction_diffusion": draw_reaction_diffusion,
+            "growth": lambda: draw_growth(trained),
+            "reach": lambda: draw_reach(trained),
+            "gram": draw_gram,
+        }
+        for name, draw in drawings.items():
+            out = folder / f"{name}.png"
+            with styled(), writing(out) as partial:
+                draw().savefig(partial)
+            print(out)
 
 
 def draw_reaction_diffusion() -> Figure:

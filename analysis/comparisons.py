@@ -81,7 +81,7 @@ def plot_rating_against_loss(trials: pd.DataFrame) -> Drawn | str:
     rated = trials.dropna(subset=["rating", LOSS])
     if len(rated) < FEW:
         return (
-            f"{len(rated)} of the complete trials are rated; it takes {FEW}. To rate them: "
+            f"{len(rated)} of the complete trials are rated; this figure takes {FEW}. To rate them: "
             "`python -m analysis.rate study=STUDY`."
         )
     x, y = np.log10(rated[LOSS].to_numpy(float)), rated["rating"].to_numpy(float)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from nca.options import PLACES, read_options, read_out, read_places
+from nca.options import PLACES, read_options, read_out, read_places, writing
 from nca.schema import exit_on_error
 from sweeps import SweepError
 
@@ -36,15 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         places = read_places(options)
         tables = [add_provenance(read_study(places, name), places) for name in names]
         table = pd.concat([each for each in tables if not each.empty] or tables)
-        partial = out.with_name(f"{out.name}.partial")
-        try:
+        with writing(out) as partial:
             if out.suffix == ".csv":
                 table.to_csv(partial, index=False)
             else:
                 table.to_parquet(partial, index=False)
-            partial.replace(out)
-        finally:
-            partial.unlink(missing_ok=True)
         print(f"{out}: {len(table)} trials, {len(table.columns)} columns")
 
 

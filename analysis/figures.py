@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +50,7 @@ RATING_AXIS = "rating (0 to 5)"
 FEW = 3  # observations, below which nothing is drawn
 SMOOTH = 0.7  # share of the trials that a point of the smoother sees
 LOG_RANGE = 30  # a parameter that spans more is drawn by orders of magnitude
+MORE = "More of them: the sweep's command again with a larger `sweep.n_trials`."
 INK, MARK = "#1c2430", "#0072b2"
 
 
@@ -68,6 +69,11 @@ class Drawn:
     figure: Figure
     data: pd.DataFrame
     text: Sequence[str] = field(default_factory=list)
+
+
+def count_complete(trials: Sized) -> str:
+    """Return how many trials are complete, in words."""
+    return "1 trial is complete" if len(trials) == 1 else f"{len(trials)} trials are complete"
 
 
 def label_of(name: str) -> str:
@@ -97,7 +103,7 @@ def make_figure(n_rows: int = 1, n_columns: int = 1, width: float = 7.0, height:
 def plot_parameters(trials: pd.DataFrame, params: Sequence[str]) -> Drawn | str:
     """Draw each parameter against the final loss, with a smoother, an effect size and a corrected p-value."""
     if len(trials) < FEW or not params:
-        return f"{len(trials)} trials are complete; it takes {FEW} and something that is searched."
+        return f"{count_complete(trials)}; this figure takes {FEW}, and something that is searched. {MORE}"
     varied = [name for name in params if trials[name].nunique() > 1]
     p_values = corrected([permutation_p(as_numbers(trials[name]), trials[LOSS]) for name in varied])
     n_columns = min(3, len(varied))
@@ -162,7 +168,7 @@ def plot_importances(
 ) -> Drawn | str:
     """Draw how much of the loss's variance each parameter explains, by fANOVA, with its spread."""
     if len(trials) < 10 or not distributions:
-        return f"{len(trials)} trials are complete; an importance takes 10."
+        return f"{count_complete(trials)}; an importance takes 10. {MORE}"
     found = importances(trials, distributions).sort_values("importance")
     figure = make_figure(height=0.4 * len(found) + 1)
     (axes,) = figure.axes
@@ -187,7 +193,7 @@ def plot_interactions(
         losses: One per set.
     """
     if len(losses) < 12 or len(names) < 2:
-        return f"{len(losses)} trials are complete; interactions take 12 and two parameters."
+        return f"{count_complete(losses)}; interactions take 12, and two parameters. {MORE}"
     ranks, gain = stats.rankdata(losses), np.full((len(names),) * 2, np.nan)
     for i, j in itertools.combinations(range(len(names)), 2):
         alone = np.column_stack([np.ones(len(ranks)), points[:, i], points[:, j]])
@@ -227,7 +233,7 @@ def explained(design: NDArray[np.float64], y: NDArray[np.float64]) -> float:
 def plot_history(trials: pd.DataFrame) -> Drawn | str:
     """Draw losses in the order of the trials with the best so far, and their empirical distribution."""
     if len(trials) < FEW:
-        return f"{len(trials)} trials are complete; it takes {FEW}."
+        return f"{count_complete(trials)}; this figure takes {FEW}. {MORE}"
     figure = make_figure(1, 2, 8, 3.2)
     history, distribution = figure.axes
     colors = sns.color_palette("colorblind", trials["study"].nunique())

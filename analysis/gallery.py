@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nca.options import PLACES, read_options, read_out, read_places
+from nca.options import PLACES, read_options, read_out, read_places, writing
 from nca.schema import ConfigError, exit_on_error
 from sweeps import SweepError
 
@@ -45,7 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         table = read_study(places, options["study"])
         if table.trials.empty:
             raise ConfigError(f"study={options['study']}: no trial has ended yet")
-        out.write_text(make_gallery(table, places, out.absolute().parent), encoding="utf-8")
+        page = make_gallery(table, places, out.absolute().parent)
+        with writing(out) as partial:
+            partial.write_text(page, encoding="utf-8")
         print(out)
 
 

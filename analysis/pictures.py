@@ -37,7 +37,7 @@ def plot_examples(tables: Sequence[StudyTable], places: Places) -> Drawn | str:
     table = max(tables, key=lambda each: each.trials["rating"].notna().sum())
     rated = table.trials.dropna(subset=["rating"])
     if len(rated) < FEW:
-        return "Examples for each rating need ratings."
+        return "Examples for each rating need ratings: `python -m analysis.rate study=STUDY`."
     figure = make_figure(1, LARGEST + 2, 9, 1.7)
     axes = figure.axes
     show(axes[0], read_target(places, table.name), "target")

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nca.options import PLACES, read_options, read_out, read_places
+from nca.options import PLACES, read_options, read_out, read_places, writing
 from nca.places import DASHBOARD, Places
 from nca.schema import ConfigError, exit_on_error
 from sweeps import SweepError
@@ -283,7 +283,8 @@ def _run(places: Places, study: str, given: Path | None, out: Path | None) -> No
     ratings.tag_runs(sorted(group(ratings.all(), "trial")))
     found = ratings.all()
     if out is not None:
-        write_csv(found, out)
+        with writing(out) as partial:
+            write_csv(found, partial)
         print(f"{out}: {len(found)} ratings")
     for line in describe(found, len(trials)):
         print(line)

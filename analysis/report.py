@@ -6,7 +6,10 @@ Several studies are separated by commas. Too few data for a figure give a senten
 from __future__ import annotations
 
 import base64
+import functools
+import html
 import itertools
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nca.options import PLACES, read_options, read_out, read_places
+from nca.options import PLACES, read_options, read_out, read_places, writing
 from nca.schema import ConfigError, exit_on_error
 from sweeps import SweepError
 
@@ -74,9 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tables = [read_study(places, name) for name in names]
         if all(table.trials.empty for table in tables):
             raise ConfigError(f"study={options['study']}: no trial has ended yet")
-        page = write_report(tables, places, out)
+        with writing(out) as partial:
+            write_report(tables, places, partial)
         _log(tables, places, out)
-        print(page)
+        print(out / PAGE)
 
 
 def check_extra() -> None:
@@ -110,10 +114,12 @@ def write_report(tables: Sequence[StudyTable], places: Places, out: Path) -> Pat
         sections = list(make_sections(tables, places))
         for section in sections:
             section.figures = [_save(each, out) for each in section.drawn]
-    template = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True).get_template(PAGE)
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)
+    main_study = max(tables, key=lambda table: len(table.trials)).name
+    environment.filters["spoken"] = functools.partial(_mark_commands, study=main_study)
     page = out / PAGE
     page.write_text(
-        template.render(
+        environment.get_template(PAGE).render(
             title=", ".join(table.name for table in tables),
             facts=list(_describe(tables)),
             sections=sections,
@@ -159,8 +165,7 @@ def make_sections(tables: Sequence[StudyTable], places: Places) -> Iterator[Sect
         plot_parallel(own, searched),
     )
     clusters: Drawn | str = (
-        f"{len(own)} sets are complete; clusters take {FEWEST} and two parameters that vary: a larger "
-        "sweep.n_trials with the same command."
+        f"{figures.count_complete(own)}; clusters take {FEWEST}, and two parameters that vary. {figures.MORE}"
     )
     if len(own) >= FEWEST and len(searched) > 1 and len(np.unique(points, axis=0)) >= FEWEST:
         clusters = plot_clusters(find_clusters(points, cube.names), own)
@@ -261,6 +266,14 @@ def _describe(tables: Sequence[StudyTable]) -> Iterator[str]:
         )
 
 
+def _mark_commands(text: str, study: str) -> str:
+    """Return a sentence as HTML, what stands between backticks as code, with the study's name in it."""
+    from markupsafe import Markup
+
+    named = html.escape(text.replace("study=STUDY", f"study={study}"), quote=False)
+    return Markup(re.sub(r"`(.*?)`", r"<code>\1</code>", named))
+
+
 def _save(drawn: Drawn | str, out: Path) -> dict[str, Any]:
     """Write a figure as PNG, SVG and CSV; return what the page shows of it, or of a sentence in its place."""
     if isinstance(drawn, str):
@@ -274,11 +287,15 @@ def _save(drawn: Drawn | str, out: Path) -> dict[str, Any]:
 
 def _log(tables: Sequence[StudyTable], places: Places, out: Path) -> None:
     """Put the report among the artifacts of each study's parent run."""
+    from nca.tracking import one_line
+
     store = places.open_tracking()
     for table in tables:
         run = table.links.get("mlflow_run_id")
-        if store is not None and run is not None and store.has_run(run):
-            store.log_folder(run, out, "report")
+        if store is not None and run is not None:
+            with one_line(str(places.tracking)):
+                if store.has_run(run):
+                    store.log_folder(run, out, "report")
 
 
 if __name__ == "__main__":

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import contextlib
+import os
+import shutil
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from nca.places import Places
 from nca.schema import ConfigError, nearest
 
-__all__ = ["PLACES", "read_number", "read_options", "read_out", "read_places"]
+__all__ = ["PLACES", "read_number", "read_options", "read_out", "read_places", "writing"]
 
 PLACES = ("runs_dir", "sweep.storage", "tracking.uri")  # what `read_places` reads
 
@@ -67,6 +70,36 @@ def read_out(options: dict[str, str], key: str, default: str, kinds: Collection[
     if not folder.is_dir():
         raise ConfigError(f"{key}={out}: {folder} is not a folder")
     return out
+
+
+@contextlib.contextmanager
+def writing(out: Path) -> Iterator[Path]:
+    """Give a place to write to, which becomes the file, or the files of the folder, only when all is written.
+
+    Args:
+        out: The file; for a folder, create the place and what it then holds is moved into `out`.
+
+    Raises:
+        ConfigError: If it cannot be written; nothing is left then but what was there before.
+    """
+    partial = out.with_name(f".{out.stem}.{os.getpid()}.partial{out.suffix}")
+    try:
+        yield partial
+        if partial.is_dir():
+            out.mkdir(exist_ok=True)
+            for file in partial.iterdir():
+                file.replace(out / file.name)
+        else:
+            partial.replace(out)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(
+            f"{out}: cannot be written ({reason}); make room there, or give another place"
+        ) from error
+    finally:
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        partial.unlink(missing_ok=True)
 
 
 def read_number(options: dict[str, str], key: str, default: int, at_least: int, at_most: int) -> int:

@@ -78,7 +78,7 @@ class Places:
         if run is None:
             return f"{base}/#/experiments/{experiment}/runs?workflowType=machine_learning"
         below = f"/artifacts/{artifact}" if artifact else ""
-        return f"{base}/#/experiments/{experiment}/runs/{run}{below}"
+        return f"{base}/#/experiments/{experiment}/runs/{run}{below}?workflowType=machine_learning"
 
     @classmethod
     def under(cls, runs: Path) -> Places:

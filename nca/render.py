@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nca.options import PLACES, read_number, read_options, read_out, read_places
+from nca.options import PLACES, read_number, read_options, read_out, read_places, writing
 from nca.schema import ConfigError, exit_on_error
 
 if TYPE_CHECKING:
@@ -54,12 +54,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         trained = load_model(places.fetch(run, "model.safetensors"))
         side = size or trained.config.train.size
-        if out.suffix == ".html":
-            _write_viewer(trained, places, run, side, out)
-        elif out.suffix == ".png":
-            trained.grow(side, ca_steps if "ca_steps" in options else None, seed).save(out)
-        else:
-            _write_animation(_grow(trained, side, ca_steps or CA_STEPS_PER_FRAME, seed), frames, out)
+        with writing(out) as partial:
+            if out.suffix == ".html":
+                _write_viewer(trained, places, run, side, partial)
+            elif out.suffix == ".png":
+                trained.grow(side, ca_steps if "ca_steps" in options else None, seed).save(partial)
+            else:
+                pictures = _grow(trained, side, ca_steps or CA_STEPS_PER_FRAME, seed)
+                _write_animation(pictures, frames, partial)
         print(out)
 
 

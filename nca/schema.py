@@ -25,6 +25,7 @@ class ConfigError(ValueError):
 
 
 INTERRUPTED = 130  # exit code, as shells give it after ctrl-C
+PATIENCE_S = 3.0  # with a process that ctrl-C was to end
 
 T = typing.TypeVar("T")
 
@@ -50,33 +51,53 @@ def exit_on_error(*also: type[Exception]) -> Iterator[None]:
         SystemExit: With either code, after the line.
     """
     mistakes: tuple[type[Exception], ...] = (ConfigError, *also)
+    interrupt = _Interrupt()
     try:
-        with _ending_at_once():
+        with interrupt:
             yield
     except mistakes as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        if not interrupt.came:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
     except KeyboardInterrupt:
+        interrupt.came = True
+    except Exception:
+        if not interrupt.came:  # else what a library made of it
+            raise
+    if interrupt.came:
         print("interrupted", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
+        raise SystemExit(INTERRUPTED)
 
 
-@contextlib.contextmanager
-def _ending_at_once() -> Iterator[None]:
-    """End the process at ctrl-C where nothing else handles it.
+class _Interrupt:
+    """Ctrl-C ends the process where nothing else handles it, and after a while even if it is swallowed.
 
-    Python would raise an exception, and libraries that are just being imported or called swallow it.
+    It raises KeyboardInterrupt, so that what is half-written is removed; libraries that are just being
+    imported or called may swallow that.
     """
-    ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    signal.signal(signal.SIGINT, _end_at_once)
-    try:
-        yield
-    finally:
-        if signal.getsignal(signal.SIGINT) is _end_at_once:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def __init__(self) -> None:
+        self.came = False
+        self._ours = False
+
+    def __enter__(self) -> None:
+        in_main = threading.current_thread() is threading.main_thread()
+        if in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self._ours = True
+            signal.signal(signal.SIGINT, self._interrupt)
+            signal.signal(signal.SIGALRM, _end_at_once)
+
+    def __exit__(self, *_: object) -> None:
+        if self._ours:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            if signal.getsignal(signal.SIGINT) == self._interrupt:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _interrupt(self, *_: object) -> None:
+        self.came = True
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE_S)
+        raise KeyboardInterrupt
 
 
 def _end_at_once(*_: object) -> None:

@@ -8,17 +8,19 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from nca.again import WORDS, Again, read_again, take_up
 from nca.config import TrialConfig, name_study, training_values
 from nca.places import SINGLE_RUNS
-from nca.schema import ConfigError, build, exit_on_error
+from nca.schema import ConfigError, build, exit_on_error, nearest
 from nca.weights import resolve_features
 from sweeps import SweepError
 
 __all__ = ["main"]
+
+KEYS = {*WORDS, *(item.name for item in fields(TrialConfig)), "experiment"}  # without a dot
 
 
 class _Console:
@@ -152,6 +154,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         if any(word.startswith("-") for word in words):
             return run_hydra("train", words)
+        for word in words:
+            key = word.partition("=")[0]
+            if key not in KEYS and nearest(key, WORDS):
+                raise ConfigError(f"unknown key '{key}'{nearest(key, WORDS)}")
         again = None
         if {word.partition("=")[0] for word in words} & set(WORDS):
             again = read_again(words)

@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sweeps import SweepError
 from sweeps.book import Book
 from sweeps.executor import Ended, Executor
-from sweeps.notes import save_notes
+from sweeps.notes import load_dashboard, save_notes
 from sweeps.progress import (
     Notes,
     Progress,
@@ -117,6 +117,7 @@ class Coordinator:
         """
         try:
             self._executor.prepare()
+            load_dashboard()  # while the workers load what is theirs
             return self._run()
         except (StorageInternalError, SQLAlchemyError) as error:
             reason = str(error.__cause__ or error).partition("\n")[0]

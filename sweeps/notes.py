@@ -8,12 +8,17 @@ from optuna.trial import Trial
 
 from sweeps.worker import StudyNotes, trial_id
 
-__all__ = ["save_notes"]
+__all__ = ["load_dashboard", "save_notes"]
+
+
+def load_dashboard() -> None:
+    """Import what notes are saved with, and scikit-learn with it, which takes a second or two."""
+    import optuna_dashboard  # noqa: F401
 
 
 def save_notes(study: Study, storage: RDBStorage, notes: StudyNotes) -> None:
     """Save notes where there are none yet: a person may have written there since."""
-    from optuna_dashboard import save_note  # seconds: it loads scikit-learn
+    from optuna_dashboard import save_note
 
     known = storage.get_study_system_attrs(storage.get_study_id_from_name(study.study_name))
     if notes.study and "dashboard:note_ver" not in known:

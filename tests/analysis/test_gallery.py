@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from analysis.gallery import main, make_gallery
+from analysis.ratings import Ratings
 from analysis.runs import read_study
 from tests.analysis.builders import STUDY, make_study
 from tests.analysis.mistakes import expect_refusal
@@ -27,7 +28,16 @@ def test_it_holds_every_trial_with_its_picture_and_the_target(tmp_path: Path) ->
     picture = Image.open(io.BytesIO(base64.b64decode(data["trials"][0]["picture"].partition(",")[2])))
     assert picture.size == (128, 128)
     assert data["target"].startswith("data:image/webp;base64,")
-    assert data["trials"][0]["links"]["MLflow run"].endswith("/runs/run0")
+    assert data["trials"][0]["links"]["MLflow run"].endswith("/runs/run0?workflowType=machine_learning")
+
+
+def test_a_picture_that_cannot_be_read_leaves_the_others(tmp_path: Path) -> None:
+    places = make_study(tmp_path, 4)
+    (tmp_path / "trials" / STUDY / "1" / "output.png").write_bytes(b"no picture")
+    page = make_gallery(read_study(places, STUDY), places, tmp_path)
+    data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+    assert [trial["picture"] is None for trial in data["trials"]] == [False, True, False, True]
+    assert 1 not in Ratings(places, STUDY).complete()
 
 
 def test_the_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,7 +59,8 @@ def report(tables: list[StudyTable], places: Places, tmp_path_factory: pytest.Te
 
 
 def sentences(report: Path) -> list[str]:
-    found = re.findall(r"<figcaption>(.*?)</figcaption>|<p[^>]*>(.*?)</p>", report.read_text(), re.DOTALL)
+    pattern = r"<figcaption>(.*?)</figcaption>|<p(?: class='\w+')?>(.*?)</p>".replace("'", '"')
+    found = re.findall(pattern, report.read_text(), re.DOTALL)
     return ["".join(each) for each in found]
 
 
@@ -126,7 +127,9 @@ def test_few_trials_give_sentences(tmp_path: Path, n_trials: int, n_failed: int)
     report = write_report([read_study(places, "leaf")], places, tmp_path / "out")
     said = " ".join(sentences(report))
     assert "experiment=ten_sets" in said
-    assert "python -m analysis.rate" in said
+    assert "<code>python -m analysis.rate study=leaf</code>" in said
+    assert "with a larger <code>sweep.n_trials</code>" in said
+    assert "`" not in said
     assert "clusters take 10" in said
     drawn = {file.stem for file in (tmp_path / "out").glob("*.png")}
     assert drawn <= {"parameters", "history", "curves"}
@@ -147,7 +150,8 @@ def test_the_same_data_give_the_same_report(tables: list[StudyTable], places: Pl
         [each if isinstance(each, str) else list(each.text) for each in section.drawn]
         for section in make_sections(tables, places)
     ]
-    said = " ".join(sentences(report)).replace("&#39;", "'").replace("&gt;", ">")
+    said = re.sub("</?code>", "`", " ".join(sentences(report))).replace("&gt;", ">")
+    said = said.replace("study=leaf", "study=STUDY")
     for each in texts:
         for text in each:
             assert " ".join([text] if isinstance(text, str) else text) in said

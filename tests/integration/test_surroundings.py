@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.commands import SMALL, TIMEOUT_S, begun, run_module, wait_until
+from tests.integration.conftest import Finished
 from tests.integration.records import Records
 
 STUDY = "roundleaf-srnca-random_filters"
@@ -48,6 +49,29 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     assert not mounted.returncode, mounted.stderr
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("analysis.gallery", ["study=STUDY", "out=x.html"]),
+        ("analysis.report", ["study=STUDY", "out=x"]),
+        ("analysis.export", ["study=STUDY", "out=x.csv"]),
+        ("nca.render", ["run=RUN", "frames=20", "size=64", "out=x.gif"]),
+    ],
+)
+def test_a_full_disk_leaves_no_half_of_a_page_or_a_picture(
+    small_disk: Path, finished: Finished, module: str, words: list[str]
+) -> None:
+    run = next((finished.runs / "artifacts" / STUDY).glob("*/artifacts/output.png")).parts[-3]
+    words = [word.replace("=STUDY", f"={STUDY}").replace("=RUN", f"={run}") for word in words]
+    (small_disk / "other").write_bytes(bytes(12 * 1024**2))
+    tracking = ["tracking.uri=none"] * (module == "analysis.report")  # the study is not to be changed
+    done = run_module(module, *words, *tracking, f"runs_dir={finished.runs}", folder=small_disk)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "cannot be written (No space left on device); make room there" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert [file.name for file in small_disk.iterdir()] == ["other"]
 
 
 def test_a_full_disk_in_the_middle_of_a_trial_is_said_in_its_line(

@@ -232,18 +232,20 @@ def test_ctrl_c_is_one_line_and_exit_code_130(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err == "interrupted\n"
 
 
-def test_ctrl_c_ends_the_process_although_a_library_swallows_it() -> None:
-    code = """
-import os, signal
+@pytest.mark.parametrize("then", ["time.sleep(60)", "raise AttributeError('half imported')", "pass"])
+def test_ctrl_c_ends_the_process_although_a_library_swallows_it(then: str) -> None:
+    code = f"""
+import os, signal, time
 from nca.schema import exit_on_error
 with exit_on_error():
     try:
         os.kill(os.getpid(), signal.SIGINT)
     except BaseException:
         pass
-    print("went on")
+    {then}
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=50, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 
