@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from nca.tracking import MlflowStore
     from sweeps.upkeep import Studies
 
-__all__ = ["DASHBOARD", "MLFLOW_UI", "SINGLE_RUNS", "Places", "format_size", "size_of"]
+__all__ = ["DASHBOARD", "MLFLOW_UI", "SINGLE_RUNS", "Places", "format_size", "is_study_name", "size_of"]
 
 SINGLE_RUNS = "single-runs"  # MLflow experiment of runs that belong to no study, and their folder
 MLFLOW_UI, DASHBOARD = "http://127.0.0.1:5000", "http://127.0.0.1:8080/dashboard"  # where `make` serves them
@@ -129,6 +129,11 @@ class Places:
 
 def _without_password(address: str) -> str:
     return re.sub(r"(://[^:/@]*):[^/]*@", r"\1@", address)
+
+
+def is_study_name(name: str) -> bool:
+    """Say whether a study may be called so: its name is also that of folders among others."""
+    return "/" not in name and name not in {SINGLE_RUNS, "optuna", ".", ".."}
 
 
 def size_of(path: Path) -> int:

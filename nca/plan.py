@@ -21,6 +21,7 @@ from nca.config import (
     name_study,
     training_values,
 )
+from nca.places import is_study_name
 from nca.schema import ConfigError, build, flatten, nearest
 from nca.weights import resolve_features
 from sweeps.space import Choice, Domain, Interval, check_sampler
@@ -116,6 +117,8 @@ def make_plans(words: Sequence[str]) -> list[Plan]:
         chosen = [f"{part}={name}" for part, name in zip(overrides.parts, combination, strict=True)]
         plans.append(_make_plan([*overrides.plain, *chosen], overrides.domains))
     study = plans[0].config.sweep.study
+    if study is not None and not is_study_name(study):
+        raise ConfigError(f"sweep.study={study}: must be a name without /, and none that is taken by us")
     if len(plans) > 1 and study is not None:
         raise ConfigError(f"sweep.study={study}: one name for {len(plans)} studies; leave it out")
     return plans

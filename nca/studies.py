@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from nca.mend import list_left, mend
 from nca.options import PLACES, read_options, read_places
-from nca.places import SINGLE_RUNS, Places, format_size, size_of
+from nca.places import Places, format_size, is_study_name, size_of
 from nca.schema import ConfigError, exit_on_error, nearest
 from sweeps import SweepError
 
@@ -164,7 +164,7 @@ def delete(places: Places, name: str, *, yes: bool) -> None:
         ConfigError: If a trial of it runs, or it does not exist.
         SystemExit: 1 if it was not confirmed.
     """
-    if name in {SINGLE_RUNS, "optuna", ".", ".."} or "/" in name:
+    if not is_study_name(name):
         raise ConfigError(f"delete {name}: is no study")
     studies, tracking = places.open_studies(), places.open_tracking()
     folders = [folder for folder in places.folders(name) if folder.exists()]

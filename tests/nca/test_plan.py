@@ -102,6 +102,8 @@ def test_names_of_studies(tmp_path: Path) -> None:
     assert plan.name == "leaf-srnca-auto"
     assert plan.with_features(FeaturesConfig("random_filters")).name == "leaf-srnca-random_filters"
     refuse(["texture=roundleaf,alocasia", "sweep.study=x"], "sweep.study=x: one name for 2 studies; leave it")
+    for name in ("a/b", "leaf/ratings", "..", "single-runs", "optuna"):
+        refuse(["texture=roundleaf", f"sweep.study={name}"], f"sweep.study={name}: must be a name without /")
 
 
 @pytest.mark.parametrize(
