@@ -116,11 +116,15 @@ def make_plans(words: Sequence[str]) -> list[Plan]:
     for combination in itertools.product(*overrides.parts.values()):
         chosen = [f"{part}={name}" for part, name in zip(overrides.parts, combination, strict=True)]
         plans.append(_make_plan([*overrides.plain, *chosen], overrides.domains))
-    study = plans[0].config.sweep.study
-    if study is not None and not is_study_name(study):
-        raise ConfigError(f"sweep.study={study}: must be a name without /, and none that is taken by us")
-    if len(plans) > 1 and study is not None:
-        raise ConfigError(f"sweep.study={study}: one name for {len(plans)} studies; leave it out")
+    for plan in plans:
+        study = plan.config.sweep.study
+        if study is not None and not is_study_name(study):
+            raise ConfigError(f"sweep.study={study}: must be a name without /, and none that is taken by us")
+    if study is not None and len({plan.config.sweep.study for plan in plans}) < len(plans):
+        raise ConfigError(
+            f"sweep.study={study}: one name for {len(plans)} studies; leave it out, or tell them apart: "
+            "'sweep.study=${texture.name}-NAME'"
+        )
     return plans
 
 

@@ -95,6 +95,11 @@ def test_each_study_searches_what_suits_its_model() -> None:
     assert relu.config.model.activation == "relu"
 
 
+def test_one_name_serves_several_studies_where_it_tells_them_apart() -> None:
+    plans = make_plans(["texture=roundleaf,alocasia", "sweep.study=${texture.name}-mine"])
+    assert [plan.name for plan in plans] == ["roundleaf-mine", "alocasia-mine"]
+
+
 def test_names_of_studies(tmp_path: Path) -> None:
     assert plan_of("sweep.study=mine").name == "mine"
     assert plan_of("features=vgg16").name == "roundleaf-srnca-vgg16"
