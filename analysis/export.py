@@ -1,4 +1,7 @@
-"""`python -m analysis.export study=S`: a study as one table, a row a trial, CSV or Parquet."""
+"""`python -m analysis.export study=S`: a study as one table, a row a trial, CSV or Parquet; or as a folder.
+
+The folder holds all that a report shows: the table, curves, ratings, search spaces and a sheet of outputs.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,10 @@ from sweeps import SweepError
 __all__ = ["main"]
 
 USAGE = (
-    "python -m analysis.export study=NAME[,NAME...] [out=FILE.csv|FILE.parquet] [runs_dir=mlruns] "
+    "python -m analysis.export study=NAME[,NAME...] [out=FILE.csv|FILE.parquet|FOLDER] [runs_dir=mlruns] "
     "[sweep.storage=ADDRESS] [tracking.uri=ADDRESS|none]"
 )
-KINDS = (".csv", ".parquet")
+KINDS = (".csv", ".parquet", "")  # without an ending: a folder
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,10 +34,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         out = read_out(options, "out", f"{names[0].replace('/', '-')}.csv", KINDS)
         import pandas as pd
 
+        from analysis.exported import write_exported
         from analysis.runs import add_provenance, read_study
 
         places = read_places(options)
-        tables = [add_provenance(read_study(places, name), places) for name in names]
+        studies = [read_study(places, name) for name in names]
+        if not out.suffix:
+            with writing(out) as partial:
+                n_trials = write_exported(studies, places, partial)
+            print(f"{out}: {n_trials} trials; python -m analysis.report exported={out}")
+            return
+        tables = [add_provenance(study, places) for study in studies]
         table = pd.concat([each for each in tables if not each.empty] or tables)
         with writing(out) as partial:
             if out.suffix == ".csv":

@@ -59,8 +59,6 @@ def make_gallery(table: StudyTable, places: Places, beside: Path) -> str:
         places: Where its files are.
         beside: Folder that the page will lie in; links to viewers are relative to it where they can be.
     """
-    from analysis.outputs import read_output, read_target
-
     objective = table.objectives[0]
     first = [objective, "rating", "reason", *table.params]
     results = [key for key in table.trials.columns if key not in {*first, *NOT_SHOWN}]
@@ -68,7 +66,7 @@ def make_gallery(table: StudyTable, places: Places, beside: Path) -> str:
     columns = [key for key in (*first, *results) if key in there]
     trials = [
         {key: _plain(row[key]) for key in columns}
-        | {"picture": _thumbnail(read_output(row["folder"]))}
+        | {"picture": _thumbnail(table.pictures.output(row["trial"]))}
         | {"links": dict(_links(table, places, row, beside))}
         for row in table.trials.to_dict("records")
     ]
@@ -76,7 +74,7 @@ def make_gallery(table: StudyTable, places: Places, beside: Path) -> str:
         "columns": columns,
         "sort": objective,
         "example": f"{objective.rpartition('.')[2]}<0.001  reason=complete",
-        "target": _thumbnail(read_target(places, table.name)),
+        "target": _thumbnail(table.pictures.target()),
         "trials": trials,
     }
     page = TEMPLATE.read_text(encoding="utf-8").replace("__TITLE__", html.escape(table.name))

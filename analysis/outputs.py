@@ -4,14 +4,112 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from PIL import Image
 
 from nca.places import Places
 
-__all__ = ["data_url", "has_output", "read_output", "read_target"]
+__all__ = [
+    "FolderPictures",
+    "Pictures",
+    "SheetPictures",
+    "data_url",
+    "has_output",
+    "make_sheet",
+    "read_output",
+    "read_target",
+]
+
+COLUMNS = 10  # pictures side by side in a sheet
+
+
+class Pictures(Protocol):
+    """A study's target and outputs; None for what is missing or cannot be read."""
+
+    def target(self) -> Image.Image | None:
+        """Return the target."""
+
+    def output(self, trial: int) -> Image.Image | None:
+        """Return the first of a trial's outputs."""
+
+
+@dataclass(frozen=True)
+class FolderPictures:
+    """Pictures in the folders that trials have left.
+
+    Args:
+        places: Where records are.
+        study: The study's name.
+        folders: By trial.
+    """
+
+    places: Places
+    study: str
+    folders: Mapping[int, str]
+
+    def target(self) -> Image.Image | None:
+        """Return the target."""
+        return read_target(self.places, self.study)
+
+    def output(self, trial: int) -> Image.Image | None:
+        """Return the first of a trial's outputs."""
+        return read_output(self.folders[trial])
+
+
+@dataclass(frozen=True)
+class SheetPictures:
+    """Pictures cut out of one sheet.
+
+    Args:
+        sheet: The file that `make_sheet` made.
+        trials: In the order that they have there, after the target.
+    """
+
+    sheet: Path
+    trials: Sequence[int]
+
+    def target(self) -> Image.Image | None:
+        """Return the target."""
+        return self._cut(0)
+
+    def output(self, trial: int) -> Image.Image | None:
+        """Return the first of a trial's outputs."""
+        return self._cut(1 + self.trials.index(trial))
+
+    def _cut(self, place: int) -> Image.Image | None:
+        if not self.sheet.exists():
+            return None
+        with Image.open(self.sheet) as sheet:
+            side = sheet.width // COLUMNS
+            row, column = divmod(place, COLUMNS)
+            tile = sheet.crop((column * side, row * side, (column + 1) * side, (row + 1) * side))
+        return tile.convert("RGB") if tile.getbbox() else None  # clear where one is missing
+
+
+def make_sheet(pictures: Pictures, trials: Sequence[int]) -> Image.Image | None:
+    """Return the target and the outputs in rows, pixel by pixel, clear where one is missing.
+
+    Args:
+        pictures: A study's.
+        trials: In the order that they will have.
+
+    Returns:
+        RGBA; None without a target.
+    """
+    target = pictures.target()
+    if target is None:
+        return None
+    side = target.width
+    sheet = Image.new("RGBA", (COLUMNS * side, side * -(-(1 + len(trials)) // COLUMNS)))
+    for place, picture in enumerate([target, *map(pictures.output, trials)]):
+        if picture is not None:
+            row, column = divmod(place, COLUMNS)
+            sheet.paste(picture.resize((side, side)), (column * side, row * side))
+    return sheet
 
 
 def read_output(folder: str | Path) -> Image.Image | None:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from analysis.figures import FEW, LOSS, Drawn, label_of, make_figure
-from analysis.outputs import data_url, read_output, read_target
+from analysis.outputs import data_url
 from analysis.runs import StudyTable
 from nca.places import Places
 
@@ -32,7 +32,7 @@ def show(axes: Axes, picture: Image.Image | None, title: str) -> None:
         axes.imshow(np.asarray(picture), interpolation="nearest")
 
 
-def plot_examples(tables: Sequence[StudyTable], places: Places) -> Drawn | str:
+def plot_examples(tables: Sequence[StudyTable]) -> Drawn | str:
     """Draw an output for each rating from 5 to 0 beside the target, of the study with the most ratings."""
     table = max(tables, key=lambda each: each.trials["rating"].notna().sum())
     rated = table.trials.dropna(subset=["rating"])
@@ -40,7 +40,7 @@ def plot_examples(tables: Sequence[StudyTable], places: Places) -> Drawn | str:
         return "Examples for each rating need ratings: `python -m analysis.rate study=STUDY`."
     figure = make_figure(1, LARGEST + 2, 9, 1.7)
     axes = figure.axes
-    show(axes[0], read_target(places, table.name), "target")
+    show(axes[0], table.pictures.target(), "target")
     rows = []
     for place, rating in zip(axes[1:], range(LARGEST, -1, -1), strict=True):
         near = rated[(rated["rating"] - rating).abs() <= 0.5].sort_values(LOSS)
@@ -48,13 +48,13 @@ def plot_examples(tables: Sequence[StudyTable], places: Places) -> Drawn | str:
             show(place, None, f"{rating}: none")
             continue
         middle = near.iloc[len(near) // 2]
-        show(place, read_output(middle["folder"]), f"rated {middle['rating']:.3g}")
+        show(place, table.pictures.output(int(middle["trial"])), f"rated {middle['rating']:.3g}")
         rows.append({"rating": rating, "study": table.name, "trial": middle["trial"], LOSS: middle[LOSS]})
     text = [f"For each rating the output with the median loss among those rated so; {table.name}."]
     return Drawn("examples", figure, pd.DataFrame(rows), text)
 
 
-def plot_published_sets(tables: Sequence[StudyTable], places: Places) -> Drawn | str:
+def plot_published_sets(tables: Sequence[StudyTable]) -> Drawn | str:
     """Draw the study's best and worst published sets on every texture that they were trained on."""
     found = find_published(tables)
     if not found:
@@ -75,8 +75,8 @@ def plot_published_sets(tables: Sequence[StudyTable], places: Places) -> Drawn |
                 axes.set_axis_off()
                 continue
             table, row = found[name, texture]
-            show(column[0], read_target(places, table.name), texture.replace("_", " "))
-            show(axes, read_output(row["folder"]), f"{name}: {row[LOSS]:.2g}")
+            show(column[0], table.pictures.target(), texture.replace("_", " "))
+            show(axes, table.pictures.output(int(row["trial"])), f"{name}: {row[LOSS]:.2g}")
             curve = table.curves.get(int(row["trial"]), {})
             column[-1].plot(list(curve), list(curve.values()), lw=0.9, label=name)
             rows.append({"set": name, "texture": texture, LOSS: row[LOSS]})
@@ -125,7 +125,7 @@ def best_table(tables: Sequence[StudyTable], places: Places, n: int) -> str:
                 "viewer": places.page(experiment, run, "viewer.html"),
             }
             links = " ".join(f'<a href="{html.escape(page)}">{name}</a>' for name, page in pages.items())
-        output = read_output(row["folder"])
+        output = table.pictures.output(int(row["trial"]))
         picture = "" if output is None else f'<img class="thumb" alt="" src="{data_url(output)}">'
         rating = "" if pd.isna(row["rating"]) else f"{row['rating']:.2g}"
         cells = (picture, html.escape(table.name), str(row["trial"]), f"{loss:.3g}", rating, named, links)

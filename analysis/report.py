@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["check_extra", "main", "write_report"]
 
 USAGE = (
-    "python -m analysis.report study=NAME[,NAME...] [out=FOLDER] [runs_dir=mlruns] "
+    "python -m analysis.report study=NAME[,NAME...]|exported=FOLDER [out=FOLDER] [runs_dir=mlruns] "
     "[sweep.storage=ADDRESS] [tracking.uri=ADDRESS|none]"
 )
 TEMPLATES = Path(__file__).with_name("assets")
@@ -67,16 +67,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     with exit_on_error(SweepError, OSError):
-        options = read_options(words, ("study", "out", *PLACES), USAGE, "study")
-        names = options["study"].split(",")
-        out = read_out(options, "out", f"report-{names[0].replace('/', '-')}")
+        options = read_options(words, ("study", "exported", "out", *PLACES), USAGE)
+        if ("study" in options) == ("exported" in options):
+            raise ConfigError(f"say which study, or which exported folder: {USAGE}")
+        source = options.get("study", options.get("exported", ""))
+        out = read_out(options, "out", f"report-{Path(source.split(',')[0]).name}")
         check_extra()
+        from analysis.exported import read_exported
         from analysis.runs import read_study
 
         places = read_places(options)
-        tables = [read_study(places, name) for name in names]
+        if "study" in options:
+            tables = [read_study(places, name) for name in source.split(",")]
+        else:
+            tables = read_exported(Path(source).expanduser())
         if all(table.trials.empty for table in tables):
-            raise ConfigError(f"study={options['study']}: no trial has ended yet")
+            raise ConfigError(f"{source}: no trial has ended yet")
         with writing(out) as partial:
             write_report(tables, places, partial)
         _log(tables, places, out)
@@ -152,7 +158,7 @@ def make_sections(tables: Sequence[StudyTable], places: Places) -> Iterator[Sect
     points = cube.encode(own[searched].to_dict("records"))
 
     yield Section("Final losses by texture", [comparisons.plot_losses_by_texture(complete, params)])
-    ratings = [comparisons.plot_rating_against_loss(complete), plot_examples(tables, places)]
+    ratings = [comparisons.plot_rating_against_loss(complete), plot_examples(tables)]
     yield Section("Rating against final loss", ratings, notes=list(agreement(tables)))
     yield Section(
         f"Each parameter against final loss: {main_study}",
@@ -174,7 +180,7 @@ def make_sections(tables: Sequence[StudyTable], places: Places) -> Iterator[Sect
     yield Section(
         "One texture against another", [comparisons.plot_texture_against_texture(complete, params, first)]
     )
-    yield Section("Published sets on all textures", [plot_published_sets(tables, places)])
+    yield Section("Published sets on all textures", [plot_published_sets(tables)])
     yield Section(f"Suggestions that were tried: {main_study}", [comparisons.plot_suggestions(own)])
     curves = {(table.name, trial): curve for table in tables for trial, curve in table.curves.items()}
     yield Section(
@@ -289,13 +295,13 @@ def _log(tables: Sequence[StudyTable], places: Places, out: Path) -> None:
     """Put the report among the artifacts of each study's parent run."""
     from nca.tracking import one_line
 
-    store = places.open_tracking()
-    for table in tables:
-        run = table.links.get("mlflow_run_id")
-        if store is not None and run is not None:
-            with one_line(str(places.tracking)):
-                if store.has_run(run):
-                    store.log_folder(run, out, "report")
+    runs = [table.links["mlflow_run_id"] for table in tables if "mlflow_run_id" in table.links]
+    store = places.open_tracking() if runs else None
+    if store is None:
+        return
+    with one_line(str(places.tracking)):
+        for run in filter(store.has_run, runs):
+            store.log_folder(run, out, "report")
 
 
 if __name__ == "__main__":

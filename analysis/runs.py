@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 from optuna.distributions import BaseDistribution
 
+from analysis.outputs import FolderPictures, Pictures
 from analysis.ratings import Rating, Ratings, mean_ratings
 from nca.options import read_places
 from nca.places import Places
@@ -41,6 +42,7 @@ class StudyTable:
         distributions: What params were drawn from.
         curves: Smoothed losses by training step, by trial.
         ratings: All of them.
+        pictures: Its target and outputs.
     """
 
     name: str
@@ -52,6 +54,7 @@ class StudyTable:
     distributions: Mapping[str, BaseDistribution]
     curves: Mapping[int, Mapping[int, float]]
     ratings: Sequence[Rating]
+    pictures: Pictures
 
 
 def load(study: str, *, runs_dir: str | Path = "mlruns", storage: str | None = None) -> pd.DataFrame:
@@ -98,6 +101,7 @@ def read_study(places: Places, name: str) -> StudyTable:
         distributions,
         {note.number: note.reports for note in notes},
         ratings,
+        FolderPictures(places, name, dict(zip(trials["trial"], trials["folder"], strict=True))),
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from scipy import stats
 
+from analysis.export import main as export
 from analysis.ratings import Rating, Ratings, now
 from analysis.report import main, make_sections, write_report
 from analysis.runs import StudyTable, read_study
@@ -62,6 +63,39 @@ def sentences(report: Path) -> list[str]:
     pattern = r"<figcaption>(.*?)</figcaption>|<p(?: class='\w+')?>(.*?)</p>".replace("'", '"')
     found = re.findall(pattern, report.read_text(), re.DOTALL)
     return ["".join(each) for each in found]
+
+
+def test_a_report_of_what_was_exported_is_the_same(
+    report: Path, places: Places, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export(["study=leaf,petal", f"out={tmp_path / 'shared'}", f"runs_dir={places.runs}", "tracking.uri=none"])
+    assert capsys.readouterr().out.endswith(f"python -m analysis.report exported={tmp_path / 'shared'}\n")
+    main([f"exported={tmp_path / 'shared'}", f"out={tmp_path / 'again'}", f"runs_dir={tmp_path / 'none'}"])
+    for name in FIGURES:
+        drawn, again = (
+            (folder / f"{name}.csv").read_text() for folder in (report.parent, tmp_path / "again")
+        )
+        assert again == drawn, name
+    told, again = (
+        [each for each in sentences(page) if not each.startswith("Made ")]
+        for page in (report, tmp_path / "again" / "report.html")
+    )
+    assert again == told
+    with (
+        Image.open(report.parent / "examples.png") as drawn,
+        Image.open(tmp_path / "again/examples.png") as again,
+    ):
+        assert drawn.tobytes() == again.tobytes()
+    assert str(places.runs) not in "".join(file.read_text() for file in (tmp_path / "shared").glob("*.[cj]*"))
+    assert not (tmp_path / "none").exists()
+
+
+def test_an_exported_folder_that_is_none_is_said_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expect_refusal(main, [f"exported={tmp_path}"], "is not what `analysis.export out=FOLDER` writes", capsys)
+    words = [f"exported={tmp_path}", "study=leaf"]
+    expect_refusal(main, words, "say which study, or which exported folder", capsys)
 
 
 def numbers(text: str) -> list[float]:
