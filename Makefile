@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup sweep test check ui dashboard bench torture clean
+.PHONY: help setup sweep test check ui dashboard study figures bench torture clean
 
 help: ## list what there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1|\2/' | column -t -s '|'
@@ -36,6 +36,35 @@ ui: $(READY) ## MLflow on loopback
 
 dashboard: $(READY) ## Optuna dashboard on loopback, with images
 	@$(BIN)/python -m nca.serve dashboard $(SERVE)
+
+# The study of docs/study.md; STUDY holds more words for every sweep.
+comma := ,
+PLANTS := roundleaf orchid_petal alocasia snake_plant
+PRESETS := spots labyrinth
+RUNS_DIR ?= mlruns
+STUDY_OUT ?= build/study
+small = $(BIN)/python -m nca.sweep -m model=relu features=random_filters train.size=48 train.steps=1200 \
+	train.max_ca_steps=32 executor.threads=1 runs_dir=$(RUNS_DIR) $(1) $(STUDY)
+fixed = $(call small,experiment=$$set search=fixed train.learning_rate=1e-3 $(1))
+ON_PLANTS := texture=$(subst $() ,$(comma),$(PLANTS))
+STUDIES := $(PLANTS:%=%-relu-random_filters) roundleaf-fifty roundleaf-seeds \
+	$(foreach set,set5 set8,$(PLANTS:%=%-$(set)) $(PRESETS:%=gray_scott-%-$(set)))
+
+study: $(READY) ## train the small study of docs/study.md anew, about six hours of one core; goes on where it was
+	$(call small,experiment=ten_sets $(ON_PLANTS))
+	set -e; for set in set5 set8; do \
+		$(call fixed,$(ON_PLANTS) "sweep.study=\$${texture.name}-$$set"); \
+		for preset in $(PRESETS); do \
+			$(call fixed,texture=gray_scott texture.preset=$$preset sweep.study=gray_scott-$$preset-$$set); \
+		done; \
+	done
+	$(call small,experiment=ten_sets texture=roundleaf sweep.study=roundleaf-seeds sweep.n_trials=5 sweep.repeats=3)
+	$(call small,sampler=random texture=roundleaf sweep.study=roundleaf-fifty sweep.n_trials=50 sweep.seed=50 seed=1000)
+	mkdir -p $(dir $(STUDY_OUT))
+	$(BIN)/python -m analysis.export study=$(subst $() ,$(comma),$(strip $(STUDIES))) out=$(STUDY_OUT) runs_dir=$(RUNS_DIR)
+
+figures: $(READY) ## draw every figure of docs/study.md again from its tables
+	$(BIN)/python -m analysis.report exported=docs/study out=docs/study/figures
 
 bench: $(READY) ## time and memory against the reference algorithm, side by side
 	$(BIN)/python -m benchmarks.table

@@ -98,9 +98,9 @@ class Places:
     def find_target(self, study: str) -> Path | None:
         """Return a study's target picture, as any of its trials holds it."""
         trials, artifacts = self.folders(study)
-        return next(
-            (f for folder in (artifacts, trials) for f in folder.glob("*/artifacts/target.png")), None
-        )
+        patterns = ("*/artifacts/target.png", "*/*/artifacts/target.png")  # of a trial, and of its seeds
+        folders = (artifacts, trials)
+        return next((f for pattern in patterns for folder in folders for f in folder.glob(pattern)), None)
 
     def open_studies(self) -> Studies:
         """Open the Optuna storage.

@@ -119,6 +119,15 @@ def test_make_sweep_at_reduced_size(tmp_path: Path) -> None:
     assert (tmp_path / "mlflow.db").exists()
 
 
+def test_make_study_at_reduced_size(tmp_path: Path) -> None:
+    words = "train.size=16 train.steps=2 train.max_ca_steps=12 sweep.n_trials=1 tracking=none"
+    small = [f"STUDY={words}", "PLANTS=roundleaf", "PRESETS=spots", f"RUNS_DIR={tmp_path}"]
+    done = run(["make", "study", *small, f"STUDY_OUT={tmp_path / 'study'}"], ROOT)
+    assert f"{tmp_path / 'study'}: 7 trials" in done.stdout
+    sheets = {file.stem for file in (tmp_path / "study").glob("*.png")}
+    assert {"roundleaf-seeds", "roundleaf-set5", "gray_scott-spots-set8"} < sheets and len(sheets) == 7
+
+
 def test_make_test_finds_the_tests() -> None:
     done = run(["make", "test", "PYTEST=-n 0 --collect-only -q tests/golden"], ROOT)
     assert "tests collected" in done.stdout
@@ -127,9 +136,9 @@ def test_make_test_finds_the_tests() -> None:
 def test_make_help_lists_what_the_documents_name() -> None:
     listed = {line.split()[0] for line in run(["make", "help"], ROOT).stdout.splitlines() if line.strip()}
     named = {command.split()[1] for command in COMMANDS if command.startswith("make ")}
-    assert listed == {"setup", "sweep", "test", "check", "ui", "dashboard", "bench", "torture", "clean"} | {
-        "help"
-    }
+    assert listed == set(
+        "help setup sweep test check ui dashboard study figures bench torture clean".split()
+    )
     assert named <= listed
 
 
