@@ -136,9 +136,7 @@ def test_make_test_finds_the_tests() -> None:
 def test_make_help_lists_what_the_documents_name() -> None:
     listed = {line.split()[0] for line in run(["make", "help"], ROOT).stdout.splitlines() if line.strip()}
     named = {command.split()[1] for command in COMMANDS if command.startswith("make ")}
-    assert listed == set(
-        "help setup sweep test check ui dashboard study figures bench torture clean".split()
-    )
+    assert listed == set("help setup sweep test check ui dashboard study figures bench torture clean".split())
     assert named <= listed
 
 
