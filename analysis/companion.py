@@ -19,7 +19,8 @@ from optuna_dashboard import SliderWidget, register_objective_form_widgets, save
 
 from analysis.ratings import DASHBOARD_RATER, LARGEST, Rating
 from nca.places import Places
-from sweeps.study import RATINGS, find_study, open_storage
+from sweeps.storage import open_storage
+from sweeps.study import RATINGS, find_study
 
 __all__ = ["RATINGS", "collect", "top_up"]
 

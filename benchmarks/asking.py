@@ -19,7 +19,7 @@ from optuna.trial import TrialState, create_trial
 from nca.plan import make_plans, sampler_spec
 from sweeps.samplers import make_sampler
 from sweeps.space import to_distributions
-from sweeps.study import open_storage
+from sweeps.storage import open_storage
 
 __all__ = ["main"]
 

@@ -28,7 +28,8 @@ from sweeps.samplers import SamplerSpec
 from sweeps.slots import Slot
 from sweeps.space import Interval
 from sweeps.spec import SweepSpec
-from sweeps.study import PrunerSpec, StudySpec, find_study, open_storage
+from sweeps.storage import open_storage
+from sweeps.study import PrunerSpec, StudySpec, find_study
 from sweeps.worker import EndedTrial, Result, RunningTrial, StudyNotes
 
 __all__ = ["Nothing", "main"]

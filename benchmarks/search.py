@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sweeps.study import N_STEPS, find_study, open_storage
+from sweeps.storage import open_storage
+from sweeps.study import N_STEPS, find_study
 
 __all__ = ["main"]
 

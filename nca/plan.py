@@ -238,7 +238,8 @@ def has_study(plan: Plan) -> bool:
     file = Path(storage.removeprefix("sqlite:///"))
     if storage.startswith("sqlite:///") and not file.exists():
         return False
-    from sweeps.study import find_study, open_storage
+    from sweeps.storage import open_storage
+    from sweeps.study import find_study
 
     return find_study(open_storage(storage, create=False), plan.name) is not None
 

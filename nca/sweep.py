@@ -165,7 +165,8 @@ def _estimate(plan: Plan) -> str:
     config = plan.config
     if not has_study(plan):
         return "not known before the first trial has run"
-    from sweeps.study import ended_for_good, find_study, open_storage
+    from sweeps.storage import open_storage
+    from sweeps.study import ended_for_good, find_study
 
     study = find_study(open_storage(config.sweep.storage, create=False), plan.name)
     assert study is not None

@@ -35,6 +35,7 @@ from sweeps.progress import (
 from sweeps.samplers import make_sampler
 from sweeps.space import n_sets, to_distributions
 from sweeps.spec import Summary, SweepSpec
+from sweeps.storage import open_storage
 from sweeps.study import (
     LEAN,
     LINKS,
@@ -50,7 +51,6 @@ from sweeps.study import (
     fail_stale,
     is_abandoned,
     make_pruner,
-    open_storage,
     open_study,
     ordinal,
     origin,

@@ -1,10 +1,9 @@
-"""Opening a study: storage and pruner by name, the fingerprint of what must not change; its attempts."""
+"""Opening a study: pruner by name, the fingerprint of what must not change; its attempts."""
 
 from __future__ import annotations
 
 import json
 import os
-import sqlite3
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,11 +17,9 @@ from optuna.pruners import BasePruner
 from optuna.storages import RDBStorage, fail_stale_trials
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
 from sweeps import SweepError
 from sweeps.space import Space, describe
-from sweeps.sqlite import SQLITE, create_database
 
 __all__ = [
     "RATINGS",
@@ -37,22 +34,17 @@ __all__ = [
     "find_study",
     "is_abandoned",
     "make_pruner",
-    "open_storage",
     "open_study",
     "ordinal",
     "origin",
     "pareto_front",
     "ranked",
     "reason_of",
-    "warm_up",
 ]
 
 SUGGESTED = "suggested_by"  # attribute of a trial that was queued on top of the total
 RATINGS = "/ratings"  # ends the name of a study in which another one's trials are rated by eye
-HEARTBEAT_INTERVAL_S = 15
-GRACE_PERIOD_S = 60
 ORPHAN_S = 5  # age at which a trial that still has no owner has lost it
-SQLITE_TIMEOUT_S = 60  # how long a writer waits for another
 SHOWN_DIFFERENCES = 5
 
 # Keys of the attributes that the engine writes to studies and trials.
@@ -101,50 +93,6 @@ class StudySpec:
         """What two commands must agree on to share the study."""
         fixed = {**self.fixed, "sweep.objectives": ",".join(self.objectives)}
         return {"fixed": fixed, "space": describe(self.space)}
-
-
-def open_storage(url: str, *, create: bool = True) -> RDBStorage:
-    """Open an Optuna storage with heartbeats; an SQLite file in WAL mode.
-
-    Args:
-        url: SQLAlchemy address.
-        create: Whether an SQLite file may be created.
-
-    Raises:
-        SweepError: If it cannot be opened.
-    """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    options: dict[str, Any] = {}
-    if url.startswith("sqlite") and url.partition("://")[2].strip("/") in ("", ":memory:"):
-        raise SweepError(f"sweep.storage={url}: trials cannot share a storage in memory; give a file")
-    try:
-        if url.startswith(SQLITE):
-            file = Path(url.removeprefix(SQLITE))
-            if not create and not file.exists():
-                raise SweepError(f"sweep.storage={url}: no such file; a sweep creates it")
-            create_database(file, _create_tables)
-            options = {"connect_args": {"timeout": SQLITE_TIMEOUT_S}}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of heartbeats
-            return RDBStorage(
-                url,
-                engine_kwargs=options,
-                heartbeat_interval=HEARTBEAT_INTERVAL_S,
-                grace_period=GRACE_PERIOD_S,
-            )
-    except (OSError, sqlite3.Error, SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:
-        raise SweepError(f"sweep.storage={url}: cannot be opened ({error})") from error
-
-
-def warm_up() -> None:
-    """Load what opening a storage loads, so that processes forked from this one have it."""
-    _create_tables("sqlite://")
-
-
-def _create_tables(url: str) -> None:
-    storage = RDBStorage(url)
-    storage.remove_session()
-    storage.engine.dispose()
 
 
 def find_study(storage: RDBStorage, name: str) -> Study | None:

@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweeps import SweepError
 from sweeps.book import Book
+from sweeps.storage import open_storage
 from sweeps.study import (
     FINGERPRINT,
     LINKS,
@@ -31,7 +32,6 @@ from sweeps.study import (
     fail_stale,
     find_study,
     is_abandoned,
-    open_storage,
     origin,
     reason_of,
 )

@@ -327,7 +327,8 @@ def run_worker(folder: Path) -> None:
     """
     from optuna.exceptions import UpdateFinishedTrialError
 
-    from sweeps.study import PrunerSpec, find_study, make_pruner, open_storage
+    from sweeps.storage import open_storage
+    from sweeps.study import PrunerSpec, find_study, make_pruner
 
     assignment = read_assignment(folder)
     storage = open_storage(assignment.storage, create=False)
@@ -355,7 +356,7 @@ def run_worker(folder: Path) -> None:
 
 if __name__ == "__main__":
     from sweeps.forkserver import wait_for_trial
-    from sweeps.study import warm_up
+    from sweeps.storage import warm_up
 
     warm_up()
     run_worker(wait_for_trial(sys.argv[1:]))

@@ -13,7 +13,8 @@ from PIL import Image
 
 from nca.options import read_places
 from nca.places import Places
-from sweeps.study import FINGERPRINT, LINKS, open_storage
+from sweeps.storage import open_storage
+from sweeps.study import FINGERPRINT, LINKS
 
 STUDY = "leaf"
 DISTRIBUTIONS = {

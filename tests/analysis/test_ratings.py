@@ -17,7 +17,8 @@ from analysis.ratings import Rating, Ratings, main, now
 from analysis.runs import load
 from nca.places import Places
 from nca.schema import ConfigError
-from sweeps.study import find_study, open_storage
+from sweeps.storage import open_storage
+from sweeps.study import find_study
 from sweeps.upkeep import Studies
 from tests.analysis.builders import STUDY, make_study
 from tests.analysis.mistakes import expect_refusal

@@ -11,7 +11,8 @@ from analysis.ratings import Rating, Ratings, now
 from analysis.runs import read_study
 from analysis.suggest import METHODS, main, suggest
 from nca.places import Places
-from sweeps.study import find_study, open_storage
+from sweeps.storage import open_storage
+from sweeps.study import find_study
 from tests.analysis.builders import DISTRIBUTIONS, STUDY, make_study
 from tests.analysis.mistakes import expect_refusal
 

@@ -10,7 +10,7 @@ from mlflow.entities import Run
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeps.study import open_storage
+from sweeps.storage import open_storage
 
 
 def load_study(runs: Path, name: str) -> Study:

@@ -20,7 +20,8 @@ from nca.plan import (
 from nca.schema import ConfigError
 from sweeps import SweepError
 from sweeps.space import Choice, Interval
-from sweeps.study import StudySpec, open_storage, open_study
+from sweeps.storage import open_storage
+from sweeps.study import StudySpec, open_study
 
 TEXTURE = "texture=roundleaf"
 

@@ -18,7 +18,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 import sweeps.executor
 from sweeps import SweepError
-from sweeps.study import LEAN, ORIGIN, REASON, RETRY_OF, ended_for_good, find_study, open_storage, origin
+from sweeps.storage import open_storage
+from sweeps.study import LEAN, ORIGIN, REASON, RETRY_OF, ended_for_good, find_study, origin
 from tests.sweeps.fake_application import N_STEPS, Sweep, read_started
 
 ROOT = Path(__file__).parents[2]

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweeps import SweepError
 from sweeps.space import Choice, Interval, Space
+from sweeps.storage import open_storage
 from sweeps.study import (
     ORIGIN,
     ORPHAN_S,
@@ -33,7 +34,6 @@ from sweeps.study import (
     find_study,
     is_abandoned,
     make_pruner,
-    open_storage,
     open_study,
     origin,
 )

@@ -16,7 +16,8 @@ from rich.console import Console
 
 import sweeps.coordinator
 from sweeps import SweepError
-from sweeps.study import OWNER, describe_owner, open_storage, open_study
+from sweeps.storage import open_storage
+from sweeps.study import OWNER, describe_owner, open_study
 from sweeps.upkeep import Studies
 from tests.sweeps.fake_application import Sweep
 

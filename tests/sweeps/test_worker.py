@@ -27,7 +27,8 @@ from sweeps import worker
 from sweeps.executor import Ended, LocalExecutor
 from sweeps.slots import Slot
 from sweeps.space import to_distributions
-from sweeps.study import REASON, STOP, PrunerSpec, make_pruner, open_storage, open_study
+from sweeps.storage import open_storage
+from sweeps.study import REASON, STOP, PrunerSpec, make_pruner, open_study
 from sweeps.worker import (
     LEFT,
     LOG_FILE,
