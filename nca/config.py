@@ -190,6 +190,7 @@ class SweepSettings:
     warm_start: str | None
     n_trials: int = leaf(at_least=1)
     storage: str
+    storage_timeout: str
     retries: int = leaf(at_least=0, at_most=100)
     timeout: str | None
     max_steps: int | None = leaf(at_least=1)

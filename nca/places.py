@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,15 +65,15 @@ class Places:
             return []
         words, here = [f"runs_dir={self.runs}"], Places.under(self.runs)
         if self.storage != here.storage:
-            words.append(f"sweep.storage={_without_password(self.storage)}")
+            words.append(f"sweep.storage={self.storage}")
         if self.tracking != here.tracking:
-            words.append(f"tracking.uri={_without_password(self.tracking or 'none')}")
+            words.append(f"tracking.uri={self.tracking or 'none'}")
         return words
 
     def page(self, experiment: str, run: str | None = None, artifact: str | None = None) -> str:
         """Return where MLflow shows an experiment, a run or one of its artifacts."""
         at_server = self.tracking is not None and self.tracking.startswith("http")
-        base = _without_password(str(self.tracking)).rstrip("/") if at_server else MLFLOW_UI
+        base = str(self.tracking).rstrip("/") if at_server else MLFLOW_UI
         if run is None:
             return f"{base}/#/experiments/{experiment}/runs?workflowType=machine_learning"
         below = f"/artifacts/{artifact}" if artifact else ""
@@ -125,10 +124,6 @@ class Places:
                 MlflowStore(self.tracking) if self.tracking and (self.runs / "mlflow.db").exists() else None
             )
         return MlflowStore(self.tracking)
-
-
-def _without_password(address: str) -> str:
-    return re.sub(r"(://[^:/@]*):[^/]*@", r"\1@", address)
 
 
 def is_study_name(name: str) -> bool:

@@ -149,7 +149,8 @@ def _make_plan(overrides: list[str], domains: Mapping[str, Domain]) -> Plan:
         config = build(SweepConfig, compose_plain("sweep", overrides))
     plan = Plan(overrides, config, space)
     _check_values(plan)
-    read_duration(config.sweep.timeout)
+    read_duration("sweep.timeout", config.sweep.timeout)
+    read_duration("sweep.storage_timeout", config.sweep.storage_timeout)
     n_objectives = len(config.sweep.objectives)
     if len(set(config.sweep.objectives)) < n_objectives:
         raise ConfigError(f"sweep.objectives={_listed(config)}: names one twice")
@@ -265,7 +266,7 @@ def sampler_spec(config: SweepConfig) -> SamplerSpec:
     return SamplerSpec(config.sampler.name, config.sweep.seed, _options(config.sampler))
 
 
-def read_duration(text: str | None) -> float | None:
+def read_duration(key: str, text: str | None) -> float | None:
     """Return the seconds of a text such as 90min; None for None.
 
     Raises:
@@ -275,7 +276,7 @@ def read_duration(text: str | None) -> float | None:
         return None
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h|d)", text.strip())
     if found is None or float(found[1]) == 0:
-        raise ConfigError(f"sweep.timeout={text}: must be a number and s, min, h or d, as 90min or 2h")
+        raise ConfigError(f"{key}={text}: must be a number and s, min, h or d, as 90min or 2h")
     return float(found[1]) * UNITS_S[found[2]]
 
 

@@ -72,9 +72,10 @@ def run_studies(words: Sequence[str]) -> list[Summary]:
             compose=functools.partial(_compose_trial, plan),
             trials=runs / "trials" / plan.name,
             artifacts=runs / "artifacts" / "optuna",
-            timeout_s=read_duration(config.sweep.timeout),
+            timeout_s=read_duration("sweep.timeout", config.sweep.timeout),
             max_steps=config.sweep.max_steps,
             warm_start=config.sweep.warm_start,
+            storage_timeout_s=read_duration("sweep.storage_timeout", config.sweep.storage_timeout) or 0.0,
         )
         executor = LocalExecutor(slots, APPLICATION)
         progress = Progress()

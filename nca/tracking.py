@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nca.schema import ConfigError
+from sweeps.server import creating_tables, has_password, without_password
 from sweeps.sqlite import SQLITE, create_database
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def check_address(uri: str) -> None:
     Raises:
         ConfigError: If so.
     """
+    _refuse_password(uri)
     scheme, separator, rest = uri.partition("://")
     if not separator or scheme.partition("+")[0] not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES)
@@ -74,6 +76,15 @@ def check_address(uri: str) -> None:
     if scheme in ("http", "https") and not _answers(uri):
         # MLflow itself would try for minutes, and in every trial.
         raise ConfigError(f"tracking.uri={uri}: no server answers there; start it, or give tracking=none")
+
+
+def _refuse_password(uri: str) -> None:
+    if has_password(uri):
+        instead = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        raise ConfigError(
+            f"tracking.uri={without_password(uri)}: leave the password out of the address, where it would be "
+            f"recorded; give it in {instead if uri.startswith('http') else 'PGPASSWORD or in ~/.pgpass'}"
+        )
 
 
 def _answers(uri: str) -> bool:
@@ -267,6 +278,7 @@ class MlflowStore:
     """
 
     def __init__(self, uri: str) -> None:
+        _refuse_password(uri)
         load_mlflow()
         from alembic.util import CommandError
         from mlflow import MlflowClient
@@ -277,7 +289,8 @@ class MlflowStore:
             if uri.startswith(SQLITE):
                 create_database(Path(uri.removeprefix(SQLITE)), _create_tables)
             self._uri = uri
-            self._client = cast("MlflowClient", _Patient(MlflowClient(uri)))
+            with creating_tables(uri):
+                self._client = cast("MlflowClient", _Patient(MlflowClient(uri)))
         except (
             OSError,
             sqlite3.Error,

@@ -35,7 +35,7 @@ from sweeps.progress import (
 from sweeps.samplers import make_sampler
 from sweeps.space import n_sets, to_distributions
 from sweeps.spec import Summary, SweepSpec
-from sweeps.storage import open_storage
+from sweeps.storage import GRACE_PERIOD_S, first_line, open_storage
 from sweeps.study import (
     LEAN,
     LINKS,
@@ -104,6 +104,7 @@ class Coordinator:
         self._stops = 0
         self._at_limit = False
         self._waits = False
+        self._is_away = False
         self._started_at = time.monotonic()
         self._durations_s: list[float] = []
         self._checked_at = self._looked_at = self._shown_at = time.monotonic()
@@ -120,9 +121,8 @@ class Coordinator:
             load_dashboard()  # while the workers load what is theirs
             return self._run()
         except (StorageInternalError, SQLAlchemyError) as error:
-            reason = str(error.__cause__ or error).partition("\n")[0]
             raise SweepError(
-                f"sweep.storage={self._spec.study.storage}: cannot be written ({reason}); "
+                f"sweep.storage={self._spec.study.storage}: cannot be written ({first_line(error)}); "
                 "what it holds is kept, and the same command goes on"
             ) from error
         finally:
@@ -132,7 +132,8 @@ class Coordinator:
         spec = self._spec
         sampler = make_sampler(spec.sampler, spec.study.space)
         pruner = make_pruner(spec.pruner)
-        self._storage = open_storage(spec.study.storage)
+        self._storage = open_storage(spec.study.storage, patience_s=spec.storage_timeout_s)
+        self._storage.while_away = self._while_storage_is_away
         self._storage.heartbeat_stale_trial_callback = self._requeue_stale
         warm_sets = {}
         if spec.warm_start is not None:
@@ -158,12 +159,32 @@ class Coordinator:
                 self._loop()
         finally:
             self._executor.close()  # before its trials are settled
-            for running in list(self._running.values()):
-                self._settle_dead(running, "interrupted")
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            try:
+                for running in list(self._running.values()):
+                    self._settle_dead(running, "interrupted")
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
             summary = self._close()
         return summary
+
+    def _while_storage_is_away(self, reason: str) -> None:
+        """Say so once, and pass a stop on, as the loop cannot.
+
+        Raises:
+            SweepError: If asked twice to stop.
+        """
+        if not self._is_away:
+            self._is_away = True
+            patience = format_duration(self._spec.storage_timeout_s)
+            self._progress.say(f"the storage does not answer, waiting up to {patience} for it: {reason}")
+        if self._stops:
+            self._executor.stop()
+        if self._stops > 1:
+            raise SweepError(
+                f"sweep.storage={self._spec.study.storage}: does not answer ({reason}); "
+                "the same command takes up what ran"
+            )
 
     def _open_records(self) -> dict[str, str]:
         known = self._study.user_attrs.get(LINKS, {})
@@ -176,6 +197,9 @@ class Coordinator:
     def _loop(self) -> None:
         told = False
         while True:
+            if self._is_away:
+                self._is_away = False
+                self._progress.say("the storage is back")
             self._look_at_limits()
             while not self._stops and self._executor.n_free() and self._book.n_wanted():
                 self._start(self._ask())
@@ -260,6 +284,7 @@ class Coordinator:
             },
             artifacts=str(spec.artifacts),
             lean=bool(trial.user_attrs.get(LEAN)),
+            storage_timeout_s=spec.storage_timeout_s,
         )
         write_assignment(folder, assignment)
         slot = self._executor.start(number, folder)
@@ -327,7 +352,8 @@ class Coordinator:
         self._checked_at = time.monotonic()
         for number in self._running:
             self._storage.record_heartbeat(self._book.id_of(number))
-        self._recover()
+        if time.monotonic() - self._storage.back_at > GRACE_PERIOD_S:  # else nobody else has beaten yet
+            self._recover()
 
     def _requeue_stale(self, study: Study, trial: FrozenTrial) -> None:
         """End the records of a trial that Optuna failed as its heartbeat stopped, and queue it again."""

@@ -32,6 +32,7 @@ class SweepSpec:
         timeout_s: Seconds after which the sweep ends; None for never.
         max_steps: Training steps of the whole study after which it ends; None for no limit.
         warm_start: A study of the same storage whose best sets are tried first.
+        storage_timeout_s: How long to wait for the storage's server where it is away.
     """
 
     study: StudySpec
@@ -46,6 +47,7 @@ class SweepSpec:
     timeout_s: float | None = None
     max_steps: int | None = None
     warm_start: str | None = None
+    storage_timeout_s: float = 0.0
 
 
 @dataclass(frozen=True)

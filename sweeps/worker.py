@@ -53,6 +53,7 @@ class Assignment:
         pruner: Name, max_resource and options, as `PrunerSpec` takes them.
         artifacts: Folder of Optuna's artifact store.
         lean: Whether an earlier attempt ran out of memory.
+        storage_timeout_s: How long to wait for the storage's server where it is away.
     """
 
     application: str
@@ -65,6 +66,7 @@ class Assignment:
     pruner: Mapping[str, Any]
     artifacts: str
     lean: bool = False
+    storage_timeout_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -331,7 +333,7 @@ def run_worker(folder: Path) -> None:
     from sweeps.study import PrunerSpec, find_study, make_pruner
 
     assignment = read_assignment(folder)
-    storage = open_storage(assignment.storage, create=False)
+    storage = open_storage(assignment.storage, create=False, patience_s=assignment.storage_timeout_s)
     study = find_study(storage, assignment.study)
     if study is None:
         raise SystemExit(f"study '{assignment.study}' is gone from {assignment.storage}")

@@ -309,7 +309,7 @@ class TestResolve:
 
 @pytest.mark.parametrize(("text", "seconds"), [("45s", 45), ("1.5 min", 90), ("2h", 7200), ("1d", 86400)])
 def test_durations_have_a_unit(text: str, seconds: float) -> None:
-    assert read_duration(text) == seconds
+    assert read_duration("sweep.timeout", text) == seconds
 
 
 @pytest.mark.parametrize("text", ["2", "h", "-1h", "0s", "2 hours", "1e3s"])

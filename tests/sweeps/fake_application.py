@@ -166,6 +166,8 @@ class Sweep:
     warm_start: str | None = None
     timeout_s: float | None = None
     max_steps: int | None = None
+    server: str | None = None
+    storage_timeout_s: float = 0.0
 
     @property
     def records(self) -> Path:
@@ -173,7 +175,7 @@ class Sweep:
 
     @property
     def storage(self) -> str:
-        return f"sqlite:///{Path(self.folder) / 'optuna.db'}"
+        return self.server or f"sqlite:///{Path(self.folder) / 'optuna.db'}"
 
     def trial_folder(self, number: int) -> Path:
         return Path(self.folder) / "trials" / str(number)
@@ -203,6 +205,7 @@ class Sweep:
             timeout_s=self.timeout_s,
             max_steps=self.max_steps,
             warm_start=self.warm_start,
+            storage_timeout_s=self.storage_timeout_s,
         )
 
     def run(self, console: Console | None = None) -> Summary:
