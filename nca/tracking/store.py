@@ -1,51 +1,33 @@
-"""The only door to MLflow, and a tracker that records nothing."""
+"""Experiments and runs of an MLflow store."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
-import re
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkable
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, cast
 
 from nca.schema import ConfigError
-from sweeps.server import creating_tables, has_password, without_password
+from nca.tracking.address import refuse_password
+from nca.tracking.tracker import MlflowTracker, Status
+from sweeps.server import creating_tables
 from sweeps.sqlite import SQLITE, create_database
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = [
-    "MlflowStore",
-    "MlflowTracker",
-    "NullTracker",
-    "Status",
-    "Tracker",
-    "check_address",
-    "load_mlflow",
-    "one_line",
-]
+__all__ = ["MlflowStore", "load_mlflow", "one_line"]
 
-Status = Literal["FINISHED", "FAILED", "KILLED"]
-
-MAX_BATCH = 1000  # metrics in one MLflow request
-FLUSH_EVERY_S = 10.0  # so that a curve in the UI is never older
-IMAGE_KEY = "output"
 PARENT = "mlflow.parentRunId"  # tag
-SERVER_TIMEOUT_S = 10.0
 PATIENCE_S = 60.0  # as long as Optuna's storage has
 RETRY_EVERY_S = 0.1
 LOCKED = "database is locked"  # in SQLite's words
-SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")  # MLflow 3 refuses its file store
 
 
 def load_mlflow() -> None:
@@ -58,164 +40,6 @@ def load_mlflow() -> None:
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # what it logs it also raises
-
-
-def check_address(uri: str) -> None:
-    """Refuse an address that MLflow does not know, or a server that is not there, without importing MLflow.
-
-    Raises:
-        ConfigError: If so.
-    """
-    _refuse_password(uri)
-    scheme, separator, rest = uri.partition("://")
-    if not separator or scheme.partition("+")[0] not in SCHEMES:
-        known = ", ".join(f"{name}://" for name in SCHEMES)
-        raise ConfigError(f"tracking.uri={uri}: must begin with one of {known}")
-    if scheme.startswith("sqlite") and rest.strip("/") in ("", ":memory:"):
-        raise ConfigError(f"tracking.uri={uri}: trials cannot share a store in memory; give a file")
-    if scheme in ("http", "https") and not _answers(uri):
-        # MLflow itself would try for minutes, and in every trial.
-        raise ConfigError(f"tracking.uri={uri}: no server answers there; start it, or give tracking=none")
-
-
-def _refuse_password(uri: str) -> None:
-    if has_password(uri):
-        instead = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-        raise ConfigError(
-            f"tracking.uri={without_password(uri)}: leave the password out of the address, where it would be "
-            f"recorded; give it in {instead if uri.startswith('http') else 'PGPASSWORD or in ~/.pgpass'}"
-        )
-
-
-def _answers(uri: str) -> bool:
-    import urllib.error
-    import urllib.request
-
-    try:
-        with urllib.request.urlopen(uri, timeout=SERVER_TIMEOUT_S):
-            return True
-    except urllib.error.HTTPError:
-        return True
-    except (OSError, ValueError):
-        return False
-
-
-@runtime_checkable  # tests check annotations
-class Tracker(Protocol):
-    """Records one training run. Called from one thread of the process that trains."""
-
-    def log_losses(self, losses: Sequence[float], *, now: bool = False) -> None:
-        """Record those of all losses so far that are not stored yet; in batches unless `now`."""
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Record single values at a training step."""
-
-    def log_image(self, pixels: NDArray[np.uint8], step: int) -> None:
-        """Record the output at a training step, (height, width, 3); a step already stored is skipped."""
-
-    def log_files(self, folder: Path) -> bool:
-        """Record every file of a folder as an artifact; return whether it is kept elsewhere now."""
-
-    def log_text(self, text: str, name: str) -> None:
-        """Record a text as an artifact."""
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Set or replace tags of the run."""
-
-    def finish(self, status: Status) -> None:
-        """End the run; nothing is recorded after it."""
-
-
-class NullTracker:
-    """Records nothing; files stay in the trial's folder."""
-
-    def log_losses(self, losses: Sequence[float], *, now: bool = False) -> None:
-        """Do nothing."""
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Do nothing."""
-
-    def log_image(self, pixels: NDArray[np.uint8], step: int) -> None:
-        """Do nothing."""
-
-    def log_files(self, folder: Path) -> bool:
-        """Return False: the files are the caller's to keep."""
-        return False
-
-    def log_text(self, text: str, name: str) -> None:
-        """Do nothing."""
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Do nothing."""
-
-    def finish(self, status: Status) -> None:
-        """Do nothing."""
-
-
-class MlflowTracker:
-    """Records one MLflow run, new or taken up again.
-
-    Args:
-        client: Of the store that holds the run.
-        run_id: The run, in state RUNNING.
-    """
-
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
-        self.run_id = run_id
-        self._client = client
-        self._flushed_at = time.monotonic()
-        history = client.get_metric_history(run_id, "loss")
-        self._n_stored = max((metric.step + 1 for metric in history), default=0)
-        images = client.list_artifacts(run_id, "images")
-        names = [re.match(rf"images/{IMAGE_KEY}\D+step\D+(\d+)", image.path) for image in images]
-        self._image_steps = {int(name[1]) for name in names if name}
-
-    def log_losses(self, losses: Sequence[float], *, now: bool = False) -> None:
-        """Append losses beyond the last stored step, so that a curve has neither gap nor overlap."""
-        from mlflow.entities import Metric
-
-        age_s = time.monotonic() - self._flushed_at
-        if not (now or age_s >= FLUSH_EVERY_S or len(losses) - self._n_stored >= MAX_BATCH):
-            return
-        stamp = int(time.time() * 1000)
-        while self._n_stored < len(losses):
-            stop = min(self._n_stored + MAX_BATCH, len(losses))
-            points = [Metric("loss", losses[i], stamp, i) for i in range(self._n_stored, stop)]
-            self._client.log_batch(self.run_id, metrics=points)
-            self._n_stored = stop
-        self._flushed_at = time.monotonic()
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Record single values in one request."""
-        from mlflow.entities import Metric
-
-        stamp = int(time.time() * 1000)
-        self._client.log_batch(self.run_id, metrics=[Metric(k, v, stamp, step) for k, v in metrics.items()])
-
-    def log_image(self, pixels: NDArray[np.uint8], step: int) -> None:
-        """Record the output under the key that the UI's step slider shows."""
-        if step not in self._image_steps:
-            self._client.log_image(self.run_id, pixels, key=IMAGE_KEY, step=step)
-            self._image_steps.add(step)
-
-    def log_files(self, folder: Path) -> bool:
-        """Copy the folder's files to the run's artifacts and return True."""
-        self._client.log_artifacts(self.run_id, str(folder))
-        return True
-
-    def log_text(self, text: str, name: str) -> None:
-        """Put a text among the run's artifacts."""
-        self._client.log_text(self.run_id, text, name)
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Set or replace tags in one request."""
-        from mlflow.entities import RunTag
-
-        self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-
-    def finish(self, status: Status) -> None:
-        """End the run with a status."""
-        self._client.set_terminated(self.run_id, status)
 
 
 @contextlib.contextmanager
@@ -278,7 +102,7 @@ class MlflowStore:
     """
 
     def __init__(self, uri: str) -> None:
-        _refuse_password(uri)
+        refuse_password(uri)
         load_mlflow()
         from alembic.util import CommandError
         from mlflow import MlflowClient

@@ -1,0 +1,16 @@
+"""The only door to MLflow, and a tracker that records nothing."""
+
+from nca.tracking.address import check_address
+from nca.tracking.store import MlflowStore, load_mlflow, one_line
+from nca.tracking.tracker import MlflowTracker, NullTracker, Status, Tracker
+
+__all__ = [
+    "MlflowStore",
+    "MlflowTracker",
+    "NullTracker",
+    "Status",
+    "Tracker",
+    "check_address",
+    "load_mlflow",
+    "one_line",
+]
