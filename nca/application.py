@@ -18,7 +18,7 @@ from nca.pictures import make_contact_sheet
 from nca.places import Places
 from nca.run import STATUS, Outcome, is_out_of_memory, open_tracker, train
 from nca.schema import build
-from nca.tracking import MlflowStore, NullTracker, Tracker, load_mlflow, one_line
+from nca.tracking import MlflowStore, MlflowTracker, NullTracker, Tracker, load_mlflow, one_line
 from sweeps.worker import EndedTrial, Result, RunningTrial, StudyNotes
 
 __all__ = ["TextureSweep"]
@@ -78,17 +78,16 @@ class TextureSweep:
         trial = _trial_config(config)
         if trial.tracking.uri is None:
             return
-        for note in sorted(folder.glob("**/run_id")):
-            store = MlflowStore(trial.tracking.uri)
-            with one_line(trial.tracking.uri):
-                if store.has_run(note.read_text()):
-                    store.end_run(note.read_text(), "KILLED", {"reason": reason})
+        with one_line(trial.tracking.uri):
+            MlflowStore(trial.tracking.uri).leave_runs(folder, reason)
 
     def show_study(
         self, config: Mapping[str, Any], links: Mapping[str, str], ended: Sequence[EndedTrial]
     ) -> StudyNotes:
         """Draw the outputs so far, the best first, for the parent run; return notes on all trials."""
         trial = _trial_config(config)
+        if trial.tracking.uri is not None:
+            MlflowStore(trial.tracking.uri).deliver(_folder(trial, config["sweep"]["study"]))
         if ended:
             self._draw_outputs(trial, links, ended)
         runs = Path(trial.runs_dir).absolute()
@@ -118,11 +117,12 @@ class TextureSweep:
         """End the parent run with the sweep's summary."""
         trial = _trial_config(config)
         if trial.tracking.uri is not None:
-            store = MlflowStore(trial.tracking.uri)
+            store, folder = MlflowStore(trial.tracking.uri), _folder(trial, config["sweep"]["study"])
             with one_line(trial.tracking.uri):
-                run = store.take_up_run(links["mlflow_run_id"])
+                run = store.take_up_run(links["mlflow_run_id"], folder)
                 run.log_metrics(summary, int(summary["n_trials"]))
                 run.finish("FINISHED")
+                store.deliver(folder)
 
 
 class _Seeds:
@@ -171,13 +171,13 @@ class _Seeds:
         if done is not None:
             if done.run_id is not None and config.tracking.uri is not None:
                 store = MlflowStore(config.tracking.uri)
-                if store.has_run(done.run_id):
+                if store.may_have(done.run_id):
                     self.attributes.setdefault("mlflow_run_id", done.run_id)
-                    store.end_run(done.run_id, STATUS[done.reason], tags)
+                    store.end_run(done.run_id, STATUS[done.reason], tags, folder)
             return done
         if config.tracking.uri is not None:
             seed = f", seed {config.seed}" if len(self._configs) > 1 else ""
-            tracker = mlflow = open_tracker(
+            tracker = open_tracker(
                 MlflowStore(config.tracking.uri),
                 trial.links["mlflow_experiment_id"],
                 config,
@@ -185,9 +185,12 @@ class _Seeds:
                 name=f"trial {trial.origin}{seed}",
                 parent_run_id=trial.links["mlflow_run_id"],
             )
-            self.attributes.setdefault("mlflow_run_id", mlflow.run_id)
             tracker.set_tags(tags)
-        return train(config, folder, tracker, _OneOf(trial, index, len(self._configs)))
+        try:
+            return train(config, folder, tracker, _OneOf(trial, index, len(self._configs)))
+        finally:
+            if isinstance(tracker, MlflowTracker) and tracker.run_id is not None:
+                self.attributes.setdefault("mlflow_run_id", tracker.run_id)
 
     def _folder(self, index: int) -> Path:
         return self._trial.folder / f"seed {index}" if len(self._configs) > 1 else self._trial.folder
@@ -212,6 +215,11 @@ class _OneOf:
 
     def unwanted(self) -> bool:
         return self.trial.unwanted()
+
+
+def _folder(trial: TrialConfig, study: str) -> Path:
+    """Return the folder of a study's trials."""
+    return Path(trial.runs_dir) / "trials" / study
 
 
 def _trial_config(config: Mapping[str, Any]) -> TrialConfig:

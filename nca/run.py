@@ -141,15 +141,10 @@ def open_tracker(
         store: The MLflow store.
         experiment_id: Where a new run goes.
         config: Recorded as params.
-        folder: Holds the run's id in the file `run_id` until the run has ended for good.
+        folder: The run's, see `MlflowStore.open_run`.
         run: `name` and `parent_run_id` of a new run.
     """
-    note = folder / "run_id"
-    if not (note.exists() and store.has_run(note.read_text())):
-        run_id = store.create_run(experiment_id, params=flatten(asdict(config)), **run)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(note, run_id)
-    return store.take_up_run(note.read_text())
+    return store.open_run(folder, experiment_id, params=flatten(asdict(config)), **run)
 
 
 def train(config: TrialConfig, folder: Path, tracker: Tracker, listener: Listener) -> Outcome:

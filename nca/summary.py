@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nca.places import DASHBOARD, Places
 from nca.plan import Plan
+from nca.tracking import find_outboxes
 from sweeps.progress import format_set
 from sweeps.spec import Summary
 from sweeps.study import origin
@@ -63,8 +64,13 @@ def _describe_places(plan: Plan, summary: Summary) -> Iterator[str]:
             yield f"it lives on: {viewer}"
             yield f"it grows: {places.command('nca.render', f'run={run}', 'size=512', 'out=texture.png')}"
             yield f"it goes on: {places.command('nca.train', f'run={run}', f'train.steps={2 * steps}')}"
-    if "mlflow_experiment_id" in summary.links:
-        yield f"MLflow: make ui{serve}, {places.page(summary.links['mlflow_experiment_id'])}"
+    uri = config.tracking.uri
+    if uri is not None and "mlflow_experiment_id" in summary.links:
+        start = "" if uri.startswith("http") else f"make ui{serve}, "
+        yield f"MLflow: {start}{places.page(summary.links['mlflow_experiment_id'])}"
+    if uri is not None and (waiting := find_outboxes(trials, uri)):
+        deliver = f"deliver tracking.uri={uri} runs_dir={shlex.quote(str(places.runs))}"
+        yield f"{len(waiting)} runs have records for the MLflow server; python -m nca.tracking {deliver}"
     yield f"Optuna: make dashboard{serve}, {DASHBOARD}"
     if best is not None:
         yield f"all outputs: {places.command('analysis.gallery', f'study={plan.name}')}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import sqlite3
@@ -13,28 +14,37 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from nca.lock import hold, is_held
 from nca.schema import ConfigError
 from nca.tracking.address import refuse_password
-from nca.tracking.tracker import MlflowTracker, Status
+from nca.tracking.outbox import Outbox, Record, find_outboxes
+from nca.tracking.tracker import MlflowTracker, Status, is_away
 from sweeps.server import creating_tables
 from sweeps.sqlite import SQLITE, create_database
+from sweeps.worker import write_atomically
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 __all__ = ["MlflowStore", "load_mlflow", "one_line"]
 
-PARENT = "mlflow.parentRunId"  # tag
 PATIENCE_S = 60.0  # as long as Optuna's storage has
 RETRY_EVERY_S = 0.1
+RUN_ID = "run_id"  # file of a run's folder, until the run has ended for good
 LOCKED = "database is locked"  # in SQLite's words
 
 
 def load_mlflow() -> None:
-    """Import MLflow; its telemetry and progress bars are off unless the environment says otherwise."""
+    """Import MLflow; unless the environment says otherwise its telemetry and progress bars are off.
+
+    Nor does a request wait minutes for a server then.
+    """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # what waits for a server is the outbox
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     import mlflow  # noqa: F401
 
     for name in ("mlflow", "alembic"):
@@ -127,7 +137,9 @@ class MlflowStore:
             raise ConfigError(f"tracking.uri={uri}: cannot be opened ({reason})") from error
 
     def open_experiment(self, name: str, artifacts: Path) -> str:
-        """Return the id of an experiment, created with its artifacts in the given folder if missing.
+        """Return the id of an experiment, created if missing with its artifacts in the given folder.
+
+        A server keeps artifacts where it was told to.
 
         Raises:
             MlflowException: If it can be neither found nor created.
@@ -136,7 +148,8 @@ class MlflowStore:
 
         if self._client.get_experiment_by_name(name) is None:
             try:
-                self._client.create_experiment(name, artifact_location=artifacts.absolute().as_uri())
+                own = None if self._uri.startswith("http") else artifacts.absolute().as_uri()
+                self._client.create_experiment(name, artifact_location=own)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was first
                     raise
@@ -154,23 +167,84 @@ class MlflowStore:
     ) -> str:
         """Create a run in state RUNNING with its params and return its id.
 
-        One of that name and parent that is RUNNING already was lost by a process that died before it could
-        note its id, or belongs to another coordinator of the study: that one is taken.
+        One of that name and parent that is RUNNING already is taken, see `MlflowTracker`.
         """
-        from mlflow.entities import Param
+        tracker = MlflowTracker(self._client, None)
+        tracker.record(_creation(experiment_id, name, parent_run_id, params or {}))
+        assert tracker.run_id is not None
+        return tracker.run_id
 
-        running = self._client.search_runs([experiment_id], "attributes.status = 'RUNNING'")
-        ids = [
-            str(run.info.run_id)
-            for run in running
-            if run.info.run_name == name and run.data.tags.get(PARENT) == parent_run_id
-        ]
-        if not ids:
-            parent = {PARENT: parent_run_id} if parent_run_id else {}
-            ids = [str(self._client.create_run(experiment_id, run_name=name, tags=parent).info.run_id)]
-        run_id = ids[0]
-        self._client.log_batch(run_id, params=[Param(k, str(v)) for k, v in (params or {}).items()])
-        return run_id
+    def open_run(
+        self,
+        folder: Path,
+        experiment_id: str,
+        name: str,
+        *,
+        parent_run_id: str | None = None,
+        params: Mapping[str, Any] | None = None,
+    ) -> MlflowTracker:
+        """Return a tracker for the run of a folder, RUNNING: the one begun there before, else a new one.
+
+        Where the server is away it records in the folder, the creation of the run too.
+
+        Args:
+            folder: Created where missing; holds the run's id in the file `run_id` until the run has ended for
+                good.
+            experiment_id: Where a new run goes.
+            name: Of a new run.
+            parent_run_id: Of a new run.
+            params: Of a new run.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        tracker = self._tracker(folder)
+        if tracker.deliver() and not (tracker.run_id is not None and self.may_have(tracker.run_id)):
+            tracker.run_id = None
+            tracker.record(_creation(experiment_id, name, parent_run_id, params or {}))
+        tracker.record({"kind": "status", "status": "RUNNING"})
+        return tracker
+
+    def leave_runs(self, folder: Path, reason: str) -> None:
+        """End the runs whose processes died, of a folder and those in it; those in this store."""
+        begun = {note.parent for note in folder.glob(f"**/{RUN_ID}")}
+        waiting = set(find_outboxes(folder, self._uri))
+        for each in sorted(begun | waiting):
+            tracker = self._tracker(each)
+            if each in waiting or (tracker.run_id is not None and self.may_have(tracker.run_id)):
+                tracker.set_tags({"reason": reason})
+                tracker.finish("KILLED")
+
+    def deliver(self, folder: Path) -> int:
+        """Send what waits in a folder and those in it; return how many records still wait.
+
+        Those of runs that are being trained wait for their own process.
+        """
+        n_left = 0
+        for each in find_outboxes(folder, self._uri):
+            outbox = Outbox(each, self._uri)
+            if is_held(each):
+                continue
+            with hold(each):
+                if not MlflowTracker(self._client, outbox.run_id, outbox).deliver():
+                    n_left += len(outbox)
+        return n_left
+
+    def _tracker(self, folder: Path) -> MlflowTracker:
+        """Return a tracker for the run that a folder names."""
+        note = folder / RUN_ID
+        known = note.read_text() if note.exists() else Outbox(folder, self._uri).run_id
+        return MlflowTracker(self._client, known, self._outbox(folder), functools.partial(_note, note))
+
+    def _outbox(self, folder: Path) -> Outbox | None:
+        return None if self._uri.startswith(SQLITE) else Outbox(folder, self._uri)
+
+    def may_have(self, run_id: str) -> bool:
+        """Say whether a run is in this store as far as can be told: yes, while its server is away."""
+        try:
+            return self.has_run(run_id)
+        except Exception as error:
+            if self._uri.startswith(SQLITE) or not is_away(error):
+                raise
+            return True
 
     def has_run(self, run_id: str) -> bool:
         """Say whether a run is in this store, and not in another that was used before.
@@ -282,15 +356,41 @@ class MlflowStore:
             )
         return True
 
-    def take_up_run(self, run_id: str) -> MlflowTracker:
-        """Return a tracker for a run, set back to RUNNING if it had ended."""
-        self._client.update_run(run_id, status="RUNNING")
-        return MlflowTracker(self._client, run_id)
+    def take_up_run(self, run_id: str, folder: Path | None = None) -> MlflowTracker:
+        """Return a tracker for a run, set back to RUNNING if it had ended.
 
-    def end_run(self, run_id: str, status: Status, tags: Mapping[str, str] | None = None) -> None:
-        """End a run from outside, for a process that could not do so itself."""
-        MlflowTracker(self._client, run_id).set_tags(tags or {})
-        self._client.set_terminated(run_id, status)
+        Args:
+            run_id: The run.
+            folder: Where records wait while the server is away; None for nowhere.
+        """
+        tracker = MlflowTracker(self._client, run_id, None if folder is None else self._outbox(folder))
+        tracker.record({"kind": "status", "status": "RUNNING"})
+        return tracker
+
+    def end_run(
+        self, run_id: str, status: Status, tags: Mapping[str, str] | None = None, folder: Path | None = None
+    ) -> None:
+        """End a run from outside, for a process that could not do so itself.
+
+        Args:
+            run_id: The run.
+            status: How it ended.
+            tags: To be set.
+            folder: Where records wait while the server is away; None for nowhere.
+        """
+        tracker = MlflowTracker(self._client, run_id, None if folder is None else self._outbox(folder))
+        tracker.set_tags(tags or {})
+        tracker.finish(status)
+
+
+def _creation(experiment_id: str, name: str, parent_run_id: str | None, params: Mapping[str, Any]) -> Record:
+    values = {key: str(value) for key, value in params.items()}
+    where = {"experiment_id": experiment_id, "name": name, "parent_run_id": parent_run_id}
+    return {"kind": "run", "params": values, **where}
+
+
+def _note(file: Path, run_id: str) -> None:
+    write_atomically(file, run_id)
 
 
 def _create_tables(uri: str) -> None:

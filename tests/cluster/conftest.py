@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.mlflow_server import MlflowServer, run_mlflow_server
 from tests.cluster.postgres import PASSWORD, Postgres, find_programs, run_postgres
 
 ROOT = Path(__file__).parents[2]
@@ -35,4 +36,13 @@ def postgres() -> Iterator[Postgres]:
     if find_programs() is None:
         skip_or_fail("PostgreSQL's server (apt-get install postgresql)")
     with run_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def mlflow_server(mlflow_uri: str, tmp_path: Path) -> Iterator[MlflowServer]:
+    """Return a running MLflow server that keeps its own in SQLite."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    with run_mlflow_server(folder, mlflow_uri) as server:
         yield server

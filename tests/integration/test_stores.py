@@ -25,6 +25,7 @@ from nca.tracking import MlflowStore, check_address
 from tests.builders import trial_config
 
 STUDY = "leaf"
+SETTINGS = {"sweep": {"study": STUDY}}
 
 
 class Store:
@@ -50,7 +51,7 @@ def stores(mlflow_store_template: Path, tmp_path: Path) -> list[Store]:
 def test_a_study_keeps_its_parent_run(stores: list[Store]) -> None:
     first = stores[0]
     links = first.open({})
-    TextureSweep().close_study(asdict(first.config), links, {"n_trials": 2.0, "best_value": 0.5})
+    TextureSweep().close_study(asdict(first.config) | SETTINGS, links, {"n_trials": 2.0, "best_value": 0.5})
     assert first.status(links["mlflow_run_id"]) == "FINISHED"
     assert first.open(links) == links
     assert first.status(links["mlflow_run_id"]) == "RUNNING"
@@ -71,7 +72,7 @@ def test_a_study_goes_on_in_another_store_with_a_parent_run_of_its_own(stores: l
 
 def test_a_study_without_tracking_keeps_its_links(stores: list[Store], tmp_path: Path) -> None:
     links = stores[0].open({})
-    untracked = asdict(trial_config(tmp_path / "runs")) | {"links": links}
+    untracked = asdict(trial_config(tmp_path / "runs")) | {"links": links} | SETTINGS
     assert TextureSweep().open_study(STUDY, untracked) == links
     TextureSweep().close_study(untracked, links, {"n_trials": 1.0})
 
