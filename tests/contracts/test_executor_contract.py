@@ -83,11 +83,11 @@ def wait_for(executor: Executor, n: int = 1) -> list[Ended]:
     return sorted(ended, key=lambda item: item.number)
 
 
-def wait_until_begun(folder: Path, *numbers: int) -> None:
+def wait_until_begun(executor: Executor, folder: Path, *numbers: int) -> None:
     until = time.monotonic() + SOON_S
     while not all("begun" in log(folder, number) for number in numbers):
         assert time.monotonic() < until
-        time.sleep(0.02)
+        assert executor.wait(0.02) == []
 
 
 def test_slots_are_taken_and_freed(executor: Executor, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_output_and_errors_are_appended_to_the_log(executor: Executor, tmp_path:
 def test_stop_lets_a_trial_save_what_it_has(executor: Executor, tmp_path: Path) -> None:
     start(executor, tmp_path, 0, SAVE)
     start(executor, tmp_path, 1, HANG)
-    wait_until_begun(tmp_path, 0, 1)
+    wait_until_begun(executor, tmp_path, 0, 1)
     executor.stop()
     assert wait_for(executor, 2) == [
         Ended(0, signal=0, exit_code=0),
@@ -172,7 +172,7 @@ def test_close_ends_every_trial_at_once(executor: Executor, tmp_path: Path) -> N
     deaf = "import os, signal\nsignal.signal(15, signal.SIG_IGN)\nprint(os.getpid(), flush=True)\n" + HANG
     for number in range(N_SLOTS):
         start(executor, tmp_path, number, deaf)
-    wait_until_begun(tmp_path, *range(N_SLOTS))
+    wait_until_begun(executor, tmp_path, *range(N_SLOTS))
     executor.close()
     for number in range(N_SLOTS):
         with pytest.raises(ProcessLookupError):
@@ -191,7 +191,7 @@ def test_an_executor_leaves_no_open_files(executor: Executor, tmp_path: Path) ->
         wait_for(executor)
     start(executor, tmp_path, 3, HANG)
     executor.close()
-    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    assert len(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208
 
 
 def test_trials_begin_and_log_the_same_where_it_was_prepared(executor: Executor, tmp_path: Path) -> None:

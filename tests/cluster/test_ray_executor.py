@@ -1,0 +1,34 @@
+"""Ray's executor keeps the contract that the local one keeps, on a shared disk and without one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeps.executor import Executor
+from sweeps.ray import RayExecutor
+from tests.cluster.ray_cluster import run_cluster
+from tests.contracts import test_executor_contract as contract
+from tests.contracts.test_executor_contract import *  # noqa: F403
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Return a cluster of two nodes with a slot each."""
+    modules = tmp_path_factory.mktemp("modules")
+    (modules / "contract_trial.py").write_text(contract.MODULE)
+    with run_cluster(f"{modules}:{ROOT}") as cluster:
+        yield cluster
+
+
+@pytest.fixture(params=["shared disk", "no shared disk"])
+def executor(cluster: Any, request: pytest.FixtureRequest) -> Iterator[Executor]:
+    shared = request.param == "shared disk"
+    made = RayExecutor(contract.APPLICATION, cluster.address, shared_disk=shared, module="contract_trial")
+    yield made
+    made.close()
