@@ -18,7 +18,15 @@ from nca.pictures import make_contact_sheet
 from nca.places import Places
 from nca.run import STATUS, Outcome, is_out_of_memory, open_tracker, train
 from nca.schema import build
-from nca.tracking import MlflowStore, MlflowTracker, NullTracker, Tracker, load_mlflow, one_line
+from nca.tracking import (
+    MlflowStore,
+    MlflowTracker,
+    NullTracker,
+    RunCheckpoints,
+    Tracker,
+    load_mlflow,
+    one_line,
+)
 from sweeps.worker import EndedTrial, Result, RunningTrial, StudyNotes
 
 __all__ = ["TextureSweep"]
@@ -187,7 +195,10 @@ class _Seeds:
             )
             tracker.set_tags(tags)
         try:
-            return train(config, folder, tracker, _OneOf(trial, index, len(self._configs)))
+            mirror = None
+            if trial.is_elsewhere and isinstance(tracker, MlflowTracker):
+                mirror = RunCheckpoints(tracker)
+            return train(config, folder, tracker, _OneOf(trial, index, len(self._configs)), mirror)
         finally:
             if isinstance(tracker, MlflowTracker) and tracker.run_id is not None:
                 self.attributes.setdefault("mlflow_run_id", tracker.run_id)

@@ -18,13 +18,18 @@ from nca.weights import hash_weights
 __all__ = ["check_inputs", "check_surroundings", "identify_inputs"]
 
 
-def check_surroundings(config: TrialConfig) -> None:
+def check_surroundings(config: TrialConfig, *, elsewhere: bool = False) -> None:
     """Refuse a config whose texture, device, folder or store is not to be had; creates nothing.
+
+    Args:
+        config: Of a trial.
+        elsewhere: Whether it trains on another machine, which may have a GPU where this one has none.
 
     Raises:
         ConfigError: If so.
     """
-    check_device(config.train, pick_device(config.device))
+    has_gpu = elsewhere and config.device != "cpu"
+    check_device(config.train, torch.device("cuda") if has_gpu else pick_device(config.device))
     check_writable(Path(config.runs_dir))
     if config.tracking.uri is not None:
         check_address(config.tracking.uri)

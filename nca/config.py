@@ -161,13 +161,15 @@ class PrunerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutorConfig:
-    """The slots that trials run in."""
+    """Where trials run; every option belongs to the executors whose YAML lists it."""
 
-    name: Literal["local"]
+    name: Literal["local", "ray"]
     workers: int | Literal["auto"] = leaf(at_least=1, at_most=1024)
     threads: int | Literal["auto"] = leaf(at_least=1, at_most=1024)
-    gpus: int | Literal["auto"] = leaf(at_least=0, at_most=1024)
+    gpus: int | Literal["auto"] | None = leaf(default=None, at_least=0, at_most=1024)
     trials_per_gpu: int | Literal["auto"] = leaf(at_least=1, at_most=64)
+    address: str | None = None
+    shared_disk: bool | None = None
 
 
 Objective = Literal[

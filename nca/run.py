@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 import yaml
 
-from nca.checkpoint import Checkpoints
+from nca.checkpoint import Checkpoints, Mirror
 from nca.checks import identify_inputs
 from nca.config import TrialConfig, name_study
 from nca.device import allow_tf32, check_device, pick_device
@@ -147,7 +147,9 @@ def open_tracker(
     return store.open_run(folder, experiment_id, params=flatten(asdict(config)), **run)
 
 
-def train(config: TrialConfig, folder: Path, tracker: Tracker, listener: Listener) -> Outcome:
+def train(
+    config: TrialConfig, folder: Path, tracker: Tracker, listener: Listener, mirror: Mirror | None = None
+) -> Outcome:
     """Train from the folder's last checkpoint, or from the start, and record everything.
 
     Args:
@@ -155,6 +157,7 @@ def train(config: TrialConfig, folder: Path, tracker: Tracker, listener: Listene
         folder: Of this run alone; holds its checkpoints while it trains.
         tracker: Its run is ended here.
         listener: Sees every fetched loss; may end the run.
+        mirror: Where checkpoints are copied to; None for nowhere.
 
     Raises:
         ConfigError: If an input has gone since it was checked.
@@ -168,6 +171,7 @@ def train(config: TrialConfig, folder: Path, tracker: Tracker, listener: Listene
             folder / "checkpoints",
             config.train.checkpoint_every,
             config.train.checkpoint_every_s,
+            mirror,
         )
         restored = checkpoints.load()
         if restored is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,12 +21,13 @@ from nca.plan import (
     sampler_spec,
     study_spec,
 )
-from nca.schema import exit_on_error
+from nca.schema import ConfigError, exit_on_error
 from nca.weights import resolve_features
 from sweeps import SweepError
 from sweeps.space import describe, n_sets
 
 if TYPE_CHECKING:
+    from sweeps.executor import Executor
     from sweeps.slots import Slot
     from sweeps.spec import Summary
 
@@ -45,21 +47,20 @@ def run_studies(words: Sequence[str]) -> list[Summary]:
     from nca.checks import check_inputs, check_surroundings
     from nca.summary import describe_end
     from sweeps.coordinator import Coordinator
-    from sweeps.executor import LocalExecutor
     from sweeps.progress import Progress
     from sweeps.spec import SweepSpec
 
     asked = make_plans(words)
     for plan in asked:
-        check_surroundings(plan.trial_config({}, 0))
+        check_surroundings(plan.trial_config({}, 0), elsewhere=plan.config.executor.name == "ray")
     resolved = [resolve(plan) for plan in asked]
     plans = [plan for plan, _ in resolved]
     for note in sorted({note for _, note in resolved if note}):
         print(note)
     identities = [check_inputs(plan.trial_config({}, 0)) for plan in plans]
-    slots_by_plan = [_make_slots(plan) for plan in plans]
+    executors = [_make_executor(plan) for plan in plans]
     summaries = []
-    for plan, identity, slots in zip(plans, identities, slots_by_plan, strict=True):
+    for plan, identity, executor in zip(plans, identities, executors, strict=True):
         config = plan.config
         runs = Path(config.runs_dir)
         spec = SweepSpec(
@@ -77,9 +78,8 @@ def run_studies(words: Sequence[str]) -> list[Summary]:
             warm_start=config.sweep.warm_start,
             storage_timeout_s=read_duration("sweep.storage_timeout", config.sweep.storage_timeout) or 0.0,
         )
-        executor = LocalExecutor(slots, APPLICATION)
         progress = Progress()
-        size = f"{config.sweep.n_trials} trials, {executor.n_slots} at once"
+        size = f"{_n_trials(plan)} trials, {executor.n_slots} at once"
         progress.say(f"study {plan.name}: {size}, {config.sampler.name}")
         summaries.append(Coordinator(spec, executor, progress).run())
         for line in describe_end(plan, summaries[-1]):
@@ -102,17 +102,58 @@ def run_and_exit(words: Sequence[str]) -> None:
     raise SystemExit(0 if all(summary.best for summary in summaries) else 1)
 
 
+def _make_executor(plan: Plan) -> Executor:
+    """Return the executor of a plan, nothing started.
+
+    Raises:
+        ConfigError: If its options do not go together.
+        SweepError: If there is no cluster, or no room for a trial.
+    """
+    config = plan.config.executor
+    if config.name == "local":
+        from sweeps.executor import LocalExecutor
+
+        return LocalExecutor(_make_slots(plan), APPLICATION)
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError("executor=ray: ray is not installed: pip install 'nca-sweep[ray]'")
+    for key, value in (("threads", config.threads), ("trials_per_gpu", config.trials_per_gpu)):
+        if value == "auto":
+            raise ConfigError(f"executor.{key}=auto: the nodes of a cluster may differ; give a number")
+    for key, address in (
+        ("sweep.storage", plan.config.sweep.storage),
+        ("tracking.uri", plan.config.tracking.uri or ""),
+    ):
+        if not config.shared_disk and address.startswith("sqlite"):
+            raise ConfigError(f"{key}={address}: not with executor.shared_disk=false; give that of a server")
+    from sweeps.ray import RayExecutor
+
+    return RayExecutor(
+        APPLICATION,
+        str(config.address),
+        config.workers,
+        threads=int(config.threads),
+        trials_per_gpu=0 if plan.config.device == "cpu" else int(config.trials_per_gpu),
+        needs_gpu=plan.config.device.startswith("cuda"),
+        shared_disk=bool(config.shared_disk),
+    )
+
+
 def _make_slots(plan: Plan) -> list[Slot]:
-    """Return the slots of a plan's executor."""
+    """Return the slots of this machine."""
     from nca.footprint import estimate_memory
     from sweeps.slots import fit_trials_per_gpu, make_slots
 
     executor = plan.config.executor
-    per_gpu = executor.trials_per_gpu
+    per_gpu, gpus = executor.trials_per_gpu, executor.gpus
+    assert gpus is not None
     if per_gpu == "auto":
         trial_mb = sum(estimate_memory(plan.largest_trial()).values()) + GPU_CONTEXT_MB
-        per_gpu = fit_trials_per_gpu(trial_mb, executor.gpus)
-    return make_slots(executor.workers, executor.threads, executor.gpus, per_gpu)
+        per_gpu = fit_trials_per_gpu(trial_mb, gpus)
+    return make_slots(executor.workers, executor.threads, gpus, per_gpu)
+
+
+def _n_trials(plan: Plan) -> int:
+    return plan.config.sweep.n_trials if plan.space else 1
 
 
 def _compose_trial(plan: Plan, params: Mapping[str, Any], ordinal: int) -> dict[str, Any]:
@@ -152,9 +193,8 @@ def dry_run(words: Sequence[str]) -> None:
             f"sampler   {config.sampler.name}, {'endless' if sets == math.inf else int(sets)} different sets"
         )
         print(f"pruner    {config.pruner.name}")
-        n_trials = config.sweep.n_trials if plan.space else 1
         seeds = f", {config.sweep.repeats} seeds each" if config.sweep.repeats > 1 else ""
-        print(f"trials    {n_trials} of {config.train.steps} steps{seeds}")
+        print(f"trials    {_n_trials(plan)} of {config.train.steps} steps{seeds}")
         print(f"time      {_estimate(named)}")
     print("nothing was started; add -m to start")
 
@@ -173,10 +213,13 @@ def _estimate(plan: Plan) -> str:
     assert study is not None
     ended = ended_for_good(study.get_trials(deepcopy=False))
     paces = [t.user_attrs["seconds_per_step"] for t in ended if "seconds_per_step" in t.user_attrs]
-    left = max(0, (config.sweep.n_trials if plan.space else 1) - len(ended))
+    left = max(0, _n_trials(plan) - len(ended))
     if not paces:
         return f"{left} trials left, not known before the first trial has run"
-    slots = len(_make_slots(plan))
+    workers = config.executor.workers
+    if config.executor.name == "ray" and workers == "auto":
+        return f"{left} trials left, as many at once as the cluster holds then"
+    slots = len(_make_slots(plan)) if workers == "auto" else workers
     pace = sum(paces) / len(paces)
     seconds = pace * config.train.steps * config.sweep.repeats * -(-left // slots)
     return (

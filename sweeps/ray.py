@@ -7,6 +7,7 @@ import itertools
 import os
 import shutil
 import signal
+import stat
 import tempfile
 import time
 import zlib
@@ -22,10 +23,8 @@ from sweeps.slots import Slot
 from sweeps.worker import (
     ASSIGNMENT_FILE,
     LOG_FILE,
-    PROGRESS_FILE,
     read_assignment,
     write_assignment,
-    write_atomically,
 )
 
 if TYPE_CHECKING:
@@ -38,6 +37,8 @@ TICK_S = 0.5  # between a task's looks at its trial
 NODES_EVERY_S = 2.0
 CLOSE_S = 10.0
 CHECKPOINTS = "checkpoints"  # folders that travel as artifacts of the run, not with the trial
+SMALL = 2**14  # bytes
+OWN = (ASSIGNMENT_FILE, LOG_FILE)
 UPLOADS = "uploads"  # for Optuna's artifact store, where it is on another disk
 
 Files = dict[str, bytes]  # by path in a trial's folder
@@ -75,30 +76,30 @@ class Report:
     Args:
         status: Wait status.
         out_of_memory: Whether the system killed it for want of memory.
-        files: All but its log and its checkpoints.
+        files: All but its log and its checkpoints; None where the coordinator sees them anyway.
         log: What it has printed since the last post.
     """
 
     status: int
     out_of_memory: bool
-    files: Files
-    log: bytes
+    files: Files | None = None
+    log: bytes = b""
 
 
 class Desk:
     """Where tasks leave what their trials print, and learn of a signal for them; an actor."""
 
     def __init__(self) -> None:
-        self._posts: list[tuple[int, bytes, bytes]] = []
+        self._posts: list[tuple[int, bytes, Files]] = []
         self._signal = 0
 
-    def post(self, number: int, log: bytes, progress: bytes) -> int:
-        """Take what a trial has printed and its last note; return the signal that is for it, 0 for none."""
-        if log or progress:
-            self._posts.append((number, log, progress))
+    def post(self, number: int, log: bytes, files: Files) -> int:
+        """Take what a trial has printed and noted; return the signal that is for it, 0 for none."""
+        if log or files:
+            self._posts.append((number, log, files))
         return self._signal
 
-    def take(self) -> list[tuple[int, bytes, bytes]]:
+    def take(self) -> list[tuple[int, bytes, Files]]:
         """Hand over what was posted, in order."""
         posts, self._posts = self._posts, []
         return posts
@@ -113,6 +114,7 @@ class _Task:
     reference: ObjectRef[Report]
     slot: int
     folder: Path
+    sent: set[str]  # names of files
 
 
 @dataclass
@@ -125,7 +127,8 @@ class RayExecutor:
             HOST:PORT.
         workers: Trials at once; auto is as many as the cluster's nodes hold, which may join and leave.
         threads: CPU threads of a trial.
-        trials_per_gpu: Trials on each GPU; 0 for trials on CPUs.
+        trials_per_gpu: Trials on each GPU of the cluster; 0 for trials on CPUs, as where it has no GPU.
+        needs_gpu: Whether to refuse a cluster without a GPU.
         shared_disk: Whether tasks use the trials' folders on nodes that see them; else everything travels.
         module: What runs a trial, see `ForkServer`.
 
@@ -138,6 +141,7 @@ class RayExecutor:
     workers: int | Literal["auto"] = "auto"
     threads: int = 1
     trials_per_gpu: int = 0
+    needs_gpu: bool = False
     shared_disk: bool = True
     module: str = "sweeps.worker"
     _running: dict[int, _Task] = field(default_factory=dict)
@@ -146,6 +150,8 @@ class RayExecutor:
 
     def __post_init__(self) -> None:
         self._connect()
+        if not any(node["Resources"].get("GPU") for node in _nodes()) and not self.needs_gpu:
+            self.trials_per_gpu = 0
         if self.n_slots == 0:
             self.close()
             what = "GPU" if self.trials_per_gpu else f"node with {self.threads} CPUs"
@@ -161,6 +167,8 @@ class RayExecutor:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         import ray
 
+        if ray.is_initialized():
+            return
         try:
             ray.init(self.address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -187,8 +195,7 @@ class RayExecutor:
     def prepare(self) -> None:
         """Set up the desk, on the coordinator's own node."""
         if self._desk is None:
-            if not self._is_connected():
-                self._connect()
+            self._connect()
             import ray
             from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -228,7 +235,7 @@ class RayExecutor:
         # A task on a GPU would take its process with it, and with it what is loaded.
         task = ray.remote(max_retries=0, max_calls=0)(run_trial)
         reference = task.options(name=f"trial {number}", **needs).remote(order, self._desk)
-        self._running[number] = _Task(reference, slot, folder)
+        self._running[number] = _Task(reference, slot, folder, set(order.files))
         return slot
 
     def wait(self, timeout_s: float) -> list[Ended]:
@@ -272,16 +279,14 @@ class RayExecutor:
         ray.shutdown()
 
     def _collect(self) -> None:
-        """Write what trials have printed, and where they are, into their folders."""
+        """Write what trials have printed and noted into their folders."""
         import ray
 
         assert self._desk is not None
-        for number, log, progress in ray.get(self._desk.take.remote()):
+        for number, log, files in ray.get(self._desk.take.remote()):
             if number in self._running:
-                folder = self._running[number].folder
-                append_log(folder, log)
-                if progress:
-                    write_atomically(folder / PROGRESS_FILE, progress.decode())
+                append_log(self._running[number].folder, log)
+                write_files(self._running[number].folder, files)
 
     def _end(self, number: int) -> Ended:
         import ray
@@ -296,9 +301,12 @@ class RayExecutor:
         except RayError as error:
             append_log(task.folder, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}\n".encode())
             return Ended(number, int(signal.SIGKILL), 0, isinstance(error, OutOfMemoryError))
-        append_log(task.folder, report.log)
-        write_files(task.folder, report.files)
-        take_uploads(task.folder)
+        if report.files is not None:
+            append_log(task.folder, report.log)
+            write_files(task.folder, report.files)
+            for name in task.sent - report.files.keys() - {ASSIGNMENT_FILE}:
+                (task.folder / name).unlink(missing_ok=True)
+            take_uploads(task.folder)
         code = os.waitstatus_to_exitcode(report.status)
         return Ended(number, max(0, -code), max(0, code), report.out_of_memory)
 
@@ -367,10 +375,11 @@ def run_trial(order: Order, desk: ActorHandle[Desk]) -> Report:
     status = watch(order, folder, environment, follower, desk)
     starved = status == signal.SIGKILL and count_oom_kills() > n_oom_kills
     if is_shared:
-        return Report(status, starved, {}, b"")
+        return Report(status, starved)
     files, (log, _) = read_files(folder), follower.news()
     files.pop(ASSIGNMENT_FILE, None)  # a changed copy
-    shutil.rmtree(folder)
+    if not any(folder.rglob(f"{CHECKPOINTS}/*")):  # else for a retry that comes here
+        shutil.rmtree(folder)
     return Report(status, starved, files, log)
 
 
@@ -453,21 +462,24 @@ class Follower:
     def __init__(self, folder: Path, is_shared: bool) -> None:
         self._folder = folder
         self._is_shared = is_shared
-        self._read = 0
-        self._progress = b""
+        self._n_read = 0
+        self._known: dict[Path, int] = {}
 
-    def news(self) -> tuple[bytes, bytes]:
-        """Return what was appended to the log, and the note where it is another; empty for nothing."""
-        log = progress = b""
+    def news(self) -> tuple[bytes, Files]:
+        """Return what was appended to the log, and the small files near the top that have changed."""
         if self._is_shared:
-            return log, progress
-        with contextlib.suppress(OSError), (self._folder / LOG_FILE).open("rb") as file:
-            file.seek(self._read)
+            return b"", {}
+        log = b""
+        with contextlib.suppress(FileNotFoundError), (self._folder / LOG_FILE).open("rb") as file:
+            file.seek(self._n_read)
             log = file.read()
-            self._read += len(log)
-        with contextlib.suppress(OSError):
-            progress = (self._folder / PROGRESS_FILE).read_bytes()
-        if progress == self._progress:
-            return log, b""
-        self._progress = progress
-        return log, progress
+            self._n_read += len(log)
+        files = {}
+        for path in (*self._folder.glob("*"), *self._folder.glob("*/*")):
+            with contextlib.suppress(OSError):  # as it is replaced
+                about = path.stat()
+                is_note = stat.S_ISREG(about.st_mode) and about.st_size <= SMALL and path.name not in OWN
+                if is_note and self._known.get(path) != about.st_mtime_ns:
+                    files[str(path.relative_to(self._folder))] = path.read_bytes()
+                    self._known[path] = about.st_mtime_ns
+        return log, files

@@ -1,6 +1,7 @@
 """The only door to MLflow, and a tracker that records nothing."""
 
 from nca.tracking.address import check_address
+from nca.tracking.checkpoints import RunCheckpoints
 from nca.tracking.outbox import find_outboxes
 from nca.tracking.store import MlflowStore, load_mlflow, one_line
 from nca.tracking.tracker import MlflowTracker, NullTracker, Status, Tracker
@@ -9,6 +10,7 @@ __all__ = [
     "MlflowStore",
     "MlflowTracker",
     "NullTracker",
+    "RunCheckpoints",
     "Status",
     "Tracker",
     "check_address",

@@ -25,7 +25,7 @@ from typing import Any
 from rich.console import Console
 
 from sweeps.coordinator import Coordinator
-from sweeps.executor import LocalExecutor
+from sweeps.executor import Executor, LocalExecutor
 from sweeps.progress import Progress
 from sweeps.samplers import SamplerSpec
 from sweeps.slots import Slot
@@ -167,6 +167,8 @@ class Sweep:
     timeout_s: float | None = None
     max_steps: int | None = None
     server: str | None = None
+    ray: str | None = None
+    shared_disk: bool = True
     storage_timeout_s: float = 0.0
 
     @property
@@ -209,7 +211,11 @@ class Sweep:
         )
 
     def run(self, console: Console | None = None) -> Summary:
-        executor = LocalExecutor([Slot(index, 1) for index in range(self.workers)], APPLICATION)
+        executor: Executor = LocalExecutor([Slot(index, 1) for index in range(self.workers)], APPLICATION)
+        if self.ray is not None:
+            from sweeps.ray import RayExecutor
+
+            executor = RayExecutor(APPLICATION, self.ray, self.workers, shared_disk=self.shared_disk)
         progress = Progress(console or Console(file=io.StringIO()))
         return Coordinator(self.spec(), executor, progress).run()
 

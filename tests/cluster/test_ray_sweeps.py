@@ -1,0 +1,157 @@
+"""Sweeps on a Ray cluster: whatever dies, a worker, a node or the coordinator, the total is exact."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+from sweeps.storage import open_storage
+from sweeps.study import ORIGIN, ended_for_good, find_study, reason_of
+from tests.cluster.ray_cluster import run_cluster
+from tests.sweeps.fake_application import Sweep, read_started
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 240.0
+N_STEPS = 400
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """Return a cluster of two nodes with two slots each."""
+    with run_cluster(str(ROOT), cpus_per_node=2) as cluster:
+        yield cluster
+
+
+@pytest.fixture(params=[True, False], ids=["shared disk", "no shared disk"])
+def sweep(request: pytest.FixtureRequest, cluster: Any, tmp_path: Path) -> Sweep:
+    return Sweep(str(tmp_path), n_trials=8, workers=4, ray=cluster.address, shared_disk=bool(request.param))
+
+
+@pytest.fixture
+def launch() -> Iterator[Callable[[Sweep], subprocess.Popen[str]]]:
+    """Start sweeps as processes of their own; whatever still runs at the end of the test is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(sweep: Sweep) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "tests.sweeps.fake_application", json.dumps(asdict(sweep))]
+        started.append(
+            subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        )
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def trials_of(storage: str, study: str = "fake") -> list[FrozenTrial]:
+    opened = open_storage(storage, create=False)
+    found = find_study(opened, study)
+    trials = found.get_trials(deepcopy=False) if found else []
+    opened.remove_session()
+    opened.engine.dispose()
+    return trials
+
+
+def wait_until(condition: Callable[[], Any]) -> Any:
+    until = time.monotonic() + PATIENCE_S
+    while not (found := condition()):
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.2)
+    return found
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    said = process.communicate(timeout=PATIENCE_S)[0]
+    return process.returncode, said
+
+
+def check_total(sweep: Sweep) -> list[FrozenTrial]:
+    trials = trials_of(sweep.storage)
+    assert [reason_of(trial) for trial in ended_for_good(trials)] == ["complete"] * sweep.n_trials
+    assert not [trial for trial in trials if not trial.state.is_finished()]
+    return trials
+
+
+def worker_of(sweep: Sweep, number: int) -> int:
+    started = wait_until(lambda: read_started(sweep.trial_folder(number)))
+    return int(started[-1][2])
+
+
+def test_a_killed_worker_is_tried_again(
+    sweep: Sweep, launch: Callable[[Sweep], subprocess.Popen[str]]
+) -> None:
+    sweep.acts = {"0": ["hang", "succeed"]}
+    process = launch(sweep)
+    os.kill(worker_of(sweep, 0), signal.SIGKILL)
+    code, said = finish(process)
+    assert code == 0, said
+    trials = check_total(sweep)
+    assert [t.user_attrs.get(ORIGIN, t.number) for t in trials if reason_of(t) == "killed"] == [0]
+
+
+def test_a_killed_coordinator_takes_its_trials_along_and_the_same_command_goes_on(
+    sweep: Sweep, launch: Callable[[Sweep], subprocess.Popen[str]]
+) -> None:
+    sweep.acts = {"0": ["hang", "succeed"], "1": ["hang", "succeed"]}
+    process = launch(sweep)
+    workers = [worker_of(sweep, 0), worker_of(sweep, 1)]
+    process.kill()
+    process.wait()
+    wait_until(lambda: not [pid for pid in workers if Path(f"/proc/{pid}").exists()])
+    code, said = finish(launch(sweep))
+    assert code == 0, said
+    trials = check_total(sweep)
+    assert {reason_of(trials[0]), reason_of(trials[1])} == {"interrupted"}
+    assert "killed" not in map(reason_of, trials)
+
+
+def test_ctrl_c_leaves_trials_that_the_same_command_takes_up(
+    sweep: Sweep, launch: Callable[[Sweep], subprocess.Popen[str]]
+) -> None:
+    sweep.acts = {"0": ["hang", "succeed"], "1": ["hang deaf", "succeed"]}
+    process = launch(sweep)
+    workers = [worker_of(sweep, 0), worker_of(sweep, 1)]
+    process.send_signal(signal.SIGINT)
+    wait_until(lambda: not Path(f"/proc/{workers[0]}").exists())
+    process.send_signal(signal.SIGINT)  # the second ends those that do not listen
+    finish(process)
+    wait_until(lambda: not Path(f"/proc/{workers[1]}").exists())
+    assert not [trial for trial in trials_of(sweep.storage) if trial.state == TrialState.RUNNING]
+    code, said = finish(launch(sweep))
+    assert code == 0, said
+    check_total(sweep)
+
+
+def test_every_slot_is_kept_busy(
+    cluster: Any, tmp_path: Path, launch: Callable[[Sweep], subprocess.Popen[str]]
+) -> None:
+    acts = {"0": ["sleep 4"]}
+    sweep = Sweep(str(tmp_path), 8, workers=4, acts=acts, otherwise="sleep 1", ray=cluster.address)
+    code, said = finish(launch(sweep))
+    assert code == 0, said
+    began = {number: read_started(sweep.trial_folder(number))[0][1] for number in range(8)}
+    ended = {
+        trial.number: trial.datetime_complete.timestamp()
+        for trial in check_total(sweep)
+        if trial.datetime_complete
+    }
+    # While the long trial runs on one slot, the others' seven go through three: no barrier.
+    assert sum(ended[n] < ended[0] for n in range(1, 8)) >= 6
+    for one, other in itertools.pairwise(sorted(began.values())[4:]):
+        assert other - one < 4
