@@ -6,10 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup sweep test check ui dashboard study figures bench torture clean
+.PHONY: help setup sweep test cluster-test check ui dashboard study figures bench torture clean
 
 help: ## list what there is
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1|\2/' | column -t -s '|'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | column -t -s '|'
 
 setup: $(READY) ## make .venv with the pinned packages
 
@@ -23,7 +23,10 @@ sweep: $(READY) ## a short real sweep: roundleaf, three trials, a few minutes
 	$(BIN)/python -m nca.sweep -m texture=roundleaf experiment=quick sweep.study=quick $(SWEEP)
 
 test: $(READY) ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/cluster $(PYTEST)
+
+cluster-test: $(READY) ## run the tests with a Ray cluster, a PostgreSQL server and an MLflow server, which they start
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/cluster $(PYTEST)
 
 check: $(READY) ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -27,12 +27,13 @@ from nca.tracking import (
     load_mlflow,
     one_line,
 )
-from sweeps.worker import EndedTrial, Result, RunningTrial, StudyNotes
+from sweeps.worker import LOG_FILE, EndedTrial, Result, RunningTrial, StudyNotes
 
 __all__ = ["TextureSweep"]
 
 PATIENCE_S = 60.0  # with an earlier worker of a trial, which leaves it at its next heartbeat
 CONTACT_SHEET = "contact_sheet.png"
+MOST_OF_LOG = 100_000  # last characters that the run keeps
 MOST_IN_SHEET = 200  # outputs
 NOT_OF_A_TRIAL = ("links", "sweep")  # what the engine and the sweep add to a trial's config
 
@@ -200,6 +201,9 @@ class _Seeds:
                 mirror = RunCheckpoints(tracker)
             return train(config, folder, tracker, _OneOf(trial, index, len(self._configs)), mirror)
         finally:
+            log = trial.folder / LOG_FILE
+            if log.exists():
+                tracker.log_text(log.read_text(errors="replace")[-MOST_OF_LOG:], LOG_FILE)
             if isinstance(tracker, MlflowTracker) and tracker.run_id is not None:
                 self.attributes.setdefault("mlflow_run_id", tracker.run_id)
 

@@ -176,6 +176,7 @@ def train(
         restored = checkpoints.load()
         if restored is not None:
             trainer.load_state(restored)
+            print(f"goes on from its checkpoint after step {trainer.step - 1}", flush=True)
         tracker.set_tags(describe_run(device) | identify_inputs(config))
         run = _Run(config, folder, tracker, listener, trainer, checkpoints)
         return run.finish(run.train())

@@ -114,7 +114,7 @@ class _Task:
     reference: ObjectRef[Report]
     slot: int
     folder: Path
-    sent: set[str]  # names of files
+    known: set[str]  # names of files that were there
 
 
 @dataclass
@@ -285,8 +285,10 @@ class RayExecutor:
         assert self._desk is not None
         for number, log, files in ray.get(self._desk.take.remote()):
             if number in self._running:
-                append_log(self._running[number].folder, log)
-                write_files(self._running[number].folder, files)
+                task = self._running[number]
+                append_log(task.folder, log)
+                write_files(task.folder, files)
+                task.known |= files.keys()
 
     def _end(self, number: int) -> Ended:
         import ray
@@ -304,7 +306,7 @@ class RayExecutor:
         if report.files is not None:
             append_log(task.folder, report.log)
             write_files(task.folder, report.files)
-            for name in task.sent - report.files.keys() - {ASSIGNMENT_FILE}:
+            for name in task.known - report.files.keys() - {ASSIGNMENT_FILE}:
                 (task.folder / name).unlink(missing_ok=True)
             take_uploads(task.folder)
         code = os.waitstatus_to_exitcode(report.status)

@@ -86,6 +86,8 @@ class _Patient:
         from sqlalchemy.exc import SQLAlchemyError
 
         method = getattr(self._client, name)
+        if not callable(method):
+            return method
 
         def call(*args: Any, **kwargs: Any) -> Any:
             until = time.monotonic() + PATIENCE_S

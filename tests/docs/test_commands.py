@@ -139,6 +139,7 @@ def test_make_help_lists_what_the_documents_name() -> None:
     named = {command.split()[1] for command in COMMANDS if command.startswith("make ")}
     assert listed == {
         "help",
+        "cluster-test",
         "setup",
         "sweep",
         "test",
