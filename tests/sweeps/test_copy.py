@@ -1,0 +1,119 @@
+"""Studies move from one storage to another whole or not at all, and go on there."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from optuna.trial import FrozenTrial
+
+from sweeps.copy import main
+from sweeps.storage import open_storage
+from sweeps.study import find_study
+from tests.sweeps.fake_application import Sweep
+
+
+def trials_of(address: str, study: str = "fake") -> list[FrozenTrial]:
+    found = find_study(open_storage(address, create=False), study)
+    return found.get_trials(deepcopy=False) if found else []
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Sweep:
+    """Return a sweep of four trials that is over, one of them after a retry."""
+    done = Sweep(str(tmp_path / "old"), n_trials=4, acts={"1": ["kill", "succeed"]})
+    Path(done.folder).mkdir()
+    done.run()
+    return done
+
+
+def test_a_copied_study_goes_on_where_it_was(sweep: Sweep, tmp_path: Path) -> None:
+    moved = f"sqlite:///{tmp_path}/new.db"
+    main([f"from={sweep.storage}", f"to={moved}"])
+    before, after = trials_of(sweep.storage), trials_of(moved)
+    assert len(after) == 5
+    for old, new in zip(before, after, strict=True):
+        for part in ("number", "state", "params", "distributions", "values", "user_attrs", "system_attrs"):
+            assert getattr(new, part) == getattr(old, part)
+        assert (new.datetime_start, new.datetime_complete) == (old.datetime_start, old.datetime_complete)
+    again = replace(sweep, server=moved, n_trials=6)
+    assert again.run().counts == {"complete": 6}
+    assert len(trials_of(sweep.storage)) == 5
+
+
+def test_artifacts_go_along(sweep: Sweep, tmp_path: Path) -> None:
+    from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+
+    old, new = tmp_path / "old" / "artifacts", tmp_path / "new"
+    picture = tmp_path / "output.png"
+    picture.write_bytes(b"a picture")
+    storage = open_storage(sweep.storage)
+    study = find_study(storage, "fake")
+    assert study is not None
+    trial = study.ask()
+    old.mkdir(exist_ok=True)
+    id_ = upload_artifact(
+        artifact_store=FileSystemArtifactStore(old), file_path=str(picture), study_or_trial=trial
+    )
+    study.tell(trial, 1.0)
+    (old / "of another").touch()
+    words = [f"from={sweep.storage}", f"to=sqlite:///{tmp_path}/new.db"]
+    main([*words, f"artifacts={old}", f"to_artifacts={new}"])
+    assert {file.name for file in new.iterdir()} == {id_}
+    assert (new / id_).read_bytes() == b"a picture"
+
+
+def refuse(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    error = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert error.startswith("error: ")
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_mistakes_are_one_line(sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    there, to = f"from={sweep.storage}", f"to=sqlite:///{tmp_path}/new.db"
+    refuse([], "say from, to", capsys)
+    refuse([there], "say to", capsys)
+    refuse([there, to, "studdy=fake"], "studdy=fake: is no option", capsys)
+    refuse([there, to, "artifacts=x"], "say both folders of artifacts, or none", capsys)
+    refuse([there, to, "study=other"], "study 'other': no such study", capsys)
+    refuse([f"from=sqlite:///{tmp_path}/none.db", to], "no such file", capsys)
+    refuse([there, f"to={sweep.storage}"], "is the same as to", capsys)
+    main([there, to])
+    refuse([there, to], "study 'fake': is there already", capsys)
+
+
+def test_a_study_with_a_running_trial_stays(
+    sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = find_study(open_storage(sweep.storage), "fake")
+    assert study is not None
+    study.ask()
+    to = f"sqlite:///{tmp_path}/new.db"
+    refuse([f"from={sweep.storage}", f"to={to}"], "study 'fake': trial 5 runs; stop the sweep first", capsys)
+    assert trials_of(to) == []
+
+
+def test_a_copy_that_fails_leaves_nothing(
+    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = f"sqlite:///{tmp_path}/new.db"
+
+    def fill_the_disk(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("optuna.study.Study.set_user_attr", fill_the_disk)
+    refuse([f"from={sweep.storage}", f"to={to}"], "No space left on device", capsys)
+    assert trials_of(to) == []
+    monkeypatch.undo()
+    main([f"from={sweep.storage}", f"to={to}"])
+    assert len(trials_of(to)) == 5
+    shutil.rmtree(sweep.folder)
