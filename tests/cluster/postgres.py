@@ -16,7 +16,7 @@ from typing import Any
 
 USER = "sweeper"
 PASSWORD = "correct horse"
-DATABASE = "sweeps"
+DATABASE = "tests"
 UNPRIVILEGED = "postgres"  # who runs it where we are root, whom its initdb refuses
 SETTINGS = "listen_addresses='127.0.0.1'\nfsync=off\nmax_connections=200\nshared_buffers=64MB\n"
 STOP_S = 30

@@ -1,0 +1,130 @@
+"""Every command of docs/cluster.md is run in its order, on one machine and at reduced size."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sweeps.study import ended_for_good, reason_of
+from tests.cluster.postgres import PASSWORD, USER, Postgres, free_port
+from tests.cluster.test_ray_sweeps import trials_of
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "cluster.md").read_text()
+BIN = Path(sys.executable).parent
+TIMEOUT_S = 240
+SMALL = "model=relu features=random_filters train.size=16 train.steps=6 train.max_ca_steps=12 device=cpu"
+N_TRIALS = 4
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"^```\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+    return [line for block in blocks for line in block.splitlines()]
+
+
+class Machine:
+    """Runs the lines as one person's shell would, with what they export and where they are at home."""
+
+    def __init__(self, folder: Path, postgres: Postgres) -> None:
+        self.folder, self.postgres = folder, postgres
+        self.ports = {"5432": postgres.port, "5000": free_port(), "6379": free_port()}
+        self.environment = {k: v for k, v in os.environ.items() if k not in ("PGPASSWORD", "RAY_ADDRESS")}
+        self.environment |= {"HOME": str(folder), "PATH": f"{BIN}:{os.environ['PATH']}"}
+        self.environment |= {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+        self.server: subprocess.Popen[bytes] | None = None
+
+    def run(self, line: str) -> str:
+        """Run a line and return what it says; a server goes on."""
+        line = line.replace("HOST", "127.0.0.1").replace("'PASSWORD'", "'secret'")
+        line = line.replace(":PASSWORD", ":secret").replace("STUDY", "leaf")
+        for usual, ours in self.ports.items():
+            line = re.sub(rf"\b{usual}\b", str(ours), line)
+        if line.startswith("export "):
+            name, _, value = line.removeprefix("export ").partition("=")
+            self.environment[name] = value
+            return ""
+        if "mlflow server" in line:
+            self.serve(line)
+            return ""
+        environment = self.environment
+        if line.startswith("sudo -u postgres "):
+            line = f"{self.postgres.programs}/{line.removeprefix('sudo -u postgres ')}"
+            line = line.replace("/psql ", "/psql -d postgres ")
+            environment = {**environment, "PGUSER": USER, "PGPASSWORD": PASSWORD, "PGHOST": "127.0.0.1"}
+            environment["PGPORT"] = str(self.postgres.port)
+        if "nca.sweep" in line:
+            line += f" {SMALL} sweep.n_trials={N_TRIALS} sweep.study=leaf tracking.endurance=false"
+        done = subprocess.run(
+            line,
+            shell=True,
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def serve(self, line: str) -> None:
+        with (self.folder / "server.txt").open("wb") as log:
+            self.server = subprocess.Popen(
+                f"exec env {line}", shell=True, cwd=self.folder, env=self.environment, stdout=log, stderr=log
+            )
+        until = time.monotonic() + TIMEOUT_S
+        while not self.answers():
+            assert time.monotonic() < until
+            assert self.server.poll() is None
+            time.sleep(0.5)
+
+    def answers(self) -> bool:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{self.ports['5000']}/health", timeout=5).close()
+        except OSError:
+            return False
+        return True
+
+
+@pytest.fixture
+def machine(postgres: Postgres, tmp_path: Path) -> Iterator[Machine]:
+    made = Machine(tmp_path, postgres)
+    yield made
+    subprocess.run([BIN / "ray", "stop", "--force"], capture_output=True, check=False)
+    if made.server is not None:
+        made.server.terminate()
+        made.server.wait(60)
+
+
+def test_from_nothing_to_a_sweep_on_two_nodes(machine: Machine) -> None:
+    said = {}
+    words = [SMALL, "tracking=none", "sweep.n_trials=1", "sweep.study=old"]
+    old = f"python -m nca.sweep -m texture=alocasia {' '.join(words)}"
+    subprocess.run(old, shell=True, cwd=machine.folder, env=machine.environment, check=True)
+    for line in commands():
+        if not line.startswith(("pip ", "sudo apt-get ")):  # the project's own files install both
+            said[line] = machine.run(line)
+    sweep = next(text for line, text in said.items() if "nca.sweep" in line)
+    assert re.search(rf"study leaf: {N_TRIALS} trials, \d+ at once", sweep)
+    listed = next(text for line, text in said.items() if "nca.studies" in line)
+    assert "leaf" in listed
+    assert "old: 1 trials" in next(text for line, text in said.items() if "sweeps.copy" in line)
+    assert "nothing in" in next(text for line, text in said.items() if "nca.tracking deliver" in line)
+    os.environ["PGPASSWORD"] = "secret"
+    try:
+        address = f"postgresql+psycopg://nca@127.0.0.1:{machine.postgres.port}/sweeps"
+        trials = trials_of(address, "leaf")
+        assert [reason_of(trial) for trial in ended_for_good(trials)] == ["complete"] * N_TRIALS
+        assert len(trials_of(address, "old")) == 1
+    finally:
+        os.environ["PGPASSWORD"] = PASSWORD
+    files = [*machine.folder.rglob("*.yaml"), *machine.folder.rglob("*.json"), *machine.folder.rglob("*.txt")]
+    assert not [file for file in files if "secret" in file.read_text(errors="replace")]
