@@ -12,13 +12,14 @@ from pathlib import Path
 
 from nca.options import read_options
 from nca.schema import ConfigError, exit_on_error
+from sweeps.sqlite import SQLITE
 
 __all__ = ["LOOPBACK", "free_port", "main"]
 
 LOOPBACK = "127.0.0.1"
 PORTS = {"ui": 5000, "dashboard": 8080}
 STORES = {"ui": "mlflow.db", "dashboard": "optuna.db"}
-USAGE = "python -m nca.serve ui|dashboard [runs_dir=mlruns] [port=N]"
+USAGE = "python -m nca.serve ui|dashboard [runs_dir=mlruns] [port=N]; dashboard: [sweep.storage=ADDRESS]"
 PORTS_TRIED = 20
 
 
@@ -32,16 +33,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with exit_on_error():
         if not words or words[0] not in PORTS:
             raise ConfigError(f"say what to serve: {USAGE}")
-        kind, options = words[0], read_options(words[1:], ("runs_dir", "port"), USAGE)
+        kind = words[0]
+        known = ("runs_dir", "port", *(["sweep.storage"] if kind == "dashboard" else []))
+        options = read_options(words[1:], known, USAGE)
         runs = Path(options.get("runs_dir", "mlruns")).absolute()
         store = runs / STORES[kind]
-        if not store.exists():
+        address = options.get("sweep.storage", f"{SQLITE}{store}")
+        if address == f"{SQLITE}{store}" and not store.exists():
             raise ConfigError(f"{store} does not exist: run a sweep first, or give runs_dir=FOLDER")
         port = free_port(options.get("port"), PORTS[kind])
     if kind == "ui":
         _serve_mlflow(store, runs, port)
     else:
-        _serve_dashboard(store, runs, port)
+        _serve_dashboard(address, runs, port)
 
 
 def free_port(asked: str | None, usual: int) -> int:
@@ -74,7 +78,7 @@ def _serve_mlflow(store: Path, runs: Path, port: int) -> None:
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     where = [
         "--backend-store-uri",
-        f"sqlite:///{store}",
+        f"{SQLITE}{store}",
         "--default-artifact-root",
         (runs / "artifacts").as_uri(),
     ]
@@ -92,12 +96,12 @@ def _newest_experiment(store: Path) -> str | None:
     return None if row is None else str(row[0])
 
 
-def _serve_dashboard(store: Path, runs: Path, port: int) -> None:
+def _serve_dashboard(address: str, runs: Path, port: int) -> None:
     print(f"Optuna dashboard: http://{LOOPBACK}:{port}/dashboard", flush=True)
     artifacts = runs / "artifacts" / "optuna"
     artifacts.mkdir(parents=True, exist_ok=True)
     options = ["--host", LOOPBACK, "--port", str(port), "--artifact-dir", str(artifacts)]
-    _become("optuna-dashboard", [f"sqlite:///{store}", *options])
+    _become("optuna-dashboard", [address, *options])
 
 
 def _become(program: str, arguments: Sequence[str]) -> None:

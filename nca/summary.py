@@ -55,27 +55,32 @@ def _describe_places(plan: Plan, summary: Summary) -> Iterator[str]:
     config, best, steps = plan.config, summary.best, plan.config.train.steps
     places = Places(Path(config.runs_dir).absolute(), config.sweep.storage, config.tracking.uri)
     trials, artifacts = places.folders(plan.name)
-    serve = "" if places.words() == [] else f" SERVE=runs_dir={shlex.quote(str(places.runs))}"
+    words = [word for word in places.words() if not word.startswith("tracking.uri")]
+    uri, experiment = config.tracking.uri, summary.links.get("mlflow_experiment_id")
+    at_server = uri is not None and uri.startswith("http")
     if best is not None:
         yield f"its output: {trials / str(origin(best)) / 'output.png'}"
         run = str(best.user_attrs.get("mlflow_run_id"))
         viewer = artifacts / run / "artifacts" / "viewer.html"
-        if viewer.exists():
-            yield f"it lives on: {viewer}"
+        if viewer.exists() or (at_server and "mlflow_run_id" in best.user_attrs):
+            yield f"it lives on: {places.page(str(experiment), run, viewer.name) if at_server else viewer}"
             yield f"it grows: {places.command('nca.render', f'run={run}', 'size=512', 'out=texture.png')}"
             yield f"it goes on: {places.command('nca.train', f'run={run}', f'train.steps={2 * steps}')}"
-    uri = config.tracking.uri
-    if uri is not None and "mlflow_experiment_id" in summary.links:
-        start = "" if uri.startswith("http") else f"make ui{serve}, "
-        yield f"MLflow: {start}{places.page(summary.links['mlflow_experiment_id'])}"
+    if uri is not None and experiment is not None:
+        start = "" if at_server else f"make ui{_serve(words[:1])}, "
+        yield f"MLflow: {start}{places.page(experiment)}"
     if uri is not None and (waiting := find_outboxes(trials, uri)):
         deliver = f"deliver tracking.uri={uri} runs_dir={shlex.quote(str(places.runs))}"
         yield f"{len(waiting)} runs have records for the MLflow server; python -m nca.tracking {deliver}"
-    yield f"Optuna: make dashboard{serve}, {DASHBOARD}"
+    yield f"Optuna: make dashboard{_serve(words)}, {DASHBOARD}"
     if best is not None:
         yield f"all outputs: {places.command('analysis.gallery', f'study={plan.name}')}"
         yield f"every figure: {places.command('analysis.report', f'study={plan.name}')}"
         yield f"rate them: {places.command('analysis.rate', f'study={plan.name}')}"
+
+
+def _serve(words: Sequence[str]) -> str:
+    return f" SERVE={shlex.quote(shlex.join(words))}" if words else ""
 
 
 def _format_values(plan: Plan, values: Sequence[float]) -> str:

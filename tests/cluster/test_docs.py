@@ -10,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,6 +55,8 @@ class Machine:
         if "mlflow server" in line:
             self.serve(line)
             return ""
+        if "nca.serve" in line:
+            return self.look_at(line)
         environment = self.environment
         if line.startswith("sudo -u postgres "):
             line = f"{self.postgres.programs}/{line.removeprefix('sudo -u postgres ')}"
@@ -80,18 +83,37 @@ class Machine:
             self.server = subprocess.Popen(
                 f"exec env {line}", shell=True, cwd=self.folder, env=self.environment, stdout=log, stderr=log
             )
-        until = time.monotonic() + TIMEOUT_S
-        while not self.answers():
-            assert time.monotonic() < until
-            assert self.server.poll() is None
-            time.sleep(0.5)
+        wait_for(f"http://127.0.0.1:{self.ports['5000']}/health", self.server)
 
-    def answers(self) -> bool:
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{self.ports['5000']}/health", timeout=5).close()
-        except OSError:
-            return False
-        return True
+    def look_at(self, line: str) -> str:
+        """Start a page's server, open the page, and end it; return what it printed."""
+        words = [*line.split(), f"port={free_port()}"]
+        server = subprocess.Popen(
+            words, cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, text=True
+        )
+        assert server.stdout is not None
+        with server.stdout:
+            said = server.stdout.readline()
+            wait_for(said.split()[-1], server)
+            server.terminate()
+            server.wait(60)
+        return said
+
+
+def wait_for(address: str, server: subprocess.Popen[Any]) -> None:
+    until = time.monotonic() + TIMEOUT_S
+    while not answers(address):
+        assert time.monotonic() < until
+        assert server.poll() is None
+        time.sleep(0.5)
+
+
+def answers(address: str) -> bool:
+    try:
+        urllib.request.urlopen(address, timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 @pytest.fixture
