@@ -21,7 +21,8 @@ from nca import run
 from nca.checkpoint import Checkpoints
 from nca.config import FeaturesConfig, ModelConfig, PlantTexture, TrackingConfig, TrainConfig, TrialConfig
 from nca.run import is_picture_step, open_tracker
-from nca.tracking import FLUSH_EVERY_S, MlflowStore, MlflowTracker
+from nca.tracking import MlflowStore, MlflowTracker
+from nca.tracking.tracker import FLUSH_EVERY_S
 
 __all__ = ["measure"]
 

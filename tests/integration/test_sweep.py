@@ -34,6 +34,7 @@ ARTIFACTS = {
     "viewer.html",
     "stages.png",
     "healing.gif",
+    "log.txt",
 }
 
 

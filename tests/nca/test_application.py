@@ -13,7 +13,6 @@ from mlflow import MlflowClient
 from nca.application import TextureSweep
 from nca.config import TrialConfig
 from nca.run import Outcome
-from nca.tracking import NullTracker
 from sweeps.worker import RunningTrial
 from tests.builders import trial_config
 
@@ -23,7 +22,7 @@ class Trial(RunningTrial):
 
     def __init__(self, folder: Path, uri: str | None = None) -> None:
         self.folder, self.links, self.lean, self.origin = folder, {}, False, 0
-        self.study_name, self.number = "leaf", 0
+        self.study_name, self.number, self.is_elsewhere = "leaf", 0, False
         settings = {"objectives": ["final_loss"], "repeats": 1}
         self.n_seen, self.stop_in, self.give_up_in = 0, 10**6, 10**6
         self.config: dict[str, Any] = asdict(trial_config(folder, uri=uri)) | {"sweep": settings}
@@ -44,7 +43,7 @@ class Trial(RunningTrial):
 def test_a_lean_trial_recomputes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[TrialConfig] = []
 
-    def train(config: TrialConfig, folder: Path, tracker: NullTracker, listener: object) -> Outcome:
+    def train(config: TrialConfig, folder: Path, *_: object) -> Outcome:
         seen.append(config)
         return Outcome("complete", 1, {"final_loss": 0.5}, None)
 
