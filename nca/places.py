@@ -97,8 +97,9 @@ class Places:
     def find_target(self, study: str) -> Path | None:
         """Return a study's target picture, as any of its trials holds it."""
         trials, artifacts = self.folders(study)
-        patterns = ("*/artifacts/target.png", "*/*/artifacts/target.png")  # of a trial, and of its seeds
-        folders = (artifacts, trials)
+        below = ("", "artifacts/")  # as runs leave it now, those of seeds too; where older ones have it
+        patterns = [f"{trial}/{folder}target.png" for folder in below for trial in ("*", "*/*")]
+        folders = (trials, artifacts)
         return next((f for pattern in patterns for folder in folders for f in folder.glob(pattern)), None)
 
     def open_studies(self) -> Studies:

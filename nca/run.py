@@ -300,7 +300,10 @@ class _Run:
         return endurance.losses
 
     def _save_files(self, files: Path, reason: Reason, metrics: Mapping[str, float]) -> Path:
-        """Write the run's files, hand them to the tracker, and return a kept copy of the output."""
+        """Write the run's files, hand them to the tracker, and return a kept copy of the output.
+
+        The target is kept beside it: what a server has of it no page of ours could show.
+        """
         config, trainer = self._config, self._trainer
         size, seed, losses = config.train.size, config.seed, trainer.losses
         save_pixels(to_pixels(trainer.output), files / "output.png")
@@ -316,7 +319,8 @@ class _Run:
             save_pixels(render_large(trainer.model, size, seed), files / "output_large.png")
             save_growth(trainer.model, size, seed, files / "growth.gif")
             self._save_viewer(files / "viewer.html", metrics)
-        shutil.copy(files / "output.png", self._folder / "output.png")
+        for name in ("output.png", "target.png"):
+            shutil.copy(files / name, self._folder / name)
         if self._tracker.log_files(files):
             shutil.rmtree(files)
         return self._folder / "output.png"

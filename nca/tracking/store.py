@@ -234,7 +234,8 @@ class MlflowStore:
         """Return a tracker for the run that a folder names."""
         note = folder / RUN_ID
         known = note.read_text() if note.exists() else Outbox(folder, self._uri).run_id
-        return MlflowTracker(self._client, known, self._outbox(folder), functools.partial(_note, note))
+        created = functools.partial(write_atomically, note)
+        return MlflowTracker(self._client, known, self._outbox(folder), created)
 
     def _outbox(self, folder: Path) -> Outbox | None:
         return None if self._uri.startswith(SQLITE) else Outbox(folder, self._uri)
@@ -389,10 +390,6 @@ def _creation(experiment_id: str, name: str, parent_run_id: str | None, params: 
     values = {key: str(value) for key, value in params.items()}
     where = {"experiment_id": experiment_id, "name": name, "parent_run_id": parent_run_id}
     return {"kind": "run", "params": values, **where}
-
-
-def _note(file: Path, run_id: str) -> None:
-    write_atomically(file, run_id)
 
 
 def _create_tables(uri: str) -> None:

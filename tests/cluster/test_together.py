@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from nca.places import Places
 from sweeps.study import RETRY_OF, ended_for_good, reason_of
 from tests.cluster.mlflow_server import MlflowServer, run_mlflow_server
 from tests.cluster.postgres import Postgres
@@ -98,6 +99,7 @@ def test_a_lost_node_costs_what_came_after_the_last_checkpoint(
         assert (folder / "output.png").exists()
         assert not (folder / "run_id").exists()
     assert list((runs / "artifacts" / "optuna").iterdir())  # the dashboard's pictures
+    assert Places(runs, postgres.address, server.uri).find_target("leaf") is not None
 
     # What came of it is what an undisturbed sweep on this machine brings, to the last bit.
     local = tmp_path / "local"

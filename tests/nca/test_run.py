@@ -91,7 +91,11 @@ def yaml_of(recorded: Recorded) -> dict[str, Any]:
 def test_a_complete_run_leaves_its_output_and_outcome_and_nothing_else(recorded: Recorded) -> None:
     outcome = recorded.train()
     assert outcome.picture == recorded.folder / "output.png"
-    assert {path.name for path in recorded.folder.iterdir()} == {"outcome.json", "output.png"}
+    assert {path.name for path in recorded.folder.iterdir()} == {
+        "outcome.json",
+        "output.png",
+        "target.png",
+    }
     assert Outcome.load(recorded.folder) == outcome
     assert outcome.run_id == recorded.run_id
     with Image.open(outcome.picture) as image:
