@@ -120,6 +120,7 @@ def test_without_a_tracker_the_files_stay_in_the_folder(tmp_path: Path, rule: st
         "artifacts",
         "outcome.json",
         "output.png",
+        "target.png",
     }
     files = tmp_path / "trial" / "artifacts"
     assert {path.name for path in files.iterdir()} == FILES | OF_COMPLETE_RUNS
