@@ -16,7 +16,7 @@ import pytest
 
 from sweeps.study import ended_for_good, reason_of
 from tests.cluster.postgres import PASSWORD, USER, Postgres, free_port
-from tests.cluster.test_ray_sweeps import trials_of
+from tests.sweeps.launching import read_trials
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "cluster.md").read_text()
@@ -143,9 +143,9 @@ def test_from_nothing_to_a_sweep_on_two_nodes(machine: Machine) -> None:
     os.environ["PGPASSWORD"] = "secret"
     try:
         address = f"postgresql+psycopg://nca@127.0.0.1:{machine.postgres.port}/sweeps"
-        trials = trials_of(address, "leaf")
+        trials = read_trials(address, "leaf")
         assert [reason_of(trial) for trial in ended_for_good(trials)] == ["complete"] * N_TRIALS
-        assert len(trials_of(address, "old")) == 1
+        assert len(read_trials(address, "old")) == 1
     finally:
         os.environ["PGPASSWORD"] = PASSWORD
     files = [*machine.folder.rglob("*.yaml"), *machine.folder.rglob("*.json"), *machine.folder.rglob("*.txt")]

@@ -6,18 +6,18 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from sweeps import SweepError
 from sweeps.storage import open_storage
-from sweeps.study import ended_for_good, find_study, reason_of
+from sweeps.study import ended_for_good, reason_of
 from tests.cluster.postgres import PASSWORD, Postgres
 from tests.sweeps.fake_application import Sweep
+from tests.sweeps.launching import Launch, launching, read_trials, wait_until
 
 PATIENCE_S = 90.0
 N_AT_ONCE = 10
@@ -34,29 +34,15 @@ MlflowStore(mlflow_address).open_experiment("shared", Path("/tmp"))
 """
 
 
-def launch(sweep: Sweep) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.sweeps.fake_application", json.dumps(asdict(sweep))]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def trials_of(sweep: Sweep) -> list[FrozenTrial]:
-    storage = open_storage(sweep.storage, create=False)
-    study = find_study(storage, sweep.study)
-    trials = study.get_trials(deepcopy=False) if study else []
-    storage.remove_session()
-    storage.engine.dispose()
-    return trials
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    until = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < until, "it did not happen"
-        time.sleep(0.3)
+@pytest.fixture
+def launch() -> Iterator[Launch]:
+    with launching() as start:
+        yield start
 
 
 def n_complete(sweep: Sweep) -> int:
-    return sum(trial.state == TrialState.COMPLETE for trial in trials_of(sweep))
+    trials = read_trials(sweep.storage, sweep.study)
+    return sum(trial.state == TrialState.COMPLETE for trial in trials)
 
 
 def test_ten_at_once_make_the_tables_without_an_error(postgres: Postgres, tmp_path: Path) -> None:
@@ -74,7 +60,7 @@ def test_ten_at_once_make_the_tables_without_an_error(postgres: Postgres, tmp_pa
 
 
 def test_two_coordinators_share_a_study_through_a_restart_of_the_server(
-    postgres: Postgres, tmp_path: Path
+    postgres: Postgres, tmp_path: Path, launch: Launch
 ) -> None:
     sweep = Sweep(
         str(tmp_path),
@@ -92,7 +78,7 @@ def test_two_coordinators_share_a_study_through_a_restart_of_the_server(
     postgres.start()
     said = [process.communicate(timeout=PATIENCE_S)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], "\n---\n".join(said)
-    trials = trials_of(sweep)
+    trials = read_trials(sweep.storage, sweep.study)
     assert [reason_of(trial) for trial in ended_for_good(trials)] == ["complete"] * 40
     assert not [trial for trial in trials if not trial.state.is_finished()]
     assert "killed" not in map(reason_of, trials)  # no retry was used up
@@ -102,7 +88,7 @@ def test_two_coordinators_share_a_study_through_a_restart_of_the_server(
 
 
 def test_a_server_that_stays_away_ends_the_sweep_and_the_same_command_goes_on(
-    postgres: Postgres, tmp_path: Path
+    postgres: Postgres, tmp_path: Path, launch: Launch
 ) -> None:
     sweep = Sweep(
         str(tmp_path),
@@ -124,7 +110,7 @@ def test_a_server_that_stays_away_ends_the_sweep_and_the_same_command_goes_on(
     assert last.endswith("what it holds is kept, and the same command goes on")
     again = launch(sweep)
     assert json.loads(again.communicate(timeout=PATIENCE_S)[0].splitlines()[-1]) == {"complete": 6}
-    assert not [trial for trial in trials_of(sweep) if not trial.state.is_finished()]
+    assert not [trial for trial in read_trials(sweep.storage, sweep.study) if not trial.state.is_finished()]
 
 
 def test_a_wrong_password_is_one_line_without_it(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeps.storage import open_storage
-from sweeps.study import ORIGIN, ended_for_good, find_study, reason_of
+from sweeps.study import ORIGIN, ended_for_good, reason_of
 from tests.cluster.ray_cluster import run_cluster
 from tests.sweeps.fake_application import Sweep, read_started
+from tests.sweeps.launching import Launch, launching, read_trials, wait_until
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 240.0
@@ -40,40 +36,9 @@ def sweep(request: pytest.FixtureRequest, cluster: Any, tmp_path: Path) -> Sweep
 
 
 @pytest.fixture
-def launch() -> Iterator[Callable[[Sweep], subprocess.Popen[str]]]:
-    """Start sweeps as processes of their own; whatever still runs at the end of the test is killed."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start(sweep: Sweep) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "tests.sweeps.fake_application", json.dumps(asdict(sweep))]
-        started.append(
-            subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        )
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
-
-
-def trials_of(storage: str, study: str = "fake") -> list[FrozenTrial]:
-    opened = open_storage(storage, create=False)
-    found = find_study(opened, study)
-    trials = found.get_trials(deepcopy=False) if found else []
-    opened.remove_session()
-    opened.engine.dispose()
-    return trials
-
-
-def wait_until(condition: Callable[[], Any]) -> Any:
-    until = time.monotonic() + PATIENCE_S
-    while not (found := condition()):
-        assert time.monotonic() < until, "it did not happen"
-        time.sleep(0.2)
-    return found
+def launch() -> Iterator[Launch]:
+    with launching() as start:
+        yield start
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -82,7 +47,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def check_total(sweep: Sweep) -> list[FrozenTrial]:
-    trials = trials_of(sweep.storage)
+    trials = read_trials(sweep.storage)
     assert [reason_of(trial) for trial in ended_for_good(trials)] == ["complete"] * sweep.n_trials
     assert not [trial for trial in trials if not trial.state.is_finished()]
     return trials
@@ -93,9 +58,7 @@ def worker_of(sweep: Sweep, number: int) -> int:
     return int(started[-1][2])
 
 
-def test_a_killed_worker_is_tried_again(
-    sweep: Sweep, launch: Callable[[Sweep], subprocess.Popen[str]]
-) -> None:
+def test_a_killed_worker_is_tried_again(sweep: Sweep, launch: Launch) -> None:
     sweep.acts = {"0": ["hang", "succeed"]}
     process = launch(sweep)
     os.kill(worker_of(sweep, 0), signal.SIGKILL)
@@ -106,7 +69,7 @@ def test_a_killed_worker_is_tried_again(
 
 
 def test_a_killed_coordinator_takes_its_trials_along_and_the_same_command_goes_on(
-    sweep: Sweep, launch: Callable[[Sweep], subprocess.Popen[str]]
+    sweep: Sweep, launch: Launch
 ) -> None:
     sweep.acts = {"0": ["hang", "succeed"], "1": ["hang", "succeed"]}
     process = launch(sweep)
@@ -121,9 +84,7 @@ def test_a_killed_coordinator_takes_its_trials_along_and_the_same_command_goes_o
     assert "killed" not in map(reason_of, trials)
 
 
-def test_ctrl_c_leaves_trials_that_the_same_command_takes_up(
-    sweep: Sweep, launch: Callable[[Sweep], subprocess.Popen[str]]
-) -> None:
+def test_ctrl_c_leaves_trials_that_the_same_command_takes_up(sweep: Sweep, launch: Launch) -> None:
     sweep.acts = {"0": ["hang", "succeed"], "1": ["hang deaf", "succeed"]}
     process = launch(sweep)
     workers = [worker_of(sweep, 0), worker_of(sweep, 1)]
@@ -132,15 +93,13 @@ def test_ctrl_c_leaves_trials_that_the_same_command_takes_up(
     process.send_signal(signal.SIGINT)  # the second ends those that do not listen
     finish(process)
     wait_until(lambda: not Path(f"/proc/{workers[1]}").exists())
-    assert not [trial for trial in trials_of(sweep.storage) if trial.state == TrialState.RUNNING]
+    assert not [trial for trial in read_trials(sweep.storage) if trial.state == TrialState.RUNNING]
     code, said = finish(launch(sweep))
     assert code == 0, said
     check_total(sweep)
 
 
-def test_every_slot_is_kept_busy(
-    cluster: Any, tmp_path: Path, launch: Callable[[Sweep], subprocess.Popen[str]]
-) -> None:
+def test_every_slot_is_kept_busy(cluster: Any, tmp_path: Path, launch: Launch) -> None:
     acts = {"0": ["sleep 4"]}
     sweep = Sweep(str(tmp_path), 8, workers=4, acts=acts, otherwise="sleep 1", ray=cluster.address)
     code, said = finish(launch(sweep))

@@ -19,7 +19,7 @@ from sweeps.study import RETRY_OF, ended_for_good, reason_of
 from tests.cluster.mlflow_server import MlflowServer, run_mlflow_server
 from tests.cluster.postgres import Postgres
 from tests.cluster.ray_cluster import run_cluster
-from tests.cluster.test_ray_sweeps import trials_of, wait_until
+from tests.sweeps.launching import read_trials, wait_until
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 400.0
@@ -76,7 +76,7 @@ def test_a_lost_node_costs_what_came_after_the_last_checkpoint(
     cluster.remove_node(lost, allow_graceful=False)
     said = sweep.communicate(timeout=PATIENCE_S)[0]
     assert sweep.returncode == 0, said
-    trials = trials_of(postgres.address, "leaf")
+    trials = read_trials(postgres.address, "leaf")
     ended = ended_for_good(trials)
     assert [reason_of(trial) for trial in ended] == ["complete"] * N_TRIALS
     (again,) = [trial for trial in trials if RETRY_OF in trial.user_attrs]
@@ -107,5 +107,5 @@ def test_a_lost_node_costs_what_came_after_the_last_checkpoint(
     assert alone.wait(PATIENCE_S) == 0
     assert alone.stdout is not None
     alone.stdout.close()
-    expected = ended_for_good(trials_of(f"sqlite:///{local}/optuna.db", "leaf"))
+    expected = ended_for_good(read_trials(f"sqlite:///{local}/optuna.db", "leaf"))
     assert sorted(t.values[0] for t in ended) == sorted(t.values[0] for t in expected)

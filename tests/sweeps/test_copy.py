@@ -7,18 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from optuna.trial import FrozenTrial
 
 from sweeps.copy import main
 from sweeps.storage import open_storage
 from sweeps.study import find_study
 from tests.sweeps.fake_application import Sweep
-
-
-def trials_of(address: str, study: str = "fake") -> list[FrozenTrial]:
-    found = find_study(open_storage(address, create=False), study)
-    return found.get_trials(deepcopy=False) if found else []
-
+from tests.sweeps.launching import read_trials
 
 pytestmark = pytest.mark.filterwarnings("ignore:Heartbeat of storage")
 
@@ -35,7 +29,7 @@ def sweep(tmp_path: Path) -> Sweep:
 def test_a_copied_study_goes_on_where_it_was(sweep: Sweep, tmp_path: Path) -> None:
     moved = f"sqlite:///{tmp_path}/new.db"
     main([f"from={sweep.storage}", f"to={moved}"])
-    before, after = trials_of(sweep.storage), trials_of(moved)
+    before, after = read_trials(sweep.storage), read_trials(moved)
     assert len(after) == 5
     for old, new in zip(before, after, strict=True):
         for part in ("number", "state", "params", "distributions", "values", "user_attrs", "system_attrs"):
@@ -43,7 +37,7 @@ def test_a_copied_study_goes_on_where_it_was(sweep: Sweep, tmp_path: Path) -> No
         assert (new.datetime_start, new.datetime_complete) == (old.datetime_start, old.datetime_complete)
     again = replace(sweep, server=moved, n_trials=6)
     assert again.run().counts == {"complete": 6}
-    assert len(trials_of(sweep.storage)) == 5
+    assert len(read_trials(sweep.storage)) == 5
 
 
 def test_artifacts_go_along(sweep: Sweep, tmp_path: Path) -> None:
@@ -99,7 +93,7 @@ def test_a_study_with_a_running_trial_stays(
     study.ask()
     to = f"sqlite:///{tmp_path}/new.db"
     refuse([f"from={sweep.storage}", f"to={to}"], "study 'fake': trial 5 runs; stop the sweep first", capsys)
-    assert trials_of(to) == []
+    assert read_trials(to) == []
 
 
 def test_a_copy_that_fails_leaves_nothing(
@@ -112,8 +106,8 @@ def test_a_copy_that_fails_leaves_nothing(
 
     monkeypatch.setattr("optuna.study.Study.set_user_attr", fill_the_disk)
     refuse([f"from={sweep.storage}", f"to={to}"], "No space left on device", capsys)
-    assert trials_of(to) == []
+    assert read_trials(to) == []
     monkeypatch.undo()
     main([f"from={sweep.storage}", f"to={to}"])
-    assert len(trials_of(to)) == 5
+    assert len(read_trials(to)) == 5
     shutil.rmtree(sweep.folder)

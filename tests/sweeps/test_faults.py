@@ -6,11 +6,9 @@ import itertools
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +19,7 @@ from sweeps import SweepError
 from sweeps.storage import open_storage
 from sweeps.study import LEAN, ORIGIN, REASON, RETRY_OF, ended_for_good, find_study, origin
 from tests.sweeps.fake_application import N_STEPS, Sweep, read_started
+from tests.sweeps.launching import Launch, launching, read_trials
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 30.0
@@ -30,36 +29,13 @@ DEAF_TWICE = {"0": ["hang deaf", "succeed"], "1": ["hang deaf", "succeed"]}
 
 
 @pytest.fixture
-def launch() -> Iterator[Callable[[Sweep], subprocess.Popen[str]]]:
-    """Start sweeps as processes of their own; whatever still runs at the end of the test is killed."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start(sweep: Sweep) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "tests.sweeps.fake_application", json.dumps(asdict(sweep))]
-        started.append(
-            subprocess.Popen(
-                command,
-                cwd=ROOT,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                process_group=0,
-            )
-        )
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
+def launch() -> Iterator[Launch]:
+    with launching() as start:
+        yield start
 
 
 def trials_of(sweep: Sweep) -> list[FrozenTrial]:
-    study = find_study(open_storage(sweep.storage, create=False), "fake")
-    assert study is not None
-    return study.get_trials(deepcopy=False)
+    return read_trials(sweep.storage)
 
 
 def reasons(sweep: Sweep) -> list[str]:
@@ -104,7 +80,7 @@ def test_a_killed_worker_fails_as_killed_and_its_trial_is_run_again(tmp_path: Pa
 
 
 def test_a_trial_that_another_coordinator_failed_and_queued_is_not_queued_a_second_time(
-    tmp_path: Path, launch: Callable[[Sweep], subprocess.Popen[str]]
+    tmp_path: Path, launch: Launch
 ) -> None:
     sweep = Sweep(str(tmp_path), n_trials=1, workers=1, acts={"0": ["sleep 2", "succeed"]})
     process = launch(sweep)
@@ -174,7 +150,7 @@ def test_kills_for_want_of_memory_are_counted_by_the_control_group(
 
 
 def test_a_worker_whose_trial_others_have_ended_leaves_at_its_next_report(
-    tmp_path: Path, launch: Callable[[Sweep], subprocess.Popen[str]]
+    tmp_path: Path, launch: Launch
 ) -> None:
     sweep = Sweep(str(tmp_path), n_trials=1, workers=1, acts={"0": ["report 1", "succeed"]})
     process = launch(sweep)
@@ -276,7 +252,7 @@ def test_failures_after_a_success_do_not_end_the_sweep(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_sweep_ends_cleanly_and_the_same_command_brings_it_to_its_total(
-    tmp_path: Path, launch: Callable[[Sweep], subprocess.Popen[str]]
+    tmp_path: Path, launch: Launch
 ) -> None:
     sweep = Sweep(str(tmp_path), n_trials=3, acts=HANG_TWICE)
     first = launch(sweep)
@@ -299,9 +275,7 @@ def test_an_interrupted_sweep_ends_cleanly_and_the_same_command_brings_it_to_its
     assert retried[4:] == [None]
 
 
-def test_an_interruption_does_not_use_up_retries(
-    tmp_path: Path, launch: Callable[[Sweep], subprocess.Popen[str]]
-) -> None:
+def test_an_interruption_does_not_use_up_retries(tmp_path: Path, launch: Launch) -> None:
     sweep = Sweep(str(tmp_path), n_trials=1, workers=1, retries=0, acts={"0": ["hang", "succeed"]})
     first = launch(sweep)
     wait_until_started(sweep, 0)
@@ -310,9 +284,7 @@ def test_an_interruption_does_not_use_up_retries(
     assert sweep.run().counts == {"complete": 1}
 
 
-def test_a_second_signal_ends_at_once_trials_that_do_not_listen(
-    tmp_path: Path, launch: Callable[[Sweep], subprocess.Popen[str]]
-) -> None:
+def test_a_second_signal_ends_at_once_trials_that_do_not_listen(tmp_path: Path, launch: Launch) -> None:
     sweep = Sweep(str(tmp_path), n_trials=3, acts=DEAF_TWICE)
     first = launch(sweep)
     pids = wait_until_started(sweep, 0, 1)
@@ -331,7 +303,7 @@ def test_a_second_signal_ends_at_once_trials_that_do_not_listen(
 
 
 def test_a_killed_coordinator_takes_its_workers_along_and_the_same_command_recovers(
-    tmp_path: Path, launch: Callable[[Sweep], subprocess.Popen[str]]
+    tmp_path: Path, launch: Launch
 ) -> None:
     sweep = Sweep(str(tmp_path), n_trials=4, acts=DEAF_TWICE)
     first = launch(sweep)
@@ -353,7 +325,7 @@ def test_a_killed_coordinator_takes_its_workers_along_and_the_same_command_recov
 
 
 def test_a_killed_coordinator_takes_along_a_worker_that_has_just_been_started(
-    tmp_path: Path, launch: Callable[[Sweep], subprocess.Popen[str]]
+    tmp_path: Path, launch: Launch
 ) -> None:
     sweep = Sweep(str(tmp_path), n_trials=1, workers=1)
     first = launch(sweep)
@@ -373,7 +345,7 @@ def test_a_killed_coordinator_takes_along_a_worker_that_has_just_been_started(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_coordinator_waits_for_the_trials_of_another_and_takes_them_up_where_it_ends(
-    tmp_path: Path, launch: Callable[[Sweep], subprocess.Popen[str]], number: signal.Signals
+    tmp_path: Path, launch: Launch, number: signal.Signals
 ) -> None:
     sweep = Sweep(str(tmp_path), n_trials=2, workers=1, acts={"0": ["hang", "succeed"]})
     first = launch(sweep)
