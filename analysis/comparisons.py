@@ -35,8 +35,8 @@ def plot_losses_by_texture(trials: pd.DataFrame, params: Sequence[str]) -> Drawn
     if shared is None:
         return (
             "The same sets were not trained on several textures. To see which has the widest spread: `python "
-            "-m nca.sweep -m experiment=ten_sets texture=roundleaf,orchid_petal,alocasia,snake_plant`, and a "
-            "report of all four studies."
+            "-m nca.sweep -m experiment=ten_sets texture=roundleaf,orchid_petal,alocasia,snake_plant "
+            "'sweep.study=${texture.name}-ten'`, and a report of all four studies."
         )
     textures = sorted(shared["texture"].unique())
     figure = make_figure()

@@ -60,8 +60,8 @@ def plot_published_sets(tables: Sequence[StudyTable]) -> Drawn | str:
     if not found:
         return (
             "The published sets were not trained here: `python -m nca.sweep -m experiment=set5 search=fixed "
-            "texture=roundleaf,orchid_petal,alocasia,snake_plant`, the same with set8, and a report of those "
-            "studies."
+            "texture=roundleaf,orchid_petal,alocasia,snake_plant 'sweep.study=${texture.name}-set5'`, the "
+            "same with set8, and a report of those studies."
         )
     textures = sorted({texture for _, texture in found})
     names = sorted({name for name, _ in found})
