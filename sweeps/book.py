@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import RDBStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeps import SweepError
+from sweeps.storage import PatientStorage
 from sweeps.study import (
     LEAN,
     N_STEPS,
@@ -42,11 +43,15 @@ class Book:
         retries: Times a killed trial is tried again.
     """
 
-    def __init__(self, study: Study, storage: RDBStorage, n_trials: int, retries: int) -> None:
+    def __init__(self, study: Study, storage: PatientStorage, n_trials: int, retries: int) -> None:
         self._n_trials = n_trials
         self._study = study
         self._storage = storage
         self._retries = retries
+
+    def turn(self) -> AbstractContextManager[None]:
+        """Keep other coordinators of this study from asking and queueing meanwhile."""
+        return self._storage.turn(self._study._study_id)
 
     def trials(self) -> list[FrozenTrial]:
         """Return all trials; they are not to be changed."""
@@ -97,19 +102,19 @@ class Book:
         if trial.state != TrialState.FAIL:
             return
         trials = self.trials()
-        if any(t.user_attrs.get(RETRY_OF) == trial.number for t in trials):
-            return  # whoever found it dead first has queued it
         once = min(1, self._retries)
         limit = {"killed": self._retries, "crashed": once, OUT_OF_MEMORY: once}.get(reason, 0)
         if reason == "interrupted" or attempts(trial, trials, reason) <= limit:
             self.queue_again(trial)
 
     def queue_again(self, trial: FrozenTrial) -> None:
-        """Queue a trial's set again, as another attempt at the same trial."""
+        """Queue a trial's set again, as another attempt at the same trial, unless somebody has done so."""
         attributes = {ORIGIN: origin(trial), RETRY_OF: trial.number}
         if reason_of(trial) == OUT_OF_MEMORY or trial.user_attrs.get(LEAN):
             attributes[LEAN] = True
-        self._study.enqueue_trial(trial.params, user_attrs=attributes)
+        with self.turn():
+            if not any(t.user_attrs.get(RETRY_OF) == trial.number for t in self.trials()):
+                self._study.enqueue_trial(trial.params, user_attrs=attributes)
 
     def give_up_if_hopeless(self, folders: Path) -> None:
         """Refuse to go on once the first trials have all failed alike.

@@ -149,7 +149,8 @@ class Coordinator:
         )
         self._earlier_stop = study.user_attrs.get(STOP)
         self._links = self._open_records()
-        queue_sets(study, warm_sets)
+        with self._book.turn():
+            queue_sets(study, warm_sets)
         self._recover()
         before = {
             number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)
@@ -201,8 +202,8 @@ class Coordinator:
                 self._is_away = False
                 self._progress.say("the storage is back")
             self._look_at_limits()
-            while not self._stops and self._executor.n_free() and self._book.n_wanted():
-                self._start(self._ask())
+            while not self._stops and self._executor.n_free() and (trial := self._ask_if_wanted()):
+                self._start(trial)
             if self._stops > 1 or not (self._running or self._awaits_others()):
                 break
             if self._stops and not told:
@@ -248,6 +249,12 @@ class Coordinator:
     def _stop_at_limit(self, limit: str) -> None:
         self._at_limit = True
         self._stop(f"stopping after {limit}", "ctrl-C")
+
+    def _ask_if_wanted(self) -> Trial | None:
+        if not self._book.n_wanted():
+            return None
+        with self._book.turn():  # another coordinator may have asked for the last one meanwhile
+            return self._ask() if self._book.n_wanted() else None
 
     def _ask(self) -> Trial:
         while True:

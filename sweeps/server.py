@@ -7,7 +7,16 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["connect_options", "creating_tables", "has_password", "without_password"]
+from sqlalchemy import Engine, NullPool, create_engine, text
+
+__all__ = [
+    "POSTGRESQL",
+    "connect_options",
+    "creating_tables",
+    "has_password",
+    "take_turn_in_database",
+    "without_password",
+]
 
 POSTGRESQL = "postgresql"
 CONNECT_TIMEOUT_S = 10
@@ -45,9 +54,27 @@ def creating_tables(address: str) -> Iterator[None]:
     if not address.startswith(POSTGRESQL):
         yield
         return
-    from sqlalchemy import NullPool, create_engine, text
-
     engine = create_engine(address, poolclass=NullPool, connect_args={"connect_timeout": CONNECT_TIMEOUT_S})
     with engine.connect() as connection:
         connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
         yield
+
+
+def take_turn_in_database(engine: Engine, study_id: int, held: contextlib.ExitStack) -> bool:
+    """Lock a study in a PostgreSQL database against those who take turns in it; return whether it was free.
+
+    Args:
+        engine: Of the database.
+        study_id: The storage's id of the study.
+        held: Frees it.
+
+    Raises:
+        SQLAlchemyError: If the server cannot be reached.
+    """
+    connection = engine.connect()
+    query = text("SELECT pg_try_advisory_lock(:lock, :study)")
+    if not connection.execute(query, {"lock": LOCK, "study": study_id}).scalar_one():
+        connection.close()
+        return False
+    held.callback(connection.invalidate)  # the end of its session ends the lock, and a broken one is no error
+    return True

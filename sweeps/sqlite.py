@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["SQLITE", "create_database"]
+__all__ = ["SQLITE", "create_database", "take_turn_in_folder"]
 
 SQLITE = "sqlite:///"
 
@@ -47,3 +48,23 @@ def _delete(file: Path) -> None:
 def _set_journal(file: Path, mode: str) -> None:
     with contextlib.closing(sqlite3.connect(file)) as connection:
         connection.execute(f"PRAGMA journal_mode={mode}")
+
+
+def take_turn_in_folder(folder: Path, held: contextlib.ExitStack) -> bool:
+    """Lock a folder against other processes that take turns in it; return whether it was free.
+
+    Args:
+        folder: Of the database: a lock of the file itself would end SQLite's own when it ends.
+        held: Frees it.
+
+    Raises:
+        OSError: If the folder cannot be read.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return False
+    held.callback(os.close, descriptor)
+    return True

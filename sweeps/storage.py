@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,15 @@ from optuna.storages._heartbeat import BaseHeartbeat
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError, SQLAlchemyError
 
 from sweeps import SweepError
-from sweeps.server import connect_options, creating_tables, has_password, without_password
-from sweeps.sqlite import SQLITE, create_database
+from sweeps.server import (
+    POSTGRESQL,
+    connect_options,
+    creating_tables,
+    has_password,
+    take_turn_in_database,
+    without_password,
+)
+from sweeps.sqlite import SQLITE, create_database, take_turn_in_folder
 
 __all__ = ["GRACE_PERIOD_S", "PatientStorage", "first_line", "open_storage", "warm_up"]
 
@@ -28,6 +35,8 @@ HEARTBEAT_INTERVAL_S = 15
 GRACE_PERIOD_S = 60
 SQLITE_TIMEOUT_S = 60  # how long a writer waits for another
 RETRY_EVERY_S = 1.0
+TURN_PATIENCE_S = 20.0  # many times what a turn takes; whoever holds one longer is suspended
+TURN_EVERY_S = 0.01
 
 
 def _say_away(reason: str) -> None:
@@ -49,6 +58,38 @@ class PatientStorage(RDBStorage):
     patience_s = 0.0
     while_away: Callable[[str], None] = staticmethod(_say_away)
     back_at = float("-inf")
+
+    @contextlib.contextmanager
+    def turn(self, study_id: int) -> Iterator[None]:
+        """Keep other coordinators of a study waiting, so that what was read still holds when it is acted on.
+
+        Its end is the end of the lock: a process that dies frees it, one that is suspended holds it up for
+        `TURN_PATIENCE_S`. SQLite files and PostgreSQL have turns; other databases let everybody in.
+
+        Args:
+            study_id: The storage's id of the study.
+
+        Raises:
+            SweepError: If an SQLite file's folder is not there.
+        """
+        with contextlib.ExitStack() as held:
+            until = time.monotonic() + TURN_PATIENCE_S
+            while not _wait_for(functools.partial(self._take_turn, study_id, held), self):
+                if time.monotonic() > until:
+                    break
+                time.sleep(TURN_EVERY_S)
+            yield
+
+    def _take_turn(self, study_id: int, held: contextlib.ExitStack) -> bool:
+        if self.url.startswith(SQLITE):
+            folder = Path(self.url.removeprefix(SQLITE)).parent
+            try:
+                return take_turn_in_folder(folder, held)
+            except OSError as error:
+                raise SweepError(f"sweep.storage={self.url}: {folder}: {error.strerror}") from error
+        if self.url.startswith(POSTGRESQL):
+            return take_turn_in_database(self.engine, study_id, held)
+        return True
 
 
 _within = threading.local()  # whether this thread is in a call already

@@ -18,6 +18,7 @@ from sweeps.study import ended_for_good, reason_of
 from tests.cluster.postgres import PASSWORD, Postgres
 from tests.sweeps.fake_application import Sweep
 from tests.sweeps.launching import Launch, launching, read_trials, wait_until
+from tests.sweeps.turns import expect_turns
 
 PATIENCE_S = 90.0
 N_AT_ONCE = 10
@@ -57,6 +58,10 @@ def test_ten_at_once_make_the_tables_without_an_error(postgres: Postgres, tmp_pa
     begin.touch()
     said = [process.communicate(timeout=PATIENCE_S)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * N_AT_ONCE, said
+
+
+def test_coordinators_take_turns(postgres: Postgres) -> None:
+    expect_turns(postgres.create("turns"))
 
 
 def test_two_coordinators_share_a_study_through_a_restart_of_the_server(

@@ -385,3 +385,13 @@ def test_the_tests_process_has_no_worker_left() -> None:
     """Everything above has reaped what it started: a child that is left is a worker nobody waits for."""
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
+
+
+def test_several_coordinators_that_contend_for_the_last_trials_end_at_the_exact_total(
+    tmp_path: Path, launch: Launch
+) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=21, workers=4, otherwise="sleep 0.05")
+    started = [launch(sweep) for _ in range(4)]
+    said = [process.communicate(timeout=PATIENCE_S)[0] for process in started]
+    assert [process.returncode for process in started] == [0] * 4, said
+    assert reasons(sweep) == ["complete"] * 21

@@ -1,0 +1,32 @@
+"""What a storage's turns promise, whatever the database."""
+
+from __future__ import annotations
+
+import threading
+
+from sweeps.storage import open_storage
+
+__all__ = ["expect_turns"]
+
+WHILE_S = 0.3
+PATIENCE_S = 10.0
+
+
+def expect_turns(address: str) -> None:
+    """Hold a turn, and expect another storage to get it afterwards and not before."""
+    ours, theirs = open_storage(address), open_storage(address)
+    taken = threading.Event()
+
+    def take() -> None:
+        with theirs.turn(1):
+            taken.set()
+
+    thread = threading.Thread(target=take)
+    with ours.turn(1):
+        thread.start()
+        assert not taken.wait(WHILE_S)
+    assert taken.wait(PATIENCE_S)
+    thread.join()
+    for storage in (ours, theirs):
+        storage.remove_session()
+        storage.engine.dispose()
