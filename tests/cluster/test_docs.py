@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from sweeps.study import ended_for_good, reason_of
+from tests.cluster.conftest import skip_or_fail
 from tests.cluster.postgres import PASSWORD, USER, Postgres, free_port
 from tests.sweeps.launching import read_trials
 
@@ -24,6 +27,7 @@ BIN = Path(sys.executable).parent
 TIMEOUT_S = 240
 SMALL = "model=relu features=random_filters train.size=16 train.steps=6 train.max_ca_steps=12 device=cpu"
 N_TRIALS = 4
+PARENT = "mlflow.parentRunId"
 
 
 def commands() -> list[str]:
@@ -58,12 +62,13 @@ class Machine:
         if "nca.serve" in line:
             return self.look_at(line)
         environment = self.environment
+        line = re.sub(r"^psql ", f"{self.postgres.programs}/psql ", line)
         if line.startswith("sudo -u postgres "):
             line = f"{self.postgres.programs}/{line.removeprefix('sudo -u postgres ')}"
             line = line.replace("/psql ", "/psql -d postgres ")
             environment = {**environment, "PGUSER": USER, "PGPASSWORD": PASSWORD, "PGHOST": "127.0.0.1"}
             environment["PGPORT"] = str(self.postgres.port)
-        if "nca.sweep" in line:
+        if "nca.sweep" in line and "sweep.study" not in line:
             line += f" {SMALL} sweep.n_trials={N_TRIALS} sweep.study=leaf tracking.endurance=false"
         done = subprocess.run(
             line,
@@ -108,6 +113,19 @@ def wait_for(address: str, server: subprocess.Popen[Any]) -> None:
         time.sleep(0.5)
 
 
+def check_moved(files: str, server: str, ids: list[str]) -> None:
+    """See that the server has what the files have of the first run, and the second run beside it."""
+    before, after = (MlflowClient(uri).get_run(ids[0]) for uri in (files, server))
+    assert after.data.to_dictionary() == before.data.to_dictionary()
+    assert after.info.status == before.info.status == "FINISHED"
+    client = MlflowClient(server)
+    steps = [m.step for m in client.get_metric_history(ids[0], "loss")]
+    assert steps == [m.step for m in MlflowClient(files).get_metric_history(ids[0], "loss")]
+    for name in ("viewer.html", "output.png"):
+        assert Path(client.download_artifacts(ids[0], name)).stat().st_size > 0
+    assert client.get_run(ids[1]).data.tags[PARENT] == after.data.tags[PARENT]
+
+
 def answers(address: str) -> bool:
     try:
         urllib.request.urlopen(address, timeout=5).close()
@@ -128,9 +146,12 @@ def machine(postgres: Postgres, tmp_path: Path) -> Iterator[Machine]:
 
 def test_from_nothing_to_a_sweep_on_two_nodes(machine: Machine) -> None:
     said = {}
-    words = [SMALL, "tracking=none", "sweep.n_trials=1", "sweep.study=old"]
-    old = f"python -m nca.sweep -m texture=alocasia {' '.join(words)}"
-    subprocess.run(old, shell=True, cwd=machine.folder, env=machine.environment, check=True)
+    if shutil.which("pgloader") is None:
+        skip_or_fail("pgloader (apt-get install pgloader)")
+    old = f"python -m nca.sweep -m texture=alocasia {SMALL} tracking.endurance=false sweep.study=old"
+    subprocess.run(
+        f"{old} sweep.n_trials=1", shell=True, cwd=machine.folder, env=machine.environment, check=True
+    )
     for line in commands():
         if not line.startswith(("pip ", "sudo apt-get ")):  # the project's own files install both
             said[line] = machine.run(line)
@@ -145,7 +166,12 @@ def test_from_nothing_to_a_sweep_on_two_nodes(machine: Machine) -> None:
         address = f"postgresql+psycopg://nca@127.0.0.1:{machine.postgres.port}/sweeps"
         trials = read_trials(address, "leaf")
         assert [reason_of(trial) for trial in ended_for_good(trials)] == ["complete"] * N_TRIALS
-        assert len(read_trials(address, "old")) == 1
+        # What was begun in files goes on in the servers: the same study, the same parent run, nothing lost.
+        server = f"http://127.0.0.1:{machine.ports['5000']}"
+        machine.run(f"{old} sweep.n_trials=2 sweep.storage={address} tracking.uri={server}")
+        ids = [trial.user_attrs["mlflow_run_id"] for trial in read_trials(address, "old")]
+        assert len(ids) == 2
+        check_moved(f"sqlite:///{machine.folder}/mlruns/mlflow.db", server, ids)
     finally:
         os.environ["PGPASSWORD"] = PASSWORD
     files = [*machine.folder.rglob("*.yaml"), *machine.folder.rglob("*.json"), *machine.folder.rglob("*.txt")]
