@@ -116,14 +116,15 @@ class Places:
         """Open the MLflow store, None where there is none yet.
 
         Raises:
-            ConfigError: If it cannot be opened.
+            ConfigError: If it cannot be opened, or is a server that is not there or wants another login.
         """
-        from nca.tracking import MlflowStore
+        from nca.tracking import MlflowStore, check_address
 
         if self.tracking is None or self.tracking == Places.under(self.runs).tracking:
             return (
                 MlflowStore(self.tracking) if self.tracking and (self.runs / "mlflow.db").exists() else None
             )
+        check_address(self.tracking)
         return MlflowStore(self.tracking)
 
 

@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,11 +27,13 @@ class MlflowServer:
         folder: Of its log and artifacts.
         store: SQLAlchemy address of what it keeps.
         words: More of its command line.
+        environment: More of its environment.
     """
 
     folder: Path
     store: str
     words: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
     _process: subprocess.Popen[bytes] | None = None
 
@@ -48,7 +50,7 @@ class MlflowServer:
                 [sys.executable, "-m", "mlflow", "server", *where, *listen, *self.words],
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **off},
+                env={**os.environ, **off, **self.environment},
                 start_new_session=True,
             )
         until = time.monotonic() + START_S
@@ -75,9 +77,11 @@ class MlflowServer:
 
 
 @contextmanager
-def run_mlflow_server(folder: Path, store: str, *words: str) -> Iterator[MlflowServer]:
+def run_mlflow_server(
+    folder: Path, store: str, *words: str, environment: Mapping[str, str] | None = None
+) -> Iterator[MlflowServer]:
     """Start a server; stop it at the end."""
-    server = MlflowServer(folder, store, words)
+    server = MlflowServer(folder, store, words, environment or {})
     server.start()
     try:
         yield server

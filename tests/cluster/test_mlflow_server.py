@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,16 @@ from nca.tracking.outbox import Outbox
 from nca.tracking.tracker import is_away
 from sweeps.storage import open_storage
 from sweeps.study import find_study
-from tests.cluster.mlflow_server import MlflowServer
+from tests.cluster.mlflow_server import MlflowServer, run_mlflow_server
 
+USER, SECRET = "keeper", "none but the keeper knows"
+AUTH = """[mlflow]
+default_permission = READ
+database_uri = sqlite:///{folder}/logins.db
+admin_username = {user}
+admin_password = {secret}
+authorization_function = mlflow.server.auth:authenticate_request_basic_auth
+"""
 N_STEPS = 40
 PATIENCE_S = 240.0
 PIXELS = np.full((16, 16, 3), 128, dtype=np.uint8)
@@ -252,3 +261,55 @@ def test_a_sweep_goes_on_while_the_server_is_away(mlflow_server: MlflowServer, t
     assert all([step for step, _ in curve] == list(range(n_steps)) for curve in stored.values())
     status = {run.info.status for run in client.search_runs([found.experiment_id])}
     assert status == {"FINISHED"}
+
+
+@pytest.fixture
+def guarded_server(mlflow_uri: str, tmp_path: Path) -> Iterator[MlflowServer]:
+    """Return a running server that asks for a login."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    config = folder / "auth.ini"
+    config.write_text(AUTH.format(folder=folder, user=USER, secret=SECRET))
+    environment = {"MLFLOW_AUTH_CONFIG_PATH": str(config), "MLFLOW_FLASK_SERVER_SECRET_KEY": "of this test"}
+    with run_mlflow_server(folder, mlflow_uri, "--app-name=basic-auth", environment=environment) as server:
+        yield server
+
+
+def test_a_login_comes_from_the_environment_and_goes_nowhere_else(
+    guarded_server: MlflowServer, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    words = [*SMALL, "train.steps=20", "sweep.n_trials=2", "sweep.study=leaf", f"runs_dir={runs}"]
+    words.append(f"tracking.uri={guarded_server.uri}")
+
+    def sweep(**login: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "nca.sweep", "-m", *words],
+            env={**os.environ, **login},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    for refused in (
+        sweep(),
+        sweep(MLFLOW_TRACKING_USERNAME=USER, MLFLOW_TRACKING_PASSWORD="a wrong one"),
+    ):
+        assert refused.returncode == 2
+        assert refused.stderr.startswith(f"error: tracking.uri={guarded_server.uri}: asks for a login, and ")
+        assert refused.stderr.count("\n") == 1
+        assert not runs.exists()
+    done = sweep(MLFLOW_TRACKING_USERNAME=USER, MLFLOW_TRACKING_PASSWORD=SECRET)
+    assert done.returncode == 0, done.stdout + done.stderr
+    study = find_study(open_storage(f"sqlite:///{runs}/optuna.db"), "leaf")
+    assert study is not None
+    assert [trial.state for trial in study.get_trials()] == [TrialState.COMPLETE] * 2
+    assert SECRET not in done.stdout + done.stderr
+    holders = [file for file in runs.rglob("*") if file.is_file() and SECRET.encode() in file.read_bytes()]
+    assert not holders
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_USERNAME", USER)
+        patch.setenv("MLFLOW_TRACKING_PASSWORD", SECRET)
+        client = MlflowClient(guarded_server.uri)
+        run_id = study.get_trials()[0].user_attrs["mlflow_run_id"]
+        assert {"viewer.html", "output.png"} <= {file.path for file in client.list_artifacts(run_id)}
