@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sweeps.coordinator import Coordinator
-from sweeps.executor import LocalExecutor
+from sweeps.executor import Executor, LocalExecutor
 from sweeps.progress import Progress
 from sweeps.samplers import SamplerSpec
 from sweeps.slots import Slot
@@ -32,11 +32,12 @@ from sweeps.storage import open_storage
 from sweeps.study import PrunerSpec, StudySpec, find_study
 from sweeps.worker import EndedTrial, Result, RunningTrial, StudyNotes
 
-__all__ = ["Nothing", "main"]
+__all__ = ["APPLICATION", "Nothing", "main", "run"]
 
 N_TRIALS = 2000
 QUARTERS = 4
 SAMPLERS = ("random", "tpe")
+APPLICATION = "benchmarks.engine:Nothing"
 RESULTS = Path(__file__).with_name("engine.json")
 PAGES_TO_MB = resource.getpagesize() / 1e6
 
@@ -82,8 +83,8 @@ class Memory(threading.Thread):
             self.mb.append(pages * PAGES_TO_MB)
 
 
-def measure(sampler: str, folder: Path, n_trials: int) -> dict[str, list[float]]:
-    """Run a study; return trials per second and memory in MB by quarter of it."""
+def run(sampler: str, folder: Path, n_trials: int, executor: Executor) -> list[float]:
+    """Run a study in a SQLite file; return when its trials ended, in seconds, in order."""
     storage = f"sqlite:///{folder / 'optuna.db'}"
     spec = SweepSpec(
         study=StudySpec("nothing", storage, {"x": Interval(0.0, 1.0), "y": Interval(0.0, 1.0)}, {}),
@@ -91,20 +92,26 @@ def measure(sampler: str, folder: Path, n_trials: int) -> dict[str, list[float]]
         pruner=PrunerSpec("none", 1),
         n_trials=n_trials,
         retries=0,
-        application="benchmarks.engine:Nothing",
+        application=APPLICATION,
         compose=lambda params, ordinal: {"x": params.get("x", 0.0), "links": {}},
         trials=folder / "trials",
         artifacts=folder / "artifacts",
     )
-    memory = Memory()
-    memory.start()
-    executor = LocalExecutor([Slot(index, 1) for index in range(2)], spec.application)
     Coordinator(spec, executor, Progress(Console(file=io.StringIO()))).run()
-    memory.stop.set()
     study = find_study(open_storage(storage), "nothing")
     assert study is not None
     ends = sorted(t.datetime_complete.timestamp() for t in study.trials if t.datetime_complete)
     assert len(ends) == n_trials
+    return ends
+
+
+def measure(sampler: str, folder: Path, n_trials: int) -> dict[str, list[float]]:
+    """Run a study; return trials per second and memory in MB by quarter of it."""
+    memory = Memory()
+    memory.start()
+    executor = LocalExecutor([Slot(index, 1) for index in range(2)], APPLICATION)
+    ends = run(sampler, folder, n_trials, executor)
+    memory.stop.set()
     size = n_trials // QUARTERS
     rates = [(size - 1) / (ends[q * size + size - 1] - ends[q * size]) for q in range(QUARTERS)]
     every = len(memory.mb) // QUARTERS
