@@ -34,7 +34,7 @@ SAME_FAILURES = 3  # of the first trials, for the same reason, end the sweep
 
 
 class Book:
-    """The trials of one study, read anew each time; queues those that are tried again.
+    """The trials of one study, read when somebody says that they may have changed; queues retries.
 
     Args:
         study: The study.
@@ -48,14 +48,21 @@ class Book:
         self._study = study
         self._storage = storage
         self._retries = retries
+        self._trials: list[FrozenTrial] | None = None
 
     def turn(self) -> AbstractContextManager[None]:
         """Keep other coordinators of this study from asking and queueing meanwhile."""
         return self._storage.turn(self._study._study_id)
 
+    def refresh(self) -> None:
+        """Have the next look at the trials read them anew."""
+        self._trials = None
+
     def trials(self) -> list[FrozenTrial]:
-        """Return all trials; they are not to be changed."""
-        return self._study.get_trials(deepcopy=False)
+        """Return all trials as last read; they are not to be changed."""
+        if self._trials is None:
+            self._trials = self._study.get_trials(deepcopy=False)
+        return self._trials
 
     def id_of(self, number: int) -> int:
         """Return the storage's id of a trial."""
@@ -94,6 +101,7 @@ class Book:
         with contextlib.suppress(UpdateFinishedTrialError):
             self._storage.set_trial_user_attr(self.id_of(number), REASON, reason)
             self._storage.set_trial_state_values(self.id_of(number), TrialState.FAIL)
+        self.refresh()
         return self.reread(number)
 
     def retry(self, trial: FrozenTrial) -> None:
@@ -101,6 +109,7 @@ class Book:
         reason = reason_of(trial)
         if trial.state != TrialState.FAIL:
             return
+        self.refresh()
         trials = self.trials()
         once = min(1, self._retries)
         limit = {"killed": self._retries, "crashed": once, OUT_OF_MEMORY: once}.get(reason, 0)
@@ -113,8 +122,10 @@ class Book:
         if reason_of(trial) == OUT_OF_MEMORY or trial.user_attrs.get(LEAN):
             attributes[LEAN] = True
         with self.turn():
+            self.refresh()
             if not any(t.user_attrs.get(RETRY_OF) == trial.number for t in self.trials()):
                 self._study.enqueue_trial(trial.params, user_attrs=attributes)
+                self.refresh()
 
     def give_up_if_hopeless(self, folders: Path) -> None:
         """Refuse to go on once the first trials have all failed alike.

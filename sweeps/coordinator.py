@@ -145,8 +145,9 @@ class Coordinator:
         self._book = Book(study, self._storage, n_trials, spec.retries)
         # Only what asks has the sampler: the grid's stops a study that is told of its last trial.
         self._asking = optuna.load_study(
-            study_name=study.study_name, storage=self._storage, sampler=sampler, pruner=pruner
+            study_name=study.study_name, storage=study._storage, sampler=sampler, pruner=pruner
         )
+        self._storage.settled_by = OWNER
         self._earlier_stop = study.user_attrs.get(STOP)
         self._links = self._open_records()
         with self._book.turn():
@@ -210,6 +211,7 @@ class Coordinator:
                 self._executor.stop()
                 told = True
             ended = self._executor.wait(TICK_S)
+            self._book.refresh()
             for each in ended:
                 self._settle(each)
             if ended:
@@ -253,7 +255,8 @@ class Coordinator:
     def _ask_if_wanted(self) -> Trial | None:
         if not self._book.n_wanted():
             return None
-        with self._book.turn():  # another coordinator may have asked for the last one meanwhile
+        with self._book.turn():
+            self._book.refresh()  # another coordinator may have asked for the last one meanwhile
             return self._ask() if self._book.n_wanted() else None
 
     def _ask(self) -> Trial:
@@ -303,6 +306,8 @@ class Coordinator:
 
     def _compose(self, trial: Trial | FrozenTrial) -> dict[str, Any]:
         first = int(trial.user_attrs.get(ORIGIN, trial.number))
+        if len(self._book.trials()) < first:
+            self._book.refresh()
         return self._spec.compose(trial.params, ordinal(first, self._book.trials()))
 
     def _settle(self, ended: Ended) -> None:
@@ -338,6 +343,7 @@ class Coordinator:
         Those of other hosts only where their heartbeat has stopped.
         """
         fail_stale(self._study)
+        self._book.refresh()
         trials = self._book.trials()
         ended = {trial.number for trial in ended_for_good(trials)}
         for trial in filter(is_abandoned, trials):

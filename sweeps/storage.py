@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._heartbeat import BaseHeartbeat
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError, SQLAlchemyError
 
 from sweeps import SweepError
@@ -37,6 +39,7 @@ SQLITE_TIMEOUT_S = 60  # how long a writer waits for another
 RETRY_EVERY_S = 1.0
 TURN_PATIENCE_S = 20.0  # many times what a turn takes; whoever holds one longer is suspended
 TURN_EVERY_S = 0.01
+STATES = text("SELECT trial_id, state FROM trials WHERE study_id = :study AND trial_id >= :first")
 
 
 def _say_away(reason: str) -> None:
@@ -53,11 +56,46 @@ class PatientStorage(RDBStorage):
         patience_s: How long a call waits for the server.
         while_away: Called now and then by a call that waits, with the reason; what it raises ends the call.
         back_at: When the server was last found to be back, on the monotonic clock.
+        settled_by: User attribute with which a running trial is not read again until it runs no longer, by
+            studies that know it already; None where each look reads all running trials. With hundreds of
+            them that is most of a coordinator's work. Such studies must share one cache.
     """
 
     patience_s = 0.0
     while_away: Callable[[str], None] = staticmethod(_say_away)
     back_at = float("-inf")
+    settled_by: str | None = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._settled: set[int] = set()
+
+    def _get_trials(
+        self,
+        study_id: int,
+        states: Container[TrialState] | None,
+        included_trial_ids: set[int],
+        trial_id_greater_than: int,
+    ) -> list[FrozenTrial]:
+        """Return what Optuna's cache asks for: some trials, and all that are newer than a finished one."""
+        if self.settled_by is None or trial_id_greater_than < 0:
+            return super()._get_trials(study_id, states, included_trial_ids, trial_id_greater_than)
+        first = min(included_trial_ids | {trial_id_greater_than + 1})
+        with self.engine.connect() as connection:
+            rows = connection.execute(STATES, {"study": study_id, "first": first}).all()
+        known = included_trial_ids & self._settled
+        wanted = {
+            number
+            for number, state in rows
+            if (number in included_trial_ids or number > trial_id_greater_than)
+            and not (state == TrialState.RUNNING.name and number in known)
+        }
+        if not wanted:
+            return []
+        found = super()._get_trials(study_id, states, wanted, max(wanted))
+        running = (t for t in found if t.state == TrialState.RUNNING and self.settled_by in t.user_attrs)
+        self._settled = (self._settled - wanted) | {trial._trial_id for trial in running}
+        return found
 
     @contextlib.contextmanager
     def turn(self, study_id: int) -> Iterator[None]:
@@ -119,7 +157,7 @@ _OF_DATABASES = (
     "get_trial_id_from_study_id_trial_number",
 )
 for _name in (*_CALLS, *_OF_DATABASES):
-    setattr(PatientStorage, _name, _patiently(getattr(RDBStorage, _name)))
+    setattr(PatientStorage, _name, _patiently(getattr(PatientStorage, _name)))
 
 
 def _wait_for(call: Callable[[], Any], storage: PatientStorage) -> Any:

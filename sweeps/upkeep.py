@@ -237,6 +237,7 @@ class Studies:
         book = self._book(study)
         before = {t.number for t in book.trials() if t.state == TrialState.RUNNING}
         fail_stale(study)
+        book.refresh()
         for trial in book.trials():
             if trial.state == TrialState.RUNNING and is_abandoned(trial):
                 book.fail(trial.number, "interrupted")

@@ -272,16 +272,18 @@ class MlflowTracker:
         """
         from mlflow.entities import Param
 
-        client, parent = self._client, record["parent_run_id"]
-        running = client.search_runs([record["experiment_id"]], "attributes.status = 'RUNNING'")
+        client, parent, name = self._client, record["parent_run_id"], record["name"]
+        wanted = "attributes.status = 'RUNNING'"
+        if "'" not in name:  # which MLflow cannot quote; among hundreds that run it finds one much sooner
+            wanted += f" AND attributes.run_name = '{name}'"
         ids = [
             str(run.info.run_id)
-            for run in running
-            if run.info.run_name == record["name"] and run.data.tags.get(PARENT) == parent
+            for run in client.search_runs([record["experiment_id"]], wanted)
+            if run.info.run_name == name and run.data.tags.get(PARENT) == parent
         ]
         if not ids:
             tags = {PARENT: parent} if parent else {}
-            created = client.create_run(record["experiment_id"], run_name=record["name"], tags=tags)
+            created = client.create_run(record["experiment_id"], run_name=name, tags=tags)
             ids = [str(created.info.run_id)]
         client.log_batch(ids[0], params=[Param(key, str(value)) for key, value in record["params"].items()])
         self.run_id = ids[0]

@@ -1,4 +1,4 @@
-"""Coordinators of a study take turns, and whoever dies or is suspended does not hold them up for ever."""
+"""Coordinators of a study take turns, and read what may have changed and not what cannot."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import threading
 import time
 from pathlib import Path
 
+import optuna
 import pytest
+from optuna.trial import TrialState
 
 from sweeps import SweepError
 from sweeps.storage import PatientStorage, open_storage
@@ -63,3 +65,33 @@ def test_a_folder_that_has_gone_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "folder").rename(tmp_path / "gone")
     with pytest.raises(SweepError, match=r"sweep\.storage=.*folder: No such file"):
         take(storage)
+
+
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage:UserWarning")
+def test_running_trials_with_an_owner_are_read_again_when_they_run_no_longer(tmp_path: Path) -> None:
+    address = f"sqlite:///{tmp_path / 'optuna.db'}"
+    ours, theirs = open_storage(address), open_storage(address)
+    other = optuna.create_study(study_name="shared", storage=theirs)
+    ours.settled_by = "owner"
+    study = optuna.load_study(study_name="shared", storage=ours)
+    first, owned, orphan = (other.ask() for _ in range(3))
+    other.tell(first, 0.5)
+    owned.set_user_attr("owner", 1)
+
+    def look() -> list[tuple[str, dict[str, int]]]:
+        return [(t.state.name, t.user_attrs) for t in study.get_trials(deepcopy=False)]
+
+    for _ in range(2):
+        assert look() == [("COMPLETE", {}), ("RUNNING", {"owner": 1}), ("RUNNING", {})]
+    owned.set_user_attr("later", 2)
+    orphan.set_user_attr("owner", 3)
+    assert look() == [("COMPLETE", {}), ("RUNNING", {"owner": 1}), ("RUNNING", {"owner": 3})]
+    newest = other.ask()
+    other.enqueue_trial({})
+    other.tell(owned, state=TrialState.FAIL)
+    states = ["COMPLETE", "FAIL", "RUNNING", "RUNNING", "WAITING"]
+    assert [state for state, _ in look()] == states
+    assert look()[1] == ("FAIL", {"owner": 1, "later": 2})
+    other.tell(newest, 0.1)
+    other.tell(orphan, 0.2)
+    assert [t.value for t in study.get_trials()] == [0.5, None, 0.2, 0.1, None]

@@ -1,0 +1,419 @@
+"""What calls cost: `python -m benchmarks.costs`, about five minutes on an idle machine; writes costs.json.
+
+A real PostgreSQL server, a real MLflow server whose store is in it, and Ray, on this machine. For each kind
+of call: seconds until its answer with one caller, and the processor time that it takes of the caller and of
+each server. For the coordinator: what a trial and a look at so many running ones take, from the real one with
+an executor whose trials end at once or never. `python -m benchmarks.scale` plans with these numbers.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+import shutil
+import signal
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import TrialState
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.engine import APPLICATION
+from nca.tracking import MlflowStore, MlflowTracker
+from sweeps.coordinator import Coordinator
+from sweeps.executor import Ended
+from sweeps.progress import Progress
+from sweeps.samplers import SamplerSpec
+from sweeps.space import Choice, Interval, Space, to_distributions
+from sweeps.spec import SweepSpec
+from sweeps.storage import PatientStorage, open_storage
+from sweeps.study import PrunerSpec, StudySpec, find_study, make_pruner
+from sweeps.worker import PROGRESS_FILE, Assignment, Result, RunningTrial, tell, trial_id
+from tests.cluster.mlflow_server import MlflowServer, run_mlflow_server
+from tests.cluster.postgres import PASSWORD, Postgres, run_postgres
+from tests.cluster.ray_cluster import run_cluster
+
+__all__ = ["N_FINISHED", "RESULTS", "main"]
+
+RESULTS = Path(__file__).with_name("costs.json")
+ROOT = Path(__file__).parents[1]
+N_FINISHED = 1000  # trials in the study that is measured
+N_CALLS, N_FEW = 200, 50
+RUNNING = (32, 256)  # trials at once, for what a look at them costs
+N_LOOKS = 40
+N_LOSSES = 100  # of a batch: ten seconds at 0.1 s a step
+N_PARAMS, N_TAGS = 30, 16
+POOL_MB = 126  # of a checkpoint
+FILES_KB = (1, 1029, 1051, 76, 7, 27, 104, 21, 7, 54)  # a trial's artifacts at 48 px
+SPACE: Space = {
+    "model.channels": Choice((6, 9, 12, 15)),
+    "model.hidden_channels": Choice((16, 32, 64, 96)),
+    "model.filters": Choice((4, 5, 6)),
+    "model.update_rate": Interval(0.5, 1.0),
+    "train.batch_size": Choice((2, 4)),
+    "train.learning_rate": Interval(3e-4, 5e-3, log=True),
+}
+ATTRIBUTES = {f"metric_{index}": 0.5 for index in range(12)}
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of one call.
+
+    Args:
+        wall: Until its answer.
+        caller: Processor time of the caller.
+        postgres: Likewise of PostgreSQL.
+        mlflow: Likewise of the MLflow server.
+    """
+
+    wall: float
+    caller: float
+    postgres: float
+    mlflow: float = 0.0
+
+
+def stat(pid: str) -> list[str]:
+    """Return the fields of a process after its name, none where it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def processor_s(wanted: Callable[[list[str]], bool], waited_for: bool = False) -> float:
+    """Return the processor time of some processes, and of children that they have waited for."""
+    ticks = 0
+    for entry in Path("/proc").iterdir():
+        fields = stat(entry.name) if entry.name.isdigit() else []
+        if fields and wanted(fields):
+            ticks += sum(map(int, fields[11 : 15 if waited_for else 13]))
+    return ticks / TICKS_PER_S
+
+
+@dataclass
+class Meter:
+    """Measures calls against the servers."""
+
+    postgres: Postgres
+    mlflow: MlflowServer
+    costs: dict[str, Cost] = field(default_factory=dict)
+
+    def postgres_s(self) -> float:
+        first = (self.postgres.folder / "data" / "postmaster.pid").read_text().split()[0]
+        itself = sum(map(int, stat(first)[11:15])) / TICKS_PER_S
+        return itself + processor_s(lambda fields: fields[1] == first)
+
+    def mlflow_s(self) -> float:
+        assert self.mlflow._process is not None
+        session = str(self.mlflow._process.pid)
+        return processor_s(lambda fields: fields[3] == session, waited_for=True)
+
+    def measure(self, name: str, call: Callable[[int], object], n_calls: int = N_CALLS) -> None:
+        """Make calls one after the other, after one that does not count."""
+        call(0)
+        before = self.postgres_s(), self.mlflow_s(), time.process_time(), time.perf_counter()
+        for index in range(1, n_calls + 1):
+            call(index)
+        wall, caller = time.perf_counter() - before[3], time.process_time() - before[2]
+        servers = self.postgres_s() - before[0], self.mlflow_s() - before[1]
+        self.costs[name] = Cost(*(round(s / n_calls, 6) for s in (wall, caller, *servers)))
+        print(name, self.costs[name], flush=True)
+
+
+def fill(storage: PatientStorage, name: str) -> None:
+    """Make a study with so many finished trials."""
+    study = optuna.create_study(study_name=name, storage=storage, direction="minimize")
+    draw = np.random.default_rng(0)
+    distributions = to_distributions(SPACE)
+    for _ in range(N_FINISHED):
+        params = {
+            key: domain.options[draw.integers(len(domain.options))]
+            if isinstance(domain, Choice)
+            else draw.uniform(domain.low, domain.high)
+            for key, domain in SPACE.items()
+        }
+        attributes = {**ATTRIBUTES, "reason": "complete", "n_steps": 1}
+        study.add_trial(
+            optuna.create_trial(
+                params=params, distributions=distributions, value=draw.random(), user_attrs=attributes
+            )
+        )
+
+
+def measure_worker(meter: Meter, folder: Path) -> None:
+    """Measure what a trial's own process asks of PostgreSQL."""
+    address, name = meter.postgres.address, "worker"
+    storage = open_storage(address)
+    fill(storage, name)
+    study = find_study(storage, name)
+    assert study is not None
+    numbers = [study.ask(to_distributions(SPACE)).number for _ in range(N_FEW + 2)]
+    picture = folder / "output.png"
+    picture.write_bytes(bytes(27_000))
+
+    def begin(_: int) -> None:
+        own = open_storage(address, create=False)
+        found = find_study(own, name)
+        assert found is not None
+        trial_id(own, name, numbers[0])
+        own.remove_session()
+        own.engine.dispose()
+
+    def make(number: int) -> RunningTrial:
+        assignment = Assignment(
+            application=APPLICATION,
+            storage=address,
+            study=name,
+            number=number,
+            origin=number,
+            config={},
+            links={},
+            pruner={"name": "none", "max_resource": 1, "options": {}},
+            artifacts=str(folder / "artifacts"),
+        )
+        return RunningTrial(assignment, folder, study, storage)
+
+    study.pruner = make_pruner(PrunerSpec("none", 1))
+    trial = make(numbers[0])
+    id_ = trial_id(storage, name, numbers[0])
+
+    def beat(_: int) -> None:
+        storage.record_heartbeat(id_)
+        storage.get_trial(id_)
+
+    result = Result("complete", (0.5,), dict(ATTRIBUTES), (picture,))
+    meter.measure("begin", begin, N_FEW)
+    meter.measure("report", lambda index: trial.report(index + 1, 0.5))
+    meter.measure("heartbeat", beat)
+    told = [make(number) for number in numbers[1:]]
+    meter.measure("tell", lambda i: tell(told[i], study, storage, result, str(folder / "artifacts")), N_FEW)
+
+
+def measure_tracking(meter: Meter, folder: Path) -> None:
+    """Measure what a trial's own process asks of the MLflow server."""
+    store = MlflowStore(meter.mlflow.uri)
+    experiment = store.open_experiment("costs", folder)
+    parent = store.create_run(experiment, "study")
+    params = {f"param_{index}": index for index in range(N_PARAMS)}
+    files = folder / "files"
+    files.mkdir()
+    for index, size in enumerate(FILES_KB):
+        (files / f"{index}.bin").write_bytes(os.urandom(1000 * size))
+    pixels = np.random.default_rng(0).integers(0, 255, (48, 96, 3), dtype=np.uint8)
+    trackers: list[MlflowTracker] = []
+
+    def create(index: int) -> None:
+        run = {"parent_run_id": parent, "params": params}
+        trackers.append(store.open_run(folder / f"run-{index}", experiment, f"trial {index}", **run))
+        trackers[-1].set_tags({f"tag_{n}": "value" for n in range(N_TAGS)})
+
+    for index in range(RUNNING[-1]):  # among so many that run
+        store.create_run(experiment, f"other {index}", parent_run_id=parent)
+    meter.measure("create", create, N_FEW)
+    tracker = trackers[0]
+    meter.measure("losses", lambda index: tracker.log_losses([0.5] * (N_LOSSES * (index + 1)), now=True))
+    meter.measure("image", lambda index: tracker.log_image(pixels, index), N_FEW)
+    meter.measure("files", lambda _: tracker.log_files(files), N_FEW)
+
+    def finish(index: int) -> None:
+        trackers[index].log_metrics(ATTRIBUTES, 1)
+        trackers[index].set_tags({"reason": "complete"})
+        trackers[index].finish("FINISHED")
+
+    checkpoint = folder / "checkpoint"
+    checkpoint.mkdir()
+    (checkpoint / "pool.safetensors").write_bytes(os.urandom(POOL_MB * 1_000_000))
+    assert tracker.run_id is not None
+    run_id = tracker.run_id
+    meter.measure("checkpoint", lambda _: store.log_folder(run_id, checkpoint, "checkpoints"), 4)
+    meter.measure("finish", finish, N_FEW)
+
+
+@dataclass
+class Ghosts:
+    """An executor whose trials end one a look, and then no more; it times what lies between its calls."""
+
+    n_slots: int
+    storage: PatientStorage
+    study: str
+    running: list[int] = field(default_factory=list)
+    looks: list[float] = field(default_factory=list)
+    since: float | None = None
+
+    def n_free(self) -> int:
+        return self.n_slots - len(self.running)
+
+    def prepare(self) -> None:
+        pass
+
+    def start(self, number: int, folder: Path) -> int:
+        note = {"n_steps": 5, "of": 10, "loss": 0.5, "at": time.monotonic()}
+        (folder / PROGRESS_FILE).write_text(json.dumps(note))
+        self.running.append(number)
+        return len(self.running) - 1
+
+    def wait(self, timeout_s: float) -> list[Ended]:
+        if self.since is not None:
+            self.looks.append(time.perf_counter() - self.since)
+        ended = []
+        if len(self.looks) < N_LOOKS:
+            number = self.running.pop(0)
+            other = threading.Thread(target=self._tell, args=(number,))
+            other.start()
+            other.join()
+            ended.append(Ended(number, 0, 0))
+        elif len(self.looks) >= 2 * N_LOOKS:
+            os.kill(os.getpid(), signal.SIGINT)
+        self.since = time.perf_counter()
+        return ended
+
+    def costs(self) -> dict[str, float]:
+        """Return seconds of a look at the running ones, and what one that has ended adds to it."""
+        with_one, without = self.looks[2:N_LOOKS], self.looks[N_LOOKS + 2 : 2 * N_LOOKS]
+        look = statistics.median(without)
+        return {"look": look, "trial": statistics.median(with_one) - look}
+
+    def _tell(self, number: int) -> None:
+        id_ = trial_id(self.storage, self.study, number)
+        self.storage.set_trial_state_values(id_, TrialState.COMPLETE, [0.5])
+        self.storage.remove_session()
+
+    def stop(self) -> None:
+        self.running.clear()
+
+    def close(self) -> None:
+        self.running.clear()
+
+
+def measure_coordinator(meter: Meter, folder: Path) -> dict[str, Any]:
+    """Measure what the coordinator does per trial and per look, at so many finished trials."""
+    found: dict[str, Any] = {}
+    storage = open_storage(meter.postgres.address)
+    for sampler, n_running in itertools.product(("tpe", "random"), RUNNING):
+        name = f"{sampler}, {n_running} running"
+        fill(storage, name)
+        ghosts = Ghosts(n_running, storage, name)
+        before = meter.postgres_s()
+        Coordinator(make_spec(name, meter.postgres.address, sampler, folder), ghosts, silent()).run()
+        found[name] = {what: round(seconds, 6) for what, seconds in ghosts.costs().items()}
+        found[name]["postgres"] = round((meter.postgres_s() - before) / (N_LOOKS + n_running), 6)
+        print(name, found[name], flush=True)
+        shutil.rmtree(folder / "trials")
+    return found
+
+
+def make_spec(name: str, address: str, sampler: str, folder: Path) -> SweepSpec:
+    """Return a sweep without an end."""
+    return SweepSpec(
+        study=StudySpec(name, address, SPACE, {}),
+        sampler=SamplerSpec(sampler, 0),
+        pruner=PrunerSpec("none", 1),
+        n_trials=100 * N_FINISHED,
+        retries=0,
+        application=APPLICATION,
+        compose=lambda params, ordinal: {"links": {}, **params},
+        trials=folder / "trials",
+        artifacts=folder / "artifacts",
+    )
+
+
+def silent() -> Progress:
+    """Return a progress that nobody sees."""
+    return Progress(Console(file=io.StringIO()))
+
+
+def measure_ray() -> dict[str, float]:
+    """Measure the desk of the Ray executor, and its look at so many running tasks."""
+    with run_cluster(str(ROOT)) as cluster:
+        import ray
+
+        from sweeps.ray import Desk, RayExecutor
+
+        executor = RayExecutor(APPLICATION, cluster.address)
+        executor.prepare()
+        desk = executor._desk
+        assert desk is not None
+
+        def post(n_calls: int) -> float:
+            since = time.perf_counter()
+            ray.get([desk.post.remote(0, b"", {}) for _ in range(n_calls)])
+            return (time.perf_counter() - since) / n_calls
+
+        post(100)
+        found = {"post": round(statistics.median(post(1000) for _ in range(5)), 6)}
+        never = ray.remote(Desk).options(num_cpus=1000)
+        waiting = [never.remote().take.remote() for _ in range(RUNNING[-1])]
+
+        def look() -> float:
+            since = time.perf_counter()
+            ray.wait(waiting, num_returns=1, timeout=0)
+            ray.wait(waiting, num_returns=len(waiting), timeout=0)
+            ray.get(desk.take.remote())
+            return time.perf_counter() - since
+
+        look()
+        found[f"look, {RUNNING[-1]} running"] = round(statistics.median(look() for _ in range(20)), 6)
+        executor.close()
+    print(found, flush=True)
+    return found
+
+
+def count_connections(postgres: Postgres) -> int:
+    """Return how many connections a trial's process holds: its own and that of its heartbeat."""
+    storage = open_storage(postgres.address, create=False)
+    storage.get_all_studies()
+    beats = threading.Thread(target=storage.get_all_studies)
+    beats.start()
+    beats.join()
+    n_open = int(storage.engine.pool.checkedout() + storage.engine.pool.checkedin())
+    storage.remove_session()
+    storage.engine.dispose()
+    return n_open
+
+
+@contextmanager
+def servers(folder: Path) -> Iterator[Meter]:
+    """Start PostgreSQL and an MLflow server on it."""
+    os.environ["PGPASSWORD"] = PASSWORD
+    kept = folder / "server"
+    kept.mkdir()
+    with run_postgres() as postgres, run_mlflow_server(kept, postgres.create("mlflow")) as mlflow:
+        yield Meter(postgres, mlflow)
+
+
+def main() -> None:
+    """Measure, print, and write costs.json."""
+    with tempfile.TemporaryDirectory() as name, servers(Path(name)) as meter:
+        measure_worker(meter, Path(name))
+        coordinator = measure_coordinator(meter, Path(name))
+        n_connections = count_connections(meter.postgres)
+        measure_tracking(meter, Path(name))
+    results = {
+        "calls": {call: asdict(cost) for call, cost in meter.costs.items()},
+        "coordinator": coordinator,
+        "connections": n_connections,
+        "ray": measure_ray(),
+    }
+    table = Table("call", "answer, ms", "caller, ms", "PostgreSQL, ms", "MLflow, ms")
+    for call, cost in meter.costs.items():
+        table.add_row(call, *(f"{1000 * seconds:.1f}" for seconds in asdict(cost).values()))
+    Console(width=100).print(table)
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

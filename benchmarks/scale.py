@@ -1,0 +1,288 @@
+"""How many GPUs one coordinator, one PostgreSQL and one MLflow server carry: `python -m benchmarks.scale`.
+
+A simulation, event by event, with the costs that `python -m benchmarks.costs` has measured: every ask,
+report, heartbeat, tell, batch of losses, image and artifact of every trial queues for the coordinator and for
+the processors of both servers. For each case it finds the largest number of GPUs, a trial on each, that lose
+at most a twentieth more of their time to waiting than one alone. Prints, draws, writes scale.json.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import json
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.costs import RESULTS as COSTS
+from benchmarks.costs import RUNNING
+
+__all__ = ["Plan", "main", "simulate"]
+
+RESULTS = Path(__file__).with_name("scale.json")
+PICTURE = Path(__file__).parents[1] / "docs" / "images" / "scale.png"
+LOSS = 0.05  # of the GPUs' time, to waiting for others
+HEARTBEAT_S, FLUSH_S, LOOK_S, POST_S = 15.0, 10.0, 0.5, 0.5
+N_REPORTS = 32
+COPY_PAUSE = 20  # between checkpoints, times as long as the last copy took
+CHECKPOINT_S = 60.0  # between them at least
+ROUNDS = 4  # trials of each GPU, the first of which does not count
+MINUTES_2, HOURS_2 = 120.0, 7200.0
+MOST = 20_000  # GPUs that are tried
+Process = Generator[float, None, None]  # yields when to go on
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be carried, by what.
+
+    Args:
+        train_s: Training time of a trial.
+        sampler: `tpe` or `random`.
+        postgres: Its processors.
+        mlflow: Those of the MLflow server; 0 for tracking=none.
+        copies: Whether checkpoints travel through the MLflow server, as where nodes share no disk.
+        ray: Whether trials are tasks of Ray.
+    """
+
+    train_s: float
+    sampler: str = "tpe"
+    postgres: int = 2
+    mlflow: int = 2
+    copies: bool = False
+    ray: bool = True
+
+
+class Station:
+    """Processors that serve whoever comes, in order.
+
+    Args:
+        n_processors: Of them.
+    """
+
+    def __init__(self, n_processors: int) -> None:
+        self._free_at = [0.0] * n_processors
+        self.n_processors = n_processors
+        self.busy_s = 0.0
+
+    def serve(self, now: float, seconds: float) -> float:
+        """Return when a call that takes so much of a processor has its answer."""
+        start = max(now, heapq.heappop(self._free_at))
+        heapq.heappush(self._free_at, start + seconds)
+        self.busy_s += seconds
+        return start + seconds
+
+
+@dataclass
+class World:
+    """One simulation."""
+
+    plan: Plan
+    n_gpus: int
+    costs: dict[str, Any]
+    now: float = 0.0
+    trained_s: float = 0.0
+    ended: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.postgres, self.mlflow = Station(self.plan.postgres), Station(max(1, self.plan.mlflow))
+        self.coordinator_s = 0.0
+        self._queue: list[tuple[float, int, Process]] = []
+        self._numbers = itertools.count()
+        self.counts_from, self.counts_to = 0.0, float("inf")
+
+    def go(self, process: Process, at: float) -> None:
+        """Let a process begin or go on."""
+        heapq.heappush(self._queue, (at, next(self._numbers), process))
+
+    def run(self, until: float) -> None:
+        while self._queue and self._queue[0][0] < until:
+            self.now, _, process = heapq.heappop(self._queue)
+            at = next(process, None)
+            if at is not None:
+                self.go(process, at)
+
+    def call(self, name: str) -> float:
+        """Return when a call of a trial's process has its answer: the time is spread as it was measured."""
+        cost = self.costs["calls"][name]
+        if name in ("create", "losses", "image", "files", "finish", "checkpoint"):
+            if not self.plan.mlflow:
+                return self.now
+            between = self.postgres.serve(self.now + cost["caller"] / 2, cost["postgres"])
+            answered = self.mlflow.serve(between, cost["mlflow"])
+        else:
+            answered = self.postgres.serve(self.now + cost["caller"] / 2, cost["postgres"])
+        return answered + cost["caller"] / 2
+
+
+def line(few: float, many: float) -> Callable[[int], float]:
+    """Return what so many running trials cost, from what two numbers of them did."""
+    slope = max(0.0, (many - few) / (RUNNING[1] - RUNNING[0]))
+    return lambda running: max(0.0, few + slope * (running - RUNNING[0]))
+
+
+def heartbeats(world: World, until: list[float]) -> Process:
+    """A trial's heartbeat, in a thread of its own."""
+    while world.now < until[0]:
+        world.call("heartbeat")
+        yield world.now + HEARTBEAT_S
+
+
+def schedule(plan: Plan) -> list[tuple[float, str]]:
+    """Return what a trial records while it trains, and when, in seconds of training."""
+    steps = [2.0**k for k in range(15)]
+    events = [(plan.train_s * step / steps[-1], "image") for step in steps]
+    events += [(FLUSH_S * n, "losses") for n in range(1, int(plan.train_s / FLUSH_S) + 1)]
+    events += [(plan.train_s * n / N_REPORTS, "report") for n in range(1, N_REPORTS + 1)]
+    return sorted(events)
+
+
+def trial(world: World, gpu: int) -> Process:
+    """A trial's process."""
+    plan, until = world.plan, [float("inf")]
+    world.go(heartbeats(world, until), world.now)
+    yield world.call("begin")
+    yield world.call("create")
+    trained, copied_at = 0.0, 0.0
+    pause = CHECKPOINT_S
+    for at, name in schedule(plan):
+        begun = world.now
+        yield world.now + at - trained
+        if world.counts_from <= begun and world.now <= world.counts_to:
+            world.trained_s += at - trained
+        trained = at
+        yield world.call(name)
+        if plan.copies and trained - copied_at >= pause:
+            begun = world.now
+            yield world.call("checkpoint")
+            pause, copied_at = max(CHECKPOINT_S, COPY_PAUSE * (world.now - begun)), trained
+    for name in ("files", "finish", "tell"):
+        yield world.call(name)
+    until[0] = world.now
+    world.ended.append(gpu)
+
+
+def coordinator(world: World) -> Process:
+    """The coordinator's loop: start what is wanted, look, settle what has ended."""
+    costs, plan = world.costs, world.plan
+    few, many = (costs["coordinator"][f"{plan.sampler}, {n} running"] for n in RUNNING)
+    look, trial_s = (line(few[what], many[what]) for what in ("look", "trial"))
+    beat = costs["calls"]["heartbeat"]["wall"] / 2 / 30.0  # of each running trial, every 30 s
+    ray = costs["ray"][f"look, {RUNNING[1]} running"] / RUNNING[1] if plan.ray else 0.0
+    free, running = list(range(world.n_gpus)), 0
+    while True:
+        begun = world.now
+        seconds = look(running) + ray * running
+        for gpu in free:
+            seconds += trial_s(running)
+            yield begun + seconds
+            world.postgres.serve(world.now, few["postgres"])
+            # Trials of a study drift apart; here they do at once, for the first ones end early.
+            world.go(trial(world, gpu), world.now + (0.0 if begun else gpu / world.n_gpus * plan.train_s))
+            running += 1
+        world.coordinator_s += seconds
+        yield begun + seconds * (1 + beat * running)
+        if not world.ended:
+            yield max(world.now, begun + LOOK_S)
+        free, world.ended = world.ended, []
+        running -= len(free)
+
+
+def simulate(plan: Plan, n_gpus: int, costs: dict[str, Any]) -> dict[str, float]:
+    """Return the share of the GPUs' time that was training, and how busy each part was."""
+    world = World(plan, n_gpus, costs)
+    whole = 1.2 * plan.train_s + 10.0
+    world.counts_from, world.counts_to = 2 * whole, ROUNDS * whole
+    world.go(coordinator(world), 0.0)
+    world.run(world.counts_from)
+    before = world.coordinator_s, world.postgres.busy_s, world.mlflow.busy_s
+    world.run(world.counts_to)
+    span = world.counts_to - world.counts_from
+    return {
+        "trains": world.trained_s / span / n_gpus,
+        "coordinator": (world.coordinator_s - before[0]) / span,
+        "PostgreSQL": (world.postgres.busy_s - before[1]) / span / world.postgres.n_processors,
+        "MLflow": (world.mlflow.busy_s - before[2]) / span / world.mlflow.n_processors,
+        "Ray's desk": costs["ray"]["post"] * n_gpus / POST_S if plan.ray else 0.0,
+    }
+
+
+def carried(plan: Plan, costs: dict[str, Any]) -> tuple[int, dict[str, float]]:
+    """Return the largest number of GPUs that is carried, and how busy each part is then."""
+    alone = simulate(plan, 1, costs)["trains"]
+
+    def holds(n_gpus: int) -> bool:
+        found = simulate(plan, n_gpus, costs)
+        return found["trains"] >= (1 - LOSS) * alone and found["Ray's desk"] < 1
+
+    low, high = 1, 32
+    while high < MOST and holds(high):
+        low, high = high, 2 * high
+    while high - low > max(1, low // 50):
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low, simulate(plan, low, costs)
+
+
+def plans() -> Iterator[tuple[str, Plan]]:
+    """Yield the cases by name."""
+    for length, train_s in (("2 min", MINUTES_2), ("2 h", HOURS_2)):
+        usual = Plan(train_s)
+        yield f"{length}: as it comes", usual
+        yield f"{length}: MLflow on 8 processors", replace(usual, mlflow=8)
+        yield f"{length}: the same, sampler=random", replace(usual, mlflow=8, sampler="random")
+        yield f"{length}: tracking=none", replace(usual, mlflow=0)
+        yield f"{length}: no shared disk, checkpoints through MLflow", replace(usual, copies=True)
+
+
+def draw(curves: dict[str, list[tuple[int, float]]]) -> None:
+    """Draw the share of training against GPUs."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+    for name, curve in curves.items():
+        axis.plot(*zip(*curve, strict=True), marker=".", label=name)
+    axis.set(
+        xscale="log",
+        xlabel="GPUs, one trial on each",
+        ylabel="share of their time that is training",
+        ylim=(0, 1.02),
+    )
+    axis.legend()
+    axis.grid(alpha=0.3)
+    figure.savefig(PICTURE, dpi=110)
+
+
+def main() -> None:
+    """Simulate, print, draw, and write scale.json."""
+    costs = json.loads(COSTS.read_text())
+    table = Table("trials of", "GPUs", "trains", "coordinator", "PostgreSQL", "MLflow", "Ray's desk")
+    results = {}
+    for name, plan in plans():
+        n_gpus, found = carried(plan, costs)
+        results[name] = {"gpus": n_gpus, **found}
+        table.add_row(name, str(n_gpus), *(f"{share:.0%}" for share in found.values()))
+        Console(width=110).print(name, n_gpus)
+    curves = {}
+    for label, plan in (
+        ("2 min", Plan(MINUTES_2)),
+        ("2 min, MLflow on 8 processors", Plan(MINUTES_2, mlflow=8)),
+        ("2 h", Plan(HOURS_2)),
+    ):
+        sizes = [int(32 * 2 ** (k / 2)) for k in range(13)]
+        curves[label] = [(n, simulate(plan, n, costs)["trains"]) for n in sizes]
+    draw(curves)
+    Console(width=110).print(table)
+    RESULTS.write_text(json.dumps({"cases": results, "curves": curves}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
