@@ -30,8 +30,7 @@ LOSS = 0.05  # of the GPUs' time, to waiting for others
 HEARTBEAT_S, FLUSH_S, LOOK_S, POST_S = 15.0, 10.0, 0.5, 0.5
 N_REPORTS = 32
 COPY_PAUSE = 20  # between checkpoints, times as long as the last copy took
-CHECKPOINT_S = 60.0  # between them at least
-ROUNDS = 4  # trials of each GPU, the first of which does not count
+WARM_S, COUNTED_S = 300.0, 900.0  # what is simulated, and what of it counts
 MINUTES_2, HOURS_2 = 120.0, 7200.0
 MOST = 20_000  # GPUs that are tried
 Process = Generator[float, None, None]  # yields when to go on
@@ -46,7 +45,8 @@ class Plan:
         sampler: `tpe` or `random`.
         postgres: Its processors.
         mlflow: Those of the MLflow server; 0 for tracking=none.
-        copies: Whether checkpoints travel through the MLflow server, as where nodes share no disk.
+        copy_every_s: Between checkpoints that travel through the MLflow server, as where nodes share no
+            disk; 0 for none.
         ray: Whether trials are tasks of Ray.
     """
 
@@ -54,7 +54,7 @@ class Plan:
     sampler: str = "tpe"
     postgres: int = 2
     mlflow: int = 2
-    copies: bool = False
+    copy_every_s: float = 0.0
     ray: bool = True
 
 
@@ -142,25 +142,26 @@ def schedule(plan: Plan) -> list[tuple[float, str]]:
     return sorted(events)
 
 
-def trial(world: World, gpu: int) -> Process:
-    """A trial's process."""
+def trial(world: World, gpu: int, trained: float) -> Process:
+    """A trial's process, from where its training already is."""
     plan, until = world.plan, [float("inf")]
     world.go(heartbeats(world, until), world.now)
     yield world.call("begin")
     yield world.call("create")
-    trained, copied_at = 0.0, 0.0
-    pause = CHECKPOINT_S
+    copied_at, pause = trained, plan.copy_every_s
     for at, name in schedule(plan):
+        if at < trained:
+            continue
         begun = world.now
         yield world.now + at - trained
         if world.counts_from <= begun and world.now <= world.counts_to:
             world.trained_s += at - trained
         trained = at
         yield world.call(name)
-        if plan.copies and trained - copied_at >= pause:
+        if plan.copy_every_s and trained - copied_at >= pause:
             begun = world.now
             yield world.call("checkpoint")
-            pause, copied_at = max(CHECKPOINT_S, COPY_PAUSE * (world.now - begun)), trained
+            pause, copied_at = max(plan.copy_every_s, COPY_PAUSE * (world.now - begun)), trained
     for name in ("files", "finish", "tell"):
         yield world.call(name)
     until[0] = world.now
@@ -174,7 +175,7 @@ def coordinator(world: World) -> Process:
     look, trial_s = (line(few[what], many[what]) for what in ("look", "trial"))
     beat = costs["calls"]["heartbeat"]["wall"] / 2 / 30.0  # of each running trial, every 30 s
     ray = costs["ray"][f"look, {RUNNING[1]} running"] / RUNNING[1] if plan.ray else 0.0
-    free, running = list(range(world.n_gpus)), 0
+    free, running, begins = list(range(world.n_gpus)), 0, True
     while True:
         begun = world.now
         seconds = look(running) + ray * running
@@ -182,13 +183,15 @@ def coordinator(world: World) -> Process:
             seconds += trial_s(running)
             yield begun + seconds
             world.postgres.serve(world.now, few["postgres"])
-            # Trials of a study drift apart; here they do at once, for the first ones end early.
-            world.go(trial(world, gpu), world.now + (0.0 if begun else gpu / world.n_gpus * plan.train_s))
+            # Trials of a study drift apart; here the first ones begin as far along as they would be then.
+            trained = gpu / world.n_gpus * plan.train_s if begins else 0.0
+            world.go(trial(world, gpu, trained), world.now)
             running += 1
         world.coordinator_s += seconds
         yield begun + seconds * (1 + beat * running)
         if not world.ended:
             yield max(world.now, begun + LOOK_S)
+        begins = False
         free, world.ended = world.ended, []
         running -= len(free)
 
@@ -196,18 +199,16 @@ def coordinator(world: World) -> Process:
 def simulate(plan: Plan, n_gpus: int, costs: dict[str, Any]) -> dict[str, float]:
     """Return the share of the GPUs' time that was training, and how busy each part was."""
     world = World(plan, n_gpus, costs)
-    whole = 1.2 * plan.train_s + 10.0
-    world.counts_from, world.counts_to = 2 * whole, ROUNDS * whole
+    world.counts_from, world.counts_to = WARM_S, WARM_S + COUNTED_S
     world.go(coordinator(world), 0.0)
     world.run(world.counts_from)
     before = world.coordinator_s, world.postgres.busy_s, world.mlflow.busy_s
     world.run(world.counts_to)
-    span = world.counts_to - world.counts_from
     return {
-        "trains": world.trained_s / span / n_gpus,
-        "coordinator": (world.coordinator_s - before[0]) / span,
-        "PostgreSQL": (world.postgres.busy_s - before[1]) / span / world.postgres.n_processors,
-        "MLflow": (world.mlflow.busy_s - before[2]) / span / world.mlflow.n_processors,
+        "trains": world.trained_s / COUNTED_S / n_gpus,
+        "coordinator": (world.coordinator_s - before[0]) / COUNTED_S,
+        "PostgreSQL": (world.postgres.busy_s - before[1]) / COUNTED_S / world.postgres.n_processors,
+        "MLflow": (world.mlflow.busy_s - before[2]) / COUNTED_S / world.mlflow.n_processors,
         "Ray's desk": costs["ray"]["post"] * n_gpus / POST_S if plan.ray else 0.0,
     }
 
@@ -237,7 +238,8 @@ def plans() -> Iterator[tuple[str, Plan]]:
         yield f"{length}: MLflow on 8 processors", replace(usual, mlflow=8)
         yield f"{length}: the same, sampler=random", replace(usual, mlflow=8, sampler="random")
         yield f"{length}: tracking=none", replace(usual, mlflow=0)
-        yield f"{length}: no shared disk, checkpoints through MLflow", replace(usual, copies=True)
+        yield f"{length}: no shared disk", replace(usual, copy_every_s=60.0)
+    yield "2 h: the same, train.checkpoint_every_s=600", replace(usual, copy_every_s=600.0)
 
 
 def draw(curves: dict[str, list[tuple[int, float]]]) -> None:
