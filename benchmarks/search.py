@@ -1,12 +1,14 @@
 """What a sampler and a pruner are worth: `python -m benchmarks.search [FOLDER] [METHOD ...]`.
 
 Small studies of roundleaf, the study's model and search space at 32 px with 512 steps and rollouts of 10 to
-19 CA steps, ten of each method with different seeds; all of it goes on where it stopped. Prints how many
-training steps each method needs for what 50 random sets reach, draws the curves, and writes search.json.
+19 CA steps, ten of each method with different seeds; all of it goes on where it stopped. What search.json
+has of a study is not trained again. Prints how many training steps each method needs for what 50 random sets
+reach, draws the curves, and writes search.json.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -98,17 +100,30 @@ def bootstrap_shares(
     return [share_to_reach(curves, steps, float(np.median(goals))), float(low), float(high)]
 
 
-def collect(folder: Path) -> dict[str, NDArray[np.float64]]:
-    """Return every method's curves of its finished repeats on a common grid of steps."""
-    steps = np.arange(STEPS, BUDGET + 1, STEPS / 2)
-    found = {}
-    for method in METHODS:
-        curves = [best_so_far(folder, method, repeat) for repeat in range(REPEATS)]
+def known() -> dict[str, dict[str, list[list[float]]]]:
+    """Return the curves of whole studies so far, by method and repeat."""
+    return json.loads(RESULTS.read_text())["curves"] if RESULTS.exists() else {}
+
+
+def collect(folder: Path) -> dict[str, dict[str, list[list[float]]]]:
+    """Return those and the ones that a folder has beyond them."""
+    found = known()
+    for method, repeat in itertools.product(METHODS, range(REPEATS)):
+        ours = found.setdefault(method, {})
+        curve = None if str(repeat) in ours else best_so_far(folder, method, repeat)
         budget = BUDGET // 2 if "asha" in method else BUDGET
-        whole = [at(curve, steps) for curve in curves if curve is not None and curve[-1, 0] >= 0.97 * budget]
-        if whole:
-            found[method] = np.stack(whole)
-    return found
+        if curve is not None and curve[-1, 0] >= 0.97 * budget:
+            ours[str(repeat)] = [[step, float(f"{best:.6g}")] for step, best in curve.tolist()]
+    return {method: ours for method, ours in found.items() if ours}
+
+
+def on_grid(curves: dict[str, dict[str, list[list[float]]]]) -> dict[str, NDArray[np.float64]]:
+    """Return every method's curves on a common grid of steps, (n_repeats, n_steps)."""
+    steps = np.arange(STEPS, BUDGET + 1, STEPS / 2)
+    return {
+        method: np.stack([at(np.array(curve), steps) for curve in ours.values()])
+        for method, ours in curves.items()
+    }
 
 
 def draw(curves: dict[str, NDArray[np.float64]]) -> None:
@@ -144,20 +159,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for repeat in range(REPEATS):
         for method in words[1:] or METHODS:
-            run(folder, method, repeat)
-    curves = collect(folder)
+            if str(repeat) not in known().get(method, {}):
+                if "warm" in method:
+                    run(folder, "tpe", repeat)  # it begins from that one's sets
+                run(folder, method, repeat)
+                write(collect(folder))
+    found = collect(folder)
+    write(found)
+    curves = on_grid(found)
     steps = np.arange(STEPS, BUDGET + 1, STEPS / 2)
-    results = {}
     for method, ours in curves.items():
         against = "other" if method.startswith("other") else "random"
+        if against not in curves:
+            continue
         share, low, high = bootstrap_shares(ours, steps, curves[against][:, -1])
         end = np.quantile(ours[:, -1], QUANTILES)
-        results[method] = {"repeats": len(ours), "quartiles": list(end), "share": [share, low, high]}
         spread = f"best {end[1]:.3g} ({end[0]:.3g} to {end[2]:.3g})"
         needed = f"{share:.0%} of its steps (90% interval {low:.0%} to {high:.0%})"
         print(f"{method}: {len(ours)} repeats, {spread}; reaches the best of {against} with {needed}")
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     draw(curves)
+
+
+def write(curves: dict[str, dict[str, list[list[float]]]]) -> None:
+    """Keep the curves, a line each."""
+    lines = [
+        f" {json.dumps(method)}: {{\n"
+        + ",\n".join(f"  {json.dumps(repeat)}: {json.dumps(curve)}" for repeat, curve in ours.items())
+        + "\n }"
+        for method, ours in curves.items()
+    ]
+    RESULTS.write_text('{"curves": {\n' + ",\n".join(lines) + "\n}}\n")
 
 
 if __name__ == "__main__":
