@@ -48,6 +48,7 @@ LABELS = {
 LOSS_AXIS = "final loss (style loss, no unit)"
 RATING_AXIS = "rating (0 to 5)"
 FEW = 3  # observations, below which nothing is drawn
+MOST_STUDIES = 6  # of which one figure can tell the colors apart
 SMOOTH = 0.7  # share of the trials that a point of the smoother sees
 LOG_RANGE = 30  # a parameter that spans more is drawn by orders of magnitude
 MORE = "More of them: the sweep's command again with a larger `sweep.n_trials`."
@@ -234,6 +235,8 @@ def plot_history(trials: pd.DataFrame) -> Drawn | str:
     """Draw losses in the order of the trials with the best so far, and their empirical distribution."""
     if len(trials) < FEW:
         return f"{count_complete(trials)}; this figure takes {FEW}. {MORE}"
+    sizes = trials["study"].value_counts()
+    trials = trials[trials["study"].isin(sizes.index[:MOST_STUDIES])]
     figure = make_figure(1, 2, 8, 3.2)
     history, distribution = figure.axes
     colors = sns.color_palette("colorblind", trials["study"].nunique())
@@ -249,6 +252,8 @@ def plot_history(trials: pd.DataFrame) -> Drawn | str:
         history.legend(fontsize=6, frameon=False)
     best = trials.loc[trials[LOSS].idxmin()]
     text = [f"The best loss, {best[LOSS]:.3g}, is trial {best['trial']} of {best['study']}."]
+    if len(sizes) > MOST_STUDIES:
+        text.append(f"The {MOST_STUDIES} studies of this texture with most trials; it has {len(sizes)}.")
     return Drawn("history", figure, trials[["study", "trial", LOSS]], text)
 
 

@@ -166,7 +166,7 @@ def make_sections(tables: Sequence[StudyTable], places: Places) -> Iterator[Sect
             figures.plot_parameters(own, searched),
             figures.plot_importances(own, {name: distributions[name] for name in searched}, importances),
             figures.plot_interactions(points, cube.names, own[figures.LOSS].to_numpy(float)),
-            figures.plot_history(complete),
+            figures.plot_history(complete[complete["texture"].isin(set(own["texture"]))]),
         ],
         plot_parallel(own, searched),
     )
