@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.postgres import free_port
-
 N_NODES = 2
 
 
@@ -19,7 +17,7 @@ def run_cluster(path: str, cpus_per_node: int = 1) -> Iterator[Any]:
     """Start a cluster whose processes find modules on `path`; stop it at the end.
 
     Yields:
-        Ray's `Cluster`; its `client_address` is for those who are not part of it.
+        Ray's `Cluster`.
     """
     from ray.cluster_utils import Cluster
 
@@ -27,11 +25,9 @@ def run_cluster(path: str, cpus_per_node: int = 1) -> Iterator[Any]:
         patch.setenv("PYTHONPATH", path)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         words = {"num_cpus": cpus_per_node, "include_dashboard": False, "object_store_memory": 2**27}
-        head = {**words, "ray_client_server_port": free_port()}
-        cluster = Cluster(initialize_head=True, head_node_args=head)
+        cluster = Cluster(initialize_head=True, head_node_args=words)
         for _ in range(N_NODES - 1):
             cluster.add_node(**words)
-        cluster.client_address = f"ray://127.0.0.1:{head['ray_client_server_port']}"
         try:
             yield cluster
         finally:

@@ -68,20 +68,6 @@ def test_a_killed_worker_is_tried_again(sweep: Sweep, launch: Launch) -> None:
     assert [t.user_attrs.get(ORIGIN, t.number) for t in trials if reason_of(t) == "killed"] == [0]
 
 
-def test_a_coordinator_outside_of_the_cluster_reaches_it(
-    cluster: Any, tmp_path: Path, launch: Launch
-) -> None:
-    sweep = Sweep(str(tmp_path), n_trials=6, workers=4, ray=cluster.client_address, shared_disk=False)
-    sweep.acts = {"0": ["hang", "succeed"], "2": ["crash", "succeed"]}
-    process = launch(sweep)
-    os.kill(worker_of(sweep, 0), signal.SIGKILL)
-    code, said = finish(process)
-    assert code == 0, said
-    trials = check_total(sweep)
-    assert sorted(map(reason_of, trials)) == [*["complete"] * 6, "crashed", "killed"]
-    assert "crashed on purpose in trial 2" in (sweep.trial_folder(2) / "log.txt").read_text()
-
-
 def test_a_killed_coordinator_takes_its_trials_along_and_the_same_command_goes_on(
     sweep: Sweep, launch: Launch
 ) -> None:
