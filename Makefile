@@ -26,7 +26,7 @@ test: $(READY) ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/cluster $(PYTEST)
 
 cluster-test: $(READY) ## run the tests with a Ray cluster, a PostgreSQL server and an MLflow server, which they start
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests/cluster --ignore tests/cluster/test_docs.py $(PYTEST)
+	$(BIN)/python -m pytest -n 3 --dist loadfile tests/cluster --ignore tests/cluster/test_docs.py $(PYTEST)
 	$(BIN)/python -m pytest tests/cluster/test_docs.py $(PYTEST) # alone, for it stops every Ray of this machine
 
 check: $(READY) ## format, lint, types, import contracts
