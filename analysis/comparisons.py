@@ -23,6 +23,8 @@ __all__ = [
     "plot_texture_against_texture",
 ]
 
+SPREAD = 0.12  # of ratings that are the same, up and down
+
 
 def plot_losses_by_texture(trials: pd.DataFrame, params: Sequence[str]) -> Drawn | str:
     """Draw the final losses of the same sets on several textures, a color for each set.
@@ -87,8 +89,16 @@ def plot_rating_against_loss(trials: pd.DataFrame) -> Drawn | str:
     x, y = np.log10(rated[LOSS].to_numpy(float)), rated["rating"].to_numpy(float)
     figure = make_figure()
     (axes,) = figure.axes
-    axes.scatter(rated[LOSS], y, color=MARK, alpha=0.7, s=22, edgecolor="white", lw=0.4)
-    text = [f"{len(rated)} rated outputs."]
+    shift = np.random.default_rng(0).uniform(-SPREAD, SPREAD, len(y))
+    textures = sorted(set(rated["texture"]))
+    for color, texture in zip(sns.color_palette("colorblind", len(textures)), textures, strict=True):
+        ours = (rated["texture"] == texture).to_numpy()
+        losses, ratings = rated[LOSS].to_numpy(float)[ours], (y + shift)[ours]
+        name = texture.replace("_", " ")
+        axes.scatter(losses, ratings, color=color, alpha=0.8, s=22, edgecolor="white", lw=0.4, label=name)
+    if len(textures) > 1:
+        axes.legend(fontsize=7, frameon=False)
+    text = [f"{len(rated)} rated outputs, spread a little up and down where ratings are the same."]
     if np.ptp(x) > 0 and np.ptp(y) > 0:
         draw_regression(axes, x, y)
         pearson, spearman = correlate(x, y, "pearson"), correlate(x, y, "spearman")

@@ -30,6 +30,7 @@ def importances(trials: pd.DataFrame, distributions: Mapping[str, BaseDistributi
     Returns:
         Columns `parameter`, `importance` (mean over resamples of the trials) and `sd`.
     """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     draw, rows = np.random.default_rng(0), []
     searched = {name: each for name, each in distributions.items() if trials[name].nunique() > 1}
     for seed in range(N_RESAMPLES):

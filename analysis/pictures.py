@@ -33,24 +33,29 @@ def show(axes: Axes, picture: Image.Image | None, title: str) -> None:
 
 
 def plot_examples(tables: Sequence[StudyTable]) -> Drawn | str:
-    """Draw an output for each rating from 5 to 0 beside the target, of the study with the most ratings."""
-    table = max(tables, key=lambda each: each.trials["rating"].notna().sum())
-    rated = table.trials.dropna(subset=["rating"])
-    if len(rated) < FEW:
+    """Draw an output for each rating from 5 to 0 beside the target: of each texture the study rated most."""
+    rated: dict[str, tuple[StudyTable, pd.DataFrame]] = {}
+    for table in tables:
+        ours = table.trials.dropna(subset=["rating"])
+        if len(ours) >= FEW and len(ours) > len(rated.get(_texture(table), (table, []))[1]):
+            rated[_texture(table)] = table, ours
+    if not rated:
         return "Examples for each rating need ratings: `python -m analysis.rate study=STUDY`."
-    figure = make_figure(1, LARGEST + 2, 9, 1.7)
-    axes = figure.axes
-    show(axes[0], table.pictures.target(), "target")
+    figure = make_figure(len(rated), LARGEST + 2, 9, 1.45 * len(rated))
+    grid = np.array(figure.axes).reshape(len(rated), LARGEST + 2)
     rows = []
-    for place, rating in zip(axes[1:], range(LARGEST, -1, -1), strict=True):
-        near = rated[(rated["rating"] - rating).abs() <= 0.5].sort_values(LOSS)
-        if near.empty:
-            show(place, None, f"{rating}: none")
-            continue
-        middle = near.iloc[len(near) // 2]
-        show(place, table.pictures.output(int(middle["trial"])), f"rated {middle['rating']:.3g}")
-        rows.append({"rating": rating, "study": table.name, "trial": middle["trial"], LOSS: middle[LOSS]})
-    text = [f"For each rating the output with the median loss among those rated so; {table.name}."]
+    for line, (texture, (table, ours)) in zip(grid, rated.items(), strict=True):
+        show(line[0], table.pictures.target(), texture.replace("_", " "))
+        for place, rating in zip(line[1:], range(LARGEST, -1, -1), strict=True):
+            near = ours[(ours["rating"] - rating).abs() <= 0.5].sort_values(LOSS)
+            if near.empty:
+                show(place, None, f"{rating}: none")
+                continue
+            middle = near.iloc[len(near) // 2]
+            show(place, table.pictures.output(int(middle["trial"])), f"rated {middle['rating']:.3g}")
+            rows.append({"rating": rating, "study": table.name, "trial": middle["trial"], LOSS: middle[LOSS]})
+    names = ", ".join(table.name for table, _ in rated.values())
+    text = [f"For each rating the output with the median loss among those rated so; {names}."]
     return Drawn("examples", figure, pd.DataFrame(rows), text)
 
 
