@@ -23,6 +23,7 @@ __all__ = [
     "plot_texture_against_texture",
 ]
 
+MARKS = "os^vDPX*<>"  # that tell lines apart where their colors do not
 SPREAD = 0.12  # of ratings that are the same, up and down
 
 
@@ -44,16 +45,19 @@ def plot_losses_by_texture(trials: pd.DataFrame, params: Sequence[str]) -> Drawn
     figure = make_figure()
     (axes,) = figure.axes
     palette = sns.color_palette("husl", shared["set"].nunique())
-    for color, (_, each) in zip(palette, shared.groupby("set"), strict=True):
-        at = [textures.index(texture) for texture in each["texture"]]
-        axes.plot(at, each[LOSS], "o-", color=color, alpha=0.85, lw=0.8, ms=5)
+    for index, (color, (_, each)) in enumerate(zip(palette, shared.groupby("set"), strict=True)):
+        at, mark = [textures.index(texture) for texture in each["texture"]], MARKS[index % len(MARKS)]
+        letter = chr(ord("A") + index)  # numbers are those of the published sets
+        axes.plot(at, each[LOSS], f"{mark}-", color=color, alpha=0.85, lw=0.8, ms=6, label=f"set {letter}")
+    if len(palette) <= len(MARKS):
+        axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axes.set(yscale="log", ylabel=LOSS_AXIS, xticks=range(len(textures)), xlabel="texture")
     axes.set_xticklabels([texture.replace("_", " ") for texture in textures])
     spreads = {t: interval(shared.loc[shared["texture"] == t, LOSS], spread) for t in textures}
     widest = max(spreads, key=lambda texture: spreads[texture].value)
     each_spread = "; ".join(f"{texture.replace('_', ' ')} {found}" for texture, found in spreads.items())
     text = [
-        f"{shared['set'].nunique()} sets on {len(textures)} textures, a color and a line for each. Spread, "
+        f"{shared['set'].nunique()} sets on {len(textures)} textures, a line for each. Spread, "
         "as the standard deviation of the losses in orders of magnitude with its 95% bootstrap interval: "
         f"{each_spread}. It is widest on {widest.replace('_', ' ')}"
         + (", but the intervals overlap." if overlaps(spreads, widest) else ".")
