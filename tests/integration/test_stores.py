@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 import socket
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -147,11 +150,13 @@ class Answering(BaseHTTPRequestHandler):
         self.send_response(self.code)
         self.end_headers()
 
+    do_POST = do_GET  # noqa: N815
+
     def log_message(self, *_: Any) -> None:
         """Say nothing."""
 
 
-@pytest.fixture(params=[200, 401])
+@pytest.fixture(params=[200])
 def server(request: pytest.FixtureRequest) -> Iterator[str]:
     listening = HTTPServer(("127.0.0.1", 0), functools.partial(Answering, request.param))
     thread = threading.Thread(target=listening.serve_forever)
@@ -164,6 +169,28 @@ def server(request: pytest.FixtureRequest) -> Iterator[str]:
 
 def test_a_server_that_answers_is_taken(server: str) -> None:
     check_address(server)
+
+
+ASKED = """
+import os, sys
+from nca.schema import ConfigError
+from nca.tracking import check_address
+try:
+    check_address(sys.argv[1])
+except ConfigError as error:
+    print(error)
+print(os.environ["MLFLOW_DISABLE_TELEMETRY"])
+"""
+
+
+@pytest.mark.parametrize("server", [401], indirect=True)
+def test_a_server_that_refuses_the_login_is_one_line_and_nobody_else_is_called(server: str) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_DISABLE_TELEMETRY"}
+    words = [sys.executable, "-c", ASKED, server]
+    said = subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout
+    refused, telemetry_off = said.splitlines()
+    assert refused.startswith(f"tracking.uri={server}: asks for a login, and refuses what it was given; set ")
+    assert telemetry_off == "true"
 
 
 @pytest.mark.parametrize("folder", ["/proc/none", "/dev/null/none"])
