@@ -54,7 +54,7 @@ ON_PLANTS := texture=$(subst $() ,$(comma),$(PLANTS))
 STUDIES := $(PLANTS:%=%-relu-random_filters) roundleaf-fifty roundleaf-seeds \
 	$(foreach set,set5 set8,$(PLANTS:%=%-$(set)) $(PRESETS:%=gray_scott-%-$(set)))
 
-study: $(READY) ## train the small study of docs/study.md anew, about three hours of one core; goes on where it was
+study: $(READY) ## train the small study of docs/study.md anew, some hours of one core; goes on where it was
 	$(call small,experiment=ten_sets $(ON_PLANTS))
 	set -e; for set in set5 set8; do \
 		$(call fixed,$(ON_PLANTS) "sweep.study=\$${texture.name}-$$set"); \
