@@ -7,6 +7,7 @@ import itertools
 import os
 import shutil
 import signal
+import socket
 import stat
 import tempfile
 import time
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["RayExecutor"]
 
 TICK_S = 0.5  # between a task's looks at its trial
+CONNECT_TIMEOUT_S = 10.0
 NODES_EVERY_S = 2.0
 CLOSE_S = 10.0
 CHECKPOINTS = "checkpoints"  # folders that travel as artifacts of the run, not with the trial
@@ -170,8 +172,11 @@ class RayExecutor:
         if ray.is_initialized():
             return
         try:
+            host, _, port = self.address.removeprefix("ray://").rpartition(":")
+            if port.isdecimal():  # else Ray would try for minutes
+                socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
             ray.init(self.address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except (ConnectionError, OverflowError, RuntimeError, ValueError, OSError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise SweepError(
                 f"executor.address={self.address}: no Ray cluster answers there ({reason}); start one with "
