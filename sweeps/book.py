@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from optuna.exceptions import UpdateFinishedTrialError
@@ -30,6 +31,7 @@ from sweeps.worker import trial_id
 
 __all__ = ["Book"]
 
+OWED = timedelta(seconds=30)  # from a failure to its retry: the worker's end, and a turn
 SAME_FAILURES = 3  # of the first trials, for the same reason, end the sweep
 
 
@@ -106,15 +108,23 @@ class Book:
 
     def retry(self, trial: FrozenTrial) -> None:
         """Queue a failed trial again while its reason allows it."""
-        reason = reason_of(trial)
-        if trial.state != TrialState.FAIL:
-            return
         self.refresh()
-        trials = self.trials()
+        if self._may_be_retried(trial):
+            self.queue_again(trial)
+
+    def owed(self) -> list[FrozenTrial]:
+        """Return the trials that failed a moment ago, and that whoever ran them is about to queue again."""
+        now = datetime.now()
+        recent = [t for t in ended_for_good(self.trials()) if abs(now - (t.datetime_complete or now)) < OWED]
+        return [trial for trial in recent if self._may_be_retried(trial)]
+
+    def _may_be_retried(self, trial: FrozenTrial) -> bool:
+        if trial.state != TrialState.FAIL:
+            return False
+        reason = reason_of(trial)
         once = min(1, self._retries)
         limit = {"killed": self._retries, "crashed": once, OUT_OF_MEMORY: once}.get(reason, 0)
-        if reason == "interrupted" or attempts(trial, trials, reason) <= limit:
-            self.queue_again(trial)
+        return reason == "interrupted" or attempts(trial, self.trials(), reason) <= limit
 
     def queue_again(self, trial: FrozenTrial) -> None:
         """Queue a trial's set again, as another attempt at the same trial, unless somebody has done so."""

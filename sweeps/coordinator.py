@@ -224,7 +224,8 @@ class Coordinator:
         """Say whether the total hangs on trials of other coordinators: where one dies, ours takes it up."""
         if self._stops:
             return False
-        others = [t.number for t in self._book.trials() if t.state == TrialState.RUNNING]
+        running = [trial for trial in self._book.trials() if trial.state == TrialState.RUNNING]
+        others = [trial.number for trial in running + self._book.owed()]
         if others and not self._waits:
             self._progress.say(f"waiting for trials that run elsewhere: {', '.join(map(str, others))}")
         self._waits = bool(others)

@@ -16,8 +16,19 @@ from optuna.trial import FrozenTrial, TrialState
 
 import sweeps.executor
 from sweeps import SweepError
+from sweeps.coordinator import TICK_S
 from sweeps.storage import open_storage
-from sweeps.study import LEAN, ORIGIN, REASON, RETRY_OF, ended_for_good, find_study, origin
+from sweeps.study import (
+    LEAN,
+    ORIGIN,
+    OWNER,
+    REASON,
+    RETRY_OF,
+    describe_owner,
+    ended_for_good,
+    find_study,
+    origin,
+)
 from tests.sweeps.fake_application import N_STEPS, Sweep, read_started
 from tests.sweeps.launching import Launch, launching, read_trials
 
@@ -362,6 +373,32 @@ def test_a_coordinator_waits_for_the_trials_of_another_and_takes_them_up_where_i
     assert second.returncode == 0, said
     assert reasons(sweep) == ["interrupted", "complete", "complete"]
     assert len(ended_for_good(trials_of(sweep))) == 2
+
+
+def test_a_coordinator_waits_for_the_retry_that_another_is_about_to_queue(
+    tmp_path: Path, launch: Launch
+) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=2, workers=1)
+    replace(sweep, n_trials=1).run()
+    storage = open_storage(sweep.storage, create=False)
+    study = find_study(storage, "fake")
+    assert study is not None
+    with pytest.warns(UserWarning, match="Heartbeat"):
+        theirs = study.ask(study.trials[0].distributions)
+    theirs.set_user_attr(OWNER, describe_owner())
+    process = launch(sweep)
+    assert process.stdout is not None
+    while "waiting for trials that run elsewhere: 1" not in (line := process.stdout.readline()):
+        assert line, "the coordinator has ended"
+    storage.set_trial_user_attr(theirs._trial_id, REASON, "interrupted")
+    storage.set_trial_state_values(theirs._trial_id, TrialState.FAIL)
+    time.sleep(2 * TICK_S)
+    assert process.poll() is None, "it has not waited"
+    study.enqueue_trial(theirs.params, user_attrs={ORIGIN: 1, RETRY_OF: 1})
+    said, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, said
+    assert reasons(sweep) == ["complete", "interrupted", "complete"]
+    assert_at_its_total(sweep)
 
 
 def test_a_grid_stops_at_its_size_although_a_worker_dies(tmp_path: Path) -> None:
