@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
-from analysis.figures import FEW, INK, LOSS, LOSS_AXIS, MARK, RATING_AXIS, Drawn, explained, make_figure
+from analysis.figures import FEW, INK, LOSS, LOSS_AXIS, MARK, RATING_AXIS, Drawn, make_figure
 from analysis.statistics import Estimate, correlate, interval, spread
 
 __all__ = [
@@ -154,7 +153,7 @@ def plot_texture_against_texture(trials: pd.DataFrame, params: Sequence[str], fi
         for kind, fit, style in (("linear", fit_line, "-"), ("exponential", fit_exponential, "--")):
             at = np.geomspace(x.min(), x.max(), 100)
             predict, r2 = fit(x, y)
-            axes.plot(at, np.clip(predict(at), y.min() / 3, y.max() * 3), style, color=INK, lw=1, label=kind)
+            axes.plot(at, predict(at), style, color=INK, lw=1, label=kind)
             low, high = interval_of_r2(fit, x, y)
             words.append(f"{kind} fit R² {r2:.2f} [{low:.2f}, {high:.2f}]")
             rows.append(
@@ -167,6 +166,7 @@ def plot_texture_against_texture(trials: pd.DataFrame, params: Sequence[str], fi
             title=other.replace("_", " "),
         )
         text.append(", ".join(words) + ".")
+    text.append("Both fits are by least squares of the logarithms: losses scatter by factors.")
     figure.axes[0].set_ylabel("the other texture's final loss")
     figure.axes[0].legend(fontsize=7, frameon=False)
     return Drawn("texture_against_texture", figure, pd.DataFrame(rows), text)
@@ -176,30 +176,23 @@ Fit = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 def fit_line(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[Fit, float]:
-    """Return a straight line through points and its share of the variance."""
-    slope, intercept = np.polyfit(x, y, 1)
-    return lambda at: intercept + slope * at, explained(np.column_stack([np.ones(len(x)), x]), y)
+    """Return a straight line between two positive ends, by logarithms, and its share of their variance."""
+    ends, logs = [x.min(), x.max()], np.log(y)
+
+    def predict(log_ends: NDArray[np.float64], at: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.log(np.interp(at, ends, np.exp(log_ends)))
+
+    slope, intercept = np.polyfit(x, logs, 1)
+    found = optimize.least_squares(lambda p: predict(p, x) - logs, intercept + slope * np.array(ends))
+    return lambda at: np.exp(predict(found.x, at)), float(
+        1 - 2 * found.cost / ((logs - logs.mean()) ** 2).sum()
+    )
 
 
 def fit_exponential(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[Fit, float]:
-    """Return a * exp(b x) by least squares and its share of the variance."""
-    scale = x.max()
-    slope, intercept = np.polyfit(x / scale, np.log(y), 1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            (a, b), _ = optimize.curve_fit(
-                lambda at, a, b: a * np.exp(np.clip(b * at, -50, 50)),
-                x / scale,
-                y,
-                (np.exp(intercept), slope),
-                maxfev=5000,
-            )
-        except RuntimeError:
-            a, b = np.exp(intercept), slope
-    residual = y - a * np.exp(b * x / scale)
-    r2 = float(1 - (residual**2).sum() / ((y - y.mean()) ** 2).sum())
-    return lambda at: a * np.exp(b * at / scale), r2
+    """Return a * exp(b x), by least squares of the logarithms, and its share of their variance."""
+    fit = stats.linregress(x, np.log(y))
+    return lambda at: np.exp(fit.intercept + fit.slope * at), float(fit.rvalue**2)
 
 
 def interval_of_r2(fit: Any, x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
