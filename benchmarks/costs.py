@@ -35,11 +35,12 @@ from nca.tracking import MlflowStore, MlflowTracker
 from sweeps.coordinator import Coordinator
 from sweeps.executor import Ended
 from sweeps.progress import Progress
+from sweeps.pruning import make_pruner
 from sweeps.samplers import SamplerSpec
 from sweeps.space import Choice, Interval, Space, to_distributions
 from sweeps.spec import SweepSpec
 from sweeps.storage import PatientStorage, open_storage
-from sweeps.study import PrunerSpec, StudySpec, find_study, make_pruner
+from sweeps.study import PrunerSpec, StudySpec, find_study
 from sweeps.worker import PROGRESS_FILE, Assignment, Result, RunningTrial, tell, trial_id
 from tests.cluster.mlflow_server import MlflowServer, run_mlflow_server
 from tests.cluster.postgres import PASSWORD, Postgres, run_postgres

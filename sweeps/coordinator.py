@@ -32,6 +32,7 @@ from sweeps.progress import (
     format_set,
     make_row,
 )
+from sweeps.pruning import make_pruner
 from sweeps.samplers import make_sampler
 from sweeps.space import n_sets, to_distributions
 from sweeps.spec import Summary, SweepSpec
@@ -50,7 +51,6 @@ from sweeps.study import (
     ended_for_good,
     fail_stale,
     is_abandoned,
-    make_pruner,
     open_study,
     ordinal,
     origin,

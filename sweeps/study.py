@@ -1,4 +1,4 @@
-"""Opening a study: pruner by name, the fingerprint of what must not change; its attempts."""
+"""Opening a study: the fingerprint of what must not change; its attempts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.pruners import BasePruner
 from optuna.storages import RDBStorage, fail_stale_trials
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
@@ -33,7 +32,6 @@ __all__ = [
     "fail_stale",
     "find_study",
     "is_abandoned",
-    "make_pruner",
     "open_study",
     "ordinal",
     "origin",
@@ -151,25 +149,6 @@ def check_fingerprint(spec: StudySpec, recorded: Mapping[str, Any]) -> None:
             f"study '{spec.name}' was begun with another config: {shown}. "
             "Go back to it, or begin another study with sweep.study=NAME"
         )
-
-
-def make_pruner(spec: PrunerSpec) -> BasePruner:
-    """Build a pruner.
-
-    Raises:
-        SweepError: If the name is unknown.
-    """
-    options: dict[str, Any] = dict(spec.options)
-    match spec.name:
-        case "none":
-            return optuna.pruners.NopPruner()
-        case "median":
-            return optuna.pruners.MedianPruner(**options)
-        case "asha":
-            return optuna.pruners.SuccessiveHalvingPruner(**options)
-        case "hyperband":
-            return optuna.pruners.HyperbandPruner(max_resource=spec.max_resource, **options)
-    raise SweepError(f"pruner={spec.name}: must be none, median, asha or hyperband")
 
 
 def reason_of(trial: FrozenTrial) -> str:

@@ -332,8 +332,9 @@ def run_worker(folder: Path) -> None:
     """
     from optuna.exceptions import UpdateFinishedTrialError
 
+    from sweeps.pruning import make_pruner
     from sweeps.storage import open_storage
-    from sweeps.study import PrunerSpec, find_study, make_pruner
+    from sweeps.study import PrunerSpec, find_study
 
     assignment = read_assignment(folder)
     storage = open_storage(assignment.storage, create=False, patience_s=assignment.storage_timeout_s)

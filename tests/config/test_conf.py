@@ -15,9 +15,9 @@ from nca.compose import CONF, compose_plain
 from nca.config import PrunerConfig, SamplerConfig, SweepConfig, TrialConfig
 from nca.plan import make_plans, pruner_spec, sampler_spec
 from nca.schema import build
+from sweeps.pruning import make_pruner
 from sweeps.samplers import make_sampler
 from sweeps.space import Choice, Interval
-from sweeps.study import make_pruner
 
 FILES = sorted(CONF.glob("*/*.yaml"))
 NAMES = [f"{file.parent.name}={file.stem}" for file in FILES]

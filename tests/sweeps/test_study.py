@@ -1,4 +1,4 @@
-"""A study is opened as it was left, or refused; its pruner is built; attempts are counted."""
+"""A study is opened as it was left, or refused; attempts are counted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -24,7 +23,6 @@ from sweeps.study import (
     OWNER,
     REASON,
     RETRY_OF,
-    PrunerSpec,
     StudySpec,
     attempts,
     best_trial,
@@ -33,7 +31,6 @@ from sweeps.study import (
     ended_for_good,
     find_study,
     is_abandoned,
-    make_pruner,
     open_study,
     origin,
 )
@@ -167,28 +164,6 @@ def test_a_file_that_is_no_database_is_refused_in_one_line_and_kept(tmp_path: Pa
     with pytest.raises(SweepError, match=r"cannot be opened \(file is not a database\)"):
         open_storage(f"sqlite:///{file}")
     assert file.read_text().startswith("a diary")
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "kind"),
-    [
-        ("none", {}, optuna.pruners.NopPruner),
-        ("median", {"n_startup_trials": 1, "n_warmup_steps": 2}, optuna.pruners.MedianPruner),
-        ("asha", {"min_resource": 1, "reduction_factor": 2}, optuna.pruners.SuccessiveHalvingPruner),
-        ("hyperband", {"min_resource": 1, "reduction_factor": 3}, optuna.pruners.HyperbandPruner),
-    ],
-)
-def test_every_pruner_is_built_with_its_options(name: str, options: dict[str, int], kind: type) -> None:
-    pruner = make_pruner(PrunerSpec(name, 64, options))
-    assert type(pruner) is kind
-    assert {key: vars(pruner)[f"_{key}"] for key in options} == options
-    if name == "hyperband":
-        assert vars(pruner)["_max_resource"] == 64
-
-
-def test_unknown_pruner_is_refused() -> None:
-    with pytest.raises(SweepError, match="pruner=secateurs: must be none, median, asha or hyperband"):
-        make_pruner(PrunerSpec("secateurs", 64))
 
 
 def trial(number: int, state: TrialState = TrialState.FAIL, **attributes: Any) -> FrozenTrial:

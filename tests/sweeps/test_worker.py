@@ -25,10 +25,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweeps import worker
 from sweeps.executor import Ended, LocalExecutor
+from sweeps.pruning import make_pruner
 from sweeps.slots import Slot
 from sweeps.space import to_distributions
 from sweeps.storage import open_storage
-from sweeps.study import REASON, STOP, PrunerSpec, make_pruner, open_study
+from sweeps.study import REASON, STOP, PrunerSpec, open_study
 from sweeps.worker import (
     LEFT,
     LOG_FILE,
