@@ -35,7 +35,7 @@ from nca.tracking import MlflowStore, MlflowTracker
 from sweeps.coordinator import Coordinator
 from sweeps.executor import Ended
 from sweeps.progress import Progress
-from sweeps.pruning import make_pruner
+from sweeps.pruning import Pruning
 from sweeps.samplers import SamplerSpec
 from sweeps.space import Choice, Interval, Space, to_distributions
 from sweeps.spec import SweepSpec
@@ -186,9 +186,9 @@ def measure_worker(meter: Meter, folder: Path) -> None:
             pruner={"name": "none", "max_resource": 1, "options": {}},
             artifacts=str(folder / "artifacts"),
         )
-        return RunningTrial(assignment, folder, study, storage)
+        return RunningTrial(assignment, folder, pruning, storage)
 
-    study.pruner = make_pruner(PrunerSpec("none", 1))
+    pruning = Pruning(PrunerSpec("none", 1), study)
     trial = make(numbers[0])
     id_ = trial_id(storage, name, numbers[0])
 

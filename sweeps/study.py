@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 import os
 import warnings
 from collections import Counter
@@ -25,8 +27,10 @@ __all__ = [
     "SUGGESTED",
     "PrunerSpec",
     "StudySpec",
+    "as_one",
     "attempts",
     "best_trial",
+    "by_origin",
     "count_reasons",
     "ended_for_good",
     "fail_stale",
@@ -54,6 +58,7 @@ LEAN = "lean"  # an earlier attempt ran out of memory
 OWNER = "owner"
 LINKS = "links"  # of a study: what its application returned
 WARM_START = "warm_start"  # study and number of the trial whose set it repeats
+RUNG = "completed_rung_"  # begins Optuna's own keys of the rungs that a trial has come to
 N_STEPS = "n_steps"  # that a trial has trained, as its application says
 STOP = "stop"  # a request that it ends: of a running trial, or of the sweeps that go on with a study
 OUT_OF_MEMORY = "out_of_memory"  # a reason
@@ -167,6 +172,34 @@ def origin(trial: FrozenTrial) -> int:
 def ordinal(number: int, trials: Sequence[FrozenTrial]) -> int:
     """Return how many different trials were asked for before one: its number, had none been tried again."""
     return sum(RETRY_OF not in trial.user_attrs for trial in trials[:number])
+
+
+def by_origin(trials: Sequence[FrozenTrial]) -> dict[int, list[FrozenTrial]]:
+    """Return the attempts at each trial, by the number of the first."""
+    found: dict[int, list[FrozenTrial]] = {}
+    for trial in trials:
+        found.setdefault(origin(trial), []).append(trial)
+    return found
+
+
+def as_one(of_one: Sequence[FrozenTrial]) -> FrozenTrial:
+    """Return the attempts at a trial as one that was never interrupted.
+
+    It is the last attempt under the number of the first. It has also what the others had reported where it
+    began to report, and passed there: Optuna keeps both with each attempt alone.
+    """
+    *earlier, last = of_one
+    if not earlier:
+        return last
+    begins = min(last.intermediate_values, default=math.inf)
+    before = {step: v for each in earlier for step, v in each.intermediate_values.items() if step < begins}
+    marks = {key: v for each in earlier for key, v in each.system_attrs.items() if key.startswith(RUNG)}
+    one = copy.copy(last)
+    one.number = origin(last)
+    one.intermediate_values = before | last.intermediate_values
+    passed = {key: value for key, value in marks.items() if value in before.values()}
+    one.system_attrs = passed | last.system_attrs
+    return one
 
 
 def attempts(trial: FrozenTrial, trials: Sequence[FrozenTrial], reason: str) -> int:

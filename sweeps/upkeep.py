@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,9 @@ from sweeps.study import (
     OWNER,
     RATINGS,
     STOP,
+    as_one,
     best_trial,
+    by_origin,
     count_reasons,
     ended_for_good,
     fail_stale,
@@ -55,7 +57,7 @@ class TrialNote:
         owner: Host and process id of its coordinator; empty where not known.
         seconds: From its beginning to its end; None where either is not known.
         attributes: What its application recorded, and the engine.
-        reports: Intermediate values by training step.
+        reports: Intermediate values by training step; of a trial that was tried again, those of all attempts.
     """
 
     number: int
@@ -156,7 +158,9 @@ class Studies:
         Raises:
             SweepError: If there is no study of that name.
         """
-        return [_note(trial) for trial in ended_for_good(self._study(name).get_trials(deepcopy=False))]
+        trials = self._study(name).get_trials(deepcopy=False)
+        reports = {first: as_one(each).intermediate_values for first, each in by_origin(trials).items()}
+        return [replace(_note(trial), reports=reports[origin(trial)]) for trial in ended_for_good(trials)]
 
     def fixed(self, name: str) -> dict[str, Any]:
         """Return the values that a study does not search, by dotted key.

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
     from optuna.study import Study
 
+    from sweeps.pruning import Pruning
+
 __all__ = [
     "Application",
     "Assignment",
@@ -170,11 +172,11 @@ class RunningTrial:
     Args:
         assignment: The trial.
         folder: Its own; shared by a trial and its retries.
-        study: The Optuna study, with its pruner.
+        pruning: The study's pruner.
         storage: Its storage.
     """
 
-    def __init__(self, assignment: Assignment, folder: Path, study: Study, storage: RDBStorage) -> None:
+    def __init__(self, assignment: Assignment, folder: Path, pruning: Pruning, storage: RDBStorage) -> None:
         self.folder = folder
         self.config = assignment.config
         self.links = assignment.links
@@ -183,10 +185,9 @@ class RunningTrial:
         self.origin = assignment.origin
         self.lean = assignment.lean  # an earlier attempt ran out of memory
         self.is_elsewhere = assignment.is_elsewhere  # the folder is not the one that others see
-        self._study = study
         self._storage = storage
         self._id = trial_id(storage, assignment.study, assignment.number)
-        self._prunes = assignment.pruner["name"] != "none"
+        self._pruning = pruning
         self._stop = threading.Event()
         self._unwanted = threading.Event()
         self._noted_at = 0.0
@@ -226,9 +227,7 @@ class RunningTrial:
             self._storage.set_trial_intermediate_value(self._id, n_steps, value)
         except UpdateFinishedTrialError:
             leave()
-        if not self._prunes:
-            return True
-        return not self._study.pruner.prune(self._study, self._storage.get_trial(self._id))
+        return not self._pruning.ends(self.origin)
 
 
 def load_application(path: str) -> Application:
@@ -332,7 +331,7 @@ def run_worker(folder: Path) -> None:
     """
     from optuna.exceptions import UpdateFinishedTrialError
 
-    from sweeps.pruning import make_pruner
+    from sweeps.pruning import Pruning
     from sweeps.storage import open_storage
     from sweeps.study import PrunerSpec, find_study
 
@@ -341,8 +340,8 @@ def run_worker(folder: Path) -> None:
     study = find_study(storage, assignment.study)
     if study is None:
         raise SystemExit(f"study '{assignment.study}' is gone from {assignment.storage}")
-    study.pruner = make_pruner(PrunerSpec(**assignment.pruner))
-    trial = RunningTrial(assignment, folder, study, storage)
+    pruning = Pruning(PrunerSpec(**assignment.pruner), study)
+    trial = RunningTrial(assignment, folder, pruning, storage)
     signal.signal(signal.SIGTERM, trial.stop)
     done = threading.Event()
     id_ = trial_id(storage, assignment.study, assignment.number)

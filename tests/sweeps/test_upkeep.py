@@ -17,7 +17,7 @@ from rich.console import Console
 import sweeps.coordinator
 from sweeps import SweepError
 from sweeps.storage import open_storage
-from sweeps.study import OWNER, describe_owner, open_study
+from sweeps.study import ORIGIN, OWNER, RETRY_OF, describe_owner, open_study
 from sweeps.upkeep import Studies
 from tests.sweeps.fake_application import Sweep
 
@@ -95,6 +95,23 @@ def test_trials_of_a_coordinator_that_is_gone_are_queued_again(tmp_path: Path) -
     states = [t.state for t in study.get_trials()]
     assert states == [TrialState.FAIL, TrialState.WAITING]
     assert sweep.run().counts == {"complete": 1}
+
+
+def test_a_retried_trial_has_the_reports_of_all_its_attempts(tmp_path: Path) -> None:
+    sweep = Sweep(str(tmp_path))
+    storage = open_storage(sweep.storage)
+    study = open_study(sweep.spec().study, storage)
+    first, second = (study.ask() for _ in range(2))
+    second.set_user_attr(ORIGIN, 0)
+    second.set_user_attr(RETRY_OF, 0)
+    for trial, steps in ((first, (1, 2, 3)), (second, (3, 4))):
+        for step in steps:
+            storage.set_trial_intermediate_value(trial._trial_id, step, step / 10)
+    study.tell(0, state=TrialState.FAIL)
+    study.tell(1, 0.5)
+    (note,) = Studies(sweep.storage).trials("fake")
+    assert (note.number, note.origin) == (1, 0)
+    assert note.reports == {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4}
 
 
 def test_a_deleted_study_is_gone_with_its_pictures_and_no_other(ended: Sweep, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweeps import worker
 from sweeps.executor import Ended, LocalExecutor
-from sweeps.pruning import make_pruner
+from sweeps.pruning import Pruning
 from sweeps.slots import Slot
 from sweeps.space import to_distributions
 from sweeps.storage import open_storage
@@ -88,9 +88,8 @@ class Desk:
         return assignment
 
     def running(self, assignment: Assignment) -> RunningTrial:
-        self.study.pruner = make_pruner(PrunerSpec(**assignment.pruner))
-        folder = self.sweep.trial_folder(assignment.number)
-        return RunningTrial(assignment, folder, self.study, self.storage)
+        pruning = Pruning(PrunerSpec(**assignment.pruner), self.study)
+        return RunningTrial(assignment, self.sweep.trial_folder(assignment.number), pruning, self.storage)
 
     def trial(self, number: int) -> FrozenTrial:
         return self.storage.get_trial(trial_id(self.storage, "fake", number))
