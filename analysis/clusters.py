@@ -16,13 +16,17 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.metrics import silhouette_score
 
+from analysis.cube import Cube
 from analysis.figures import LOSS, RATING_AXIS, Drawn, label_of, make_figure
+from analysis.ratings import LARGEST
 
-__all__ = ["FEWEST", "Clusters", "find_clusters", "fit_umap", "plot_clusters"]
+__all__ = ["FEWEST", "Clusters", "find_clusters", "fit_umap", "plot_clusters", "silhouette_by_chance"]
 
 FEWEST = 10  # sets, below which clusters say nothing
 MOST_CLUSTERS = 8
 NEIGHBORS = 15
+N_DRAWN = 19  # draws, the largest of which chance exceeds in one of 20 cases
+MOST_DRAWN = 300  # sets of a draw
 SEED = 0
 
 
@@ -63,23 +67,33 @@ def find_clusters(points: NDArray[np.float64], names: Sequence[str]) -> Clusters
         points: In the unit cube, (set, axis); at least `FEWEST`, and two different ones.
         names: Of the axes.
     """
-    n_different = len(np.unique(points, axis=0))
-    tried = [
-        KMeans(k, n_init=10, random_state=SEED).fit(points)
-        for k in range(2, min(MOST_CLUSTERS, n_different - 1, len(points) - 1) + 1)
-    ]
-    best = max(tried, key=lambda means: silhouette_score(points, means.labels_))
-    pca = PCA(2).fit(points)
+    best, silhouette = _best_means(points, n_init=10)
+    pca = PCA(min(2, points.shape[1])).fit(points)
     return Clusters(
         names,
         best.labels_.astype(np.int64),
         best.cluster_centers_,
-        float(silhouette_score(points, best.labels_)),
+        silhouette,
         pca.transform(points),
         pca.explained_variance_ratio_,
         pca.components_,
         np.asarray(fit_umap(points).embedding_, float),
     )
+
+
+def _best_means(points: NDArray[np.float64], n_init: int) -> tuple[KMeans, float]:
+    n_different = len(np.unique(points, axis=0))
+    most = min(MOST_CLUSTERS, n_different - 1, len(points) - 1)
+    tried = [KMeans(k, n_init=n_init, random_state=SEED).fit(points) for k in range(2, most + 1)]
+    found = [float(silhouette_score(points, means.labels_)) for means in tried]
+    return tried[int(np.argmax(found))], max(found)
+
+
+def silhouette_by_chance(cube: Cube, n: int) -> float:
+    """Return the best silhouette that random sets of a search space reach or exceed in one of 20 cases."""
+    draw, n = np.random.default_rng(SEED), min(n, MOST_DRAWN)
+    drawn = (cube.encode(cube.decode(draw.random((n, len(cube.names))))) for _ in range(N_DRAWN))
+    return max(_best_means(points, n_init=1)[1] for points in drawn)
 
 
 def fit_umap(points: NDArray[np.float64]) -> Any:
@@ -91,8 +105,14 @@ def fit_umap(points: NDArray[np.float64]) -> Any:
         return UMAP(n_neighbors=min(NEIGHBORS, len(points) - 1), random_state=SEED, n_jobs=1).fit(points)
 
 
-def plot_clusters(clusters: Clusters, trials: pd.DataFrame) -> Drawn:
-    """Draw the sets in two dimensions, by PCA and by UMAP, colored by cluster, by loss and by rating."""
+def plot_clusters(clusters: Clusters, trials: pd.DataFrame, chance: float) -> Drawn:
+    """Draw the sets in two dimensions, by PCA and by UMAP, colored by cluster, by loss and by rating.
+
+    Args:
+        clusters: Of the sets.
+        trials: One a set.
+        chance: The silhouette that random sets have.
+    """
     rated = trials["rating"].notna().to_numpy()
     by = ["cluster", "loss", *(["rating"] if rated.any() else [])]
     figure = make_figure(2, len(by), 2.9 * len(by) + 0.6, 5.2)
@@ -117,8 +137,9 @@ def plot_clusters(clusters: Clusters, trials: pd.DataFrame) -> Drawn:
     )
     text = [
         f"{len(trials)} sets as points of the unit cube of the search space, ordered choices by rank. "
-        f"{clusters.n_clusters} clusters by k-means, chosen by silhouette ({clusters.silhouette:.2f}; near 0 "
-        "means that there are no real clusters).",
+        f"{clusters.n_clusters} clusters by k-means, chosen by silhouette, {clusters.silhouette:.2f}. Sets "
+        f"drawn at random reach {chance:.2f} in one of 20 cases: these "
+        + ("lie in clusters." if clusters.silhouette > chance else "are neighborhoods, no clusters."),
         f"Strongest loadings of {loadings}.",
         *describe_each(clusters, trials),
     ]
@@ -150,7 +171,8 @@ def draw_places(
     known = np.isfinite(values)
     axes.scatter(places[~known, 0], places[~known, 1], s=12, facecolor="none", edgecolor="#9aa7b6", lw=0.6)
     colors = "viridis_r" if key == "loss" else "viridis"
-    shown = axes.scatter(places[known, 0], places[known, 1], s=16, c=values[known], cmap=colors)
+    ends: dict[str, Any] = {"vmin": 0, "vmax": LARGEST} if key == "rating" else {}
+    shown = axes.scatter(places[known, 0], places[known, 1], s=16, c=values[known], cmap=colors, **ends)
     label = "log10 of the final loss" if key == "loss" else RATING_AXIS
     axes.figure.colorbar(shown, ax=axes, label=label)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import string
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from analysis.figures import FEW, INK, LOSS, LOSS_AXIS, MARK, RATING_AXIS, Drawn, make_figure
-from analysis.statistics import Estimate, correlate, interval, spread
+from analysis.statistics import correlate, correlate_within, spread
 
 __all__ = [
     "plot_losses_by_texture",
@@ -24,61 +25,90 @@ __all__ = [
 
 MARKS = "os^vDPX*<>"  # that tell lines apart where their colors do not
 SPREAD = 0.12  # of ratings that are the same, up and down
+FEWEST_SETS = 5  # that textures have in common, below which they are not compared
+N_RESAMPLES = 2000
+N_FITS = 200
+SURE = 1.96  # standard deviations to each side that hold 95%
+MOST_LEVERAGE = 0.9  # of a set, above which a curve passes where it lies
 
 
-def plot_losses_by_texture(trials: pd.DataFrame, params: Sequence[str]) -> Drawn | str:
+def plot_losses_by_texture(trials: pd.DataFrame) -> Drawn | str:
     """Draw the final losses of the same sets on several textures, a color for each set.
 
     Args:
-        trials: Complete trials with the column `texture`.
-        params: What makes a set.
+        trials: Complete trials with the columns `texture` and `set`.
     """
-    shared = same_sets(trials, params)
+    shared = same_sets(trials)
     if shared is None:
         return (
-            "The same sets were not trained on several textures. To see which has the widest spread: `python "
-            "-m nca.sweep -m experiment=ten_sets texture=roundleaf,orchid_petal,alocasia,snake_plant "
+            f"No {FEWEST_SETS} sets were trained on several textures each. To see which spreads widest: "
+            "`python -m nca.sweep -m experiment=ten_sets texture=roundleaf,orchid_petal,alocasia,snake_plant "
             "'sweep.study=${texture.name}-ten'`, and a report of all four studies."
         )
-    textures = sorted(shared["texture"].unique())
     figure = make_figure()
     (axes,) = figure.axes
-    palette = sns.color_palette("husl", shared["set"].nunique())
-    for index, (color, (_, each)) in enumerate(zip(palette, shared.groupby("set"), strict=True)):
-        at, mark = [textures.index(texture) for texture in each["texture"]], MARKS[index % len(MARKS)]
-        letter = chr(ord("A") + index)  # numbers are those of the published sets
-        axes.plot(at, each[LOSS], f"{mark}-", color=color, alpha=0.85, lw=0.8, ms=6, label=f"set {letter}")
+    palette = sns.color_palette("husl", len(shared))
+    for index, (color, (name, losses)) in enumerate(zip(palette, shared.iterrows(), strict=True)):
+        mark = f"{MARKS[index % len(MARKS)]}-"
+        axes.plot(range(losses.size), losses, mark, color=color, alpha=0.85, lw=0.8, ms=6, label=name)
     if len(palette) <= len(MARKS):
         axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    axes.set(yscale="log", ylabel=LOSS_AXIS, xticks=range(len(textures)), xlabel="texture")
-    axes.set_xticklabels([texture.replace("_", " ") for texture in textures])
-    spreads = {t: interval(shared.loc[shared["texture"] == t, LOSS], spread) for t in textures}
-    widest = max(spreads, key=lambda texture: spreads[texture].value)
-    each_spread = "; ".join(f"{texture.replace('_', ' ')} {found}" for texture, found in spreads.items())
+    axes.set(yscale="log", ylabel=LOSS_AXIS, xticks=range(shared.shape[1]), xlabel="texture")
+    axes.set_xticklabels([spoken(texture) for texture in shared])
     text = [
-        f"{shared['set'].nunique()} sets on {len(textures)} textures, a line for each. Spread, "
-        "as the standard deviation of the losses in orders of magnitude with its 95% bootstrap interval: "
-        f"{each_spread}. It is widest on {widest.replace('_', ' ')}"
-        + (", but the intervals overlap." if overlaps(spreads, widest) else ".")
+        f"{len(shared)} sets on {shared.shape[1]} textures, a line for each. Spread, as the standard "
+        "deviation of the losses in orders of magnitude with its 95% jackknife interval: "
+        + "; ".join(f"{spoken(texture)} {spread(shared[texture])}" for texture in shared)
+        + ".",
+        describe_widest(np.log10(shared)),
     ]
-    return Drawn("losses_by_texture", figure, shared, text)
+    data = shared.rename_axis(columns="texture").stack().rename(LOSS).reset_index()
+    return Drawn("losses_by_texture", figure, data, text)
 
 
-def overlaps(estimates: Mapping[str, Estimate], largest: str) -> bool:
-    """Say whether another estimate's interval reaches into that of the largest."""
-    return any(e.high >= estimates[largest].low for name, e in estimates.items() if name != largest)
+def describe_widest(logs: pd.DataFrame) -> str:
+    """Say on which texture the losses spread widest, and how sure that is.
+
+    Args:
+        logs: Logarithms of the losses, a row a set and a column a texture.
+    """
+    if not np.ptp(logs.to_numpy(), axis=0).any():
+        return "On no texture do the losses differ."
+    widest = logs.std().idxmax()
+    values = logs.to_numpy()
+    drawn = np.random.default_rng(0).integers(0, len(values), (N_RESAMPLES, len(values)))
+    share = (values[drawn].std(axis=1).argmax(axis=1) == list(logs).index(widest)).mean()
+    said = f"It is widest on {spoken(widest)}, as in {share:.0%} of resampled groups of sets"
+    others = {name: logs.drop(index=name).std().idxmax() for name in logs.index}
+    changes = [f"without {name} on {spoken(other)}" for name, other in others.items() if other != widest]
+    if len(changes) > FEW:
+        changes = [f"on another without any one of {len(changes)} of the sets"]
+    return f"{'; '.join([said, *changes])}."
 
 
-def same_sets(trials: pd.DataFrame, params: Sequence[str]) -> pd.DataFrame | None:
-    """Return trials of sets that several textures have in common, with the column `set`; None for none."""
-    keys = list(params)
-    if not keys or trials["texture"].nunique() < 2:
+def spoken(texture: str) -> str:
+    """Return a texture's name in words."""
+    return texture.replace("_", " ")
+
+
+def same_sets(trials: pd.DataFrame) -> pd.DataFrame | None:
+    """Return the final losses of sets that several textures have in common; None for too few.
+
+    Args:
+        trials: Complete trials with the columns `texture` and `set`; of a set that was trained twice on a
+            texture the first counts.
+
+    Returns:
+        A row a set, named by letters, and a column a texture, without gaps.
+    """
+    first = trials.drop_duplicates(["set", "texture"])
+    wide = first.pivot_table(index="set", columns="texture", values=LOSS)
+    shared = wide[wide.notna().sum(axis=1) > 1]
+    wide = shared.loc[:, shared.notna().sum() >= FEWEST_SETS].dropna()
+    if len(wide) < FEWEST_SETS or wide.shape[1] < 2:
         return None
-    named = trials.dropna(subset=[*keys, LOSS]).copy()
-    named["set"] = named.groupby(keys, sort=True).ngroup()
-    counts = named.groupby("set")["texture"].transform("nunique")
-    shared = named[counts >= 2].groupby(["set", "texture", *keys], as_index=False)[LOSS].median()
-    return shared if shared["set"].nunique() >= FEW else None
+    letters = string.ascii_uppercase if len(wide) <= len(string.ascii_uppercase) else range(len(wide))
+    return wide.set_axis([f"set {letter}" for letter, _ in zip(letters, wide.index, strict=False)], axis=0)
 
 
 def plot_rating_against_loss(trials: pd.DataFrame) -> Drawn | str:
@@ -94,82 +124,103 @@ def plot_rating_against_loss(trials: pd.DataFrame) -> Drawn | str:
     (axes,) = figure.axes
     shift = np.random.default_rng(0).uniform(-SPREAD, SPREAD, len(y))
     textures = sorted(set(rated["texture"]))
+    by_texture = []
     for color, texture in zip(sns.color_palette("colorblind", len(textures)), textures, strict=True):
         ours = (rated["texture"] == texture).to_numpy()
-        losses, ratings = rated[LOSS].to_numpy(float)[ours], (y + shift)[ours]
-        name = texture.replace("_", " ")
-        axes.scatter(losses, ratings, color=color, alpha=0.8, s=22, edgecolor="white", lw=0.4, label=name)
+        name = spoken(texture)
+        axes.scatter(
+            10 ** x[ours], (y + shift)[ours], color=color, s=22, edgecolor="white", lw=0.4, label=name
+        )
+        if ours.sum() >= FEWEST_SETS and np.ptp(x[ours]) > 0:
+            draw_regression(axes, x[ours], y[ours], color, band=len(textures) == 1)
+            by_texture.append(f"{name} {correlate(x[ours], y[ours], 'spearman')} (n = {ours.sum()})")
+    text = [f"{len(rated)} rated outputs, spread a little up and down where ratings are the same."]
+    pearson, spearman = (
+        correlate_within(x, y, list(rated["texture"]), list(rated["set"]), kind)
+        for kind in ("pearson", "spearman")
+    )
+    where = "Within textures the rating" if len(textures) > 1 else "The rating"
+    text.append(
+        f"{where} correlates with the logarithm of the loss at Pearson {pearson}, by rank at Spearman "
+        f"{spearman} (95% intervals)."
+    )
     if len(textures) > 1:
         axes.legend(fontsize=7, frameon=False)
-    text = [f"{len(rated)} rated outputs, spread a little up and down where ratings are the same."]
-    if np.ptp(x) > 0 and np.ptp(y) > 0:
-        draw_regression(axes, x, y)
-        pearson, spearman = correlate(x, y, "pearson"), correlate(x, y, "spearman")
-        text.append(
-            f"With the logarithm of the loss the rating correlates at Pearson {pearson}, by rank at Spearman "
-            f"{spearman} (95% intervals)."
-        )
-    else:
-        text.append("All have the same rating or the same loss: nothing can correlate.")
+        text.append(f"By rank for each: {'; '.join(by_texture) or 'too few of any'}.")
     axes.set(xscale="log", xlabel=LOSS_AXIS, ylabel=RATING_AXIS, ylim=(-0.3, 5.3))
     return Drawn("rating_against_loss", figure, rated[["study", "trial", LOSS, "rating"]], text)
 
 
-def draw_regression(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
+def draw_regression(
+    axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], color: Any, *, band: bool
+) -> None:
     """Draw a straight line through points whose x are logarithms, with its 95% confidence band."""
     fit, at = stats.linregress(x, y), np.linspace(x.min(), x.max(), 100)
     line = fit.intercept + fit.slope * at
-    residual = np.sqrt(((y - fit.intercept - fit.slope * x) ** 2).sum() / max(1, len(x) - 2))
-    reach = stats.t.ppf(0.975, max(1, len(x) - 2)) * residual
-    reach = reach * np.sqrt(1 / len(x) + (at - x.mean()) ** 2 / ((x - x.mean()) ** 2).sum())
-    axes.plot(10**at, line, color=INK, lw=1.2)
-    axes.fill_between(10**at, line - reach, line + reach, color=INK, alpha=0.12, lw=0)
+    axes.plot(10**at, line, color=color, lw=1.2)
+    if band:
+        residual = np.sqrt(((y - fit.intercept - fit.slope * x) ** 2).sum() / (len(x) - 2))
+        reach = stats.t.ppf(0.975, len(x) - 2) * residual
+        reach = reach * np.sqrt(1 / len(x) + (at - x.mean()) ** 2 / ((x - x.mean()) ** 2).sum())
+        axes.fill_between(10**at, line - reach, line + reach, color=color, alpha=0.12, lw=0)
 
 
-def plot_texture_against_texture(trials: pd.DataFrame, params: Sequence[str], first: str) -> Drawn | str:
-    """Draw one texture's final losses against the others' for the same sets, with two fits."""
-    shared = same_sets(trials, params)
-    if shared is None or first not in set(shared["texture"]):
+def plot_texture_against_texture(trials: pd.DataFrame, first: str) -> Drawn | str:
+    """Draw one texture's final losses against the others' for the same sets, with two fits.
+
+    Args:
+        trials: Complete trials with the columns `texture` and `set`.
+        first: The texture.
+    """
+    wide = same_sets(trials)
+    if wide is None or first not in wide:
         return (
-            f"No sets were trained on {first} and on another texture. `experiment=ten_sets` with several "
-            "textures produces them."
+            f"No {FEWEST_SETS} sets were trained on {spoken(first)} and on another texture. "
+            "`experiment=ten_sets` with several textures produces them."
         )
-    wide = shared.pivot_table(index="set", columns="texture", values=LOSS)
-    others = [
-        texture
-        for texture in wide.columns
-        if texture != first and wide[[first, texture]].dropna().shape[0] >= FEW
-    ]
-    if not others:
-        return f"Fewer than {FEW} sets were trained on {first} and on another texture."
+    others = [texture for texture in wide if texture != first]
     figure = make_figure(1, len(others), 3.0 * len(others) + 0.4, 3.2)
+    x = wide[first].to_numpy(float)
+    rests = leverage(x) > MOST_LEVERAGE
     text, rows = [], []
     for axes, other in zip(figure.axes, others, strict=True):
-        pair = wide[[first, other]].dropna()
-        x, y = pair[first].to_numpy(float), pair[other].to_numpy(float)
+        y = wide[other].to_numpy(float)
         axes.scatter(x, y, color=MARK, s=22, edgecolor="white", lw=0.4, zorder=3)
         rho = correlate(x, y, "spearman")
-        words = [f"{other.replace('_', ' ')}: rank correlation {rho}"]
-        for kind, fit, style in (("linear", fit_line, "-"), ("exponential", fit_exponential, "--")):
-            at = np.geomspace(x.min(), x.max(), 100)
-            predict, r2 = fit(x, y)
+        words = [f"{spoken(other)}: rank correlation {rho}"]
+        fits = (("linear", fit_line, "-"), ("exponential", fit_exponential, "--"))
+        for kind, fit, style in fits if np.ptp(y) > 0 and np.ptp(x[~rests]) > 0 else ():
+            ours, theirs = x[~rests], y[~rests]
+            at = np.geomspace(ours.min(), ours.max(), 100)
+            predict, r2 = fit(ours, theirs)
+            low, high, band = resample(fit, ours, theirs, at)
             axes.plot(at, predict(at), style, color=INK, lw=1, label=kind)
-            low, high = interval_of_r2(fit, x, y)
+            if kind == "exponential":
+                axes.fill_between(at, *band, color=INK, alpha=0.1, lw=0)
             words.append(f"{kind} fit R² {r2:.2f} [{low:.2f}, {high:.2f}]")
-            rows.append(
-                {"texture": other, "fit": kind, "r2": r2, "low": low, "high": high, "spearman": rho.value}
-            )
-        axes.set(
-            xscale="log",
-            yscale="log",
-            xlabel=f"{first.replace('_', ' ')}: final loss",
-            title=other.replace("_", " "),
-        )
+            row = {"texture": other, "fit": kind, "r2": r2, "low": low, "high": high}
+            rows.append({**row, "spearman": rho.value})
+        axes.set(xscale="log", yscale="log", xlabel=f"{spoken(first)}: final loss", title=spoken(other))
         text.append(", ".join(words) + ".")
-    text.append("Both fits are by least squares of the logarithms: losses scatter by factors.")
+    text.append(
+        f"{len(wide)} sets. Both fits are by least squares of the logarithms, for losses scatter by factors; "
+        "shaded: 95% of exponential fits to resampled sets."
+    )
+    if rests.any():
+        named = ", ".join(str(name) for name in wide.index[rests])
+        text.append(
+            f"The fits leave out {named}, so far from the others that the curves would only pass there."
+        )
     figure.axes[0].set_ylabel("the other texture's final loss")
-    figure.axes[0].legend(fontsize=7, frameon=False)
+    if rows:
+        figure.axes[0].legend(fontsize=7, frameon=False)
     return Drawn("texture_against_texture", figure, pd.DataFrame(rows), text)
+
+
+def leverage(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how much of its own fitted value each point decides in a straight line, 0 to 1."""
+    apart = (x - x.mean()) ** 2
+    return np.asarray(1 / len(x) + apart / max(apart.sum(), np.finfo(float).tiny), float)
 
 
 Fit = Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -195,14 +246,21 @@ def fit_exponential(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[Fit
     return lambda at: np.exp(fit.intercept + fit.slope * at), float(fit.rvalue**2)
 
 
-def interval_of_r2(fit: Any, x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the 95% bootstrap interval of a fit's share of the variance, over resampled sets."""
-    draw, found = np.random.default_rng(0), []
-    for _ in range(200):
+def resample(
+    fit: Any, x: NDArray[np.float64], y: NDArray[np.float64], at: NDArray[np.float64]
+) -> tuple[float, float, NDArray[np.float64]]:
+    """Return 95% bootstrap intervals over sets: of a fit's share of the variance, and of it, (2, place)."""
+    draw = np.random.default_rng(0)
+    shares: list[float] = []
+    lines: list[NDArray[np.float64]] = []
+    while len(shares) < N_FITS:
         index = draw.integers(0, len(x), len(x))
         if np.ptp(x[index]) > 0 and np.ptp(y[index]) > 0:
-            found.append(fit(x[index], y[index])[1])
-    return tuple(np.quantile(found, [0.025, 0.975])) if found else (float("nan"), float("nan"))
+            predict, r2 = fit(x[index], y[index])
+            shares.append(r2)
+            lines.append(predict(at))
+    low, high = np.quantile(shares, [0.025, 0.975])
+    return float(low), float(high), np.quantile(lines, [0.025, 0.975], axis=0)
 
 
 def plot_suggestions(trials: pd.DataFrame) -> Drawn | str:
@@ -220,13 +278,13 @@ def plot_suggestions(trials: pd.DataFrame) -> Drawn | str:
     groups, text = {"not suggested": others[LOSS]}, []
     for method, each in suggested.groupby("suggested_by"):
         mean, sd = each["predicted_log10_loss"], each["predicted_log10_loss_sd"]
-        reach = [10**mean - 10 ** (mean - sd), 10 ** (mean + sd) - 10**mean]
+        reach = [10**mean - 10 ** (mean - SURE * sd), 10 ** (mean + SURE * sd) - 10**mean]
         style = {"fmt": "o", "ms": 4, "lw": 0.8, "color": colors[method], "label": method}
         left.errorbar(10**mean, each[LOSS], xerr=reach, **style)
         groups[method] = each[LOSS]
-        inside = float(((np.log10(each[LOSS]) - mean).abs() <= 1.96 * sd).mean())
+        inside = float(((np.log10(each[LOSS]) - mean).abs() <= SURE * sd).mean())
         median = f"{len(each)} sets, median loss {each[LOSS].median():.2g}"
-        text.append(f"{method}: {median}; {inside:.0%} within the predicted 95% range.")
+        text.append(f"{method}: {median}; {inside:.0%} within the predicted 95% range (bars).")
     ends = [10 ** suggested["predicted_log10_loss"].min(), 10 ** suggested["predicted_log10_loss"].max()]
     left.plot(ends, ends, color=INK, lw=0.8, ls="--")
     left.set(xscale="log", yscale="log", xlabel="predicted final loss", ylabel="obtained final loss")
@@ -238,7 +296,7 @@ def plot_suggestions(trials: pd.DataFrame) -> Drawn | str:
     right.set(yscale="log", ylabel=LOSS_AXIS)
     right.set_xticks(range(len(groups)), list(groups))
     text.append(
-        f"Not suggested: {len(others)} sets, median loss {others[LOSS].median():.2g}; bars are medians."
+        f"Not suggested: {len(others)} sets, median loss {others[LOSS].median():.2g}; lines are medians."
     )
     columns = ["study", "trial", "suggested_by", "predicted_log10_loss", "predicted_log10_loss_sd", LOSS]
     return Drawn("suggestions", figure, suggested[columns], text)

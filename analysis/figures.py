@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+import math
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,11 +16,10 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from optuna.distributions import BaseDistribution
 from scipy import stats
 from statsmodels.nonparametric.smoothers_lowess import lowess
 
-from analysis.statistics import corrected, correlate, permutation_p
+from analysis.statistics import corrected, correlate, curved, detectable, permutation_p
 
 __all__ = [
     "LOSS",
@@ -27,7 +27,6 @@ __all__ = [
     "label_of",
     "plot_curves",
     "plot_history",
-    "plot_importances",
     "plot_interactions",
     "plot_parameters",
     "styled",
@@ -52,6 +51,9 @@ MOST_STUDIES = 6  # of which one figure can tell the colors apart
 SMOOTH = 0.7  # share of the trials that a point of the smoother sees
 LOG_RANGE = 30  # a parameter that spans more is drawn by orders of magnitude
 MORE = "More of them: the sweep's command again with a larger `sweep.n_trials`."
+ALL_THE_SAME = "All final losses are the same: nothing explains them."
+BY_CHANCE = ", which chance alone gives as easily"
+N_SHUFFLED = 500
 INK, MARK = "#1c2430", "#0072b2"
 
 
@@ -101,12 +103,20 @@ def make_figure(n_rows: int = 1, n_columns: int = 1, width: float = 7.0, height:
     return figure
 
 
-def plot_parameters(trials: pd.DataFrame, params: Sequence[str]) -> Drawn | str:
-    """Draw each parameter against the final loss, with a smoother, an effect size and a corrected p-value."""
+def plot_parameters(trials: pd.DataFrame, params: Sequence[str], n_pruned: int = 0) -> Drawn | str:
+    """Draw each parameter against the final loss, with a smoother, an effect size and a corrected p-value.
+
+    Args:
+        trials: Complete ones.
+        params: What was searched.
+        n_pruned: Trials that are not among them.
+    """
     if len(trials) < FEW or not params:
         return f"{count_complete(trials)}; this figure takes {FEW}, and something that is searched. {MORE}"
     varied = [name for name in params if trials[name].nunique() > 1]
-    p_values = corrected([permutation_p(as_numbers(trials[name]), trials[LOSS]) for name in varied])
+    p_values = corrected(
+        [permutation_p(as_columns(trials[name]), trials[LOSS], trials["trial"]) for name in varied]
+    )
     n_columns = min(3, len(varied))
     n_rows = -(-len(varied) // n_columns)
     figure = make_figure(n_rows, n_columns, 2.6 * n_columns + 0.6, 2.4 * n_rows)
@@ -115,31 +125,65 @@ def plot_parameters(trials: pd.DataFrame, params: Sequence[str]) -> Drawn | str:
         if name is None:
             axes.set_visible(False)
             continue
-        rho = correlate(as_numbers(trials[name]), trials[LOSS], "spearman")
         draw_parameter(axes, trials, name)
-        axes.set_title(f"rank correlation {rho.value:+.2f}, p = {p:.2g}", fontsize=8)
-        rows.append({"parameter": name, "spearman": rho.value, "low": rho.low, "high": rho.high, "p": p})
+        row: dict[str, Any] = {
+            "parameter": name,
+            "spearman": math.nan,
+            "low": math.nan,
+            "high": math.nan,
+            "p": p,
+        }
+        if is_ordered(trials[name]):
+            rho = correlate(as_numbers(trials[name]), trials[LOSS], "spearman")
+            row |= {"spearman": rho.value, "low": rho.low, "high": rho.high}
+        effect = f"rank correlation {row['spearman']:+.2f}, " if is_ordered(trials[name]) else ""
+        axes.set_title(f"{effect}p = {p:.2g}", fontsize=8)
+        rows.append(row)
     for index, axes in enumerate(figure.axes):
         if index % n_columns == 0:
             axes.set_ylabel("final loss")
     found = pd.DataFrame(rows)
     sure = found[found["p"] < 0.05]
-    named = ", ".join(f"{label_of(row.parameter)} ({row.spearman:+.2f})" for row in sure.itertuples())
+    named = ", ".join(
+        f"{label_of(row.parameter)} ({row.spearman:+.2f} [{row.low:.2f}, {row.high:.2f}])"
+        for row in sure.itertuples()
+    ).replace(" (+nan [nan, nan])", "")
     text = [
-        f"{len(trials)} complete trials; the line is a local regression (lowess), the title Spearman's rank "
-        f"correlation and its permutation p-value, corrected for {len(varied)} parameters by Holm's method.",
+        f"{len(trials)} complete trials; the line is a local regression (lowess) or joins means, the title "
+        "Spearman's rank correlation and the permutation p-value of a relation that rises, falls, or turns "
+        f"once, beyond what follows from the order of the trials, corrected for {len(varied)} parameters by "
+        "Holm's method.",
         f"Related to the loss beyond chance: {named}."
         if named
-        else "No parameter alone is related to the loss beyond chance.",
+        else "No parameter alone is related to the loss beyond chance; so many trials would show a rank "
+        f"correlation of {detectable(len(trials), len(varied)):.2f} four times in five.",
     ]
+    if n_pruned:
+        text.append(f"{n_pruned} pruned trials, which have no final loss, are left out.")
     return Drawn("parameters", figure, found, text)
 
 
+def is_ordered(values: pd.Series) -> bool:
+    """Say whether a column holds numbers, not words."""
+    return bool(pd.api.types.is_numeric_dtype(values))
+
+
 def as_numbers(values: pd.Series) -> NDArray[np.float64]:
-    """Return a column as numbers: ranks in the order of appearance where it holds words."""
-    if pd.api.types.is_numeric_dtype(values):
-        return np.asarray(values, float)
-    return np.asarray(pd.factorize(values)[0], float)
+    """Return a column as numbers: places in the alphabet's order where it holds words."""
+    return np.asarray(values if is_ordered(values) else pd.factorize(values, sort=True)[0], float)
+
+
+def as_columns(values: pd.Series) -> NDArray[np.float64]:
+    """Return what a loss may follow of a column: a curve of its ranks, or a level for each word."""
+    if is_ordered(values):
+        return curved(as_numbers(values))
+    return np.asarray(pd.get_dummies(values), float)
+
+
+def ticks_of(values: pd.Series) -> list[str]:
+    """Return the names of a column's different values, in order."""
+    choices = sorted(values.unique())
+    return [f"{choice:g}" for choice in choices] if is_ordered(values) else list(map(str, choices))
 
 
 def draw_parameter(axes: Axes, trials: pd.DataFrame, name: str) -> None:
@@ -153,34 +197,13 @@ def draw_parameter(axes: Axes, trials: pd.DataFrame, name: str) -> None:
     axes.scatter(x + apart, losses, s=12, color=MARK, alpha=0.6, edgecolor="white", lw=0.3)
     axes.set(yscale="log", xlabel=label_of(name), xscale="log" if log else "linear")
     if few:
-        axes.set_xticks(range(len(choices)), [f"{choice:g}" for choice in choices])
+        axes.set_xticks(range(len(choices)), ticks_of(trials[name]))
         at = np.unique(x)
         axes.plot(at, [10 ** np.log10(losses[x == each]).mean() for each in at], color=INK, lw=1.2)
     elif len(x) > 4:
         place = np.log10(x) if log else x
-        smooth = lowess(np.log10(losses), place, frac=SMOOTH)
+        smooth = lowess(np.log10(losses), place, frac=SMOOTH, it=0)
         axes.plot(10 ** smooth[:, 0] if log else smooth[:, 0], 10 ** smooth[:, 1], color=INK, lw=1.2)
-
-
-def plot_importances(
-    trials: pd.DataFrame,
-    distributions: Mapping[str, BaseDistribution],
-    importances: Callable[[pd.DataFrame, Mapping[str, BaseDistribution]], pd.DataFrame],
-) -> Drawn | str:
-    """Draw how much of the loss's variance each parameter explains, by fANOVA, with its spread."""
-    if len(trials) < 10 or not distributions:
-        return f"{count_complete(trials)}; an importance takes 10. {MORE}"
-    found = importances(trials, distributions).sort_values("importance")
-    figure = make_figure(height=0.4 * len(found) + 1)
-    (axes,) = figure.axes
-    axes.barh([label_of(n) for n in found["parameter"]], found["importance"], xerr=found["sd"], color=MARK)
-    axes.set(xlabel="share of the variance of the loss's logarithm (fANOVA)", xlim=(0, None))
-    first = found.iloc[-1]
-    text = [
-        f"Importance by fANOVA; the bars' ends move by one standard deviation over resampled trials. Most "
-        f"of it has {label_of(first['parameter'])}: {first['importance']:.2f} ± {first['sd']:.2f}."
-    ]
-    return Drawn("importances", figure, found, text)
 
 
 def plot_interactions(
@@ -195,11 +218,15 @@ def plot_interactions(
     """
     if len(losses) < 12 or len(names) < 2:
         return f"{count_complete(losses)}; interactions take 12, and two parameters. {MORE}"
+    if np.ptp(losses) == 0:
+        return ALL_THE_SAME
     ranks, gain = stats.rankdata(losses), np.full((len(names),) * 2, np.nan)
-    for i, j in itertools.combinations(range(len(names)), 2):
-        alone = np.column_stack([np.ones(len(ranks)), points[:, i], points[:, j]])
-        product = (points[:, i] - points[:, i].mean()) * (points[:, j] - points[:, j].mean())
-        gain[j, i] = explained(np.column_stack([alone, product]), ranks) - explained(alone, ranks)
+    ranks = (ranks - ranks.mean()) / np.linalg.norm(ranks - ranks.mean())
+    pairs = list(itertools.combinations(range(len(names)), 2))
+    beyond = np.column_stack([beyond_both(points[:, i], points[:, j]) for i, j in pairs])
+    gain[[j for _, j in pairs], [i for i, _ in pairs]] = (ranks @ beyond) ** 2
+    shuffled = np.random.default_rng(0).permuted(np.tile(ranks, (N_SHUFFLED, 1)), axis=1) @ beyond
+    chance = float(np.quantile((shuffled**2).max(axis=1), 0.95))
     figure = make_figure(height=0.45 * len(names) + 1.2)
     (axes,) = figure.axes
     labels = [label_of(name) for name in names]
@@ -219,16 +246,20 @@ def plot_interactions(
     i, j = divmod(int(np.nanargmax(gain)), len(names))
     text = [
         "What the product of two parameters explains of the ranks of the loss beyond the two alone. Most: "
-        f"{labels[j]} with {labels[i]}, {gain[i, j]:.2f}."
+        f"{labels[j]} with {labels[i]}, {gain[i, j]:.2f}{'' if gain[i, j] > chance else BY_CHANCE}: where "
+        f"losses are shuffled, the largest is above {chance:.2f} in one of 20 cases."
     ]
     frame = pd.DataFrame(gain, index=list(names), columns=list(names)).reset_index(names="parameter")
     return Drawn("interactions", figure, frame, text)
 
 
-def explained(design: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    """Return the share of the variance that a least squares fit explains."""
-    residual = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
-    return float(1 - (residual**2).sum() / ((y - y.mean()) ** 2).sum())
+def beyond_both(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return, of length 1, what the product of two columns has beyond a plane; nothing where it has none."""
+    plane = np.column_stack([np.ones(len(one)), one, other])
+    product = (one - one.mean()) * (other - other.mean())
+    rest = product - plane @ np.linalg.lstsq(plane, product, rcond=None)[0]
+    length = np.linalg.norm(rest)
+    return np.asarray(rest / length if length > 1e-9 else 0 * rest, float)
 
 
 def plot_history(trials: pd.DataFrame) -> Drawn | str:
@@ -281,7 +312,6 @@ def plot_curves(curves: Mapping[tuple[str, int], Mapping[int, float]], trials: p
     rows = [
         (study, trial, step, loss) for (study, trial), curve in shown.items() for step, loss in curve.items()
     ]
-    text = [
-        f"{len(shown)} trials: " + ", ".join(f"{(list(reasons.values())).count(n)} {n}" for n in names) + "."
-    ]
+    drawn = [reasons.get(key, "") for key in shown]
+    text = [f"{len(shown)} trials: " + ", ".join(f"{drawn.count(name)} {name}" for name in names) + "."]
     return Drawn("curves", figure, pd.DataFrame(rows, columns=["study", "trial", "step", "loss"]), text)

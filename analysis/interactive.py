@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.figures import LOG_RANGE, LOSS, as_numbers, label_of
+from analysis.figures import LOG_RANGE, LOSS, as_numbers, label_of, ticks_of
 
 __all__ = ["plot_parallel"]
 
@@ -38,6 +38,6 @@ def _dimension(values: pd.Series, label: str) -> dict[str, object]:
         return {"label": f"log10 {label}", "values": np.log10(numbers)}
     if len(choices) <= 6:
         ranks = np.searchsorted(choices, numbers)
-        ticks = {"tickvals": list(range(len(choices))), "ticktext": [f"{choice:g}" for choice in choices]}
+        ticks = {"tickvals": list(range(len(choices))), "ticktext": ticks_of(values)}
         return {"label": label, "values": ranks, **ticks}
     return {"label": label, "values": numbers}

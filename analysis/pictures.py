@@ -18,6 +18,7 @@ from nca.places import Places
 __all__ = ["best_table", "plot_examples", "plot_published_sets"]
 
 LARGEST = 5
+RELATIVE = "final_loss_relative"
 PUBLISHED = {
     "set 5": {"model.channels": 15, "model.hidden_channels": 96, "model.filters": 4},
     "set 8": {"model.channels": 6, "model.hidden_channels": 32, "model.filters": 6},
@@ -37,8 +38,8 @@ def plot_examples(tables: Sequence[StudyTable]) -> Drawn | str:
     rated: dict[str, tuple[StudyTable, pd.DataFrame]] = {}
     for table in tables:
         ours = table.trials.dropna(subset=["rating"])
-        if len(ours) >= FEW and len(ours) > len(rated.get(_texture(table), (table, []))[1]):
-            rated[_texture(table)] = table, ours
+        if len(ours) >= FEW and len(ours) > len(rated.get(table.texture, (table, []))[1]):
+            rated[table.texture] = table, ours
     if not rated:
         return "Examples for each rating need ratings: `python -m analysis.rate study=STUDY`."
     figure = make_figure(len(rated), LARGEST + 2, 9, 1.45 * len(rated))
@@ -102,26 +103,23 @@ def find_published(tables: Sequence[StudyTable]) -> dict[tuple[str, str], tuple[
         complete = table.trials[table.trials["reason"] == "complete"]
         for name in names if not table.distributions else ():
             for _, row in complete.iterrows():
-                found[name, _texture(table)] = (table, row)
+                found[name, table.texture] = (table, row)
     return found
-
-
-def _texture(table: StudyTable) -> str:
-    name, preset = table.fixed.get("texture.name", table.name), table.fixed.get("texture.preset")
-    return f"{name} {preset}" if preset else str(name)
 
 
 def best_table(tables: Sequence[StudyTable], places: Places, n: int) -> str:
     """Return the best trials as an HTML table with pictures and links to their viewers."""
+    relative = len({table.texture for table in tables}) > 1 and all(RELATIVE in t.trials for t in tables)
+    by = RELATIVE if relative else LOSS
     rows = [
-        (row[LOSS], table, row)
+        (row[by], table, row)
         for table in tables
-        if LOSS in table.trials
-        for _, row in table.trials[table.trials["reason"] == "complete"].iterrows()
+        if by in table.trials
+        for _, row in table.trials[table.trials["reason"] == "complete"].dropna(subset=[by, LOSS]).iterrows()
     ]
     lines = []
-    for loss, table, row in sorted(rows, key=lambda each: each[0])[:n]:
-        named = "<br>".join(f"{html.escape(label_of(name))} {row[name]:.4g}" for name in table.params)
+    for _, table, row in sorted(rows, key=lambda each: each[0])[:n]:
+        named = "<br>".join(f"{html.escape(label_of(name))} {_short(row[name])}" for name in table.params)
         experiment, run = table.links.get("mlflow_experiment_id"), row.get("mlflow_run_id")
         links = ""
         if experiment is not None and isinstance(run, str):
@@ -133,11 +131,26 @@ def best_table(tables: Sequence[StudyTable], places: Places, n: int) -> str:
         output = table.pictures.output(int(row["trial"]))
         picture = "" if output is None else f'<img class="thumb" alt="" src="{data_url(output)}">'
         rating = "" if pd.isna(row["rating"]) else f"{row['rating']:.2g}"
-        cells = (picture, html.escape(table.name), str(row["trial"]), f"{loss:.3g}", rating, named, links)
+        cells = (
+            picture,
+            html.escape(table.name),
+            str(row["trial"]),
+            f"{row[LOSS]:.3g}",
+            rating,
+            named,
+            links,
+        )
         lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     if not lines:
         return ""
     head = "".join(
         f"<th>{name}</th>" for name in ("output", "study", "trial", "final loss", "rating", "set", "")
     )
-    return f"<h3>The best {len(lines)}</h3><table><thead><tr>{head}</tr></thead>{''.join(lines)}</table>"
+    order = ", by their loss as a share of the target's own energy" if relative else ""
+    return (
+        f"<h3>The best {len(lines)}{order}</h3><table><thead><tr>{head}</tr></thead>{''.join(lines)}</table>"
+    )
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else html.escape(str(value))

@@ -9,9 +9,10 @@ import base64
 import functools
 import html
 import itertools
+import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -37,7 +38,8 @@ USAGE = (
 TEMPLATES = Path(__file__).with_name("assets")
 PAGE = "report.html"
 BEST = 10  # trials of the table
-FEWEST_SHARED = 4  # outputs that two raters must have rated to be compared
+FEWEST_PAIRS = 5  # ratings of the same outputs, or sets, below which nothing is said of their differences
+TERMS = ("model.", "train.", "features.")  # begin the keys of what losses depend on beside texture and set
 
 
 @dataclass
@@ -141,32 +143,38 @@ def make_sections(tables: Sequence[StudyTable], places: Places) -> Iterator[Sect
     import numpy as np
 
     from analysis import comparisons, figures
-    from analysis.clusters import FEWEST, find_clusters, plot_clusters
+    from analysis.clusters import FEWEST, find_clusters, plot_clusters, silhouette_by_chance
     from analysis.cube import Cube
-    from analysis.importances import importances
+    from analysis.importances import plot_importances
     from analysis.interactive import plot_parallel
     from analysis.pictures import best_table, plot_examples, plot_published_sets
 
     everything = join(tables)
     complete = everything[everything["reason"] == "complete"].dropna(subset=[figures.LOSS])
-    distributions = {name: each for table in tables for name, each in table.distributions.items()}
-    params = [name for name in sorted(distributions) if name in complete]
-    main_study = max(tables, key=lambda table: len(table.trials)).name
-    own = complete[complete["study"] == main_study].dropna(subset=params)
-    searched = [name for name in params if own[name].nunique() > 1]
-    cube = Cube({name: distributions[name] for name in searched})
+    table = max(tables, key=lambda each: len(each.trials))
+    own = complete[complete["study"] == table.name].dropna(subset=list(table.params))
+    searched = [name for name in table.params if own[name].nunique() > 1]
+    distributions = {name: table.distributions[name] for name in searched}
+    cube = Cube(distributions)
     points = cube.encode(own[searched].to_dict("records"))
+    alike = complete["terms"] == everything.loc[everything["study"] == table.name, "terms"].iloc[0]
+    comparable, others = complete[alike], sorted(set(complete.loc[~alike, "study"]))
+    left_out = [f"Not compared with {table.name}, for trained on other terms: {', '.join(others)}."] * bool(
+        others
+    )
+    n_pruned = int((table.trials["reason"] == "pruned").sum())
 
-    yield Section("Final losses by texture", [comparisons.plot_losses_by_texture(complete, params)])
-    ratings = [comparisons.plot_rating_against_loss(complete), plot_examples(tables)]
+    yield Section("Final losses by texture", [comparisons.plot_losses_by_texture(comparable)], notes=left_out)
+    ratings = [comparisons.plot_rating_against_loss(comparable), plot_examples(tables)]
     yield Section("Rating against final loss", ratings, notes=list(agreement(tables)))
+    losses = own[figures.LOSS].to_numpy(float)
     yield Section(
-        f"Each parameter against final loss: {main_study}",
+        f"Each parameter against final loss: {table.name}",
         [
-            figures.plot_parameters(own, searched),
-            figures.plot_importances(own, {name: distributions[name] for name in searched}, importances),
-            figures.plot_interactions(points, cube.names, own[figures.LOSS].to_numpy(float)),
-            figures.plot_history(complete[complete["texture"].isin(set(own["texture"]))]),
+            figures.plot_parameters(own, searched, n_pruned),
+            plot_importances(own, points, distributions),
+            figures.plot_interactions(points, cube.names, losses),
+            figures.plot_history(comparable[comparable["texture"] == table.texture]),
         ],
         plot_parallel(own, searched),
     )
@@ -174,57 +182,102 @@ def make_sections(tables: Sequence[StudyTable], places: Places) -> Iterator[Sect
         f"{figures.count_complete(own)}; clusters take {FEWEST}, and two parameters that vary. {figures.MORE}"
     )
     if len(own) >= FEWEST and len(searched) > 1 and len(np.unique(points, axis=0)) >= FEWEST:
-        clusters = plot_clusters(find_clusters(points, cube.names), own)
-    yield Section(f"Clusters of parameter sets: {main_study}", [clusters])
-    first = "roundleaf" if "roundleaf" in set(complete["texture"]) else str(complete["texture"].min())
+        clusters = plot_clusters(
+            find_clusters(points, cube.names), own, silhouette_by_chance(cube, len(points))
+        )
+    yield Section(f"Clusters of parameter sets: {table.name}", [clusters])
+    first = "roundleaf" if "roundleaf" in set(comparable["texture"]) else str(comparable["texture"].min())
     yield Section(
-        "One texture against another", [comparisons.plot_texture_against_texture(complete, params, first)]
+        "One texture against another", [comparisons.plot_texture_against_texture(comparable, first)]
     )
     yield Section("Published sets on all textures", [plot_published_sets(tables)])
-    yield Section(f"Suggestions that were tried: {main_study}", [comparisons.plot_suggestions(own)])
-    curves = {(table.name, trial): curve for table in tables for trial, curve in table.curves.items()}
+    yield Section(f"Suggestions that were tried: {table.name}", [comparisons.plot_suggestions(own)])
+    curves = {(each.name, trial): curve for each in tables for trial, curve in each.curves.items()}
     yield Section(
         "Curves, costs, the best",
         [figures.plot_curves(curves, everything)],
         best_table(tables, places, BEST),
-        list(costs(everything)),
+        [*costs(everything), *noise(comparable)],
     )
 
 
 def agreement(tables: Sequence[StudyTable]) -> Iterator[str]:
     """Yield how well raters agree with themselves, at a second look, and with each other."""
     from analysis.ratings import group, means_by_trial, self_agreement
-    from analysis.statistics import correlate
 
+    twice: dict[str, list[tuple[float, float]]] = {}
+    shared: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for table in tables:
         by_rater = group(table.ratings, "rater")
+        means = {rater: means_by_trial(given) for rater, given in by_rater.items()}
         for rater, given in by_rater.items():
-            pairs = self_agreement(given)
-            if pairs:
-                apart = sum(abs(first - second) for first, second in pairs) / len(pairs)
-                twice = f"{rater} looked at {len(pairs)} outputs twice"
-                yield f"{table.name}: {twice}; the two ratings are {apart:.2g} apart on average."
-        for one, other in itertools.combinations(by_rater, 2):
-            first, second = means_by_trial(by_rater[one]), means_by_trial(by_rater[other])
-            both = sorted(first.keys() & second.keys())
-            if len(both) >= FEWEST_SHARED:
-                x, y = [first[trial] for trial in both], [second[trial] for trial in both]
-                apart = sum(abs(a - b) for a, b in zip(x, y, strict=True)) / len(both)
-                said = f"{one} and {other} both rated {len(both)} outputs, {apart:.2g} apart on average"
-                if len(set(x)) > 1 and len(set(y)) > 1:
-                    said += f", rank correlation {correlate(x, y, 'spearman')}"
-                yield f"{table.name}: {said}."
+            twice.setdefault(rater, []).extend(self_agreement(given))
+        for one, other in itertools.combinations(sorted(means), 2):
+            both = sorted(means[one].keys() & means[other].keys())
+            shared.setdefault((one, other), []).extend((means[one][n], means[other][n]) for n in both)
+    for rater, pairs in twice.items():
+        yield from describe_twice(rater, pairs)
+    for (one, other), pairs in shared.items():
+        yield from describe_shared(one, other, pairs)
+
+
+def describe_twice(rater: str, pairs: Sequence[tuple[float, float]]) -> Iterator[str]:
+    """Yield how far two ratings of an output by the same rater lie apart, beside those of different ones."""
+    looked = f"{rater} looked at {len(pairs)} outputs twice"
+    if len(pairs) >= FEWEST_PAIRS:
+        different = list(itertools.product(*zip(*pairs, strict=True)))
+        yield (
+            f"{looked}: the two ratings are {apart(pairs):.2g} apart on average, those of any two of these "
+            f"outputs {apart(different):.2g}."
+        )
+    elif pairs:
+        yield f"{looked}; to say how well the ratings agree takes {FEWEST_PAIRS}."
+
+
+def describe_shared(one: str, other: str, pairs: Sequence[tuple[float, float]]) -> Iterator[str]:
+    """Yield how well two raters agree, where they rated enough of the same outputs."""
+    from analysis.statistics import correlate
+
+    if len(pairs) >= FEWEST_PAIRS:
+        x, y = ([pair[index] for pair in pairs] for index in (0, 1))
+        rho = correlate(x, y, "spearman")
+        yield (
+            f"{one} and {other} both rated {len(pairs)} outputs, {apart(pairs):.2g} apart on average, rank "
+            f"correlation {rho}."
+        )
+
+
+def apart(pairs: Iterable[tuple[float, float]]) -> float:
+    """Return the mean distance of pairs."""
+    distances = [abs(one - other) for one, other in pairs]
+    return sum(distances) / len(distances)
 
 
 def join(tables: Sequence[StudyTable]) -> pd.DataFrame:
-    """Return all trials of several studies, with the columns `study` and `texture`."""
+    """Return all trials of several studies.
+
+    Columns beyond the tables' own: `study`; `texture`; `set`, the same for the same values of all that any of
+    the studies searches, and of its own where a study searches nothing; `terms`, the same where losses may be
+    compared. What a study does not search has its fixed value.
+    """
     import pandas as pd
 
+    params = sorted({name for table in tables for name in table.params})
     parts = []
     for table in tables:
         part = table.trials.copy()
         part.insert(0, "study", table.name)
-        part["texture"] = table.fixed.get("texture.name", table.name)
+        part["texture"] = table.texture
+        for name in set(params) - set(table.params):
+            part[name] = table.fixed.get(name)
+        sets = (
+            part[params].to_numpy(object).tolist()
+            if table.params
+            else [(table.name, n) for n in part["trial"]]
+        )
+        part["set"] = [json.dumps(each, default=str) for each in sets]
+        terms = {key: str(table.fixed[key]) for key in sorted(table.fixed) if key.startswith(TERMS)}
+        part["terms"] = json.dumps({key: value for key, value in terms.items() if key not in params})
         parts.append(part)
     filled = [part for part in parts if not part.empty]
     joined = pd.concat(filled, ignore_index=True)
@@ -234,9 +287,7 @@ def join(tables: Sequence[StudyTable]) -> pd.DataFrame:
 
 
 def costs(trials: pd.DataFrame) -> Iterator[str]:
-    """Yield what was spent, how trials failed, and how noise compares with the differences between sets."""
-    import numpy as np
-
+    """Yield what was spent, and how trials failed."""
     from sweeps.progress import format_duration
 
     n_steps = int(trials["n_steps"].fillna(0).sum()) if "n_steps" in trials else 0
@@ -245,19 +296,33 @@ def costs(trials: pd.DataFrame) -> Iterator[str]:
     failed = trials[~trials["reason"].isin(["complete", "pruned", "stopped"])]
     reasons = ", ".join(f"{count} {reason}" for reason, count in failed["reason"].value_counts().items())
     yield f"Failed: {reasons or 'none'}."
-    complete = trials[trials["reason"] == "complete"]
-    if {"final_loss", "final_loss_median"} <= set(complete.columns) and len(complete) > 2:
-        logs = np.log10(complete[["final_loss", "final_loss_median"]].dropna())
-        draw = float((logs["final_loss"] - logs["final_loss_median"]).std())
-        between = float(logs["final_loss_median"].std())
-        yield (
-            f"Noise: the last step's loss differs from the median of the last 256 by {draw:.2f} orders of "
-            f"magnitude (standard deviation), sets differ by {between:.2f}."
-        )
-    if "final_loss_sd" in complete and complete["final_loss_sd"].notna().any():
-        share = float((complete["final_loss_sd"] / complete["final_loss"]).median())
-        yield f"Seeds of one set differ by {share:.0%} (standard deviation over mean, median of the sets)."
-    else:
+
+
+def noise(trials: pd.DataFrame) -> Iterator[str]:
+    """Yield for each texture how far sets, seeds and draws lie apart, all in orders of magnitude.
+
+    Args:
+        trials: Complete ones that may be compared.
+    """
+    import numpy as np
+
+    said = []
+    for texture, each in trials.groupby("texture"):
+        if each["set"].nunique() < FEWEST_PAIRS:
+            continue
+        parts = [f"sets {np.log10(each['final_loss']).std():.2f}"]
+        if "final_loss_of_seeds" in each and each["final_loss_of_seeds"].notna().any():
+            seeds = [np.log10(json.loads(text)) for text in each["final_loss_of_seeds"].dropna()]
+            of_one = np.sqrt(np.mean([logs.var(ddof=1) for logs in seeds]))
+            parts.append(f"seeds of one set {of_one:.2f} ({len(seeds)} sets of {len(seeds[0])})")
+        if "final_loss_median" in each:
+            beside = np.log10(each["final_loss"] / each["final_loss_median"]).dropna()
+            parts.append(f"the last step beside the median of the last 256 {beside.std():.2f}")
+            parts.append(f"which it is {-beside.mean():.2f} below on average")
+        said.append(f"{texture.replace('_', ' ')}: {', '.join(parts)}")
+    if said:
+        yield f"Standard deviations of the final loss in orders of magnitude. {'; '.join(said)}."
+    if "final_loss_of_seeds" not in trials or trials["final_loss_of_seeds"].isna().all():
         yield "How much seeds differ is not known: `sweep.repeats=3` trains every set with three."
 
 
@@ -267,8 +332,8 @@ def _describe(tables: Sequence[StudyTable]) -> Iterator[str]:
         yield (
             f"{table.name}: {fixed.get('texture.name')} ({fixed.get('texture.source', 'own')}), "
             f"{fixed.get('train.size')} px, {fixed.get('train.steps')} steps, model "
-            f"{fixed.get('model.name')}, features {fixed.get('features.name')}; {len(table.trials)} trials "
-            "have ended"
+            f"{fixed.get('model.name')}, features {fixed.get('features.name')}; "
+            f"{len(table.trials)} ended for good"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,12 @@ class StudyTable:
     curves: Mapping[int, Mapping[int, float]]
     ratings: Sequence[Rating]
     pictures: Pictures
+
+    @property
+    def texture(self) -> str:
+        """The texture's name, with its preset where it has one."""
+        name, preset = self.fixed.get("texture.name", self.name), self.fixed.get("texture.preset")
+        return f"{name} {preset}" if preset else str(name)
 
 
 def load(study: str, *, runs_dir: str | Path = "mlruns", storage: str | None = None) -> pd.DataFrame:
@@ -142,4 +149,5 @@ def _row(state: StudyState, note: TrialNote, folder: Path) -> dict[str, Any]:
         **note.params,
         **values,
         **{key: value for key, value in results.items() if isinstance(value, int | float | str)},
+        **{key: json.dumps(value) for key, value in results.items() if isinstance(value, list)},
     }

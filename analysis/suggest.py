@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from analysis.cube import Cube
     from analysis.runs import StudyTable
 
-__all__ = ["METHODS", "Suggestion", "main", "suggest"]
+__all__ = ["METHODS", "Model", "Suggestion", "main", "suggest"]
 
 USAGE = (
     "python -m analysis.suggest study=NAME [method=model|pca|umap] [n=4] [target_rating=4.4] [enqueue=true] "
@@ -36,6 +36,9 @@ N_CANDIDATES = 4096
 TRIES = 200  # points around a cluster's center, of which the first new sets are taken
 WIDTH = 0.7  # of those points, in the cluster's own standard deviations
 N_NEIGHBORS = 2
+SETS_PER_WIDTH = 5  # from which on the process has a width for each axis: with fewer it is far too sure
+LENGTHS, NOISES = (0.3, 20.0), (5e-2, 1e1)  # of the process; shorter and less would pass through every trial
+SURE = 1.96  # standard deviations to each side that hold 95%
 GOALS = ("loss", "rating")
 
 Points = NDArray[np.float64]
@@ -151,41 +154,59 @@ def suggest(table: StudyTable, method: str, n: int, target_rating: float) -> tup
     return [_describe(each, method, cube, models, complete) for each in sets], why
 
 
-class _Model:
-    """A Gaussian process on the unit cube; what it predicts is scaled back."""
+class Model:
+    """A Gaussian process on the unit cube; what it predicts is scaled back.
+
+    Args:
+        points: Sets, (set, axis).
+        values: One per set.
+    """
 
     def __init__(self, points: Points, values: Points) -> None:
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.gaussian_process import GaussianProcessRegressor
         from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-        widths = np.full(points.shape[1], 0.5)
-        kernel = ConstantKernel() * Matern(widths, (0.05, 20), nu=2.5) + WhiteKernel(0.1, (1e-4, 1e1))
+        n_sets, n_axes = points.shape
+        widths = np.full(n_axes if n_sets >= SETS_PER_WIDTH * n_axes else 1, 0.5)
+        kernel = ConstantKernel() * Matern(widths, LENGTHS, nu=2.5) + WhiteKernel(0.1, NOISES)
         self.points, self.values = points, values
-        self._process = GaussianProcessRegressor(
-            kernel, normalize_y=True, n_restarts_optimizer=2, random_state=0
-        )
+        self.mean, self.sd = float(values.mean()), float(values.std()) or 1.0
+        self.process = GaussianProcessRegressor(kernel, n_restarts_optimizer=2, random_state=0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            self._process.fit(points, values)
+            self.process.fit(points, (values - self.mean) / self.sd)
 
     def predict(self, points: Points) -> tuple[Points, Points]:
         """Return means and standard deviations, the noise of a trial among them."""
-        mean, sd = self._process.predict(points, return_std=True)
-        return np.asarray(mean, float), np.asarray(sd, float)
+        mean, sd = self.process.predict(points, return_std=True)
+        return self.mean + self.sd * np.asarray(mean, float), self.sd * np.asarray(sd, float)
+
+    def predict_mean(self, points: Points) -> tuple[Points, Points]:
+        """Return means and their standard deviations, without the noise of a trial."""
+        mean, sd = self.predict(points)
+        noise = self.process.kernel_.k2.noise_level * self.sd**2
+        return mean, np.sqrt(np.maximum(sd**2 - noise, 1e-12))
+
+    def coverage(self) -> float:
+        """Return the share of the values that lie in the 95% range predicted without them."""
+        inverse = np.linalg.inv(self.process.kernel_(self.points))
+        errors = inverse @ ((self.values - self.mean) / self.sd)
+        errors = errors / np.sqrt(np.diag(inverse))  # Rasmussen and Williams 5.12, in standard deviations
+        return float((np.abs(errors) <= SURE).mean())
 
 
-def _fit_models(points: Points, complete: pd.DataFrame) -> dict[str, _Model]:
+def _fit_models(points: Points, complete: pd.DataFrame) -> dict[str, Model]:
     """Return a model of the loss's logarithm, and one of the rating where there are enough."""
-    models = {"loss": _Model(points, np.log10(complete["final_loss"].to_numpy(float)))}
+    models = {"loss": Model(points, np.log10(complete["final_loss"].to_numpy(float)))}
     rated = complete["rating"].notna().to_numpy()
     if rated.sum() >= FEWEST_RATED:
-        models["rating"] = _Model(points[rated], complete["rating"].to_numpy(float)[rated])
+        models["rating"] = Model(points[rated], complete["rating"].to_numpy(float)[rated])
     return models
 
 
 def _by_model(
-    cube: Cube, points: Points, models: Mapping[str, _Model], n: int, seed: int
+    cube: Cube, points: Points, models: Mapping[str, Model], n: int, seed: int
 ) -> tuple[list[dict[str, Any]], str]:
     """Return the sets of largest expected improvement; after each, the model believes its own prediction."""
     from scipy.stats import norm, qmc
@@ -195,28 +216,37 @@ def _by_model(
     draws = qmc.Sobol(len(cube.names), seed=seed).random(N_CANDIDATES)
     candidates = _new(cube, cube.decode(draws), points)
     encoded, sets = cube.encode(candidates), []
+    n_values = len(model.values)
+    sure = f"{model.coverage():.0%} of them lie within the 95% range predicted without them"
     best = float((sign * model.predict(model.points)[0]).min())  # of what it thinks, without the noise
     for _ in range(min(n, len(candidates))):
-        mean, sd = model.predict(encoded)
+        mean, sd = model.predict_mean(encoded)
         gain = best - sign * mean
         expected = gain * norm.cdf(gain / sd) + sd * norm.pdf(gain / sd)
         chosen = int(np.argmax(expected))
         sets.append(candidates.pop(chosen))
         believed = np.append(model.values, mean[chosen])
-        model = _Model(np.vstack([model.points, encoded[chosen]]), believed)
+        model = Model(np.vstack([model.points, encoded[chosen]]), believed)
         encoded = np.delete(encoded, chosen, axis=0)
     what = "rating" if goal == "rating" else "logarithm of the final loss"
-    return sets, f"largest expected improvement under a Gaussian process on the {what}, {len(points)} trials"
+    why = f"largest expected improvement under a Gaussian process on the {what} of {n_values} trials"
+    return sets, f"{why}; {sure}"
 
 
 def _by_cluster(
     cube: Cube, points: Points, complete: pd.DataFrame, method: str, n: int, target_rating: float
 ) -> tuple[list[dict[str, Any]], str]:
-    """Return the center of the good cluster, decoded, and sets around it."""
+    """Return the center of the good cluster, decoded, and sets around it.
+
+    Raises:
+        ConfigError: If too few sets differ for clusters.
+    """
     from sklearn.decomposition import PCA
 
     from analysis.clusters import find_clusters, fit_umap
 
+    if len(np.unique(points, axis=0)) <= N_NEIGHBORS:
+        raise ConfigError(f"method={method}: takes more than {N_NEIGHBORS} different sets; try method=model")
     clusters = find_clusters(points, cube.names)
     good, why = _choose_cluster(clusters.labels, complete, target_rating)
     plane = PCA(min(3, points.shape[1])).fit(points) if method == "pca" else fit_umap(points)
@@ -260,7 +290,7 @@ def _new(cube: Cube, sets: Sequence[dict[str, Any]], tried: Points) -> list[dict
 
 
 def _describe(
-    params: Mapping[str, Any], method: str, cube: Cube, models: Mapping[str, _Model], complete: pd.DataFrame
+    params: Mapping[str, Any], method: str, cube: Cube, models: Mapping[str, Model], complete: pd.DataFrame
 ) -> Suggestion:
     point, tried = cube.encode([params]), models["loss"].points
     predicted: dict[str, tuple[float, float]] = {}

@@ -8,7 +8,15 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from analysis import statistics
-from analysis.statistics import corrected, correlate, interval, permutation_p, spread
+from analysis.statistics import (
+    corrected,
+    correlate,
+    correlate_within,
+    curved,
+    detectable,
+    permutation_p,
+    spread,
+)
 
 
 @pytest.mark.parametrize("kind", ["pearson", "spearman"])
@@ -30,23 +38,77 @@ def test_pearsons_interval_is_scipys() -> None:
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
 
 
-def test_the_bootstrap_covers_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "N_RESAMPLES", 400)
-    draw, covered = np.random.default_rng(2), 0
+@pytest.mark.parametrize("kind", ["pearson", "spearman"])
+def test_few_pairs_have_wide_intervals_and_constants_none(kind: str) -> None:
+    three, four = (correlate(range(n), range(n), kind) for n in (3, 4))
+    assert (three.value, three.low, three.high) == pytest.approx((1.0, -1.0, 1.0))
+    assert four.value == pytest.approx(1.0)
+    assert str(correlate([1, 2, 3, 4], [5, 5, 5, 5], kind)) == "not defined (all the same)"
+    draw, covered = np.random.default_rng(4), 0
+    for _ in range(300):
+        found = correlate(draw.normal(size=5), draw.normal(size=5), kind)
+        covered += found.low <= 0 <= found.high
+    assert covered / 300 >= 0.92
+
+
+def test_what_groups_differ_by_is_no_correlation_within() -> None:
+    """Groups far apart in both; ten clusters with an effect of their own, one observation in each group."""
+    draw, pooled, within = np.random.default_rng(5), 0, 0
+    groups, clusters = np.repeat(np.arange(4), 10), np.tile(np.arange(10), 4)
     for _ in range(200):
-        found = interval(10 ** draw.normal(scale=0.5, size=60), spread)
+        easy = 2 * draw.normal(size=4)[groups]
+        own = draw.normal(size=10)
+        x = easy + draw.normal(size=40) + own[clusters]
+        y = -easy + draw.normal(size=40) + draw.permutation(own)[clusters]
+        alone, ours = correlate(x, y, "spearman"), correlate_within(x, y, groups, clusters, "spearman")
+        pooled += not alone.low <= 0 <= alone.high
+        within += not ours.low <= 0 <= ours.high
+    assert pooled / 200 > 0.5
+    assert within / 200 < 0.2
+    x = draw.normal(size=40)
+    assert correlate_within(x, np.exp(x), groups, clusters, "spearman").value == pytest.approx(1.0)
+
+
+def test_spreads_interval_covers_the_truth_from_few_values() -> None:
+    draw, covered = np.random.default_rng(2), 0
+    for _ in range(300):
+        found = spread(10 ** draw.normal(scale=0.5, size=10))
         covered += found.low <= 0.5 <= found.high
-    assert 0.86 <= covered / 200 <= 0.99
+    assert 0.88 <= covered / 300 <= 0.99
+    assert str(spread([2.0, 2.0, 2.0])) == "0.00 [0.00, 0.00]"
+    assert spread([1.0, 1.0, 1.0, 1.0, 10.0]).high == np.inf
 
 
 def test_p_values_without_an_effect_are_uniform_and_with_one_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "N_RESAMPLES", 400)
-    draw = np.random.default_rng(3)
-    null = [permutation_p(draw.normal(size=20), draw.normal(size=20)) for _ in range(200)]
+    draw, order = np.random.default_rng(3), np.arange(30)
+    null = [permutation_p(curved(draw.normal(size=30)), draw.normal(size=30), order) for _ in range(200)]
     assert stats.kstest(null, "uniform").pvalue > 0.01
-    x = draw.normal(size=20)
-    assert permutation_p(x, -x) < 0.01
-    assert permutation_p(x, np.exp(x)) < 0.01
+    x = draw.normal(size=30)
+    for y in (-x, np.exp(x), (x - np.median(x)) ** 2 + 0.1 * draw.normal(size=30)):
+        assert permutation_p(curved(x), y, order) < 0.01
+    words = np.eye(3)[draw.integers(0, 3, 30)]
+    assert permutation_p(words, words @ [1.0, 5.0, 2.0] + draw.normal(size=30), order) < 0.01
+
+
+def test_what_a_sampler_comes_back_to_while_losses_fall_is_no_effect(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "N_RESAMPLES", 400)
+    draw, order, found = np.random.default_rng(6), np.arange(60), []
+    for _ in range(100):
+        narrows = draw.normal(size=60) * (60 - order) / 60 + order / 60
+        losses = -order / 20 + draw.normal(size=60)
+        found.append(permutation_p(curved(narrows), losses, order))
+    assert np.mean(np.array(found) < 0.05) < 0.15
+
+
+def test_the_detectable_correlation_is_found_four_times_in_five() -> None:
+    rho = detectable(50, 1)
+    draw, found = np.random.default_rng(7), 0
+    for _ in range(200):
+        x = draw.normal(size=50)
+        y = rho * x + np.sqrt(1 - rho**2) * draw.normal(size=50)
+        found += stats.spearmanr(x, y).pvalue < 0.05
+    assert 0.65 < found / 200 < 0.9
 
 
 def test_the_correction_is_holms() -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.gaussian_process import GaussianProcessRegressor
 
 from analysis.ratings import Rating, Ratings, now
 from analysis.runs import read_study
-from analysis.suggest import METHODS, main, suggest
+from analysis.suggest import METHODS, Model, main, suggest
 from nca.places import Places
 from sweeps.storage import open_storage
 from sweeps.study import find_study
@@ -62,6 +63,37 @@ def test_ratings_lead_where_there_are_some(tmp_path: Path, method: str) -> None:
     assert "rating" in why
     assert all(each.rating is not None for each in found)
     assert np.median([each.params["train.learning_rate"] for each in found]) < 2e-4
+
+
+def test_predictions_from_few_trials_are_as_sure_as_they_may_be() -> None:
+    """Six axes, of which two matter; what is left out of the fit lies in its 95% range about as often."""
+    draw, inside = np.random.default_rng(0), []
+    for n in (10, 20, 40):
+        for _ in range(6):
+            points = draw.random((n + 40, 6))
+            values = 2 * points[:, 0] - (points[:, 1] - 0.5) ** 2 * 6 + 0.3 * draw.normal(size=n + 40)
+            mean, sd = Model(points[:n], values[:n]).predict(points[n:])
+            inside.append((np.abs(values[n:] - mean) <= 1.96 * sd).mean())
+    assert 0.85 < np.mean(inside) <= 1.0
+
+
+def test_the_coverage_is_that_of_trials_left_out() -> None:
+    draw, inside = np.random.default_rng(1), []
+    points, values = draw.random((15, 2)), draw.normal(size=15)
+    model = Model(points, values)
+    scaled = (values - model.mean) / model.sd
+    for index in range(15):
+        others = GaussianProcessRegressor(model.process.kernel_, optimizer=None)
+        others.fit(np.delete(points, index, axis=0), np.delete(scaled, index))
+        mean, sd = others.predict(points[[index]], return_std=True)
+        inside.append(abs(scaled[index] - mean[0]) <= 1.96 * sd[0])
+    assert model.coverage() == pytest.approx(np.mean(inside))
+
+
+def test_a_trials_noise_is_no_promise_of_improvement() -> None:
+    model = Model(np.linspace(0, 1, 40)[:, None], np.random.default_rng(2).normal(size=40))
+    (_, with_noise), (_, of_mean) = model.predict(model.points), model.predict_mean(model.points)
+    assert (of_mean < 0.5 * with_noise).all()
 
 
 def read_rate(places: Places, trial: int) -> float:
