@@ -17,6 +17,7 @@ OTHERS = [p for p in ROOT.glob("docs/*.md") if p.name != "cluster.md"]  # tests/
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", *(str(path.relative_to(ROOT)) for path in OTHERS)]
 SMALL = ["train.size=16", "train.steps=2", "features=random_filters", "tracking.endurance=false"]
 SMALL_SWEEP = [*SMALL, "sweep.n_trials=1", "tracking=none"]
+SMALLER = {"size=512": "size=64", "size=256": "size=32", "frames=200": "frames=5"}  # of pictures
 TIMEOUT_S = 300
 
 
@@ -72,6 +73,7 @@ def test_command_on_records(command: str, study: Path, tmp_path: Path) -> None:
     shutil.copytree(study, runs)
     run_id = next((runs / "artifacts" / "STUDY").glob("*/artifacts/output.png")).parts[-3]
     words = [sys.executable, *shlex.split(command.replace("run=RUN", f"run={run_id}"))[1:]]
+    words = [SMALLER.get(word, word) for word in words]
     if "nca.train" in words:
         words = [re.sub("^train.steps=.*", "train.steps=3", word) for word in words]
         words.append("tracking.endurance=false")
@@ -91,25 +93,31 @@ def test_command_on_records(command: str, study: Path, tmp_path: Path) -> None:
     assert server.wait(TIMEOUT_S) == 0
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if re.match(r"python -m nca\.(?!.*(STUDY|RUN))", c)])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python -m nca.studies ")])
+def test_command_on_studies(command: str, study: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    shutil.copytree(study, runs)
+    words = [sys.executable, *shlex.split(command.replace("roundleaf-srnca-random_filters", "STUDY"))[1:]]
+    words += ["--yes"] * (words[3] in {"delete", "mend"}) + [f"runs_dir={runs}"]
+    if "stop" in words:  # what has ended is not stopped
+        assert "no trial of it runs" in run(words, tmp_path, code=2).stderr
+    else:
+        assert run(words, tmp_path).stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "command", [c for c in COMMANDS if re.match(r"python -m nca\.(?!studies)(?!.*(STUDY|RUN))", c)]
+)
 def test_python_command(command: str, tmp_path: Path) -> None:
     words = overrides_of(command, tmp_path)
     words[0] = sys.executable
     if "-m" in words[3:]:
         words += SMALL_SWEEP
-    elif "nca.studies" in words:
-        sweep = [*words[:2], "nca.sweep", "-m", "texture=roundleaf", *SMALL_SWEEP]
-        run([*sweep, f"runs_dir={tmp_path / 'runs'}"], tmp_path)
-        words += ["--yes"] * (words[3] in {"delete", "mend"})
     elif "nca.train" in words:
         words += [*SMALL, "tracking=none"]
     if "--help" not in words:
         words.append(f"runs_dir={tmp_path / 'runs'}")
-    if "stop" in words:  # what has ended is not stopped
-        assert "no trial of it runs" in run(words, tmp_path, code=2).stderr
-        return
-    done = run(words, tmp_path)
-    assert done.stdout.strip()
+    assert run(words, tmp_path).stdout.strip()
     assert not {"outputs", "multirun", "mlruns"} & {path.name for path in tmp_path.iterdir()}
 
 
@@ -161,11 +169,9 @@ def test_make_setup_is_done() -> None:
 
 
 @pytest.mark.parametrize("target", ["ui", "dashboard"])
-def test_make_server_prints_its_address(target: str, tmp_path: Path) -> None:
-    overrides = f"train.size=16 train.steps=2 sweep.n_trials=1 runs_dir={tmp_path}"
-    run(["make", "sweep", f"SWEEP={overrides}"], ROOT)
+def test_make_server_prints_its_address(target: str, study: Path) -> None:
     server = subprocess.Popen(
-        ["make", target, f"SERVE=runs_dir={tmp_path}"],
+        ["make", target, f"SERVE=runs_dir={study}"],
         cwd=ROOT,
         env=environment(),
         stdout=subprocess.PIPE,
