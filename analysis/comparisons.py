@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import string
 from collections.abc import Callable
 from typing import Any
@@ -284,7 +285,9 @@ def plot_suggestions(trials: pd.DataFrame) -> Drawn | str:
         groups[method] = each[LOSS]
         inside = float(((np.log10(each[LOSS]) - mean).abs() <= SURE * sd).mean())
         median = f"{len(each)} sets, median loss {each[LOSS].median():.2g}"
-        text.append(f"{method}: {median}; {inside:.0%} within the predicted 95% range (bars).")
+        text.append(
+            f"{method}: {median}; {inside:.0%} within the predicted 95% range (bars){describe_rated(each)}."
+        )
     ends = [10 ** suggested["predicted_log10_loss"].min(), 10 ** suggested["predicted_log10_loss"].max()]
     left.plot(ends, ends, color=INK, lw=0.8, ls="--")
     left.set(xscale="log", yscale="log", xlabel="predicted final loss", ylabel="obtained final loss")
@@ -295,8 +298,17 @@ def plot_suggestions(trials: pd.DataFrame) -> Drawn | str:
         right.plot([at - 0.3, at + 0.3], [losses.median()] * 2, color=INK, lw=1.2)
     right.set(yscale="log", ylabel=LOSS_AXIS)
     right.set_xticks(range(len(groups)), list(groups))
-    text.append(
-        f"Not suggested: {len(others)} sets, median loss {others[LOSS].median():.2g}; lines are medians."
-    )
+    median = f"{len(others)} sets, median loss {others[LOSS].median():.2g}"
+    text.append(f"Not suggested: {median}{describe_rated(others)}; lines are medians.")
     columns = ["study", "trial", "suggested_by", "predicted_log10_loss", "predicted_log10_loss_sd", LOSS]
     return Drawn("suggestions", figure, suggested[columns], text)
+
+
+def describe_rated(trials: pd.DataFrame) -> str:
+    """Return the mean rating of trials, beside what was predicted of it, as the end of a sentence."""
+    rated = trials.dropna(subset=["rating"])
+    if rated.empty:
+        return ""
+    said = f", mean rating {rated['rating'].mean():.2g} of {len(rated)}"
+    predicted = rated["predicted_rating"].mean() if "predicted_rating" in rated else math.nan
+    return said if math.isnan(predicted) else f"{said}, predicted {predicted:.2g}"

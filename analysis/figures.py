@@ -103,13 +103,13 @@ def make_figure(n_rows: int = 1, n_columns: int = 1, width: float = 7.0, height:
     return figure
 
 
-def plot_parameters(trials: pd.DataFrame, params: Sequence[str], n_pruned: int = 0) -> Drawn | str:
+def plot_parameters(trials: pd.DataFrame, params: Sequence[str], left_out: str = "") -> Drawn | str:
     """Draw each parameter against the final loss, with a smoother, an effect size and a corrected p-value.
 
     Args:
         trials: Complete ones.
         params: What was searched.
-        n_pruned: Trials that are not among them.
+        left_out: A sentence on those that are not among them.
     """
     if len(trials) < FEW or not params:
         return f"{count_complete(trials)}; this figure takes {FEW}, and something that is searched. {MORE}"
@@ -158,8 +158,8 @@ def plot_parameters(trials: pd.DataFrame, params: Sequence[str], n_pruned: int =
         else "No parameter alone is related to the loss beyond chance; so many trials would show a rank "
         f"correlation of {detectable(len(trials), len(varied)):.2f} four times in five.",
     ]
-    if n_pruned:
-        text.append(f"{n_pruned} pruned trials, which have no final loss, are left out.")
+    if left_out:
+        text.append(left_out)
     return Drawn("parameters", figure, found, text)
 
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 import base64
 import functools
 import html
-import itertools
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -38,7 +37,7 @@ USAGE = (
 TEMPLATES = Path(__file__).with_name("assets")
 PAGE = "report.html"
 BEST = 10  # trials of the table
-FEWEST_PAIRS = 5  # ratings of the same outputs, or sets, below which nothing is said of their differences
+FEWEST_SETS = 5  # of a texture, below which nothing is said of their differences
 TERMS = ("model.", "train.", "features.")  # begin the keys of what losses depend on beside texture and set
 
 
@@ -143,6 +142,7 @@ def make_sections(tables: Sequence[StudyTable], places: Places) -> Iterator[Sect
     import numpy as np
 
     from analysis import comparisons, figures
+    from analysis.agreement import describe_agreement
     from analysis.clusters import FEWEST, find_clusters, plot_clusters, silhouette_by_chance
     from analysis.cube import Cube
     from analysis.importances import plot_importances
@@ -152,7 +152,9 @@ def make_sections(tables: Sequence[StudyTable], places: Places) -> Iterator[Sect
     everything = join(tables)
     complete = everything[everything["reason"] == "complete"].dropna(subset=[figures.LOSS])
     table = max(tables, key=lambda each: len(each.trials))
-    own = complete[complete["study"] == table.name].dropna(subset=list(table.params))
+    tried = complete[complete["study"] == table.name].dropna(subset=list(table.params))
+    complete = complete[~is_suggested(complete)]
+    own = tried[~is_suggested(tried)]
     searched = [name for name in table.params if own[name].nunique() > 1]
     distributions = {name: table.distributions[name] for name in searched}
     cube = Cube(distributions)
@@ -163,15 +165,17 @@ def make_sections(tables: Sequence[StudyTable], places: Places) -> Iterator[Sect
         others
     )
     n_pruned = int((table.trials["reason"] == "pruned").sum())
+    counts = {"pruned (no final loss)": n_pruned, "suggested (below)": len(tried) - len(own)}
+    beside = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
     yield Section("Final losses by texture", [comparisons.plot_losses_by_texture(comparable)], notes=left_out)
     ratings = [comparisons.plot_rating_against_loss(comparable), plot_examples(tables)]
-    yield Section("Rating against final loss", ratings, notes=list(agreement(tables)))
+    yield Section("Rating against final loss", ratings, notes=list(describe_agreement(tables)))
     losses = own[figures.LOSS].to_numpy(float)
     yield Section(
         f"Each parameter against final loss: {table.name}",
         [
-            figures.plot_parameters(own, searched, n_pruned),
+            figures.plot_parameters(own, searched, f"Left out: {beside}." if beside else ""),
             plot_importances(own, points, distributions),
             figures.plot_interactions(points, cube.names, losses),
             figures.plot_history(comparable[comparable["texture"] == table.texture]),
@@ -191,7 +195,7 @@ def make_sections(tables: Sequence[StudyTable], places: Places) -> Iterator[Sect
         "One texture against another", [comparisons.plot_texture_against_texture(comparable, first)]
     )
     yield Section("Published sets on all textures", [plot_published_sets(tables)])
-    yield Section(f"Suggestions that were tried: {table.name}", [comparisons.plot_suggestions(own)])
+    yield Section(f"Suggestions that were tried: {table.name}", [comparisons.plot_suggestions(tried)])
     curves = {(each.name, trial): curve for each in tables for trial, curve in each.curves.items()}
     yield Section(
         "Curves, costs, the best",
@@ -201,56 +205,9 @@ def make_sections(tables: Sequence[StudyTable], places: Places) -> Iterator[Sect
     )
 
 
-def agreement(tables: Sequence[StudyTable]) -> Iterator[str]:
-    """Yield how well raters agree with themselves, at a second look, and with each other."""
-    from analysis.ratings import group, means_by_trial, self_agreement
-
-    twice: dict[str, list[tuple[float, float]]] = {}
-    shared: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    for table in tables:
-        by_rater = group(table.ratings, "rater")
-        means = {rater: means_by_trial(given) for rater, given in by_rater.items()}
-        for rater, given in by_rater.items():
-            twice.setdefault(rater, []).extend(self_agreement(given))
-        for one, other in itertools.combinations(sorted(means), 2):
-            both = sorted(means[one].keys() & means[other].keys())
-            shared.setdefault((one, other), []).extend((means[one][n], means[other][n]) for n in both)
-    for rater, pairs in twice.items():
-        yield from describe_twice(rater, pairs)
-    for (one, other), pairs in shared.items():
-        yield from describe_shared(one, other, pairs)
-
-
-def describe_twice(rater: str, pairs: Sequence[tuple[float, float]]) -> Iterator[str]:
-    """Yield how far two ratings of an output by the same rater lie apart, beside those of different ones."""
-    looked = f"{rater} looked at {len(pairs)} outputs twice"
-    if len(pairs) >= FEWEST_PAIRS:
-        different = list(itertools.product(*zip(*pairs, strict=True)))
-        yield (
-            f"{looked}: the two ratings are {apart(pairs):.2g} apart on average, those of any two of these "
-            f"outputs {apart(different):.2g}."
-        )
-    elif pairs:
-        yield f"{looked}; to say how well the ratings agree takes {FEWEST_PAIRS}."
-
-
-def describe_shared(one: str, other: str, pairs: Sequence[tuple[float, float]]) -> Iterator[str]:
-    """Yield how well two raters agree, where they rated enough of the same outputs."""
-    from analysis.statistics import correlate
-
-    if len(pairs) >= FEWEST_PAIRS:
-        x, y = ([pair[index] for pair in pairs] for index in (0, 1))
-        rho = correlate(x, y, "spearman")
-        yield (
-            f"{one} and {other} both rated {len(pairs)} outputs, {apart(pairs):.2g} apart on average, rank "
-            f"correlation {rho}."
-        )
-
-
-def apart(pairs: Iterable[tuple[float, float]]) -> float:
-    """Return the mean distance of pairs."""
-    distances = [abs(one - other) for one, other in pairs]
-    return sum(distances) / len(distances)
+def is_suggested(trials: pd.DataFrame) -> pd.Series:
+    """Say which trials somebody chose by what others had come to: no random sets, and shown apart."""
+    return trials["suggested_by"].notna() if "suggested_by" in trials else trials["trial"].isna()
 
 
 def join(tables: Sequence[StudyTable]) -> pd.DataFrame:
@@ -308,7 +265,7 @@ def noise(trials: pd.DataFrame) -> Iterator[str]:
 
     said = []
     for texture, each in trials.groupby("texture"):
-        if each["set"].nunique() < FEWEST_PAIRS:
+        if each["set"].nunique() < FEWEST_SETS:
             continue
         parts = [f"sets {np.log10(each['final_loss']).std():.2f}"]
         if "final_loss_of_seeds" in each and each["final_loss_of_seeds"].notna().any():
