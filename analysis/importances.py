@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
+from scipy import stats
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.model_selection import KFold, cross_val_predict
 
@@ -24,12 +25,15 @@ MOST_TRIALS = 300  # of a resample: more only take longer
 N_TREES = 32
 FOLDS, REPEATS = 5, 4
 FEWEST = 10  # trials
+RANK = "rank"
 
 
 def plot_importances(
     trials: pd.DataFrame, points: NDArray[np.float64], distributions: Mapping[str, BaseDistribution]
 ) -> Drawn | str:
-    """Draw how much of the loss's variance each parameter explains, by fANOVA, with its spread.
+    """Draw how much of the variance of the loss's ranks each parameter explains, by fANOVA, with its spread.
+
+    Of ranks, for a few trials that collapse have most of the variance of the losses' logarithms.
 
     Args:
         trials: Complete ones.
@@ -40,48 +44,50 @@ def plot_importances(
         return f"{count_complete(trials)}; an importance takes {FEWEST}. {MORE}"
     if trials[LOSS].nunique() < 2:
         return ALL_THE_SAME
-    predicted = predicted_share(points, trials[LOSS].to_numpy(float))
+    ranks = stats.rankdata(trials[LOSS])
+    predicted = predicted_share(points, ranks)
     if predicted <= 0:
         return f"A forest predicts nothing of the loss of trials that it has not seen: no importances. {MORE}"
-    found = importances(trials, distributions).sort_values("importance")
+    found = importances(trials.assign(**{RANK: ranks}), distributions).sort_values("importance")
     found[["importance", "sd"]] *= predicted
     figure = make_figure(height=0.4 * len(found) + 1)
     (axes,) = figure.axes
     axes.barh([label_of(n) for n in found["parameter"]], found["importance"], xerr=found["sd"], color=MARK)
-    axes.set(xlabel="share of the variance of the loss's logarithm (fANOVA)", xlim=(0, None))
+    axes.set(xlabel="share of the variance of the loss's ranks (fANOVA)", xlim=(0, None))
     first = found.iloc[-1]
     text = [
-        f"A forest predicts {predicted:.0%} of the variance in trials it has not seen (cross-validation); "
-        "fANOVA divides it among the parameters. Bars' ends move by one standard deviation over resampled "
-        f"trials. Most has {label_of(first['parameter'])}: {first['importance']:.2f} ± {first['sd']:.2f}."
+        f"A forest predicts {predicted:.0%} of the variance of ranks in trials it has not seen "
+        "(cross-validation); fANOVA divides it among the parameters. Bars' ends move by one standard deviation "
+        f"over resampled trials. Most has {label_of(first['parameter'])}: {first['importance']:.2f} ± "
+        f"{first['sd']:.2f}."
     ]
     return Drawn("importances", figure, found, text)
 
 
-def predicted_share(points: NDArray[np.float64], losses: NDArray[np.float64]) -> float:
-    """Return the share of the variance of the loss's logarithm that a forest predicts of unseen trials.
+def predicted_share(points: NDArray[np.float64], ranks: NDArray[np.float64]) -> float:
+    """Return the share of the variance of the loss's ranks that a forest predicts of unseen trials.
 
     Below 0 it does worse than their mean.
 
     Args:
         points: Sets in the unit cube, (set, axis).
-        losses: One per set.
+        ranks: One per set.
     """
-    logs, shares = np.log10(losses), []
+    shares = []
     for seed in range(REPEATS):
         forest = RandomForestRegressor(N_TREES, random_state=seed, n_jobs=1)
-        unseen = cross_val_predict(forest, points, logs, cv=KFold(FOLDS, shuffle=True, random_state=seed))
-        shares.append(1 - ((logs - unseen) ** 2).sum() / ((logs - logs.mean()) ** 2).sum())
+        unseen = cross_val_predict(forest, points, ranks, cv=KFold(FOLDS, shuffle=True, random_state=seed))
+        shares.append(1 - ((ranks - unseen) ** 2).sum() / ((ranks - ranks.mean()) ** 2).sum())
     return float(np.mean(shares))
 
 
 def importances(trials: pd.DataFrame, distributions: Mapping[str, BaseDistribution]) -> pd.DataFrame:
-    """Return each parameter's share of what a forest explains of the loss's logarithm, and its spread.
+    """Return each parameter's share of what a forest explains of the loss's ranks, and its spread.
 
     The shares add up to 1 even where nothing matters: `predicted_share` says whether they mean anything.
 
     Args:
-        trials: Complete ones.
+        trials: Complete ones, with the column `rank`.
         distributions: Of the parameters, by name.
 
     Returns:
@@ -98,7 +104,7 @@ def importances(trials: pd.DataFrame, distributions: Mapping[str, BaseDistributi
                 create_trial(
                     params={name: _plain(row[name]) for name in searched},
                     distributions=dict(searched),
-                    value=float(np.log10(row[LOSS])),
+                    value=float(row[RANK]),
                 )
                 for row in sample.to_dict("records")
             ]
