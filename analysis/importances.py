@@ -57,8 +57,8 @@ def plot_importances(
     first = found.iloc[-1]
     text = [
         f"A forest predicts {predicted:.0%} of the variance of ranks in trials it has not seen "
-        "(cross-validation); fANOVA divides it among the parameters. Bars' ends move by one standard deviation "
-        f"over resampled trials. Most has {label_of(first['parameter'])}: {first['importance']:.2f} ± "
+        "(cross-validation); fANOVA divides it among the parameters. Bars' ends move by one standard "
+        f"deviation over resampled trials. Most has {label_of(first['parameter'])}: {first['importance']:.2f} ± "
         f"{first['sd']:.2f}."
     ]
     return Drawn("importances", figure, found, text)
