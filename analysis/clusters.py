@@ -165,7 +165,7 @@ def draw_places(
         for number, color in enumerate(colors):
             inside = clusters.labels == number
             axes.scatter(places[inside, 0], places[inside, 1], s=16, color=color, label=str(number))
-        axes.legend(title="cluster", fontsize=6, title_fontsize=6, frameon=False)
+        axes.legend(title="cluster", fontsize=5, title_fontsize=6, framealpha=0.6, handletextpad=0.1)
         return
     values = np.log10(trials[LOSS].to_numpy(float)) if key == "loss" else trials["rating"].to_numpy(float)
     known = np.isfinite(values)

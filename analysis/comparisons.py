@@ -29,6 +29,7 @@ SPREAD = 0.12  # of ratings that are the same, up and down
 FEWEST_SETS = 5  # that textures have in common, below which they are not compared
 N_RESAMPLES = 2000
 N_FITS = 200
+MARGIN = 3.0  # factor around the losses of suggestions
 SURE = 1.96  # standard deviations to each side that hold 95%
 MOST_LEVERAGE = 0.9  # of a set, above which a curve passes where it lies
 
@@ -288,9 +289,11 @@ def plot_suggestions(trials: pd.DataFrame) -> Drawn | str:
         text.append(
             f"{method}: {median}; {inside:.0%} within the predicted 95% range (bars){describe_rated(each)}."
         )
-    ends = [10 ** suggested["predicted_log10_loss"].min(), 10 ** suggested["predicted_log10_loss"].max()]
+    both = [*(10 ** suggested["predicted_log10_loss"]), *suggested[LOSS]]
+    ends = (min(both) / MARGIN, max(both) * MARGIN)
     left.plot(ends, ends, color=INK, lw=0.8, ls="--")
     left.set(xscale="log", yscale="log", xlabel="predicted final loss", ylabel="obtained final loss")
+    left.set(xlim=ends, ylim=ends)
     left.legend(fontsize=7, frameon=False)
     for at, (name, losses) in enumerate(groups.items()):
         apart = np.random.default_rng(0).uniform(-0.15, 0.15, len(losses))

@@ -58,8 +58,8 @@ def plot_importances(
     text = [
         f"A forest predicts {predicted:.0%} of the variance of ranks in trials it has not seen "
         "(cross-validation); fANOVA divides it among the parameters. Bars' ends move by one standard "
-        f"deviation over resampled trials. Most has {label_of(first['parameter'])}: {first['importance']:.2f} ± "
-        f"{first['sd']:.2f}."
+        f"deviation over resampled trials. Most has {label_of(first['parameter'])}: "
+        f"{first['importance']:.2f} ± {first['sd']:.2f}."
     ]
     return Drawn("importances", figure, found, text)
 
