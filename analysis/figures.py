@@ -15,6 +15,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 from scipy import stats
 from statsmodels.nonparametric.smoothers_lowess import lowess
@@ -196,6 +197,10 @@ def draw_parameter(axes: Axes, trials: pd.DataFrame, name: str) -> None:
     apart = np.random.default_rng(0).uniform(-0.15, 0.15, len(x)) if few else 0.0
     axes.scatter(x + apart, losses, s=12, color=MARK, alpha=0.6, edgecolor="white", lw=0.3)
     axes.set(yscale="log", xlabel=label_of(name), xscale="log" if log else "linear")
+    if log:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
     if few:
         axes.set_xticks(range(len(choices)), ticks_of(trials[name]))
         at = np.unique(x)
