@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from analysis.figures import FEW, INK, LOSS, LOSS_AXIS, MARK, RATING_AXIS, Drawn, make_figure
-from analysis.statistics import correlate, correlate_within, spread
+from analysis.statistics import N_RESAMPLES, SURE, correlate, correlate_within, spread
 
 __all__ = [
     "plot_losses_by_texture",
@@ -27,10 +27,8 @@ __all__ = [
 MARKS = "os^vDPX*<>"  # that tell lines apart where their colors do not
 SPREAD = 0.12  # of ratings that are the same, up and down
 FEWEST_SETS = 5  # that textures have in common, below which they are not compared
-N_RESAMPLES = 2000
 N_FITS = 200
 MARGIN = 3.0  # factor around the losses of suggestions
-SURE = 1.96  # standard deviations to each side that hold 95%
 MOST_LEVERAGE = 0.9  # of a set, above which a curve passes where it lies
 
 

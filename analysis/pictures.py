@@ -12,12 +12,12 @@ from PIL import Image
 
 from analysis.figures import FEW, LOSS, Drawn, label_of, make_figure
 from analysis.outputs import data_url
+from analysis.ratings import LARGEST
 from analysis.runs import StudyTable
 from nca.places import Places
 
 __all__ = ["best_table", "plot_examples", "plot_published_sets"]
 
-LARGEST = 5
 RELATIVE = "final_loss_relative"
 PUBLISHED = {
     "set 5": {"model.channels": 15, "model.hidden_channels": 96, "model.filters": 4},

@@ -37,7 +37,6 @@ USAGE = (
 TEMPLATES = Path(__file__).with_name("assets")
 PAGE = "report.html"
 BEST = 10  # trials of the table
-FEWEST_SETS = 5  # of a texture, below which nothing is said of their differences
 TERMS = ("model.", "train.", "features.")  # begin the keys of what losses depend on beside texture and set
 
 
@@ -262,6 +261,8 @@ def noise(trials: pd.DataFrame) -> Iterator[str]:
         trials: Complete ones that may be compared.
     """
     import numpy as np
+
+    from analysis.comparisons import FEWEST_SETS
 
     said = []
     for texture, each in trials.groupby("texture"):

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 __all__ = [
+    "N_RESAMPLES",
+    "SURE",
     "Estimate",
     "corrected",
     "correlate",
@@ -23,6 +25,7 @@ __all__ = [
 ]
 
 CONFIDENCE = 0.95
+SURE = 1.96  # standard deviations to each side that hold it
 N_RESAMPLES = 2000
 FEWEST_CORRELATED = 4  # below which an interval would be made up
 SEED = 0

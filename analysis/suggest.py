@@ -38,7 +38,6 @@ WIDTH = 0.7  # of those points, in the cluster's own standard deviations
 N_NEIGHBORS = 2
 SETS_PER_WIDTH = 5  # from which on the process has a width for each axis: with fewer it is far too sure
 LENGTHS, NOISES = (0.3, 20.0), (5e-2, 1e1)  # of the process; shorter and less would pass through every trial
-SURE = 1.96  # standard deviations to each side that hold 95%
 GOALS = ("loss", "rating")
 
 Points = NDArray[np.float64]
@@ -190,6 +189,8 @@ class Model:
 
     def coverage(self) -> float:
         """Return the share of the values that lie in the 95% range predicted without them."""
+        from analysis.statistics import SURE
+
         inverse = np.linalg.inv(self.process.kernel_(self.points))
         errors = inverse @ ((self.values - self.mean) / self.sd)
         errors = errors / np.sqrt(np.diag(inverse))  # Rasmussen and Williams 5.12, in standard deviations

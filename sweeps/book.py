@@ -108,6 +108,8 @@ class Book:
 
     def retry(self, trial: FrozenTrial) -> None:
         """Queue a failed trial again while its reason allows it."""
+        if trial.state != TrialState.FAIL:
+            return
         self.refresh()
         if self._may_be_retried(trial):
             self.queue_again(trial)
@@ -115,12 +117,11 @@ class Book:
     def owed(self) -> list[FrozenTrial]:
         """Return the trials that failed a moment ago, and that whoever ran them is about to queue again."""
         now = datetime.now()
-        recent = [t for t in ended_for_good(self.trials()) if abs(now - (t.datetime_complete or now)) < OWED]
+        failed = [trial for trial in ended_for_good(self.trials()) if trial.state == TrialState.FAIL]
+        recent = [trial for trial in failed if abs(now - (trial.datetime_complete or now)) < OWED]
         return [trial for trial in recent if self._may_be_retried(trial)]
 
     def _may_be_retried(self, trial: FrozenTrial) -> bool:
-        if trial.state != TrialState.FAIL:
-            return False
         reason = reason_of(trial)
         once = min(1, self._retries)
         limit = {"killed": self._retries, "crashed": once, OUT_OF_MEMORY: once}.get(reason, 0)
