@@ -148,7 +148,7 @@ def plot_rating_against_loss(trials: pd.DataFrame) -> Drawn | str:
         axes.legend(fontsize=7, frameon=False)
         text.append(f"By rank for each: {'; '.join(by_texture) or 'too few of any'}.")
     axes.set(xscale="log", xlabel=LOSS_AXIS, ylabel=RATING_AXIS, ylim=(-0.3, 5.3))
-    return Drawn("rating_against_loss", figure, rated[["study", "trial", LOSS, "rating"]], text)
+    return Drawn("rating_against_loss", figure, rated[["study", "texture", "trial", LOSS, "rating"]], text)
 
 
 def draw_regression(

@@ -160,14 +160,17 @@ def make_sections(tables: Sequence[StudyTable], places: Places) -> Iterator[Sect
     points = cube.encode(own[searched].to_dict("records"))
     alike = complete["terms"] == everything.loc[everything["study"] == table.name, "terms"].iloc[0]
     comparable, others = complete[alike], sorted(set(complete.loc[~alike, "study"]))
-    left_out = [f"Not compared with {table.name}, for trained on other terms: {', '.join(others)}."] * bool(
-        others
-    )
     n_pruned = int((table.trials["reason"] == "pruned").sum())
     counts = {"pruned (no final loss)": n_pruned, "suggested (below)": len(tried) - len(own)}
     beside = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
-    yield Section("Final losses by texture", [comparisons.plot_losses_by_texture(comparable)], notes=left_out)
+    yield Section(
+        "Final losses by texture",
+        [comparisons.plot_losses_by_texture(comparable)],
+        notes=[f"Not compared with {table.name}, for trained on other terms: {', '.join(others)}."]
+        if others
+        else [],
+    )
     ratings = [comparisons.plot_rating_against_loss(comparable), plot_examples(tables)]
     yield Section("Rating against final loss", ratings, notes=list(describe_agreement(tables)))
     losses = own[figures.LOSS].to_numpy(float)
@@ -226,12 +229,8 @@ def join(tables: Sequence[StudyTable]) -> pd.DataFrame:
         part["texture"] = table.texture
         for name in set(params) - set(table.params):
             part[name] = table.fixed.get(name)
-        sets = (
-            part[params].to_numpy(object).tolist()
-            if table.params
-            else [(table.name, n) for n in part["trial"]]
-        )
-        part["set"] = [json.dumps(each, default=str) for each in sets]
+        own = part[params] if table.params else part[["study", "trial"]]
+        part["set"] = list(map(_name_set, own.astype(object).to_numpy().tolist()))
         terms = {key: str(table.fixed[key]) for key in sorted(table.fixed) if key.startswith(TERMS)}
         part["terms"] = json.dumps({key: value for key, value in terms.items() if key not in params})
         parts.append(part)
@@ -240,6 +239,11 @@ def join(tables: Sequence[StudyTable]) -> pd.DataFrame:
     if "final_loss" not in joined:
         joined["final_loss"] = float("nan")
     return joined
+
+
+def _name_set(values: Sequence[object]) -> str:
+    """Return the same text for the same values, whether 9 or 9.0."""
+    return json.dumps([float(v) if isinstance(v, int | float) else str(v) for v in values])
 
 
 def costs(trials: pd.DataFrame) -> Iterator[str]:
@@ -275,8 +279,8 @@ def noise(trials: pd.DataFrame) -> Iterator[str]:
             parts.append(f"seeds of one set {of_one:.2f} ({len(seeds)} sets of {len(seeds[0])})")
         if "final_loss_median" in each:
             beside = np.log10(each["final_loss"] / each["final_loss_median"]).dropna()
-            parts.append(f"the last step beside the median of the last 256 {beside.std():.2f}")
-            parts.append(f"which it is {-beside.mean():.2f} below on average")
+            said_of = f"the last step beside the median of the last 256 {beside.std():.2f}"
+            parts.append(f"{said_of} (mean {beside.mean():+.2f})")
         said.append(f"{texture.replace('_', ' ')}: {', '.join(parts)}")
     if said:
         yield f"Standard deviations of the final loss in orders of magnitude. {'; '.join(said)}."
