@@ -126,7 +126,7 @@ def write_report(tables: Sequence[StudyTable], places: Places, out: Path) -> Pat
     page = out / PAGE
     page.write_text(
         environment.get_template(PAGE).render(
-            title=", ".join(table.name for table in tables),
+            title=main_study if len(tables) == 1 else f"{main_study} and {len(tables) - 1} more",
             facts=list(_describe(tables)),
             sections=sections,
             made=datetime.now().strftime("%Y-%m-%d %H:%M"),
