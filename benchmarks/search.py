@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -39,7 +40,8 @@ COMMON = (
     "executor.threads=1",
 )
 PLAIN = (f"sweep.n_trials={N_TRIALS}", "pruner=none")
-PRUNED = (f"sweep.max_steps={BUDGET // 2}", "sweep.n_trials=1000", "pruner=asha", "pruner.min_resource=32")
+PRUNED_BUDGET = BUDGET * 2 // 5
+PRUNED = (f"sweep.max_steps={PRUNED_BUDGET}", "sweep.n_trials=1000", "pruner=asha", "pruner.min_resource=32")
 METHODS: dict[str, tuple[str, ...]] = {
     "random": ("texture=roundleaf", "sampler=random", *PLAIN),
     "tpe": ("texture=roundleaf", "sampler=tpe", *PLAIN),
@@ -111,7 +113,7 @@ def collect(folder: Path) -> dict[str, dict[str, list[list[float]]]]:
     for method, repeat in itertools.product(METHODS, range(REPEATS)):
         ours = found.setdefault(method, {})
         curve = None if str(repeat) in ours else best_so_far(folder, method, repeat)
-        budget = BUDGET // 2 if "asha" in method else BUDGET
+        budget = PRUNED_BUDGET if "asha" in method else BUDGET
         if curve is not None and curve[-1, 0] >= 0.97 * budget:
             ours[str(repeat)] = [[step, float(f"{best:.6g}")] for step, best in curve.tolist()]
     return {method: ours for method, ours in found.items() if ours}
@@ -142,7 +144,7 @@ def draw(curves: dict[str, NDArray[np.float64]]) -> None:
             if method not in curves:
                 continue
             ours = curves[method]
-            until = steps <= (BUDGET // 2 if "asha" in method else BUDGET)
+            until = steps <= (PRUNED_BUDGET if "asha" in method else BUDGET)
             low, middle, high = np.quantile(ours[:, until], QUANTILES, axis=0, method="nearest")
             axis.plot(steps[until] / 1000, middle, label=label, color=f"C{index}")
             axis.fill_between(steps[until] / 1000, low, high, color=f"C{index}", alpha=0.2, linewidth=0)
@@ -188,7 +190,9 @@ def write(curves: dict[str, dict[str, list[list[float]]]]) -> None:
         + "\n }"
         for method, ours in curves.items()
     ]
-    RESULTS.write_text('{"curves": {\n' + ",\n".join(lines) + "\n}}\n")
+    partial = RESULTS.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text('{"curves": {\n' + ",\n".join(lines) + "\n}}\n")
+    partial.replace(RESULTS)  # another process may run other methods in the folder
 
 
 if __name__ == "__main__":

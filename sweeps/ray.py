@@ -265,7 +265,12 @@ class RayExecutor:
             ray.get(self._desk.send.remote(int(signal.SIGTERM)))
 
     def close(self) -> None:
-        """End every trial at once, wait for it, and leave the cluster."""
+        """End every trial at once and wait for it.
+
+        The process stays with the cluster until it ends: Ray may abort one that leaves and comes back.
+        """
+        if not self._is_connected():
+            return
         import ray
         from ray.exceptions import RayError
 
@@ -281,7 +286,6 @@ class RayExecutor:
         for reference in left:  # never begun, or out of reach
             ray.cancel(reference, force=True)
         self._running.clear()
-        ray.shutdown()
 
     def _collect(self) -> None:
         """Write what trials have printed and noted into their folders."""

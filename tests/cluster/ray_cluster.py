@@ -19,6 +19,7 @@ def run_cluster(path: str, cpus_per_node: int = 1) -> Iterator[Any]:
     Yields:
         Ray's `Cluster`.
     """
+    import ray
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
@@ -31,5 +32,6 @@ def run_cluster(path: str, cpus_per_node: int = 1) -> Iterator[Any]:
         try:
             yield cluster
         finally:
+            ray.shutdown()
             cluster.shutdown()
             os.environ.pop("RAY_ADDRESS", None)
