@@ -24,7 +24,7 @@ sweep: $(READY) ## a short real sweep: roundleaf, three trials, a few minutes
 
 # A thread each: processes that share the cores with two threads each wait for each other, thrice as long.
 test: $(READY) ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/cluster $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/cluster $(PYTEST)
 
 cluster-test: $(READY) ## run the tests with a Ray cluster, a PostgreSQL server and an MLflow server, which they start
 	$(BIN)/python -m pytest -n 3 --dist loadfile tests/cluster --ignore tests/cluster/test_docs.py $(PYTEST)
