@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,11 +117,13 @@ class ForkServer:
         return True
 
 
-def wait_for_trial(words: Sequence[str]) -> Path:
+def wait_for_trial(words: Sequence[str], load: Callable[[], None] = lambda: None) -> Path:
     """Load what trials need, then fork a process for each; return in that process, with the trial's folder.
 
     Args:
         words: The application's dotted path, the coordinator's process id, and the socket's descriptor.
+        load: Loads what trials need besides the application. It takes seconds, and a process that was
+            begun as its coordinator died would outlive it by them if it came before this call.
 
     Raises:
         SystemExit: In the server, if the coordinator is gone or says so.
@@ -132,6 +134,7 @@ def wait_for_trial(words: Sequence[str]) -> Path:
     _die_with_parent()
     if os.getppid() != int(coordinator_pid):
         raise SystemExit(1)
+    load()
     with contextlib.suppress(Exception):  # the trial meets it again, and records it
         load_application(application).warm_up()
     gc.collect()

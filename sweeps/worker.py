@@ -359,9 +359,13 @@ def run_worker(folder: Path) -> None:
         leave()
 
 
-if __name__ == "__main__":
-    from sweeps.forkserver import wait_for_trial
+def _warm_up() -> None:
     from sweeps.storage import warm_up
 
     warm_up()
-    run_worker(wait_for_trial(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    from sweeps.forkserver import wait_for_trial
+
+    run_worker(wait_for_trial(sys.argv[1:], _warm_up))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -368,9 +369,20 @@ def test_a_worker_dies_with_its_parent_within_a_second() -> None:
 
 
 def test_what_forks_trials_ends_at_once_if_it_comes_too_late() -> None:
+    """It looks for its coordinator before it loads what takes seconds."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         gone = str(os.getppid())
-        words = [sys.executable, "-m", "sweeps.worker", APPLICATION, gone, str(theirs.fileno())]
-        done = subprocess.run(words, pass_fds=[theirs.fileno()], timeout=PATIENCE_S, check=False)
+        words = [sys.executable, "-Ximporttime", "-m", "sweeps.worker", APPLICATION, gone]
+        words.append(str(theirs.fileno()))
+        done = subprocess.run(
+            words,
+            pass_fds=[theirs.fileno()],
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
     assert done.returncode == 1
+    assert "sweeps.forkserver" in done.stderr
+    assert not {"optuna", "sqlalchemy", "torch"} & set(re.findall(r"\w+", done.stderr))
