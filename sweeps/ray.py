@@ -269,8 +269,6 @@ class RayExecutor:
 
         The process stays with the cluster until it ends: Ray may abort one that leaves and comes back.
         """
-        if not self._is_connected():
-            return
         import ray
         from ray.exceptions import RayError
 
