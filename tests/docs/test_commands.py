@@ -3,7 +3,6 @@
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from tests.integration.records import copy_records
 
 ROOT = Path(__file__).parents[2]
 OTHERS = [p for p in ROOT.glob("docs/*.md") if p.name != "cluster.md"]  # tests/cluster runs that one's
@@ -69,8 +70,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if re.search("study=STUDY|run=RUN", c)])
 def test_command_on_records(command: str, study: Path, tmp_path: Path) -> None:
-    runs = tmp_path / "runs"
-    shutil.copytree(study, runs)
+    runs = copy_records(study, tmp_path / "runs")
     run_id = next((runs / "artifacts" / "STUDY").glob("*/artifacts/output.png")).parts[-3]
     words = [sys.executable, *shlex.split(command.replace("run=RUN", f"run={run_id}"))[1:]]
     words = [SMALLER.get(word, word) for word in words]
@@ -95,8 +95,7 @@ def test_command_on_records(command: str, study: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python -m nca.studies ")])
 def test_command_on_studies(command: str, study: Path, tmp_path: Path) -> None:
-    runs = tmp_path / "runs"
-    shutil.copytree(study, runs)
+    runs = copy_records(study, tmp_path / "runs")
     words = [sys.executable, *shlex.split(command.replace("roundleaf-srnca-random_filters", "STUDY"))[1:]]
     words += ["--yes"] * (words[3] in {"delete", "mend"}) + [f"runs_dir={runs}"]
     if "stop" in words:  # what has ended is not stopped

@@ -18,7 +18,7 @@ from selenium.webdriver.chrome.service import Service
 
 from tests.integration.browsing import free_port, wait_until_listening
 from tests.integration.commands import sweep
-from tests.integration.records import Records
+from tests.integration.records import Records, copy_records
 
 Serve = Callable[..., str]
 
@@ -108,7 +108,7 @@ def serve(finished: Finished, tmp_path: Path) -> Iterator[Serve]:
 
     def start(module: str, *words: str, shown: Path | None = None) -> str:
         if not runs.exists():
-            shutil.copytree(finished.runs if shown is None else shown, runs)
+            copy_records(finished.runs if shown is None else shown, runs)
         port = free_port()
         server = subprocess.Popen(
             [sys.executable, "-m", module, *words, f"runs_dir={runs}", f"port={port}"],

@@ -15,7 +15,7 @@ from mlflow.entities import Run
 
 from nca.train import main
 from tests.integration.conftest import Finished
-from tests.integration.records import Records
+from tests.integration.records import Records, copy_records
 
 TINY = (
     "texture=roundleaf",
@@ -134,8 +134,7 @@ def test_a_run_without_records_in_mlflow_is_known_by_its_folder(
 def test_a_studys_best_set_is_trained_on_another_texture(
     finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    runs = tmp_path / "runs"
-    shutil.copytree(finished.runs, runs)
+    runs = copy_records(finished.runs, tmp_path / "runs")
     records = Records(runs, finished.name)
     best, other = records.study.best_trial, (records.study.best_trial.number + 1) % 3
     run = train(runs, f"study={finished.name}", "texture=alocasia", "train.steps=3")

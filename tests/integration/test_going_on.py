@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.integration.commands import SMALL, listing, run_module, run_python, sweep
 from tests.integration.conftest import Finished
-from tests.integration.records import Records, complete_trials, load_study, study_names
+from tests.integration.records import Records, complete_trials, copy_records, load_study, study_names
 
 HEAVY = ("torch", "torchvision", "mlflow", "optuna")
 
 
 @pytest.fixture
 def copied(finished: Finished, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(finished.runs, tmp_path / "runs"))
+    return copy_records(finished.runs, tmp_path / "runs")
 
 
 def test_the_same_command_again_starts_nothing(finished: Finished, copied: Path, folder: Path) -> None:

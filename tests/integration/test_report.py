@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
-import sqlite3
 from pathlib import Path
 
 import pytest
 
 from tests.integration.commands import run_module, sweep
 from tests.integration.conftest import Finished
-from tests.integration.records import Records
+from tests.integration.records import Records, copy_records
 
 
 @pytest.fixture
 def runs(finished: Finished, tmp_path: Path) -> Path:
-    """Return a copy of the finished study whose artifacts are its own."""
-    copy = tmp_path / "runs"
-    shutil.copytree(finished.runs, copy)
-    with sqlite3.connect(copy / "mlflow.db") as connection:
-        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
-            change = f"UPDATE {table} SET {column} = replace({column}, ?, ?)"
-            connection.execute(change, (str(finished.runs), str(copy)))
-    connection.close()
-    return copy
+    return copy_records(finished.runs, tmp_path / "runs")
 
 
 def test_the_report_lies_with_the_study(finished: Finished, runs: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from nca.tracking import MlflowStore
 from tests.integration.commands import begun, listing, run_module, sweep, wait_until
 from tests.integration.conftest import STUDY, Finished
-from tests.integration.records import Records, load_study, study_names
+from tests.integration.records import Records, copy_records, load_study, study_names
 
 LONG = ("train.steps=100000", "train.checkpoint_every=50", "train.checkpoint_every_s=0")
 SOON_S = 60.0
@@ -93,7 +93,7 @@ def test_what_a_killed_sweep_left_is_listed_and_mended(runs: Path) -> None:
 def test_a_run_that_another_program_left_is_mended_and_a_finished_trial_keeps_no_checkpoint(
     finished: Finished, tmp_path: Path
 ) -> None:
-    runs = Path(shutil.copytree(finished.runs, tmp_path / "runs"))
+    runs = copy_records(finished.runs, tmp_path / "runs")
     store = MlflowStore(f"sqlite:///{runs / 'mlflow.db'}")
     experiment = store.open_experiment("single-runs", runs / "artifacts" / "single-runs")
     run_id = store.create_run(experiment, "left")
