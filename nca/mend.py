@@ -9,17 +9,22 @@ from typing import TYPE_CHECKING
 
 from nca.lock import is_held
 from nca.places import SINGLE_RUNS, Places, format_size, size_of
+from nca.tracking import find_moved, take_along
 
 if TYPE_CHECKING:
     from nca.tracking import MlflowStore
-    from sweeps.upkeep import StudyState
+    from sweeps.upkeep import Studies, StudyState
 
 __all__ = ["list_left", "mend"]
 
 
 def list_left(places: Places) -> Iterator[str]:
     """Yield a line for everything that crashes have left, as far as it shows on this host."""
-    states, tracking = _look(places), places.open_tracking()
+    store = places.own_store()
+    moved = find_moved(store) if store else []
+    for each in moved:
+        yield f"{each.here}: was moved or copied, and MLflow looks for it in {each.there}"
+    states, tracking = _look(places), None if moved else places.open_tracking()
     for state in states:
         for trial in state.left:
             owner = trial.owner or "its process"
@@ -35,8 +40,10 @@ def mend(places: Places) -> str:
 
     Trials of other hosts are among it where their heartbeat has stopped.
     """
-    studies, tracking = places.open_studies(), places.open_tracking()
-    n_trials = sum(studies.mend(name) for name in studies.names())
+    store = places.own_store()
+    moved = take_along(store) if store else []
+    studies, tracking = _open_studies(places), places.open_tracking()
+    n_trials = sum(studies.mend(name) for name in studies.names()) if studies else 0
     states = _look(places)
     runs = list(_runs_left(places, states, tracking))
     for _, run_id, reason in runs:
@@ -45,12 +52,25 @@ def mend(places: Places) -> str:
     files = list(_files_left(places, states))
     for path in files:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    return f"{n_trials} trials queued again, {len(runs)} MLflow runs ended, {len(files)} files deleted"
+    done = f"{n_trials} trials queued again, {len(runs)} MLflow runs ended, {len(files)} files deleted"
+    return done + (f", {len(moved)} MLflow experiments taken along" if moved else "")
+
+
+def _open_studies(places: Places) -> Studies | None:
+    """Open the Optuna storage, None where there is none yet and single runs alone are recorded.
+
+    Raises:
+        SweepError: If there are no records at all.
+    """
+    none_yet = (
+        places.storage == Places.under(places.runs).storage and not (places.runs / "optuna.db").exists()
+    )
+    return None if none_yet and places.own_store() else places.open_studies()
 
 
 def _look(places: Places) -> list[StudyState]:
-    studies = places.open_studies()
-    return [studies.look(name) for name in studies.names()]
+    studies = _open_studies(places)
+    return [studies.look(name) for name in studies.names()] if studies else []
 
 
 def _runs_left(

@@ -112,6 +112,11 @@ class Places:
 
         return Studies(self.storage)
 
+    def own_store(self) -> Path | None:
+        """Return the file of this folder's own MLflow store, if that is used and there is one."""
+        store = self.runs / "mlflow.db"
+        return store if self.tracking == Places.under(self.runs).tracking and store.exists() else None
+
     def open_tracking(self) -> MlflowStore | None:
         """Open the MLflow store, None where there is none yet.
 
@@ -121,9 +126,7 @@ class Places:
         from nca.tracking import MlflowStore, check_address
 
         if self.tracking is None or self.tracking == Places.under(self.runs).tracking:
-            return (
-                MlflowStore(self.tracking) if self.tracking and (self.runs / "mlflow.db").exists() else None
-            )
+            return MlflowStore(self.tracking) if self.tracking and self.own_store() else None
         check_address(self.tracking)
         return MlflowStore(self.tracking)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from nca.options import read_options
 from nca.schema import ConfigError, exit_on_error
+from nca.tracking import refuse_moved
 from sweeps.sqlite import SQLITE
 
 __all__ = ["LOOPBACK", "free_port", "main"]
@@ -42,10 +44,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if address == f"{SQLITE}{store}" and not store.exists():
             raise ConfigError(f"{store} does not exist: run a sweep first, or give runs_dir=FOLDER")
         port = free_port(options.get("port"), PORTS[kind])
+        if store.exists():
+            _check(store, kind)
     if kind == "ui":
         _serve_mlflow(store, runs, port)
     else:
         _serve_dashboard(address, runs, port)
+
+
+def _check(store: Path, kind: str) -> None:
+    """Refuse a file that is no database, and records that MLflow would look for elsewhere.
+
+    Raises:
+        ConfigError: If so.
+    """
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as connection:
+            connection.execute("SELECT name FROM sqlite_master").fetchone()
+    except sqlite3.Error as error:
+        raise ConfigError(f"{store}: cannot be read ({error})") from error
+    if kind == "ui":
+        refuse_moved(store)
 
 
 def free_port(asked: str | None, usual: int) -> int:

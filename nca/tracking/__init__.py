@@ -2,6 +2,7 @@
 
 from nca.tracking.address import check_address
 from nca.tracking.checkpoints import RunCheckpoints
+from nca.tracking.moved import Moved, find_moved, refuse_moved, take_along
 from nca.tracking.outbox import find_outboxes
 from nca.tracking.store import MlflowStore, load_mlflow, one_line
 from nca.tracking.tracker import MlflowTracker, NullTracker, Status, Tracker
@@ -9,12 +10,16 @@ from nca.tracking.tracker import MlflowTracker, NullTracker, Status, Tracker
 __all__ = [
     "MlflowStore",
     "MlflowTracker",
+    "Moved",
     "NullTracker",
     "RunCheckpoints",
     "Status",
     "Tracker",
     "check_address",
+    "find_moved",
     "find_outboxes",
     "load_mlflow",
     "one_line",
+    "refuse_moved",
+    "take_along",
 ]

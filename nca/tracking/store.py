@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from nca.lock import hold, is_held
 from nca.schema import ConfigError
 from nca.tracking.address import refuse_password
+from nca.tracking.moved import refuse_moved
 from nca.tracking.outbox import Outbox, Record, find_outboxes
 from nca.tracking.tracker import MlflowTracker, Status, is_away
 from sweeps.server import creating_tables
@@ -110,7 +111,7 @@ class MlflowStore:
             mode, which takes some seconds.
 
     Raises:
-        ConfigError: If it cannot be opened, in one line.
+        ConfigError: If it cannot be opened, in one line; if it was moved or copied, see `refuse_moved`.
     """
 
     def __init__(self, uri: str) -> None:
@@ -137,6 +138,8 @@ class MlflowStore:
         ) as error:
             reason = str(error).partition("\n")[0]
             raise ConfigError(f"tracking.uri={uri}: cannot be opened ({reason})") from error
+        if uri.startswith(SQLITE):
+            refuse_moved(Path(uri.removeprefix(SQLITE)))
 
     def open_experiment(self, name: str, artifacts: Path) -> str:
         """Return the id of an experiment, created if missing with its artifacts in the given folder.

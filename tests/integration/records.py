@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import optuna
@@ -13,16 +11,14 @@ from mlflow.entities import Run
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from nca.tracking import take_along
 from sweeps.storage import open_storage
 
 
 def copy_records(runs: Path, copy: Path) -> Path:
     """Copy a `runs_dir` and return the copy, whose artifacts are its own: MLflow keeps whole addresses."""
     shutil.copytree(runs, copy)
-    with closing(sqlite3.connect(copy / "mlflow.db")) as connection, connection:
-        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
-            change = f"UPDATE {table} SET {column} = replace({column}, ?, ?)"
-            connection.execute(change, (str(runs), str(copy)))
+    take_along(copy / "mlflow.db")
     return copy
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nca.tracking import MlflowStore
-from tests.integration.commands import begun, listing, run_module, sweep, wait_until
+from tests.integration.commands import SMALL, begun, listing, run_module, sweep, wait_until
 from tests.integration.conftest import STUDY, Finished
 from tests.integration.records import Records, copy_records, load_study, study_names
 
@@ -106,6 +106,34 @@ def test_a_run_that_another_program_left_is_mended_and_a_finished_trial_keeps_no
     assert "1 MLflow runs ended, 1 files deleted" in said
     assert not checkpoints.exists()
     assert "nothing to mend" in look_after(runs, "mend")
+
+
+def test_records_that_were_moved_or_copied_are_taken_along_before_anything_is_written(
+    finished: Finished, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    shutil.copytree(finished.runs, runs)
+    before = listing(finished.runs / "artifacts")
+    larger = (*SMALL, "train.steps=12", "sweep.n_trials=4")
+    line = (
+        f"error: {runs}: was moved or copied, and MLflow would write and delete in "
+        f"{finished.runs / 'artifacts' / STUDY}; python -m nca.studies mend runs_dir={runs} "
+        "takes its records along"
+    )
+    done = run_module("nca.sweep", "-m", *larger, f"runs_dir={runs}", folder=tmp_path)
+    assert (done.returncode, done.stderr.splitlines()) == (2, [line])
+    assert line in look_after(runs, "delete", STUDY, "--yes", code=2)
+    assert "mend this? nobody can be asked" in look_after(runs, "mend", code=2)
+    assert "1 MLflow experiments taken along" in look_after(runs, "mend", "--yes")
+    assert "nothing to mend" in look_after(runs, "mend")
+    sweep(runs, *larger, folder=tmp_path)
+    records = Records(runs, STUDY)
+    assert sorted(records.children) == [0, 1, 2, 3]
+    for run in (*records.parents, *records.children.values()):
+        assert records.files(run).is_relative_to(runs)
+        assert listing(records.files(run))
+    assert "deleted" in look_after(runs, "delete", STUDY, "--yes")
+    assert listing(finished.runs / "artifacts") == before
 
 
 def test_a_deleted_study_leaves_nothing_and_its_name_is_free(runs: Path) -> None:

@@ -53,6 +53,15 @@ def test_a_missing_store_is_named(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("kind", "store"), [("ui", "mlflow.db"), ("dashboard", "optuna.db")])
+def test_what_is_no_database_is_refused(
+    kind: str, store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / store).write_text("no database at all" * 100)
+    error = refuse([kind, f"runs_dir={tmp_path}"], capsys)
+    assert error == f"error: {tmp_path / store}: cannot be read (file is not a database)\n"
+
+
 @pytest.mark.parametrize("port", ["0", "65536", "-1", "http", "80.5"])
 def test_what_is_no_port_is_refused(port: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mlflow.db").touch()
