@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import shutil
 import statistics
@@ -35,6 +36,7 @@ PATIENCE_S = 60.0  # with an earlier worker of a trial, which leaves it at its n
 CONTACT_SHEET = "contact_sheet.png"
 MOST_OF_LOG = 100_000  # last characters that the run keeps
 MOST_IN_SHEET = 200  # outputs
+LOADED_LATE = ("torch._dynamo", "matplotlib.figure", "matplotlib.backends.backend_agg")  # Adam, loss.png
 NOT_OF_A_TRIAL = ("links", "sweep")  # what the engine and the sweep add to a trial's config
 
 
@@ -61,8 +63,10 @@ class TextureSweep:
         return links
 
     def warm_up(self) -> None:
-        """Load MLflow; torch came with this module."""
-        load_mlflow()
+        """Load, once for all trials, what each would load in its course; torch came with this module."""
+        load_mlflow(sql=True)
+        for name in LOADED_LATE:
+            importlib.import_module(name)
 
     def run(self, trial: RunningTrial) -> Result:
         """Train the trial's set, once per seed, and return the means of its objectives.

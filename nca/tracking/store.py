@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import logging
 import os
 import sqlite3
@@ -35,10 +36,13 @@ RUN_ID = "run_id"  # file of a run's folder, until the run has ended for good
 LOCKED = "database is locked"  # in SQLite's words
 
 
-def load_mlflow() -> None:
+def load_mlflow(*, sql: bool = False) -> None:
     """Import MLflow; unless the environment says otherwise its telemetry and progress bars are off.
 
     Nor does a request wait minutes for a server then.
+
+    Args:
+        sql: Import what a store in a database needs too, which its first use would.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
@@ -46,8 +50,7 @@ def load_mlflow() -> None:
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # what waits for a server is the outbox
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-    import mlflow  # noqa: F401
-
+    importlib.import_module("mlflow.store.tracking.sqlalchemy_store" if sql else "mlflow")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # what it logs it also raises

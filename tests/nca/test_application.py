@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,23 @@ class Trial(RunningTrial):
 
     def unwanted(self) -> bool:
         return self.n_seen >= self.give_up_in
+
+
+def test_a_trial_finds_loaded_what_it_needs(mlflow_uri: str, tmp_path: Path) -> None:
+    small = ["texture=roundleaf", "features=random_filters", "train.size=16", "train.steps=2"]
+    words = [*small, "tracking.endurance=false", f"runs_dir={tmp_path}", f"tracking.uri={mlflow_uri}"]
+    program = (
+        "import sys, nca.application, nca.train\n"
+        "nca.application.TextureSweep().warm_up()\n"
+        "before = set(sys.modules)\n"
+        f"try:\n    nca.train.main({words!r})\n"
+        "except SystemExit as end:\n    assert not end.code, end.code\n"
+        "print('loaded:', *(set(sys.modules) - before))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    late = [name.partition(".")[0] for name in done.stdout.rpartition("loaded:")[2].split()]
+    assert not {"torch", "matplotlib", "pandas"} & set(late)
+    assert late.count("mlflow") + late.count("sqlalchemy") + late.count("alembic") < 30  # of hundreds
 
 
 def test_a_lean_trial_recomputes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
