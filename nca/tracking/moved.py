@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +18,7 @@ PATIENCE_S = 60.0  # while another program holds the file
 
 
 class Moved(NamedTuple):
-    """An experiment whose artifacts lie beside its store, and where MLflow looks for them."""
+    """An experiment whose artifacts belong beside its store, and where MLflow looks for them."""
 
     experiment_id: int
     address: str
@@ -29,29 +29,42 @@ class Moved(NamedTuple):
 def find_moved(store: Path) -> list[Moved]:
     """Return such experiments of an SQLite store.
 
-    One counts only where artifacts of its own runs are in `artifacts/` beside the store: whoever keeps
-    store and artifacts apart has none there.
+    One counts only where artifacts of its own runs are in `artifacts/` beside the store, or where another
+    store with the same runs is beside those that it names. Whoever keeps store and artifacts apart has
+    neither.
 
     Raises:
         ConfigError: If the file is no store of MLflow's.
     """
     try:
         with closing(_connect(store, "ro")) as connection:
-            return list(_find_moved(store.absolute().parent / "artifacts", connection))
+            return list(_find_moved(store.absolute(), connection))
     except sqlite3.Error as error:
         raise ConfigError(f"{store}: cannot be read ({error})") from error
 
 
-def _find_moved(artifacts: Path, connection: sqlite3.Connection) -> Iterator[Moved]:
+def _find_moved(store: Path, connection: sqlite3.Connection) -> Iterator[Moved]:
     experiments = connection.execute("SELECT experiment_id, artifact_location FROM experiments").fetchall()
     for id_, address in experiments:
         there = Path(url2pathname(urlsplit(address).path))
-        here = artifacts / there.name
-        if there == here or not here.is_dir() or (there.exists() and there.samefile(here)):
+        here = store.parent / "artifacts" / there.name
+        if there == here or (here.exists() and there.exists() and there.samefile(here)):
             continue
-        runs = connection.execute("SELECT run_uuid FROM runs WHERE experiment_id = ?", (id_,)).fetchall()
-        if any((here / run).is_dir() for (run,) in runs):
+        rows = connection.execute("SELECT run_uuid FROM runs WHERE experiment_id = ?", (id_,)).fetchall()
+        runs = [str(run) for (run,) in rows]
+        if any((here / run).is_dir() for run in runs) or _is_copy_of(
+            there.parent.parent / store.name, store, runs
+        ):
             yield Moved(id_, address, there, here)
+
+
+def _is_copy_of(other: Path, store: Path, runs: Sequence[str]) -> bool:
+    """Say whether another store is there and has one of these runs too."""
+    if not runs or not other.is_file() or other.samefile(store):
+        return False
+    with closing(_connect(other, "ro")) as connection:
+        found = connection.execute("SELECT 1 FROM runs WHERE run_uuid = ?", runs[:1])
+        return found.fetchone() is not None
 
 
 def _connect(store: Path, mode: str) -> sqlite3.Connection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +45,19 @@ def test_a_store_that_is_kept_apart_from_its_artifacts_is_not_moved(runs: Path) 
     shutil.copy(runs / "mlflow.db", apart)
     (apart / "artifacts" / NAME / "another run").mkdir(parents=True)
     assert find_moved(apart / "mlflow.db") == []
+
+
+def test_a_copy_of_the_store_alone_is_told_from_the_original_beside_its_artifacts(runs: Path) -> None:
+    copy = runs.with_name("copy")
+    copy.mkdir()
+    with sqlite3.connect(runs / "mlflow.db") as source, sqlite3.connect(copy / "mlflow.db") as target:
+        source.backup(target)  # with what its journal holds
+    (moved,) = find_moved(copy / "mlflow.db")
+    assert (moved.there, moved.here) == (runs / "artifacts" / NAME, copy / "artifacts" / NAME)
+    before = sorted(runs.rglob("*.txt"))
+    mend(Places.under(copy))
+    assert MlflowStore(f"sqlite:///{copy / 'mlflow.db'}").delete_experiment(NAME)
+    assert sorted(runs.rglob("*.txt")) == before != []
 
 
 @pytest.mark.parametrize("how", [shutil.move, shutil.copytree])
