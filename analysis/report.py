@@ -85,7 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise ConfigError(f"{source}: no trial has ended yet")
         with writing(out) as partial:
             write_report(tables, places, partial)
-        _log(tables, places, out)
+            names = sorted(file.name for file in partial.iterdir())
+        _log(tables, places, [out / name for name in names])
         print(out / PAGE)
 
 
@@ -318,8 +319,8 @@ def _save(drawn: Drawn | str, out: Path) -> dict[str, Any]:
     return {"name": drawn.name, "text": drawn.text, "url": f"data:image/png;base64,{png}"}
 
 
-def _log(tables: Sequence[StudyTable], places: Places, out: Path) -> None:
-    """Put the report among the artifacts of each study's parent run."""
+def _log(tables: Sequence[StudyTable], places: Places, files: Sequence[Path]) -> None:
+    """Put the report's files among the artifacts of each study's parent run."""
     from nca.tracking import one_line
 
     runs = [table.links["mlflow_run_id"] for table in tables if "mlflow_run_id" in table.links]
@@ -328,7 +329,8 @@ def _log(tables: Sequence[StudyTable], places: Places, out: Path) -> None:
         return
     with one_line(str(places.tracking)):
         for run in filter(store.has_run, runs):
-            store.log_folder(run, out, "report")
+            for file in files:
+                store.log_file(run, file, "report")
 
 
 if __name__ == "__main__":

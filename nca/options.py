@@ -82,7 +82,8 @@ def writing(out: Path) -> Iterator[Path]:
     Raises:
         ConfigError: If it cannot be written; nothing is left then but what was there before.
     """
-    partial = out.with_name(f".{out.stem}.{os.getpid()}.partial{out.suffix}")
+    place = out.absolute()  # that of "." has a name
+    partial = place.with_name(f".{place.stem}.{os.getpid()}.partial{place.suffix}")
     try:
         yield partial
         if partial.is_dir():

@@ -34,6 +34,7 @@ PATIENCE_S = 60.0  # as long as Optuna's storage has
 RETRY_EVERY_S = 0.1
 RUN_ID = "run_id"  # file of a run's folder, until the run has ended for good
 LOCKED = "database is locked"  # in SQLite's words
+ACTIVE = "active"  # in MLflow's: not deleted
 
 
 def load_mlflow(*, sql: bool = False) -> None:
@@ -147,6 +148,8 @@ class MlflowStore:
     def open_experiment(self, name: str, artifacts: Path) -> str:
         """Return the id of an experiment, created if missing with its artifacts in the given folder.
 
+        One that was deleted in the UI, which keeps its name, is restored with its runs.
+
         A server keeps artifacts where it was told to.
 
         Raises:
@@ -163,7 +166,10 @@ class MlflowStore:
                     raise
         experiment = self._client.get_experiment_by_name(name)
         assert experiment is not None
-        return str(experiment.experiment_id)
+        id_ = str(experiment.experiment_id)
+        if experiment.lifecycle_stage != ACTIVE:
+            self._client.restore_experiment(id_)
+        return id_
 
     def create_run(
         self,
@@ -256,7 +262,7 @@ class MlflowStore:
             return True
 
     def has_run(self, run_id: str) -> bool:
-        """Say whether a run is in this store, and not in another that was used before.
+        """Say whether a run is in this store, neither deleted nor in another that was used before.
 
         Raises:
             MlflowException: If the store cannot be asked.
@@ -264,12 +270,11 @@ class MlflowStore:
         from mlflow.exceptions import MlflowException
 
         try:
-            self._client.get_run(run_id)
+            return str(self._client.get_run(run_id).info.lifecycle_stage) == ACTIVE
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return False
             raise
-        return True
 
     def tags(self, run_id: str) -> dict[str, str]:
         """Return the tags of a run."""
@@ -288,13 +293,9 @@ class MlflowStore:
         except (MlflowException, OSError) as error:
             raise ConfigError(f"run={run_id}: has no {name}") from error
 
-    def log_file(self, run_id: str, file: Path) -> None:
-        """Put a file among a run's artifacts, in place of one of that name."""
-        self._client.log_artifact(run_id, str(file))
-
-    def log_folder(self, run_id: str, folder: Path, below: str) -> None:
-        """Put a folder's files among a run's artifacts, below a name, in place of those of the same names."""
-        self._client.log_artifacts(run_id, str(folder), below)
+    def log_file(self, run_id: str, file: Path, below: str | None = None) -> None:
+        """Put a file among a run's artifacts, or below a name among them, in place of one of that name."""
+        self._client.log_artifact(run_id, str(file), below)
 
     def replace_tags(self, run_id: str, prefix: str, tags: Mapping[str, str]) -> None:
         """Set tags of a run; of those named PREFIX or PREFIX.ANYTHING delete what is not among them."""
@@ -345,6 +346,8 @@ class MlflowStore:
         if experiment is None:
             return False
         id_ = str(experiment.experiment_id)
+        if experiment.lifecycle_stage != ACTIVE:
+            self._client.restore_experiment(id_)  # what is deleted cannot be renamed
         self._client.rename_experiment(id_, f"{name} (deleted, {id_})")
         self._client.delete_experiment(id_)
         if not self._uri.startswith("http"):

@@ -18,6 +18,8 @@ def runs(finished: Finished, tmp_path: Path) -> Path:
 
 def test_the_report_lies_with_the_study(finished: Finished, runs: Path, tmp_path: Path) -> None:
     words = (f"study={finished.name}", f"runs_dir={runs}")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("of nobody else's concern")
     done = run_module("analysis.report", *words, "out=out", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "out/report.html\n"
@@ -25,6 +27,7 @@ def test_the_report_lies_with_the_study(finished: Finished, runs: Path, tmp_path
     (parent,) = records.parents
     names = {each.path for each in records.client.list_artifacts(parent.info.run_id, "report")}
     assert {"report/report.html", "report/parameters.svg", "report/curves.csv"} <= names
+    assert "report/mine.txt" not in names
     stored = runs / "artifacts" / finished.name / parent.info.run_id / "artifacts" / "report" / "report.html"
     assert stored.read_bytes() == (tmp_path / "out" / "report.html").read_bytes()
     # What only Optuna knows is reported too.

@@ -35,6 +35,17 @@ def test_a_folder_takes_what_is_new_and_keeps_the_rest(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [out]
 
 
+def test_the_folder_that_one_is_in_can_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    with writing(Path()) as partial:
+        partial.mkdir()
+        (partial / "new.txt").write_text("new")
+    assert [file.name for file in here.iterdir()] == ["new.txt"]
+    assert list(tmp_path.iterdir()) == [here]
+
+
 @pytest.mark.parametrize("folder", [False, True])
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path, folder: bool) -> None:
     out = tmp_path / "page.html"

@@ -161,6 +161,21 @@ def test_an_experiment_is_opened_again_by_its_name(
     assert client.get_experiment(first).artifact_location == (tmp_path / "a").as_uri()
 
 
+def test_what_was_deleted_in_the_ui_is_made_anew_or_restored(
+    store: MlflowStore, client: MlflowClient, tmp_path: Path
+) -> None:
+    experiment = store.open_experiment("study", tmp_path / "a")
+    run, other = (store.create_run(experiment, name) for name in ("one", "two"))
+    client.delete_run(run)
+    assert (store.has_run(run), store.has_run(other)) == (False, True)
+    client.delete_experiment(experiment)
+    assert store.open_experiment("study", tmp_path / "b") == experiment
+    assert store.has_run(other)
+    client.delete_experiment(experiment)
+    assert store.delete_experiment("study")
+    assert client.search_runs([store.open_experiment("study", tmp_path / "c")]) == []
+
+
 def test_a_missing_database_is_made_in_wal_mode(mlflow_store_template: Path, tmp_path: Path) -> None:
     # Creating one takes seconds, so the folder alone is missing here and the file is copied into it.
     file = tmp_path / "mlflow.db"
