@@ -31,6 +31,7 @@ USAGE = (
 LARGEST = 5  # of a rating; the smallest is 0
 DASHBOARD_RATER = "dashboard"  # who rates in the Optuna dashboard, which knows no names
 
+STUDY = "study"  # column of a table, which may hold several studies
 KEY = "rating:"  # of an attribute of the study
 RATER = re.compile(r"[\w][\w .-]{0,39}")
 TAG = "rating"  # of an MLflow run: the mean; with a dot and a name that of one rater
@@ -183,23 +184,24 @@ def self_agreement(ratings: Iterable[Rating]) -> list[tuple[float, float]]:
     return [(pair[0].rating, pair[1].rating) for pair in pairs]
 
 
-def write_csv(ratings: Sequence[Rating], file: Path) -> None:
-    """Write ratings as a table with a head."""
+def write_csv(study: str, ratings: Sequence[Rating], file: Path) -> None:
+    """Write ratings as a table with a head, the study's name in front."""
     with file.open("w", newline="", encoding="utf-8") as text:
-        writer = csv.DictWriter(text, [field.name for field in fields(Rating)])
+        writer = csv.DictWriter(text, [STUDY, *(field.name for field in fields(Rating))])
         writer.writeheader()
-        writer.writerows(asdict(rating) for rating in ratings)
+        writer.writerows({STUDY: study} | asdict(rating) for rating in ratings)
 
 
-def read_csv(file: Path, trials: Iterable[int]) -> list[Rating]:
-    """Return the ratings of a table: columns trial and rating, and rater, look and at where it has them.
+def read_csv(study: str, file: Path, trials: Iterable[int]) -> list[Rating]:
+    """Return a study's ratings of a table: columns trial and rating, and rater, look and at if it has them.
 
     Args:
+        study: Of a table with a column study its lines are taken, of others all.
         file: The table.
         trials: Numbers that may be rated.
 
     Raises:
-        ConfigError: If a line is none, with its number.
+        ConfigError: If a line is none, with its number, or all are of other studies.
     """
     known = set(trials)
     try:
@@ -208,9 +210,14 @@ def read_csv(file: Path, trials: Iterable[int]) -> list[Rating]:
             missing = [name for name in ("trial", "rating") if name not in (reader.fieldnames or ())]
             if missing:
                 raise ConfigError(f"import={file}: has no column {' and no '.join(missing)}")
-            return [_read_row(file, reader.line_num, row, known) for row in reader]
+            rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"import={file}: cannot be read ({error})") from error
+    ours = [_read_row(file, line, row, known) for line, row in rows if row.get(STUDY, study) == study]
+    if rows and not ours:
+        others = ", ".join(sorted({str(row[STUDY]) for _, row in rows}))
+        raise ConfigError(f"import={file}: has ratings of {others}, none of {study}")
+    return ours
 
 
 def _read_row(file: Path, line: int, row: Mapping[str, str | None], known: set[int]) -> Rating:
@@ -275,7 +282,11 @@ def _run(places: Places, study: str, given: Path | None, out: Path | None) -> No
 
     ratings = Ratings(places, study)
     trials = ratings.complete()
-    new = [] if given is None else read_csv(given, trials)
+    new = [] if given is None else read_csv(study, given, trials)
+    if given is not None:
+        before = {rating.key: rating.rating for rating in ratings.all()}
+        n_replaced = sum(before.get(rating.key, rating.rating) != rating.rating for rating in new)
+        print(f"{given}: {len(new)} ratings" + (f", {n_replaced} in place of others" if n_replaced else ""))
     n_new = top_up(places, study, trials)
     new += collect(places, study)
     for rating in new:
@@ -284,7 +295,7 @@ def _run(places: Places, study: str, given: Path | None, out: Path | None) -> No
     found = ratings.all()
     if out is not None:
         with writing(out) as partial:
-            write_csv(found, partial)
+            write_csv(study, found, partial)
         print(f"{out}: {len(found)} ratings")
     for line in describe(found, len(trials)):
         print(line)

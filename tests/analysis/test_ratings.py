@@ -114,7 +114,7 @@ def test_a_table_of_ratings_goes_out_and_in_again(
     out, words = tmp_path / "r.csv", [f"study={STUDY}", f"runs_dir={tmp_path}"]
     main([*words, f"export={out}"])
     before = ratings.all()
-    assert out.read_text().splitlines()[0] == "trial,rater,look,rating,at"
+    assert out.read_text().splitlines()[0] == "study,trial,rater,look,rating,at"
     for rating in before:
         ratings.take_back(rating)
     assert ratings.all() == []
@@ -126,9 +126,22 @@ def test_a_table_of_ratings_goes_out_and_in_again(
     assert "ada of Ö: 4 rated, 2.1 on average; 1 looked at twice, 0 rated alike, 2 apart on average" in said
 
 
+def test_of_a_table_of_several_studies_a_study_takes_its_own_lines(
+    ratings: Ratings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ratings.add(Rating(1, "ada", 0, 2, now()))
+    table, words = tmp_path / "r.csv", [f"study={STUDY}", f"runs_dir={tmp_path}"]
+    lines = [f"{STUDY},1,5,ada", f"{STUDY},2,4,ada", "petal,2,0,ada"]
+    table.write_text("\n".join(["study,trial,rating,rater", *lines]))
+    main([*words, f"import={table}"])
+    assert {(r.trial, r.rating) for r in ratings.all()} == {(1, 5), (2, 4)}
+    assert f"{table}: 2 ratings, 1 in place of others" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
+        ("study,trial,rating\npetal,1,3\nfern,1,3", f"has ratings of fern, petal, none of {STUDY}"),
         ("trial,note\n1,x", "has no column rating"),
         ("trial,rating\n1,3\n99,3", "line 3: trial=99: no complete trial of the study has that number"),
         ("trial,rating\n12,3", "line 2: trial=12: no complete trial"),
