@@ -14,10 +14,11 @@ from nca.options import read_places
 from nca.places import Places
 from nca.schema import ConfigError, build
 
-__all__ = ["WORDS", "Again", "read_again", "take_up"]
+__all__ = ["WORDS", "Again", "check_same_inputs", "read_again", "take_up"]
 
 WORDS = ("run", "study", "trial", "sweep.storage")  # of a command line, beside overrides
 OURS = ("tracking", "runs_dir")  # of this command, wherever the earlier run was recorded
+INPUTS = ("texture.hash", "features.hash")  # tags of a run
 ANY_TEXTURE = ["texture=roundleaf"]  # a config needs one, though the earlier run's is taken
 
 
@@ -31,6 +32,7 @@ class Again:
         tags: Of the new run.
         checkpoint: The earlier run's state at its end, to go on from; None to begin anew.
         threads: The earlier run had so many; None where that is not known.
+        inputs: Hashes of its texture and weights, where they must be the same and are known.
     """
 
     config: TrialConfig
@@ -38,6 +40,7 @@ class Again:
     tags: Mapping[str, str]
     checkpoint: Path | None
     threads: int | None
+    inputs: Mapping[str, str]
 
 
 def read_again(words: Sequence[str]) -> Again:
@@ -72,7 +75,28 @@ def read_again(words: Sequence[str]) -> Again:
         what += f"; it kept no checkpoint (train.keep_checkpoint), so its {n_before} steps are trained again"
     elif goes_on:
         what += f", step {n_before}"
-    return Again(config, what, {how: run}, checkpoint, places.threads_of(run))
+    tags = places.tags_of(run)
+    threads = int(tags["threads"]) if tags.get("threads", "").isdecimal() else None
+    inputs = {key: tags[key] for key in INPUTS if key in tags and how != "made_from"}
+    return Again(config, what, {how: run}, checkpoint, threads, inputs)
+
+
+def check_same_inputs(again: Again, found: Mapping[str, str]) -> None:
+    """Refuse to go on with an earlier run, or to repeat it, on another texture or weights.
+
+    Args:
+        again: Of the earlier run.
+        found: Hashes of what is there now.
+
+    Raises:
+        ConfigError: If they differ.
+    """
+    for key, before in again.inputs.items():
+        if found[key] != before:
+            raise ConfigError(
+                f"{again.what}: {key} {before} -> {found[key]}, its file has changed since; put it back, "
+                "or train a new run"
+            )
 
 
 def take_up(again: Again, folder: Path) -> None:

@@ -84,11 +84,10 @@ class Places:
         """Return the usual places in a folder of all records."""
         return cls(runs, f"sqlite:///{runs / 'optuna.db'}", f"sqlite:///{runs / 'mlflow.db'}")
 
-    def threads_of(self, run: str) -> int | None:
-        """Return how many threads an MLflow run computed with, None where that is not known."""
+    def tags_of(self, run: str) -> dict[str, str]:
+        """Return the tags of an MLflow run, none of one that is a folder."""
         store = None if Path(run).exists() else self.open_tracking()
-        threads = "" if store is None else store.tags(run).get("threads", "")
-        return int(threads) if threads.isdecimal() else None
+        return {} if store is None else store.tags(run)
 
     def folders(self, study: str) -> list[Path]:
         """Return the folders that a study has: its trials', and its runs' artifacts."""

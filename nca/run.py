@@ -212,6 +212,7 @@ class _Run:
         self._listener = listener
         self._trainer = trainer
         self._checkpoints = checkpoints
+        self._target = load_pixels(config.texture, config.train.size)  # its file may go before the end
         self._started_at, self._first_step = time.monotonic(), trainer.step
         self._report_every = max(1, config.train.steps // N_REPORTS)
         self._n_reported = trainer.step // self._report_every
@@ -307,7 +308,7 @@ class _Run:
         config, trainer = self._config, self._trainer
         size, seed, losses = config.train.size, config.seed, trainer.losses
         save_pixels(to_pixels(trainer.output), files / "output.png")
-        save_pixels(load_pixels(config.texture, size), files / "target.png")
+        save_pixels(self._target, files / "target.png")
         curve = [
             (n - 1, smoothed_loss(losses[:n]))
             for n in range(self._report_every, len(losses) + 1, self._report_every)
@@ -328,7 +329,7 @@ class _Run:
     def _save_viewer(self, path: Path, metrics: Mapping[str, float]) -> None:
         config, trainer = self._config, self._trainer
         size = config.train.size
-        pictures = {"target": load_pixels(config.texture, size), "output": to_pixels(trainer.output[:1])}
+        pictures = {"target": self._target, "output": to_pixels(trainer.output[:1])}
         path.write_text(
             make_viewer(trainer.model, size, pictures, describe_facts(config, metrics), name_study(config))
         )

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
-from nca.again import WORDS, Again, read_again, take_up
+from nca.again import WORDS, Again, check_same_inputs, read_again, take_up
 from nca.config import TrialConfig, name_study, training_values
 from nca.places import SINGLE_RUNS
 from nca.schema import ConfigError, build, exit_on_error, nearest
@@ -97,7 +97,10 @@ def run_single(config: TrialConfig, again: Again | None = None) -> int:
 
     check_surroundings(config)
     config = replace(config, features=resolve_features(config.features))
-    identity = training_values(config) | check_inputs(config)
+    inputs = check_inputs(config)
+    if again is not None:
+        check_same_inputs(again, inputs)
+    identity = training_values(config) | inputs
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     name = f"{name_study(config)}-{digest}"
     runs = Path(config.runs_dir)

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from PIL import Image
 
 from nca.train import main
 from tests.integration.conftest import Finished
@@ -86,6 +87,19 @@ def test_a_run_is_repeated_exactly(runs: Path, capsys: pytest.CaptureFixture[str
     assert again.data.params == first.data.params
     assert again.data.tags["repeats"] == first.info.run_id
     assert again.data.metrics["final_loss"] == first.data.metrics["final_loss"]
+
+
+def test_a_run_is_not_repeated_on_a_picture_that_has_changed(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = runs.parent / "leaf.png"
+    Image.new("RGB", (16, 16), "green").save(picture)
+    first = train(runs, *TINY[1:], "texture=image", f"texture.path={picture}", "train.steps=2")
+    Image.new("RGB", (16, 16), "red").save(picture)
+    for words in ([], ["train.steps=3"]):
+        with pytest.raises(SystemExit, match="2"):
+            main([f"run={first.info.run_id}", *words, f"runs_dir={runs}"])
+        assert "its file has changed since" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kept", [True, False])
