@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import math
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nca.plan import (
     Plan,
+    TrialComposer,
     has_study,
     make_plans,
     pruner_spec,
     read_duration,
     resolve,
     sampler_spec,
-    study_spec,
 )
 from nca.schema import ConfigError, exit_on_error
 from nca.weights import resolve_features
@@ -63,14 +61,15 @@ def run_studies(words: Sequence[str]) -> list[Summary]:
     for plan, identity, executor in zip(plans, identities, executors, strict=True):
         config = plan.config
         runs = Path(config.runs_dir)
+        composer = TrialComposer(plan, identity)
         spec = SweepSpec(
-            study=study_spec(plan, identity),
+            study=composer.spec,
             sampler=sampler_spec(config),
             pruner=pruner_spec(config),
             n_trials=config.sweep.n_trials,
             retries=config.sweep.retries,
             application=APPLICATION,
-            compose=functools.partial(_compose_trial, plan),
+            compose=composer,
             trials=runs / "trials" / plan.name,
             artifacts=runs / "artifacts" / "optuna",
             timeout_s=read_duration("sweep.timeout", config.sweep.timeout),
@@ -154,17 +153,6 @@ def _make_slots(plan: Plan) -> list[Slot]:
 
 def _n_trials(plan: Plan) -> int:
     return plan.config.sweep.n_trials if plan.space else 1
-
-
-def _compose_trial(plan: Plan, params: Mapping[str, Any], ordinal: int) -> dict[str, Any]:
-    sweep = plan.config.sweep
-    settings = {
-        "study": plan.name,
-        "storage": sweep.storage,
-        "objectives": sweep.objectives,
-        "repeats": sweep.repeats,
-    }
-    return asdict(plan.trial_config(params, ordinal)) | {"sweep": settings}
 
 
 def dry_run(words: Sequence[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import signal
 import time
 import warnings
@@ -46,6 +45,7 @@ from sweeps.study import (
     OWNER,
     STOP,
     best_trial,
+    check_folders,
     count_reasons,
     describe_owner,
     ended_for_good,
@@ -138,6 +138,7 @@ class Coordinator:
         warm_sets = {}
         if spec.warm_start is not None:
             warm_sets = read_sets(self._storage, spec.warm_start, spec.study.space, spec.n_trials)
+        check_folders(spec.study, self._storage, spec.trials)
         study = self._study = open_study(spec.study, self._storage)
         n_trials = spec.n_trials
         if spec.sampler.name == "grid" or not spec.study.space:
@@ -272,11 +273,16 @@ class Coordinator:
                 return trial
 
     def _start(self, trial: Trial) -> None:
+        try:
+            self._launch(trial)
+        except BaseException:  # nobody else would know that it does not run
+            self._book.retry(self._book.fail(trial.number, "interrupted"))
+            raise
+
+    def _launch(self, trial: Trial) -> None:
         spec, number = self._spec, trial.number
         first = int(trial.user_attrs.get(ORIGIN, number))
         folder = spec.trials / str(first)
-        if first == number and folder.exists():
-            shutil.rmtree(folder)  # of another study of that name, whose database has gone
         folder.mkdir(parents=True, exist_ok=True)
         (folder / PROGRESS_FILE).unlink(missing_ok=True)  # of an earlier attempt
         config = self._compose(trial)

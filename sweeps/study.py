@@ -156,6 +156,27 @@ def check_fingerprint(spec: StudySpec, recorded: Mapping[str, Any]) -> None:
         )
 
 
+def check_folders(spec: StudySpec, storage: RDBStorage, trials: Path) -> None:
+    """Refuse to begin among the folders of another study of that name, which the storage does not know.
+
+    Args:
+        spec: The study.
+        storage: Where it is, or will be.
+        trials: Folder of its trials' folders.
+
+    Raises:
+        SweepError: If there are folders of trials that it does not have.
+    """
+    folders = {int(folder.name) for folder in trials.glob("*") if folder.name.isdecimal()}
+    study = find_study(storage, spec.name)  # after the folders: another sweep may be making both
+    unknown = folders - {trial.number for trial in study.get_trials(deepcopy=False)} if study else folders
+    if unknown:
+        raise SweepError(
+            f"{trials}: holds trial {min(unknown)} of a study that sweep.storage={spec.storage} does not "
+            "know; give the storage that does, or another name with sweep.study=NAME, or delete that folder"
+        )
+
+
 def reason_of(trial: FrozenTrial) -> str:
     """Return why a trial ended; one that Optuna failed when its heartbeat stopped was `killed`."""
     told = trial.user_attrs.get(REASON)

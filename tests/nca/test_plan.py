@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from nca.checks import identify_inputs
 from nca.config import FeaturesConfig
 from nca.plan import (
     Plan,
+    TrialComposer,
     has_study,
     make_plans,
     pruner_spec,
@@ -227,6 +231,29 @@ def test_a_trial_is_the_plan_with_the_drawn_values_and_its_own_seed() -> None:
     assert trial.seed == 107
     assert trial.features == FeaturesConfig("random_filters")
     assert trial.model.hidden_channels == plan.config.model.hidden_channels
+
+
+def test_a_trial_is_refused_once_the_texture_or_conf_have_changed(tmp_path: Path) -> None:
+    picture = tmp_path / "leaf.png"
+    Image.new("RGB", (32, 32), "green").save(picture)
+    words = ["texture=image", f"texture.path={picture}", "features=random_filters", "train.size=16"]
+    (plan,) = make_plans([*words, "train.steps=7"])
+    compose = TrialComposer(plan, identify_inputs(plan.trial_config({}, 0)))
+    drawn = {"model.channels": 9, "train.learning_rate": 1e-5}
+    assert compose(drawn, 3)["seed"] == 3
+    os.utime(picture, (0, 0))  # the same picture
+    assert compose(drawn, 4)["train"]["learning_rate"] == 1e-5
+    Image.new("RGB", (32, 32), "red").save(picture)
+    with pytest.raises(SweepError, match=r"was begun with another config: texture\.hash .* -> "):
+        compose(drawn, 5)
+    Image.new("RGB", (32, 32), "green").save(picture)
+    assert compose(drawn, 5)["seed"] == 5
+    plan.overrides[plan.overrides.index("train.steps=7")] = "train.steps=8"  # as conf/ may say by now
+    with pytest.raises(SweepError, match=r"train\.steps 7 -> 8"):
+        compose(drawn, 6)
+    picture.unlink()
+    with pytest.raises(ConfigError, match=r"leaf\.png"):
+        compose(drawn, 6)
 
 
 def test_null_can_be_drawn() -> None:

@@ -179,8 +179,12 @@ class Sweep:
     def storage(self) -> str:
         return self.server or f"sqlite:///{Path(self.folder) / 'optuna.db'}"
 
+    @property
+    def trials(self) -> Path:
+        return Path(self.folder) / "trials" / self.study
+
     def trial_folder(self, number: int) -> Path:
-        return Path(self.folder) / "trials" / str(number)
+        return self.trials / str(number)
 
     def compose(self, params: Mapping[str, Any], number: int) -> dict[str, Any]:
         return {
@@ -202,7 +206,7 @@ class Sweep:
             retries=self.retries,
             application=APPLICATION,
             compose=functools.partial(self.compose),
-            trials=folder / "trials",
+            trials=self.trials,
             artifacts=folder / "artifacts",
             timeout_s=self.timeout_s,
             max_steps=self.max_steps,

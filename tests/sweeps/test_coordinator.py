@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import itertools
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import optuna
 import pytest
 from optuna.exceptions import StorageInternalError
 from optuna.study import Study
@@ -47,6 +50,10 @@ def study_of(sweep: Sweep) -> Study:
 
 def trials_of(sweep: Sweep) -> list[FrozenTrial]:
     return study_of(sweep).get_trials(deepcopy=False)
+
+
+def study_names(sweep: Sweep) -> list[str]:
+    return optuna.get_all_study_names(open_storage(sweep.storage, create=False))
 
 
 def records(sweep: Sweep) -> list[str]:
@@ -350,13 +357,32 @@ def test_what_befalls_trials_does_not_change_the_sets_that_are_drawn(tmp_path: P
     assert calm == killed
 
 
-def test_a_first_attempt_begins_in_an_empty_folder(tmp_path: Path) -> None:
+def test_folders_of_trials_that_the_storage_does_not_know_are_refused_and_kept(tmp_path: Path) -> None:
     sweep = Sweep(str(tmp_path), n_trials=1)
-    left = sweep.trial_folder(0) / "outcome.json"  # of a study whose database has gone
-    left.parent.mkdir(parents=True)
-    left.write_text("{}")
     assert sweep.run().counts == {"complete": 1}
-    assert not left.exists()
+    other = replace(sweep, server=f"sqlite:///{tmp_path / 'other.db'}")
+    before = read_started(sweep.trial_folder(0))
+    with pytest.raises(SweepError, match=r"holds trial 0 of a study that sweep\.storage=.* does not know"):
+        other.run()
+    assert study_names(other) == []
+    assert read_started(sweep.trial_folder(0)) == before
+    assert replace(sweep, n_trials=2).run().counts == {"complete": 2}
+
+
+def test_a_trial_that_cannot_be_started_is_queued_again(tmp_path: Path) -> None:
+    class Changed(Sweep):
+        def compose(self, params: Mapping[str, Any], number: int) -> dict[str, Any]:
+            if number == 1:
+                raise SweepError("the texture has gone")
+            return super().compose(params, number)
+
+    with pytest.raises(SweepError, match="the texture has gone"):
+        Changed(str(tmp_path), n_trials=3, workers=1).run()
+    sweep = Sweep(str(tmp_path), n_trials=3, workers=1)
+    assert [t.state.name for t in trials_of(sweep)] == ["COMPLETE", "FAIL", "WAITING"]
+    assert sweep.run().counts == {"complete": 3}
+    _, failed, again, _ = trials_of(sweep)
+    assert (failed.user_attrs[REASON], again.params) == ("interrupted", failed.params)
 
 
 def test_several_objectives_leave_a_front(tmp_path: Path) -> None:
