@@ -37,7 +37,7 @@ CONTACT_SHEET = "contact_sheet.png"
 MOST_OF_LOG = 100_000  # last characters that the run keeps
 MOST_IN_SHEET = 200  # outputs
 LOADED_LATE = ("torch._dynamo", "matplotlib.figure", "matplotlib.backends.backend_agg")  # Adam, loss.png
-NOT_OF_A_TRIAL = ("links", "sweep")  # what the engine and the sweep add to a trial's config
+NOT_OF_A_TRIAL = ("links", "sweep", "uid")  # what the engine and the sweep add to a trial's config
 
 
 class TextureSweep:
@@ -51,7 +51,8 @@ class TextureSweep:
             return links
         store = MlflowStore(trial.tracking.uri)
         with one_line(trial.tracking.uri):
-            experiment = store.open_experiment(study, Path(trial.runs_dir) / "artifacts" / study)
+            artifacts = Path(trial.runs_dir) / "artifacts" / study
+            experiment = store.open_experiment(study, artifacts, config["uid"])
             known = links.get("mlflow_experiment_id") == experiment and store.has_run(links["mlflow_run_id"])
             if not known:
                 links = {

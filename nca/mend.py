@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from nca.lock import is_held
 from nca.places import SINGLE_RUNS, Places, format_size, size_of
-from nca.tracking import find_moved, take_along
+from nca.tracking import FOLDER, describe_folder, find_moved, take_along
 
 if TYPE_CHECKING:
     from nca.tracking import MlflowStore
@@ -81,19 +81,17 @@ def _runs_left(
         return
     for state in states:
         alive = {str(trial.number) for trial in state.running}
-        for run_id, tags in tracking.running_runs(state.name).items():
+        for run_id, tags in tracking.running_runs(state.name, state.uid).items():
             number = tags.get("optuna_trial")
             if number is None and alive:
                 continue  # the parent run, or one that has only begun
             if number not in alive:
                 yield state.name, run_id, state.reasons.get(number or "", "killed")
-    held = {
-        note.read_text()
-        for note in (places.runs / "trials" / SINGLE_RUNS).glob("*/run_id")
-        if is_held(note.parent)
-    }
-    for run_id in tracking.running_runs(SINGLE_RUNS):
-        if run_id not in held:
+    folder = places.runs / "trials" / SINGLE_RUNS
+    held = {note.read_text() for note in folder.glob("*/run_id") if is_held(note.parent)}
+    for run_id, tags in tracking.running_runs(SINGLE_RUNS).items():
+        ours = places.own_store() or tags.get(FOLDER, "").startswith(describe_folder(folder))
+        if ours and run_id not in held:
             yield SINGLE_RUNS, run_id, "killed"
 
 

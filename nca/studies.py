@@ -169,6 +169,7 @@ def delete(places: Places, name: str, *, yes: bool) -> None:
     studies, tracking = places.open_studies(), places.open_tracking()
     folders = [folder for folder in places.folders(name) if folder.exists()]
     known = name in studies.names()
+    uid = studies.look(name).uid if known else None
     if known or not folders:
         print(f"study {name}: {_count_idle(studies.look(name))} trials, their MLflow runs")
     for folder in folders:
@@ -176,7 +177,7 @@ def delete(places: Places, name: str, *, yes: bool) -> None:
     if not (yes or _confirmed("delete all of this for ever")):
         raise SystemExit(1)
     if tracking is not None:
-        tracking.delete_experiment(name)
+        tracking.delete_experiment(name, uid)
     if known:
         studies.delete(name, places.runs / "artifacts" / "optuna")
     for folder in folders:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import uuid
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
@@ -22,6 +23,7 @@ from sweeps.study import (
     REASON,
     RETRY_OF,
     SUGGESTED,
+    UID,
     attempts,
     ended_for_good,
     origin,
@@ -59,6 +61,14 @@ class Book:
     def refresh(self) -> None:
         """Have the next look at the trials read them anew."""
         self._trials = None
+
+    def uid(self) -> str:
+        """Return what tells the study from others of its name in other storages."""
+        if UID not in self._study.user_attrs:
+            with self.turn():
+                if UID not in self._study.user_attrs:
+                    self._study.set_user_attr(UID, uuid.uuid4().hex)
+        return str(self._study.user_attrs[UID])
 
     def trials(self) -> list[FrozenTrial]:
         """Return all trials as last read; they are not to be changed."""

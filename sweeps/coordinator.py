@@ -191,7 +191,7 @@ class Coordinator:
 
     def _open_records(self) -> dict[str, str]:
         known = self._study.user_attrs.get(LINKS, {})
-        config = {**self._spec.compose({}, 0), "links": known}
+        config = {**self._spec.compose({}, 0), "links": known, "uid": self._book.uid()}
         links = self._application.open_study(self._study.study_name, config)
         if links != known:
             self._study.set_user_attr(LINKS, links)

@@ -60,6 +60,7 @@ LINKS = "links"  # of a study: what its application returned
 WARM_START = "warm_start"  # study and number of the trial whose set it repeats
 RUNG = "completed_rung_"  # begins Optuna's own keys of the rungs that a trial has come to
 N_STEPS = "n_steps"  # that a trial has trained, as its application says
+UID = "uid"  # of a study: no other has it, of whatever name in whatever storage
 STOP = "stop"  # a request that it ends: of a running trial, or of the sweeps that go on with a study
 OUT_OF_MEMORY = "out_of_memory"  # a reason
 

@@ -26,6 +26,7 @@ from sweeps.study import (
     OWNER,
     RATINGS,
     STOP,
+    UID,
     as_one,
     best_trial,
     by_origin,
@@ -79,6 +80,7 @@ class StudyState:
 
     Args:
         name: Its name.
+        uid: Of no other study; None of one that was begun before there were any.
         objectives: Names of its values.
         links: Where its other records are.
         counts: Trials ended for good, by reason.
@@ -94,6 +96,7 @@ class StudyState:
     """
 
     name: str
+    uid: str | None
     objectives: Sequence[str]
     links: Mapping[str, str]
     counts: Mapping[str, int]
@@ -138,6 +141,7 @@ class Studies:
         moments = [at for t in trials for at in (t.datetime_start, t.datetime_complete) if at is not None]
         return StudyState(
             name=name,
+            uid=study.user_attrs.get(UID),
             objectives=study.metric_names or ["value"] * len(study.directions),
             links=study.user_attrs.get(LINKS, {}),
             counts=count_reasons(ended),

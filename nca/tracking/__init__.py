@@ -4,10 +4,11 @@ from nca.tracking.address import check_address
 from nca.tracking.checkpoints import RunCheckpoints
 from nca.tracking.moved import Moved, find_moved, refuse_moved, take_along
 from nca.tracking.outbox import find_outboxes
-from nca.tracking.store import MlflowStore, load_mlflow, one_line
-from nca.tracking.tracker import MlflowTracker, NullTracker, Status, Tracker
+from nca.tracking.store import MlflowStore, describe_folder, load_mlflow, one_line
+from nca.tracking.tracker import FOLDER, MlflowTracker, NullTracker, Status, Tracker
 
 __all__ = [
+    "FOLDER",
     "MlflowStore",
     "MlflowTracker",
     "Moved",
@@ -16,6 +17,7 @@ __all__ = [
     "Status",
     "Tracker",
     "check_address",
+    "describe_folder",
     "find_moved",
     "find_outboxes",
     "load_mlflow",

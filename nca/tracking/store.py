@@ -7,6 +7,7 @@ import functools
 import importlib
 import logging
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -27,13 +28,15 @@ from sweeps.worker import write_atomically
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Experiment
 
-__all__ = ["MlflowStore", "load_mlflow", "one_line"]
+__all__ = ["MlflowStore", "describe_folder", "load_mlflow", "one_line"]
 
 PATIENCE_S = 60.0  # as long as Optuna's storage has
 RETRY_EVERY_S = 0.1
 RUN_ID = "run_id"  # file of a run's folder, until the run has ended for good
 LOCKED = "database is locked"  # in SQLite's words
+OWNER = "study_uid"  # tag of an experiment
 ACTIVE = "active"  # in MLflow's: not deleted
 
 
@@ -145,14 +148,18 @@ class MlflowStore:
         if uri.startswith(SQLITE):
             refuse_moved(Path(uri.removeprefix(SQLITE)))
 
-    def open_experiment(self, name: str, artifacts: Path) -> str:
-        """Return the id of an experiment, created if missing with its artifacts in the given folder.
+    def open_experiment(self, name: str, artifacts: Path, owner: str | None = None) -> str:
+        """Return the id of an experiment, created if missing.
 
         One that was deleted in the UI, which keeps its name, is restored with its runs.
 
-        A server keeps artifacts where it was told to.
+        Args:
+            name: Its name.
+            artifacts: Where its artifacts go; a server keeps them where it was told to.
+            owner: Whose runs alone it holds; None for everybody's.
 
         Raises:
+            ConfigError: If it is another's.
             MlflowException: If it can be neither found nor created.
         """
         from mlflow.exceptions import MlflowException
@@ -160,15 +167,23 @@ class MlflowStore:
         if self._client.get_experiment_by_name(name) is None:
             try:
                 own = None if self._uri.startswith("http") else artifacts.absolute().as_uri()
-                self._client.create_experiment(name, artifact_location=own)
+                tags = {OWNER: owner} if owner else {}
+                self._client.create_experiment(name, artifact_location=own, tags=tags)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was first
                     raise
         experiment = self._client.get_experiment_by_name(name)
         assert experiment is not None
+        if not _may_use(experiment, owner):
+            raise ConfigError(
+                f"tracking.uri={self._uri}: experiment '{name}' holds the runs of another study of its name; "
+                "give this one a name of its own with sweep.study=NAME"
+            )
         id_ = str(experiment.experiment_id)
         if experiment.lifecycle_stage != ACTIVE:
             self._client.restore_experiment(id_)
+        if owner is not None and OWNER not in experiment.tags:  # begun before there were owners
+            self._client.set_experiment_tag(id_, OWNER, owner)
         return id_
 
     def create_run(
@@ -213,7 +228,8 @@ class MlflowStore:
         tracker = self._tracker(folder)
         if tracker.deliver() and not (tracker.run_id is not None and self.may_have(tracker.run_id)):
             tracker.run_id = None
-            tracker.record(_creation(experiment_id, name, parent_run_id, params or {}))
+            own = None if parent_run_id else describe_folder(folder)
+            tracker.record(_creation(experiment_id, name, parent_run_id, params or {}, own))
         tracker.record({"kind": "status", "status": "RUNNING"})
         return tracker
 
@@ -327,23 +343,23 @@ class MlflowStore:
                 raise
         return found
 
-    def running_runs(self, experiment: str) -> dict[str, dict[str, str]]:
-        """Return the tags of an experiment's runs that are RUNNING, by run id."""
+    def running_runs(self, experiment: str, owner: str | None = None) -> dict[str, dict[str, str]]:
+        """Return the tags of an experiment's runs that are RUNNING, by run id; none of another owner's."""
         known = self._client.get_experiment_by_name(experiment)
-        if known is None:
+        if known is None or not _may_use(known, owner):
             return {}
         found = self._client.search_runs(
             [known.experiment_id], "attributes.status = 'RUNNING'", max_results=5000
         )
         return {str(run.info.run_id): dict(run.data.tags) for run in found}
 
-    def delete_experiment(self, name: str) -> bool:
-        """Delete an experiment with its runs and artifacts, and free its name; say whether it was there.
+    def delete_experiment(self, name: str, owner: str | None = None) -> bool:
+        """Delete an owner's experiment with its runs and artifacts, and free its name; say if it was there.
 
         On a server it is only marked as deleted, under another name: `mlflow gc` there deletes it.
         """
         experiment = self._client.get_experiment_by_name(name)
-        if experiment is None:
+        if experiment is None or not _may_use(experiment, owner):
             return False
         id_ = str(experiment.experiment_id)
         if experiment.lifecycle_stage != ACTIVE:
@@ -395,9 +411,25 @@ class MlflowStore:
         tracker.finish(status)
 
 
-def _creation(experiment_id: str, name: str, parent_run_id: str | None, params: Mapping[str, Any]) -> Record:
+def describe_folder(folder: Path) -> str:
+    """Return a folder with its host, which tells single runs in a store of many machines apart."""
+    return f"{socket.gethostname()}:{folder.absolute()}"
+
+
+def _may_use(experiment: Experiment, owner: str | None) -> bool:
+    """Say whether an experiment is an owner's, or nobody's."""
+    return experiment.tags.get(OWNER, owner) == owner
+
+
+def _creation(
+    experiment_id: str,
+    name: str,
+    parent_run_id: str | None,
+    params: Mapping[str, Any],
+    folder: str | None = None,
+) -> Record:
     values = {key: str(value) for key, value in params.items()}
-    where = {"experiment_id": experiment_id, "name": name, "parent_run_id": parent_run_id}
+    where = {"experiment_id": experiment_id, "name": name, "parent_run_id": parent_run_id, "folder": folder}
     return {"kind": "run", "params": values, **where}
 
 

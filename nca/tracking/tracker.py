@@ -28,6 +28,7 @@ FLUSH_EVERY_S = 10.0  # so that a curve in the UI is never older
 IMAGE_KEY = "output"
 PIXELS = "pixels.png"
 PARENT = "mlflow.parentRunId"  # tag
+FOLDER = "folder"  # tag of a run without a parent: its host and folder
 RETRY_EVERY_S = 5.0  # at least, while a server is away
 PAUSE = 20.0  # times as long as the last attempt took, so that a server that hangs costs training 5%
 AWAY = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED"}
@@ -268,21 +269,23 @@ class MlflowTracker:
         """Create the run.
 
         One of that name and parent that is RUNNING already was lost by a process that died before it could
-        note its id, or belongs to another coordinator of the study: that one is taken.
+        note its id, or belongs to another coordinator of the study: that one is taken; of runs without a
+        parent only one of the same folder.
         """
         from mlflow.entities import Param
 
-        client, parent, name = self._client, record["parent_run_id"], record["name"]
+        client, name = self._client, record["name"]
+        known = {PARENT: record["parent_run_id"], FOLDER: record.get("folder")}
         wanted = "attributes.status = 'RUNNING'"
         if "'" not in name:  # which MLflow cannot quote; among hundreds that run it finds one much sooner
             wanted += f" AND attributes.run_name = '{name}'"
         ids = [
             str(run.info.run_id)
             for run in client.search_runs([record["experiment_id"]], wanted)
-            if run.info.run_name == name and run.data.tags.get(PARENT) == parent
+            if run.info.run_name == name and all(run.data.tags.get(k) == v for k, v in known.items())
         ]
         if not ids:
-            tags = {PARENT: parent} if parent else {}
+            tags = {key: value for key, value in known.items() if value}
             created = client.create_run(record["experiment_id"], run_name=name, tags=tags)
             ids = [str(created.info.run_id)]
         client.log_batch(ids[0], params=[Param(key, str(value)) for key, value in record["params"].items()])

@@ -39,8 +39,8 @@ class Store:
         self.config = trial_config(folder / "runs", uri=self.uri)
         self.client = MlflowClient(self.uri)
 
-    def open(self, links: dict[str, str]) -> dict[str, str]:
-        return TextureSweep().open_study(STUDY, asdict(self.config) | {"links": links})
+    def open(self, links: dict[str, str], uid: str = "ours") -> dict[str, str]:
+        return TextureSweep().open_study(STUDY, asdict(self.config) | {"links": links, "uid": uid})
 
     def status(self, run_id: str) -> str:
         return str(self.client.get_run(run_id).info.status)
@@ -73,9 +73,38 @@ def test_a_study_goes_on_in_another_store_with_a_parent_run_of_its_own(stores: l
     assert second.client.get_run(moved["mlflow_run_id"]).info.run_name == STUDY
 
 
+def test_a_study_of_the_same_name_is_refused_and_neither_adopts_mends_nor_deletes_the_first(
+    stores: list[Store],
+) -> None:
+    first = stores[0]
+    links = first.open({})
+    with pytest.raises(ConfigError, match="experiment 'leaf' holds the runs of another study of its name"):
+        first.open({}, uid="theirs")
+    store = MlflowStore(first.uri)
+    assert store.running_runs(STUDY, "theirs") == {}
+    assert not store.delete_experiment(STUDY, "theirs")
+    assert list(store.running_runs(STUDY, "ours")) == [links["mlflow_run_id"]]
+
+
+def test_a_study_begun_before_there_were_owners_gets_one(stores: list[Store], tmp_path: Path) -> None:
+    experiment = MlflowStore(stores[0].uri).open_experiment(STUDY, tmp_path)
+    assert stores[0].open({})["mlflow_experiment_id"] == experiment
+    with pytest.raises(ConfigError, match="another study"):
+        stores[0].open({}, uid="theirs")
+
+
+def test_single_runs_are_taken_up_by_their_own_folder_alone(stores: list[Store], tmp_path: Path) -> None:
+    store = MlflowStore(stores[0].uri)
+    experiment = store.open_experiment("single-runs", tmp_path)
+    one, other = (store.open_run(tmp_path / name, experiment, "same").run_id for name in ("a", "b"))
+    assert one != other
+    (tmp_path / "a" / "run_id").unlink()  # as if its process had died before it could note it
+    assert store.open_run(tmp_path / "a", experiment, "same").run_id == one
+
+
 def test_a_study_without_tracking_keeps_its_links(stores: list[Store], tmp_path: Path) -> None:
     links = stores[0].open({})
-    untracked = asdict(trial_config(tmp_path / "runs")) | {"links": links} | SETTINGS
+    untracked = asdict(trial_config(tmp_path / "runs")) | {"links": links, "uid": "ours"} | SETTINGS
     assert TextureSweep().open_study(STUDY, untracked) == links
     TextureSweep().close_study(untracked, links, {"n_trials": 1.0})
 

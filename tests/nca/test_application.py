@@ -139,7 +139,7 @@ def test_a_trial_whose_worker_died_before_it_told_of_the_end_is_not_trained_agai
     tmp_path: Path, mlflow_uri: str
 ) -> None:
     trial = Trial(tmp_path, uri=mlflow_uri)
-    trial.links = TextureSweep().open_study("leaf", trial.config | {"links": {}})
+    trial.links = TextureSweep().open_study("leaf", trial.config | {"links": {}, "uid": "ours"})
     trial.folder = tmp_path / "trial"
     first = TextureSweep().run(trial)
     again = Trial(tmp_path, uri=mlflow_uri)

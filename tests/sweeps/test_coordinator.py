@@ -29,6 +29,7 @@ from sweeps.study import (
     REASON,
     RETRY_OF,
     SUGGESTED,
+    UID,
     WARM_START,
     describe_owner,
     ended_for_good,
@@ -365,8 +366,10 @@ def test_folders_of_trials_that_the_storage_does_not_know_are_refused_and_kept(t
     with pytest.raises(SweepError, match=r"holds trial 0 of a study that sweep\.storage=.* does not know"):
         other.run()
     assert study_names(other) == []
+    uid = study_of(sweep).user_attrs[UID]
     assert read_started(sweep.trial_folder(0)) == before
     assert replace(sweep, n_trials=2).run().counts == {"complete": 2}
+    assert study_of(sweep).user_attrs[UID] == uid
 
 
 def test_a_trial_that_cannot_be_started_is_queued_again(tmp_path: Path) -> None:
