@@ -67,7 +67,7 @@ def _describe_trial(trial: EndedTrial, places: Places, links: Mapping[str, str])
     experiment = links["mlflow_experiment_id"]
     page, viewer = (places.page(experiment, run, artifact) for artifact in (None, "viewer.html"))
     yield f"[MLflow run]({page}), [viewer]({viewer}), while `make ui` runs"
-    yield f"`{places.command('nca.render', f'run={run}', 'size=512', 'out=texture.png')}`"
+    yield f"`{places.command('nca.render', f'run={run}', 'size=512', 'out=grown.png')}`"
     yield f"`{places.command('nca.train', f'run={run}')}` trains it again"
 
 

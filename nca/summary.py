@@ -64,7 +64,7 @@ def _describe_places(plan: Plan, summary: Summary) -> Iterator[str]:
         viewer = artifacts / run / "artifacts" / "viewer.html"
         if viewer.exists() or (at_server and "mlflow_run_id" in best.user_attrs):
             yield f"it lives on: {places.page(str(experiment), run, viewer.name) if at_server else viewer}"
-            yield f"it grows: {places.command('nca.render', f'run={run}', 'size=512', 'out=texture.png')}"
+            yield f"it grows: {places.command('nca.render', f'run={run}', 'size=512', 'out=grown.png')}"
             yield f"it goes on: {places.command('nca.train', f'run={run}', f'train.steps={2 * steps}')}"
     if uri is not None and experiment is not None:
         start = "" if at_server else f"make ui{_serve(words[:1])}, "

@@ -202,5 +202,5 @@ def test_the_lines_of_python_run(tmp_path: Path) -> None:
     (trained,) = (tmp_path / "runs" / "trials" / "single-runs").iterdir()
     program = lines.replace("RUN", str(trained)).replace("512", "32")
     run([sys.executable, "-c", program], tmp_path)
-    with Image.open(tmp_path / "texture.png") as picture:
+    with Image.open(tmp_path / "grown.png") as picture:
         assert picture.size == (32, 32)
