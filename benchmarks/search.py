@@ -41,15 +41,23 @@ COMMON = (
 )
 PLAIN = (f"sweep.n_trials={N_TRIALS}", "pruner=none")
 PRUNED_BUDGET = BUDGET * 2 // 5
-PRUNED = (f"sweep.max_steps={PRUNED_BUDGET}", "sweep.n_trials=1000", "pruner=asha", "pruner.min_resource=32")
+PRUNED = (f"sweep.max_steps={PRUNED_BUDGET}", "sweep.n_trials=1000", "pruner=asha")
+HALVES = (*PRUNED, "pruner.min_resource=64", "pruner.reduction_factor=2")
+QUARTERS = (*PRUNED, "pruner.min_resource=32", "pruner.reduction_factor=4")
 METHODS: dict[str, tuple[str, ...]] = {
     "random": ("texture=roundleaf", "sampler=random", *PLAIN),
     "tpe": ("texture=roundleaf", "sampler=tpe", *PLAIN),
-    "tpe-asha": ("texture=roundleaf", "sampler=tpe", *PRUNED),
+    "tpe-asha": ("texture=roundleaf", "sampler=tpe", *HALVES),
+    "tpe-asha-4": ("texture=roundleaf", "sampler=tpe", *QUARTERS),
     "other": ("texture=alocasia", "sampler=tpe", *PLAIN),
     "other-warm": ("texture=alocasia", "sampler=tpe", *PLAIN, "sweep.warm_start=tpe-{repeat}"),
 }
-LABELS = {"random": "random sets", "tpe": "TPE", "tpe-asha": "TPE + ASHA"}
+LABELS = {
+    "random": "random sets",
+    "tpe": "TPE",
+    "tpe-asha": "TPE + ASHA, halves",
+    "tpe-asha-4": "TPE + ASHA, quarters",
+}
 WARM_LABELS = {"other": "TPE", "other-warm": "TPE, begun with roundleaf's best five sets"}
 QUANTILES = (0.25, 0.5, 0.75)
 
