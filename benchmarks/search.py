@@ -137,28 +137,33 @@ def on_grid(curves: dict[str, dict[str, list[list[float]]]]) -> dict[str, NDArra
 
 
 def draw(curves: dict[str, NDArray[np.float64]]) -> None:
-    """Draw both experiments: medians and quartiles."""
+    """Draw medians and quartiles of both experiments, of each once some of it is there."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
     steps = np.arange(STEPS, BUDGET + 1, STEPS / 2)
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=False)
-    for axis, labels, title in zip(
-        axes, (LABELS, WARM_LABELS), ("roundleaf", "alocasia, another texture before it or not"), strict=True
-    ):
+    titles = {"roundleaf": LABELS, "alocasia, another texture before it or not": WARM_LABELS}
+    shown = {title: labels for title, labels in titles.items() if curves.keys() & labels.keys()}
+    figure, axes = plt.subplots(
+        1, len(shown), figsize=(6 * len(shown), 4), layout="constrained", squeeze=False
+    )
+    for axis, (title, labels) in zip(axes[0], shown.items(), strict=True):
         for index, (method, label) in enumerate(labels.items()):
             if method not in curves:
                 continue
             ours = curves[method]
             until = steps <= (PRUNED_BUDGET if "asha" in method else BUDGET)
-            low, middle, high = np.quantile(ours[:, until], QUANTILES, axis=0, method="nearest")
+            low, high = np.quantile(ours[:, until], (0.25, 0.75), axis=0, method="nearest")
+            middle = np.median(ours[:, until], axis=0)
             axis.plot(steps[until] / 1000, middle, label=label, color=f"C{index}")
             axis.fill_between(steps[until] / 1000, low, high, color=f"C{index}", alpha=0.2, linewidth=0)
+        ends = [np.median(curves[method][:, -1]) for method in labels if method in curves]
         axis.set(yscale="log", xlabel="training steps spent (thousands)", title=title)
+        axis.set_ylim(top=4 * max(ends))  # what the first sets come to is of no interest
         axis.legend()
-    axes[0].set_ylabel("best loss so far (median of its last 256 steps)")
+    axes[0, 0].set_ylabel("best loss so far (median of its last 256 steps)")
     figure.savefig(PICTURE, dpi=110)
 
 
