@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
@@ -20,6 +21,7 @@ from sweeps.study import (
     N_STEPS,
     ORIGIN,
     OUT_OF_MEMORY,
+    OWNER,
     REASON,
     RETRY_OF,
     SUGGESTED,
@@ -145,7 +147,7 @@ class Book:
         with self.turn():
             self.refresh()
             if not any(t.user_attrs.get(RETRY_OF) == trial.number for t in self.trials()):
-                self._study.enqueue_trial(trial.params, user_attrs=attributes)
+                self._study.enqueue_trial(_set_of(trial), user_attrs=attributes)
                 self.refresh()
 
     def give_up_if_hopeless(self, folders: Path) -> None:
@@ -164,3 +166,8 @@ class Book:
             log = folders / str(origin(ended[-1])) / "log.txt"
             error = ended[-1].user_attrs.get("error", f"see {log}")
             raise SweepError(f"the first {SAME_FAILURES} trials all failed ({reasons.pop()}): {error}")
+
+
+def _set_of(trial: FrozenTrial) -> dict[str, Any]:
+    """Return a trial's set; where its coordinator died over drawing it, what was queued of it, if any."""
+    return trial.params if OWNER in trial.user_attrs else dict(trial.system_attrs.get("fixed_params", {}))

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweeps import SweepError
 from sweeps.space import Space, check_sampler, grid_values
-from sweeps.study import ordinal
+from sweeps.study import ordinal, origin
 
 __all__ = ["SamplerSpec", "make_sampler"]
 
@@ -51,7 +51,8 @@ def make_sampler(spec: SamplerSpec, space: Space) -> BaseSampler:
 class NumberedSampler(BaseSampler):
     """Builds the named sampler anew for every trial, seeded from the number of sets drawn before it.
 
-    A trial that is tried again draws no set, so what befalls trials does not change the sets.
+    A trial that is tried again draws no set, or that of its first attempt where that had none yet, so what
+    befalls trials does not change the sets.
 
     Args:
         spec: tpe, random, gp or cmaes.
@@ -63,7 +64,7 @@ class NumberedSampler(BaseSampler):
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Build the sampler for this trial."""
-        self._sampler = self._build(ordinal(trial.number, study.get_trials(deepcopy=False)))
+        self._sampler = self._build(ordinal(origin(trial), study.get_trials(deepcopy=False)))
         self._sampler.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:

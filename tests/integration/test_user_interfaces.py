@@ -104,6 +104,6 @@ def test_a_rating_given_in_the_dashboard_reaches_the_study(
     done = run_module("analysis.ratings", *words, "export=r.csv", folder=tmp_path)
     assert "1 of 3 complete trials are rated" in done.stdout, done.stderr
     (line,) = (tmp_path / "r.csv").read_text().splitlines()[1:]
-    assert line.startswith("1,dashboard,0,4.0,")
+    assert line.startswith(f"{finished.name},1,dashboard,0,4.0,")
     tags = Records(runs, finished.name).children[1].data.tags
     assert (tags["rating"], tags["rating.dashboard"]) == ("4", "4")

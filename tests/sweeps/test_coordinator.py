@@ -34,6 +34,7 @@ from sweeps.study import (
     describe_owner,
     ended_for_good,
     find_study,
+    open_study,
     origin,
 )
 from sweeps.upkeep import Studies
@@ -386,6 +387,28 @@ def test_a_trial_that_cannot_be_started_is_queued_again(tmp_path: Path) -> None:
     assert sweep.run().counts == {"complete": 3}
     _, failed, again, _ = trials_of(sweep)
     assert (failed.user_attrs[REASON], again.params) == ("interrupted", failed.params)
+
+
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+@pytest.mark.parametrize("queued", [{}, {"x": 0.25, "y": 3}])
+def test_a_coordinator_that_dies_over_drawing_a_set_changes_none(
+    tmp_path: Path, queued: dict[str, float]
+) -> None:
+    sets = []
+    for name in ("calm", "killed"):
+        (tmp_path / name).mkdir()
+        sweep = Sweep(str(tmp_path / name), n_trials=3, workers=1)
+        storage = open_storage(sweep.storage)
+        study = open_study(sweep.spec().study, storage)
+        if queued:
+            study.enqueue_trial(queued)
+        if name == "killed":
+            study.ask()  # RUNNING, and no value drawn
+        assert sweep.run().counts == {"complete": 3}
+        ended = sorted(ended_for_good(trials_of(sweep)), key=origin)
+        sets.append([trial.params for trial in ended])
+    assert sets[0] == sets[1]
+    assert not queued or sets[0][0] == queued
 
 
 def test_several_objectives_leave_a_front(tmp_path: Path) -> None:

@@ -221,7 +221,7 @@ def test_a_complete_trial_without_a_number_for_a_value_counts_as_crashed(tmp_pat
             4,
             r"the first 3 trials all failed \(crashed\): ValueError: crashed on purpose in trial \d",
         ),
-        ("kill", 2, r"the first 3 trials all failed \(killed\): see .*trials/\d/log\.txt"),
+        ("kill", 2, r"the first 3 trials all failed \(killed\): see .*trials/fake/\d/log\.txt"),
     ],
 )
 def test_three_first_failures_for_one_reason_end_the_sweep(
