@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from optuna.trial import TrialState
 
 from nca.schema import ConfigError
-from nca.tracking import MlflowStore, MlflowTracker, check_address, find_outboxes
+from nca.tracking import MlflowStore, MlflowTracker, check_address, describe_folder, find_outboxes
 from nca.tracking.outbox import Outbox
 from nca.tracking.tracker import is_away
 from sweeps.storage import open_storage
@@ -212,7 +212,7 @@ def test_what_a_server_refuses_for_good_is_no_absence(
     with pytest.raises(Exception, match="param") as caught:
         tracker.record(
             {"kind": "run", "experiment_id": experiment, "name": "trial 0", "parent_run_id": None}
-            | {"params": {"a": "2"}}
+            | {"folder": describe_folder(folder), "params": {"a": "2"}}
         )
     assert not is_away(caught.value)
     assert not len(Outbox(folder, mlflow_server.uri))
