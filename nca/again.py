@@ -18,7 +18,6 @@ __all__ = ["WORDS", "Again", "check_same_inputs", "read_again", "take_up"]
 
 WORDS = ("run", "study", "trial", "sweep.storage")  # of a command line, beside overrides
 OURS = ("tracking", "runs_dir")  # of this command, wherever the earlier run was recorded
-INPUTS = ("texture.hash", "features.hash")  # tags of a run
 ANY_TEXTURE = ["texture=roundleaf"]  # a config needs one, though the earlier run's is taken
 
 
@@ -32,7 +31,7 @@ class Again:
         tags: Of the new run.
         checkpoint: The earlier run's state at its end, to go on from; None to begin anew.
         threads: The earlier run had so many; None where that is not known.
-        inputs: Hashes of its texture and weights, where they must be the same and are known.
+        inputs: Its tags, the hashes of its texture and weights among them; none where those may differ.
     """
 
     config: TrialConfig
@@ -77,8 +76,7 @@ def read_again(words: Sequence[str]) -> Again:
         what += f", step {n_before}"
     tags = places.tags_of(run)
     threads = int(tags["threads"]) if tags.get("threads", "").isdecimal() else None
-    inputs = {key: tags[key] for key in INPUTS if key in tags and how != "made_from"}
-    return Again(config, what, {how: run}, checkpoint, threads, inputs)
+    return Again(config, what, {how: run}, checkpoint, threads, {} if how == "made_from" else tags)
 
 
 def check_same_inputs(again: Again, found: Mapping[str, str]) -> None:
@@ -91,10 +89,11 @@ def check_same_inputs(again: Again, found: Mapping[str, str]) -> None:
     Raises:
         ConfigError: If they differ.
     """
-    for key, before in again.inputs.items():
-        if found[key] != before:
+    for key, now in found.items():
+        before = again.inputs.get(key, now)
+        if before != now:
             raise ConfigError(
-                f"{again.what}: {key} {before} -> {found[key]}, its file has changed since; put it back, "
+                f"{again.what}: {key} {before} -> {now}, its file has changed since; put it back, "
                 "or train a new run"
             )
 

@@ -169,15 +169,15 @@ def delete(places: Places, name: str, *, yes: bool) -> None:
     studies, tracking = places.open_studies(), places.open_tracking()
     folders = [folder for folder in places.folders(name) if folder.exists()]
     known = name in studies.names()
-    uid = studies.look(name).uid if known else None
-    if known or not folders:
-        print(f"study {name}: {_count_idle(studies.look(name))} trials, their MLflow runs")
+    state = studies.look(name) if known or not folders else None
+    if state is not None:
+        print(f"study {name}: {_count_idle(state)} trials, their MLflow runs")
     for folder in folders:
         print(f"{folder}: {format_size(size_of(folder))}")
     if not (yes or _confirmed("delete all of this for ever")):
         raise SystemExit(1)
-    if tracking is not None:
-        tracking.delete_experiment(name, uid)
+    if tracking is not None and (state or places.own_store()):  # else nobody knows whose it is
+        tracking.delete_experiment(name, (state.uid or "") if state else None)
     if known:
         studies.delete(name, places.runs / "artifacts" / "optuna")
     for folder in folders:

@@ -17,11 +17,11 @@ from optuna.trial import FrozenTrial, TrialState
 from sweeps import SweepError
 from sweeps.storage import PatientStorage
 from sweeps.study import (
+    FINGERPRINT,
     LEAN,
     N_STEPS,
     ORIGIN,
     OUT_OF_MEMORY,
-    OWNER,
     REASON,
     RETRY_OF,
     SUGGESTED,
@@ -147,8 +147,14 @@ class Book:
         with self.turn():
             self.refresh()
             if not any(t.user_attrs.get(RETRY_OF) == trial.number for t in self.trials()):
-                self._study.enqueue_trial(_set_of(trial), user_attrs=attributes)
+                self._study.enqueue_trial(self._set_of(trial), user_attrs=attributes)
                 self.refresh()
+
+    def _set_of(self, trial: FrozenTrial) -> dict[str, Any]:
+        """Return a trial's set; where its coordinator died over drawing it, what was queued of it, if any."""
+        space: dict[str, Any] = self._study.user_attrs.get(FINGERPRINT, {}).get("space", {})
+        whole = space.keys() <= trial.params.keys()
+        return trial.params if whole else dict(trial.system_attrs.get("fixed_params", {}))
 
     def give_up_if_hopeless(self, folders: Path) -> None:
         """Refuse to go on once the first trials have all failed alike.
@@ -166,8 +172,3 @@ class Book:
             log = folders / str(origin(ended[-1])) / "log.txt"
             error = ended[-1].user_attrs.get("error", f"see {log}")
             raise SweepError(f"the first {SAME_FAILURES} trials all failed ({reasons.pop()}): {error}")
-
-
-def _set_of(trial: FrozenTrial) -> dict[str, Any]:
-    """Return a trial's set; where its coordinator died over drawing it, what was queued of it, if any."""
-    return trial.params if OWNER in trial.user_attrs else dict(trial.system_attrs.get("fixed_params", {}))

@@ -177,7 +177,8 @@ class MlflowStore:
         if not _may_use(experiment, owner):
             raise ConfigError(
                 f"tracking.uri={self._uri}: experiment '{name}' holds the runs of another study of its name; "
-                "give this one a name of its own with sweep.study=NAME"
+                "give this one a name of its own with sweep.study=NAME, or, if that one has gone, "
+                "python -m nca.studies delete NAME"
             )
         id_ = str(experiment.experiment_id)
         if experiment.lifecycle_stage != ACTIVE:
@@ -356,10 +357,11 @@ class MlflowStore:
     def delete_experiment(self, name: str, owner: str | None = None) -> bool:
         """Delete an owner's experiment with its runs and artifacts, and free its name; say if it was there.
 
+        None deletes it whosever it is.
         On a server it is only marked as deleted, under another name: `mlflow gc` there deletes it.
         """
         experiment = self._client.get_experiment_by_name(name)
-        if experiment is None or not _may_use(experiment, owner):
+        if experiment is None or (owner is not None and not _may_use(experiment, owner)):
             return False
         id_ = str(experiment.experiment_id)
         if experiment.lifecycle_stage != ACTIVE:

@@ -84,6 +84,8 @@ def test_a_study_of_the_same_name_is_refused_and_neither_adopts_mends_nor_delete
     assert store.running_runs(STUDY, "theirs") == {}
     assert not store.delete_experiment(STUDY, "theirs")
     assert list(store.running_runs(STUDY, "ours")) == [links["mlflow_run_id"]]
+    assert store.delete_experiment(STUDY)  # the study itself has gone
+    assert first.open({}, uid="theirs")
 
 
 def test_a_study_begun_before_there_were_owners_gets_one(stores: list[Store], tmp_path: Path) -> None:

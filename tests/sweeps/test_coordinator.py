@@ -22,6 +22,7 @@ import sweeps.coordinator
 import sweeps.storage
 from sweeps import SweepError
 from sweeps.coordinator import Coordinator
+from sweeps.space import to_distributions
 from sweeps.storage import open_storage
 from sweeps.study import (
     ORIGIN,
@@ -409,6 +410,15 @@ def test_a_coordinator_that_dies_over_drawing_a_set_changes_none(
         sets.append([trial.params for trial in ended])
     assert sets[0] == sets[1]
     assert not queued or sets[0][0] == queued
+
+
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+def test_a_set_that_another_program_drew_whole_is_kept(tmp_path: Path) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=2, workers=1)
+    study = open_study(sweep.spec().study, open_storage(sweep.storage))
+    drawn = study.ask(to_distributions(SPACE)).params  # it leaves no owner
+    assert sweep.run().counts == {"complete": 2}
+    assert [trial.params for trial in trials_of(sweep) if origin(trial) == 0] == [drawn] * 2
 
 
 def test_several_objectives_leave_a_front(tmp_path: Path) -> None:
