@@ -19,7 +19,6 @@ from nca.config import (
     TrainConfig,
     TrialConfig,
     name_study,
-    training_values,
 )
 from nca.places import is_study_name
 from nca.schema import ConfigError, build, flatten, nearest
@@ -28,18 +27,16 @@ from sweeps.space import Choice, Domain, Interval, check_sampler
 
 if TYPE_CHECKING:
     from sweeps.samplers import SamplerSpec
-    from sweeps.study import PrunerSpec, StudySpec
+    from sweeps.study import PrunerSpec
 
 __all__ = [
     "Plan",
-    "TrialComposer",
     "has_study",
     "make_plans",
     "pruner_spec",
     "read_duration",
     "resolve",
     "sampler_spec",
-    "study_spec",
 ]
 
 # Searched values live in these groups; train.steps is the length of every trial.
@@ -244,71 +241,6 @@ def has_study(plan: Plan) -> bool:
     from sweeps.study import find_study
 
     return find_study(open_storage(storage, create=False), plan.name) is not None
-
-
-def study_spec(plan: Plan, identity: Mapping[str, str]) -> StudySpec:
-    """Return the study with everything that a result depends on; files count by what is in them."""
-    from sweeps.study import StudySpec
-
-    sweep = plan.config.sweep
-    fixed = _fixed_values(plan, plan.trial_config({}, 0), identity)
-    return StudySpec(plan.name, sweep.storage, plan.space, fixed, sweep.objectives)
-
-
-def _fixed_values(plan: Plan, config: TrialConfig, identity: Mapping[str, str]) -> dict[str, Any]:
-    """Return the values that all trials of a study share, as the config of one has them."""
-    values = flatten(training_values(replace(config, seed=plan.config.seed)))
-    fixed = {key: value for key, value in values.items() if key not in plan.space}
-    for by_content in ("texture.path", "texture.url", "features.weights"):
-        fixed.pop(by_content, None)
-    return fixed | {"sweep.repeats": plan.config.sweep.repeats, **identity}
-
-
-class TrialComposer:
-    """Composes the configs of a study's trials, each of which must still be of the study.
-
-    `conf/` is read anew for each, and each trial reads the texture and the weights from disk.
-
-    Args:
-        plan: The study's.
-        identity: Of its texture and weights, see `identify_inputs`.
-    """
-
-    def __init__(self, plan: Plan, identity: Mapping[str, str]) -> None:
-        self.spec = study_spec(plan, identity)
-        self._plan, self._identity = plan, identity
-        self._stamps = self._look()
-
-    def __call__(self, params: Mapping[str, Any], ordinal: int) -> dict[str, Any]:
-        """Return a trial's config, and in it what the sweep adds.
-
-        Raises:
-            ConfigError: If it cannot be composed any more, or the texture has gone.
-            SweepError: If it differs from the study's in a fixed value.
-        """
-        from nca.checks import identify_inputs
-        from sweeps.study import check_fingerprint
-
-        config = self._plan.trial_config(params, ordinal)
-        if (stamps := self._look()) != self._stamps:
-            self._identity, self._stamps = identify_inputs(config), stamps
-        fixed = _fixed_values(self._plan, config, self._identity)
-        check_fingerprint(replace(self.spec, fixed=fixed), self.spec.fingerprint)
-        sweep = self._plan.config.sweep
-        settings = {
-            "study": self._plan.name,
-            "storage": sweep.storage,
-            "objectives": sweep.objectives,
-            "repeats": sweep.repeats,
-        }
-        return asdict(config) | {"sweep": settings}
-
-    def _look(self) -> list[tuple[int, int] | None]:
-        """Return time and size of the files that the user gave, None for one that has gone."""
-        config = self._plan.config
-        given = (getattr(config.texture, "path", None), config.features.weights)
-        files = [Path(path).expanduser() for path in given if path]
-        return [(f.stat().st_mtime_ns, f.stat().st_size) if f.exists() else None for f in files]
 
 
 def sampler_spec(config: SweepConfig) -> SamplerSpec:

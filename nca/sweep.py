@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from nca.plan import (
     Plan,
-    TrialComposer,
     has_study,
     make_plans,
     pruner_spec,
@@ -20,6 +19,7 @@ from nca.plan import (
     sampler_spec,
 )
 from nca.schema import ConfigError, exit_on_error
+from nca.study import TrialComposer
 from nca.weights import resolve_features
 from sweeps import SweepError
 from sweeps.space import describe, n_sets

@@ -12,16 +12,15 @@ from nca.checks import identify_inputs
 from nca.config import FeaturesConfig
 from nca.plan import (
     Plan,
-    TrialComposer,
     has_study,
     make_plans,
     pruner_spec,
     read_duration,
     resolve,
     sampler_spec,
-    study_spec,
 )
 from nca.schema import ConfigError
+from nca.study import TrialComposer, study_spec
 from sweeps import SweepError
 from sweeps.space import Choice, Interval
 from sweeps.storage import open_storage
