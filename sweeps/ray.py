@@ -36,6 +36,7 @@ __all__ = ["RayExecutor"]
 
 TICK_S = 0.5  # between a task's looks at its trial
 CONNECT_TIMEOUT_S = 10.0
+N_CONNECTIONS = 3
 NODES_EVERY_S = 2.0
 CLOSE_S = 10.0
 CHECKPOINTS = "checkpoints"  # folders that travel as artifacts of the run, not with the trial
@@ -175,13 +176,27 @@ class RayExecutor:
             host, _, port = self.address.removeprefix("ray://").rpartition(":")
             if port.isdecimal():  # else Ray would try for minutes
                 socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
-            ray.init(self.address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
+            for _ in range(N_CONNECTIONS - 1):
+                with contextlib.suppress(ConnectionAbortedError):  # its server was slower than Ray's patience
+                    self._init()
+                    return
+            self._init()
+        except ConnectionAbortedError as error:
+            raise SweepError(
+                f"executor.address={self.address}: the Ray cluster there starts no server for this sweep "
+                f"({_last_line(error)}); its head node's /tmp/ray/session_latest/logs say why"
+            ) from error
         except (ConnectionError, OverflowError, RuntimeError, ValueError, OSError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise SweepError(
                 f"executor.address={self.address}: no Ray cluster answers there ({reason}); start one with "
                 "'ray start --head', or give executor=local"
             ) from error
+
+    def _init(self) -> None:
+        import ray
+
+        ray.init(self.address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
 
     @property
     def n_slots(self) -> int:
@@ -324,6 +339,11 @@ def _nodes() -> Iterator[Mapping[str, Any]]:
     import ray
 
     return (node for node in ray.nodes() if node["Alive"])
+
+
+def _last_line(error: Exception) -> str:
+    """Return what a server's traceback ends with."""
+    return str(error).strip().rpartition("\n")[2]
 
 
 def append_log(folder: Path, text: bytes) -> None:

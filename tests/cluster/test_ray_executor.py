@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
+from sweeps import SweepError
 from sweeps.executor import Executor
 from sweeps.ray import RayExecutor
 from tests.cluster.ray_cluster import run_cluster
@@ -15,6 +17,9 @@ from tests.contracts import test_executor_contract as contract
 from tests.contracts.test_executor_contract import *  # noqa: F403
 
 ROOT = Path(__file__).parents[2]
+SLOW = ConnectionAbortedError(
+    "Initialization failure from server:\nTraceback: ...\nRuntimeError: no channel\n"
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,3 +37,32 @@ def executor(cluster: Any, request: pytest.FixtureRequest) -> Iterator[Executor]
     made = RayExecutor(contract.APPLICATION, cluster.address, shared_disk=shared, module="contract_trial")
     yield made
     made.close()
+
+
+def test_a_cluster_that_is_slow_to_serve_is_asked_again(
+    cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    init, slow = ray.init, [SLOW, SLOW]
+
+    def connect(*words: Any, **named: Any) -> Any:
+        if slow:
+            raise slow.pop()
+        return init(*words, **named)
+
+    monkeypatch.setattr(ray, "init", connect)
+    ray.shutdown()
+    executor = RayExecutor(contract.APPLICATION, cluster.address, module="contract_trial")
+    assert executor.n_slots > 0
+    executor.close()
+
+
+def test_a_cluster_that_never_serves_is_refused_with_its_reason(
+    cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect(*_words: Any, **_named: Any) -> None:
+        raise SLOW
+
+    monkeypatch.setattr(ray, "init", connect)
+    ray.shutdown()
+    with pytest.raises(SweepError, match=r"starts no server for this sweep \(RuntimeError: no channel\)"):
+        RayExecutor(contract.APPLICATION, cluster.address, module="contract_trial")
