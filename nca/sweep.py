@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "run_and_exit", "run_studies"]
 
-APPLICATION = "nca.application:TextureSweep"
 GPU_CONTEXT_MB = 600  # of a process that uses a GPU, before its first tensor; not measured by us
 
 
@@ -68,7 +67,7 @@ def run_studies(words: Sequence[str]) -> list[Summary]:
             pruner=pruner_spec(config),
             n_trials=config.sweep.n_trials,
             retries=config.sweep.retries,
-            application=APPLICATION,
+            application=_application(plan),
             compose=composer,
             trials=runs / "trials" / plan.name,
             artifacts=runs / "artifacts" / "optuna",
@@ -101,6 +100,10 @@ def run_and_exit(words: Sequence[str]) -> None:
     raise SystemExit(0 if all(summary.best for summary in summaries) else 1)
 
 
+def _application(plan: Plan) -> str:
+    return f"nca.application:{'TextureSweep' if plan.config.tracking.uri else 'UntrackedSweep'}"
+
+
 def _make_executor(plan: Plan) -> Executor:
     """Return the executor of a plan, nothing started.
 
@@ -112,7 +115,7 @@ def _make_executor(plan: Plan) -> Executor:
     if config.name == "local":
         from sweeps.executor import LocalExecutor
 
-        return LocalExecutor(_make_slots(plan), APPLICATION)
+        return LocalExecutor(_make_slots(plan), _application(plan))
     if importlib.util.find_spec("ray") is None:
         raise ConfigError("executor=ray: ray is not installed: pip install 'nca-sweep[ray]'")
     for key, value in (("threads", config.threads), ("trials_per_gpu", config.trials_per_gpu)):
@@ -127,7 +130,7 @@ def _make_executor(plan: Plan) -> Executor:
     from sweeps.ray import RayExecutor
 
     return RayExecutor(
-        APPLICATION,
+        _application(plan),
         str(config.address),
         config.workers,
         threads=int(config.threads),

@@ -42,21 +42,26 @@ class Trial(RunningTrial):
         return self.n_seen >= self.give_up_in
 
 
-def test_a_trial_finds_loaded_what_it_needs(mlflow_uri: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tracked", [True, False])
+def test_a_trial_finds_loaded_what_it_needs(tracked: bool, mlflow_uri: str, tmp_path: Path) -> None:
     small = ["texture=roundleaf", "features=random_filters", "train.size=16", "train.steps=2"]
-    words = [*small, "tracking.endurance=false", f"runs_dir={tmp_path}", f"tracking.uri={mlflow_uri}"]
+    words = [*small, "tracking.endurance=false", f"runs_dir={tmp_path}"]
+    words.append(f"tracking.uri={mlflow_uri}" if tracked else "tracking=none")
     program = (
         "import sys, nca.application, nca.train\n"
-        "nca.application.TextureSweep().warm_up()\n"
+        f"nca.application.{'TextureSweep' if tracked else 'UntrackedSweep'}().warm_up()\n"
         "before = set(sys.modules)\n"
         f"try:\n    nca.train.main({words!r})\n"
         "except SystemExit as end:\n    assert not end.code, end.code\n"
         "print('loaded:', *(set(sys.modules) - before))\n"
+        "print('mlflow:', 'mlflow' in sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    late = [name.partition(".")[0] for name in done.stdout.rpartition("loaded:")[2].split()]
+    loaded, _, mlflow = done.stdout.rpartition("loaded:")[2].partition("mlflow: ")
+    late = [name.partition(".")[0] for name in loaded.split()]
     assert not {"torch", "matplotlib", "pandas"} & set(late)
     assert late.count("mlflow") + late.count("sqlalchemy") + late.count("alembic") < 30  # of hundreds
+    assert mlflow.strip() == str(tracked)
 
 
 def test_a_lean_trial_recomputes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
