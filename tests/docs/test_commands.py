@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.integration.commands import TIMEOUT_S, run_module
 from tests.integration.records import copy_records
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +20,6 @@ DOCUMENTS = ["README.md", "CONTRIBUTING.md", *(str(path.relative_to(ROOT)) for p
 SMALL = ["train.size=16", "train.steps=2", "features=random_filters", "tracking.endurance=false"]
 SMALL_SWEEP = [*SMALL, "sweep.n_trials=1", "tracking=none"]
 SMALLER = {"size=512": "size=64", "size=256": "size=32", "frames=200": "frames=5"}  # of pictures
-TIMEOUT_S = 300
 
 
 def commands() -> list[str]:
@@ -52,9 +52,18 @@ def environment() -> dict[str, str]:
 
 
 def run(words: list[str], folder: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        words, cwd=folder, env=environment(), capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-    )
+    if words[:2] == [sys.executable, "-m"]:
+        done = run_module(*words[2:], folder=folder)
+    else:
+        done = subprocess.run(
+            words,
+            cwd=folder,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
     assert done.returncode == code, done.stdout + done.stderr
     return done
 

@@ -3,22 +3,62 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 SMALL = ("texture=roundleaf", "features=random_filters", "train.size=16", "tracking.endurance=false")
+COLUMNS = "200"  # a wide terminal, so that no line of progress is folded
 TIMEOUT_S = 300  # of a sweep on cores that others use too
+
+
+# Loading these takes longer than most of what tests ask for, so it is done once for each worker.
+LOADED = ["nca.checks", "optuna_dashboard", "mlflow.store.tracking.sqlalchemy_store", "sweeps.coordinator"]
+PROCESSES = multiprocessing.get_context("forkserver")
 
 
 def run_module(
     module: str, *words: str, folder: Path, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python -m MODULE WORDS` in a folder and return how it ended."""
-    return run_python("-m", module, *words, folder=folder, environment=environment)
+    """Run `python -m MODULE WORDS` in a folder and return how it ended.
+
+    It is a process of its own, but forked from one that has loaded the libraries; with an environment it is
+    begun from nothing.
+    """
+    if environment is not None:
+        return run_python("-m", module, *words, folder=folder, environment=environment)
+    PROCESSES.set_forkserver_preload(LOADED)
+    with tempfile.TemporaryDirectory() as logs:
+        paths = Path(logs, "out"), Path(logs, "err")
+        process = PROCESSES.Process(target=_run, args=(module, words, folder, paths))
+        process.start()
+        process.join(TIMEOUT_S)
+        if process.exitcode is None:
+            process.kill()
+            raise subprocess.TimeoutExpired(words, TIMEOUT_S)
+        said = [path.read_text() for path in paths]
+        return subprocess.CompletedProcess(words, process.exitcode, *said)
+
+
+def _run(module: str, words: Sequence[str], folder: Path, paths: Sequence[Path]) -> None:
+    os.chdir(folder)
+    os.environ["COLUMNS"] = COLUMNS
+    for descriptor, path in enumerate(paths, start=1):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT)
+        os.dup2(file, descriptor)
+        os.close(file)
+    sys.argv = [module, *words]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
 
 
 def run_python(
@@ -27,8 +67,7 @@ def run_python(
     return subprocess.run(
         [sys.executable, *words],
         cwd=folder,
-        # A wide terminal, so that no line of progress is folded.
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **(environment or {})},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": COLUMNS, **(environment or {})},
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
@@ -57,7 +96,7 @@ def begun(
     process = subprocess.Popen(
         [sys.executable, *command],
         cwd=runs.parent,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **(environment or {})},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": COLUMNS, **(environment or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
