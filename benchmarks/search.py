@@ -3,7 +3,7 @@
 Small studies of roundleaf, the study's model and search space at 32 px with 512 steps and rollouts of 10 to
 19 CA steps, ten of each method with different seeds; all of it goes on where it stopped. What search.json
 has of a study is not trained again. Prints how many training steps each method needs for what 50 random sets
-reach, draws the curves, and writes search.json.
+reach, and what a warm start saves of 25 sets on another texture, draws the curves, and writes search.json.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ COMMON = (
     "executor.threads=1",
 )
 PLAIN = (f"sweep.n_trials={N_TRIALS}", "pruner=none")
+N_OTHER_TRIALS = 25
+OTHER = ("texture=alocasia", "sampler=tpe", f"sweep.n_trials={N_OTHER_TRIALS}", "pruner=none")
 PRUNED_BUDGET = BUDGET * 2 // 5
 PRUNED = (f"sweep.max_steps={PRUNED_BUDGET}", "sweep.n_trials=1000", "pruner=asha")
 HALVES = (*PRUNED, "pruner.min_resource=64", "pruner.reduction_factor=2")
@@ -49,8 +51,8 @@ METHODS: dict[str, tuple[str, ...]] = {
     "tpe": ("texture=roundleaf", "sampler=tpe", *PLAIN),
     "tpe-asha": ("texture=roundleaf", "sampler=tpe", *HALVES),
     "tpe-asha-4": ("texture=roundleaf", "sampler=tpe", *QUARTERS),
-    "other": ("texture=alocasia", "sampler=tpe", *PLAIN),
-    "other-warm": ("texture=alocasia", "sampler=tpe", *PLAIN, "sweep.warm_start=tpe-{repeat}"),
+    "other": OTHER,
+    "other-warm": (*OTHER, "sweep.warm_start=tpe-{repeat}"),
 }
 LABELS = {
     "random": "random sets",
@@ -60,6 +62,13 @@ LABELS = {
 }
 WARM_LABELS = {"other": "TPE", "other-warm": "TPE, begun with roundleaf's best five sets"}
 QUANTILES = (0.25, 0.5, 0.75)
+
+
+def budget_of(method: str) -> int:
+    """Return how many training steps a study of a method takes."""
+    if method.startswith("other"):
+        return N_OTHER_TRIALS * STEPS
+    return PRUNED_BUDGET if "asha" in method else BUDGET
 
 
 def run(folder: Path, method: str, repeat: int) -> None:
@@ -91,23 +100,23 @@ def at(curve: NDArray[np.float64], steps: NDArray[np.float64]) -> NDArray[np.flo
     return np.where(index < 0, np.inf, curve[np.maximum(index, 0), 1])
 
 
-def share_to_reach(curves: NDArray[np.float64], steps: NDArray[np.float64], goal: float) -> float:
-    """Return the share of the budget at which the median of the curves is as good as the goal."""
+def share_to_reach(curves: NDArray[np.float64], shares: NDArray[np.float64], goal: float) -> float:
+    """Return the share of the goal's budget at which the median of the curves is as good as the goal."""
     reached = np.median(curves, axis=0) <= goal
-    return float(steps[reached.argmax()] / BUDGET) if reached.any() else float("inf")
+    return float(shares[reached.argmax()]) if reached.any() else float("inf")
 
 
 def bootstrap_shares(
-    curves: NDArray[np.float64], steps: NDArray[np.float64], goals: NDArray[np.float64]
+    curves: NDArray[np.float64], shares: NDArray[np.float64], goals: NDArray[np.float64]
 ) -> list[float]:
     """Return the share to reach the goals' median, and the ends of its 90% bootstrap interval."""
     draw = np.random.default_rng(0)
-    shares = []
+    found = []
     for _ in range(1000):
         ours, theirs = (draw.integers(len(x), size=len(x)) for x in (curves, goals))
-        shares.append(share_to_reach(curves[ours], steps, float(np.median(goals[theirs]))))
-    low, high = np.quantile(shares, [0.05, 0.95], method="nearest")
-    return [share_to_reach(curves, steps, float(np.median(goals))), float(low), float(high)]
+        found.append(share_to_reach(curves[ours], shares, float(np.median(goals[theirs]))))
+    low, high = np.quantile(found, [0.05, 0.95], method="nearest")
+    return [share_to_reach(curves, shares, float(np.median(goals))), float(low), float(high)]
 
 
 def known() -> dict[str, dict[str, list[list[float]]]]:
@@ -121,8 +130,7 @@ def collect(folder: Path) -> dict[str, dict[str, list[list[float]]]]:
     for method, repeat in itertools.product(METHODS, range(REPEATS)):
         ours = found.setdefault(method, {})
         curve = None if str(repeat) in ours else best_so_far(folder, method, repeat)
-        budget = PRUNED_BUDGET if "asha" in method else BUDGET
-        if curve is not None and curve[-1, 0] >= 0.97 * budget:
+        if curve is not None and curve[-1, 0] >= 0.97 * budget_of(method):
             ours[str(repeat)] = [[step, float(f"{best:.6g}")] for step, best in curve.tolist()]
     return {method: ours for method, ours in found.items() if ours}
 
@@ -154,7 +162,7 @@ def draw(curves: dict[str, NDArray[np.float64]]) -> None:
             if method not in curves:
                 continue
             ours = curves[method]
-            until = steps <= (PRUNED_BUDGET if "asha" in method else BUDGET)
+            until = steps <= budget_of(method)
             low, high = np.quantile(ours[:, until], (0.25, 0.75), axis=0, method="nearest")
             middle = np.median(ours[:, until], axis=0)
             axis.plot(steps[until] / 1000, middle, label=label, color=f"C{index}")
@@ -187,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         against = "other" if method.startswith("other") else "random"
         if against not in curves:
             continue
-        share, low, high = bootstrap_shares(ours, steps, curves[against][:, -1])
+        share, low, high = bootstrap_shares(ours, steps / budget_of(against), curves[against][:, -1])
         end = np.quantile(ours[:, -1], QUANTILES)
         spread = f"best {end[1]:.3g} ({end[0]:.3g} to {end[2]:.3g})"
         needed = f"{share:.0%} of its steps (90% interval {low:.0%} to {high:.0%})"
