@@ -198,8 +198,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         share, low, high = bootstrap_shares(ours, steps / budget_of(against), curves[against][:, -1])
         end = np.quantile(ours[:, -1], QUANTILES)
         spread = f"best {end[1]:.3g} ({end[0]:.3g} to {end[2]:.3g})"
-        needed = f"{share:.0%} of its steps (90% interval {low:.0%} to {high:.0%})"
-        print(f"{method}: {len(ours)} repeats, {spread}; reaches the best of {against} with {needed}")
+        needed, *ends = (f"{x:.0%}" if np.isfinite(x) else "more than was spent" for x in (share, low, high))
+        print(
+            f"{method}: {len(ours)} repeats, {spread}; "
+            f"reaches the best of {against} with {needed} of its steps (90% interval {' to '.join(ends)})"
+        )
     draw(curves)
 
 
