@@ -177,7 +177,8 @@ class RayExecutor:
             if port.isdecimal():  # else Ray would try for minutes
                 socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
             for _ in range(N_CONNECTIONS - 1):
-                with contextlib.suppress(ConnectionAbortedError):  # its server was slower than Ray's patience
+                # What Ray forks to serve a ray:// client may die at its start.
+                with contextlib.suppress(ConnectionAbortedError):
                     self._init()
                     return
             self._init()

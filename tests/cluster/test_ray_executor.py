@@ -17,7 +17,7 @@ from tests.contracts import test_executor_contract as contract
 from tests.contracts.test_executor_contract import *  # noqa: F403
 
 ROOT = Path(__file__).parents[2]
-SLOW = ConnectionAbortedError(
+REFUSAL = ConnectionAbortedError(
     "Initialization failure from server:\nTraceback: ...\nRuntimeError: no channel\n"
 )
 
@@ -39,14 +39,12 @@ def executor(cluster: Any, request: pytest.FixtureRequest) -> Iterator[Executor]
     made.close()
 
 
-def test_a_cluster_that_is_slow_to_serve_is_asked_again(
-    cluster: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    init, slow = ray.init, [SLOW, SLOW]
+def test_a_cluster_that_fails_to_serve_is_asked_again(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    init, refusals = ray.init, [REFUSAL, REFUSAL]
 
     def connect(*words: Any, **named: Any) -> Any:
-        if slow:
-            raise slow.pop()
+        if refusals:
+            raise refusals.pop()
         return init(*words, **named)
 
     monkeypatch.setattr(ray, "init", connect)
@@ -60,7 +58,7 @@ def test_a_cluster_that_never_serves_is_refused_with_its_reason(
     cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def connect(*_words: Any, **_named: Any) -> None:
-        raise SLOW
+        raise REFUSAL
 
     monkeypatch.setattr(ray, "init", connect)
     ray.shutdown()

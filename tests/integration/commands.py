@@ -13,14 +13,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import pytest
+
 SMALL = ("texture=roundleaf", "features=random_filters", "train.size=16", "tracking.endurance=false")
 COLUMNS = "200"  # a wide terminal, so that no line of progress is folded
 TIMEOUT_S = 300  # of a sweep on cores that others use too
-
-
 # Loading these takes longer than most of what tests ask for, so it is done once for each worker.
 LOADED = ["nca.checks", "optuna_dashboard", "mlflow.store.tracking.sqlalchemy_store", "sweeps.coordinator"]
 PROCESSES = multiprocessing.get_context("forkserver")
+
+
+def environment_of(more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return this process's environment as it is now, with one thread, a wide terminal, and more."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": COLUMNS, **(more or {})}
 
 
 def run_module(
@@ -36,8 +41,10 @@ def run_module(
     PROCESSES.set_forkserver_preload(LOADED)
     with tempfile.TemporaryDirectory() as logs:
         paths = Path(logs, "out"), Path(logs, "err")
-        process = PROCESSES.Process(target=_run, args=(module, words, folder, paths))
-        process.start()
+        process = PROCESSES.Process(target=_run, args=(module, words, folder, paths, environment_of()))
+        with pytest.MonkeyPatch.context() as patch:  # what forks them reads it as it loads torch
+            patch.setenv("OMP_NUM_THREADS", "1")
+            process.start()
         process.join(TIMEOUT_S)
         if process.exitcode is None:
             process.kill()
@@ -46,9 +53,12 @@ def run_module(
         return subprocess.CompletedProcess(words, process.exitcode, *said)
 
 
-def _run(module: str, words: Sequence[str], folder: Path, paths: Sequence[Path]) -> None:
+def _run(
+    module: str, words: Sequence[str], folder: Path, paths: Sequence[Path], environment: Mapping[str, str]
+) -> None:
     os.chdir(folder)
-    os.environ["COLUMNS"] = COLUMNS
+    os.environ.clear()
+    os.environ.update(environment)
     for descriptor, path in enumerate(paths, start=1):
         file = os.open(path, os.O_WRONLY | os.O_CREAT)
         os.dup2(file, descriptor)
@@ -67,7 +77,7 @@ def run_python(
     return subprocess.run(
         [sys.executable, *words],
         cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": COLUMNS, **(environment or {})},
+        env=environment_of(environment),
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
@@ -96,7 +106,7 @@ def begun(
     process = subprocess.Popen(
         [sys.executable, *command],
         cwd=runs.parent,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": COLUMNS, **(environment or {})},
+        env=environment_of(environment),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
