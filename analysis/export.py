@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from nca.options import PLACES, read_options, read_out, read_places, writing
-from nca.schema import exit_on_error
+from nca.cli.options import PLACES, read_options, read_out, read_places, writing
+from nca.config.validation import exit_on_error
 from sweeps import SweepError
 
 __all__ = ["main"]
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         out = read_out(options, "out", f"{names[0].replace('/', '-')}.csv", KINDS)
         import pandas as pd
 
-        from analysis.exported import write_exported
+        from analysis.export_folder import write_exported
         from analysis.runs import add_provenance, read_study
 
         places = read_places(options)

@@ -10,15 +10,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nca.options import PLACES, read_options, read_out, read_places, writing
-from nca.schema import ConfigError, exit_on_error
+from nca.cli.options import PLACES, read_options, read_out, read_places, writing
+from nca.config.validation import ConfigError, exit_on_error
 from sweeps import SweepError
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from analysis.runs import StudyTable
-    from nca.places import Places
+    from nca.records.paths import Places
 
 __all__ = ["main", "make_gallery"]
 
@@ -104,7 +104,7 @@ def _links(table: StudyTable, places: Places, row: dict[str, Any], beside: Path)
 def _thumbnail(picture: Image.Image | None) -> str | None:
     from PIL import Image
 
-    from analysis.outputs import data_url
+    from analysis.trial_pictures import data_url
 
     if picture is None:
         return None

@@ -20,10 +20,10 @@ from PIL import Image
 from werkzeug.exceptions import HTTPException
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from analysis.outputs import data_url, read_output, read_target
-from analysis.ratings import DASHBOARD_RATER, LARGEST, Rating, Ratings, check_rater, now
-from nca.options import PLACES, read_options, read_places
-from nca.schema import ConfigError, exit_on_error
+from analysis.ratings.ratings import DASHBOARD_RATER, LARGEST, Rating, Ratings, check_rater, now
+from analysis.trial_pictures import data_url, read_output, read_target
+from nca.cli.options import PLACES, read_options, read_places
+from nca.config.validation import ConfigError, exit_on_error
 from nca.serve import LOOPBACK, free_port
 from sweeps import SweepError
 

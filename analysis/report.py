@@ -17,16 +17,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nca.options import PLACES, read_options, read_out, read_places, writing
-from nca.schema import ConfigError, exit_on_error
+from nca.cli.options import PLACES, read_options, read_out, read_places, writing
+from nca.config.validation import ConfigError, exit_on_error
 from sweeps import SweepError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.figures import Drawn
+    from analysis.figures.parameters import Drawn
     from analysis.runs import StudyTable
-    from nca.places import Places
+    from nca.records.paths import Places
 
 __all__ = ["check_extra", "main", "write_report"]
 
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         source = options.get("study", options.get("exported", ""))
         out = read_out(options, "out", f"report-{Path(source.split(',')[0]).name}")
         check_extra()
-        from analysis.exported import read_exported
+        from analysis.export_folder import read_exported
         from analysis.runs import read_study
 
         places = read_places(options)
@@ -114,7 +114,7 @@ def write_report(tables: Sequence[StudyTable], places: Places, out: Path) -> Pat
     """
     from jinja2 import Environment, FileSystemLoader
 
-    from analysis.figures import styled
+    from analysis.figures.parameters import styled
 
     out.mkdir(parents=True, exist_ok=True)
     with styled():
@@ -141,13 +141,14 @@ def make_sections(tables: Sequence[StudyTable], places: Places) -> Iterator[Sect
     """Yield the parts of the report."""
     import numpy as np
 
-    from analysis import comparisons, figures
-    from analysis.agreement import describe_agreement
-    from analysis.clusters import FEWEST, find_clusters, plot_clusters, silhouette_by_chance
-    from analysis.cube import Cube
-    from analysis.importances import plot_importances
-    from analysis.interactive import plot_parallel
-    from analysis.pictures import best_table, plot_examples, plot_published_sets
+    from analysis.figures import comparisons
+    from analysis.figures import parameters as figures
+    from analysis.figures.clusters import FEWEST, find_clusters, plot_clusters, silhouette_by_chance
+    from analysis.figures.examples import best_table, plot_examples, plot_published_sets
+    from analysis.figures.importances import plot_importances
+    from analysis.figures.parallel import plot_parallel
+    from analysis.ratings.agreement import describe_agreement
+    from analysis.unit_cube import Cube
 
     everything = join(tables)
     complete = everything[everything["reason"] == "complete"].dropna(subset=[figures.LOSS])
@@ -267,7 +268,7 @@ def noise(trials: pd.DataFrame) -> Iterator[str]:
     """
     import numpy as np
 
-    from analysis.comparisons import FEWEST_SETS
+    from analysis.figures.comparisons import FEWEST_SETS
 
     said = []
     for texture, each in trials.groupby("texture"):

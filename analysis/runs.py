@@ -11,11 +11,11 @@ from typing import Any
 import pandas as pd
 from optuna.distributions import BaseDistribution
 
-from analysis.outputs import FolderPictures, Pictures
-from analysis.ratings import Rating, Ratings, mean_ratings
-from nca.options import read_places
-from nca.places import Places
-from sweeps.upkeep import StudyState, TrialNote
+from analysis.ratings.ratings import Rating, Ratings, mean_ratings
+from analysis.trial_pictures import FolderPictures, Pictures
+from nca.cli.options import read_places
+from nca.records.paths import Places
+from sweeps.admin import StudyState, TrialNote
 
 __all__ = ["StudyTable", "add_provenance", "load", "read_study"]
 

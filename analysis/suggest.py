@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nca.options import PLACES, read_number, read_options, read_places
-from nca.schema import ConfigError, exit_on_error, nearest
+from nca.cli.options import PLACES, read_number, read_options, read_places
+from nca.config.validation import ConfigError, exit_on_error, nearest
 from sweeps import SweepError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.cube import Cube
     from analysis.runs import StudyTable
+    from analysis.unit_cube import Cube
 
 __all__ = ["METHODS", "Model", "Suggestion", "main", "suggest"]
 
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _read_rating(options: Mapping[str, str]) -> float:
-    from analysis.ratings import LARGEST
+    from analysis.ratings.ratings import LARGEST
 
     text = options.get("target_rating", str(LARGEST))
     try:
@@ -129,9 +129,9 @@ def suggest(table: StudyTable, method: str, n: int, target_rating: float) -> tup
     Raises:
         ConfigError: If too few trials are complete, or fewer new sets can be found.
     """
-    from analysis.clusters import FEWEST
-    from analysis.cube import Cube
-    from analysis.figures import LOSS
+    from analysis.figures.clusters import FEWEST
+    from analysis.figures.parameters import LOSS
+    from analysis.unit_cube import Cube
 
     complete = table.trials[table.trials["reason"] == "complete"]
     complete = complete.dropna(subset=[LOSS, *table.params]) if LOSS in complete else complete.iloc[:0]
@@ -244,7 +244,7 @@ def _by_cluster(
     """
     from sklearn.decomposition import PCA
 
-    from analysis.clusters import find_clusters, fit_umap
+    from analysis.figures.clusters import find_clusters, fit_umap
 
     if len(np.unique(points, axis=0)) <= N_NEIGHBORS:
         raise ConfigError(f"method={method}: takes more than {N_NEIGHBORS} different sets; try method=model")

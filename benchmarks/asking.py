@@ -16,10 +16,10 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState, create_trial
 
-from nca.plan import make_plans, sampler_spec
+from nca.study.plan import make_plans, sampler_spec
 from sweeps.samplers import make_sampler
 from sweeps.space import to_distributions
-from sweeps.storage import open_storage
+from sweeps.storage.optuna_storage import open_storage
 
 __all__ = ["main"]
 

@@ -13,14 +13,14 @@ from typing import Literal
 import torch
 
 from benchmarks import reference
-from nca.config import ModelConfig, TrainConfig
-from nca.features import CONVOLUTIONS, Vgg16
-from nca.footprint import VGG_LEVELS
-from nca.model import Automaton, make_automaton, make_seed_state
-from nca.pool import Pool
-from nca.seeding import Streams
-from nca.style import StyleLoss
-from nca.trainer import Trainer
+from nca.automaton.model import Automaton, make_automaton, make_seed_state
+from nca.automaton.seeding import Streams
+from nca.config.schema import ModelConfig, TrainConfig
+from nca.loss.features import CONVOLUTIONS, Vgg16
+from nca.loss.style import StyleLoss
+from nca.training.memory_estimate import VGG_LEVELS
+from nca.training.pool import Pool
+from nca.training.trainer import Trainer
 
 __all__ = ["RELU", "SET_5", "SIX", "Case", "FixedTrainer", "make_model", "make_ours", "make_reference"]
 

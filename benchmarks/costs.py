@@ -33,13 +33,13 @@ from rich.table import Table
 from benchmarks.engine import APPLICATION
 from nca.tracking import MlflowStore, MlflowTracker
 from sweeps.coordinator import Coordinator
-from sweeps.executor import Ended
+from sweeps.executors.local import Ended
 from sweeps.progress import Progress
 from sweeps.pruning import Pruning
 from sweeps.samplers import SamplerSpec
 from sweeps.space import Choice, Interval, Space, to_distributions
 from sweeps.spec import SweepSpec
-from sweeps.storage import PatientStorage, open_storage
+from sweeps.storage.optuna_storage import PatientStorage, open_storage
 from sweeps.study import PrunerSpec, StudySpec, find_study
 from sweeps.worker import PROGRESS_FILE, Assignment, Result, RunningTrial, tell, trial_id
 from tests.cluster.mlflow_server import MlflowServer, run_mlflow_server
@@ -342,7 +342,7 @@ def measure_ray() -> dict[str, float]:
     with run_cluster(str(ROOT)) as cluster:
         import ray
 
-        from sweeps.ray import Desk, RayExecutor
+        from sweeps.executors.ray import Desk, RayExecutor
 
         executor = RayExecutor(APPLICATION, cluster.address)
         executor.prepare()

@@ -22,13 +22,13 @@ from rich.console import Console
 from rich.table import Table
 
 from sweeps.coordinator import Coordinator
-from sweeps.executor import Executor, LocalExecutor
+from sweeps.executors.local import Executor, LocalExecutor
+from sweeps.executors.slots import Slot
 from sweeps.progress import Progress
 from sweeps.samplers import SamplerSpec
-from sweeps.slots import Slot
 from sweeps.space import Interval
 from sweeps.spec import SweepSpec
-from sweeps.storage import open_storage
+from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import PrunerSpec, StudySpec, find_study
 from sweeps.worker import EndedTrial, Result, RunningTrial, StudyNotes
 

@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.engine import APPLICATION, run
-from sweeps.executor import Executor, LocalExecutor
-from sweeps.ray import RayExecutor
-from sweeps.slots import Slot
+from sweeps.executors.local import Executor, LocalExecutor
+from sweeps.executors.ray import RayExecutor
+from sweeps.executors.slots import Slot
 from tests.cluster.ray_cluster import N_NODES, run_cluster
 
 __all__ = ["main"]

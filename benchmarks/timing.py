@@ -19,9 +19,9 @@ from benchmarks.cases import (
     reference_parameters,
 )
 from benchmarks.reference import rollout as reference_rollout
-from nca.device import allow_tf32
-from nca.rollout import Rollout
-from nca.seeding import Streams
+from nca.automaton.fast_rollout import Rollout
+from nca.automaton.seeding import Streams
+from nca.training.device import allow_tf32
 
 __all__ = ["MATRIX_SIDE", "take_turns", "time_rollouts", "time_steps"]
 

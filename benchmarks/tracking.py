@@ -17,12 +17,19 @@ from typing import Any
 import torch
 
 from benchmarks.cases import LEARNING_RATE, N_STEPS, SET_5, SIZE_PX, UPDATE_RATE, FixedTrainer, make_ours
-from nca import run
-from nca.checkpoint import Checkpoints
-from nca.config import FeaturesConfig, ModelConfig, PlantTexture, TrackingConfig, TrainConfig, TrialConfig
-from nca.run import is_picture_step, open_tracker
+from nca.config.schema import (
+    FeaturesConfig,
+    ModelConfig,
+    PlantTexture,
+    TrackingConfig,
+    TrainConfig,
+    TrialConfig,
+)
 from nca.tracking import MlflowStore, MlflowTracker
 from nca.tracking.tracker import FLUSH_EVERY_S
+from nca.training import run
+from nca.training.checkpoint import Checkpoints
+from nca.training.run import is_picture_step, open_tracker
 
 __all__ = ["measure"]
 

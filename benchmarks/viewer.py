@@ -17,8 +17,8 @@ from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
 from benchmarks.cases import CPU, RELU, SET_5, make_model
-from nca.seeding import Streams
-from nca.viewer import make_viewer
+from nca.automaton.seeding import Streams
+from nca.outputs.viewer import make_viewer
 
 __all__ = ["main"]
 

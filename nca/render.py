@@ -7,15 +7,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nca.options import PLACES, read_number, read_options, read_out, read_places, writing
-from nca.schema import ConfigError, exit_on_error
+from nca.cli.options import PLACES, read_number, read_options, read_out, read_places, writing
+from nca.config.validation import ConfigError, exit_on_error
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from nca.places import Places
-    from nca.saved import TrainedAutomaton
+    from nca.outputs.model_file import TrainedAutomaton
+    from nca.records.paths import Places
 
 __all__ = ["main"]
 
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         seed = read_number(options, "seed", 0, 0, 2**31 - 1)
         ca_steps = read_number(options, "ca_steps", 0, 0, 10_000_000)
         places, run = read_places(options), options["run"]
-        from nca.saved import load_model
+        from nca.outputs.model_file import load_model
 
         trained = load_model(places.fetch(run, "model.safetensors"))
         side = size or trained.config.train.size
@@ -85,8 +85,8 @@ def _write_viewer(trained: TrainedAutomaton, places: Places, run: str, size: int
     import numpy as np
     from PIL import Image
 
-    from nca.config import name_study
-    from nca.viewer import describe_facts, make_viewer
+    from nca.config.schema import name_study
+    from nca.outputs.viewer import describe_facts, make_viewer
 
     pictures = {
         name: np.asarray(Image.open(places.fetch(run, f"{name}.png")).convert("RGB"))
@@ -102,15 +102,15 @@ def _grow(trained: TrainedAutomaton, size: int, ca_steps: int, seed: int) -> Ite
     """Yield pictures of a texture growing, `ca_steps` CA steps apart."""
     import torch
 
-    from nca.pictures import grow, to_pixels
-    from nca.seeding import Streams
+    from nca.automaton.seeding import Streams
+    from nca.outputs.pictures import grow, to_pixels
 
     for state in grow(trained.automaton, size, ca_steps, Streams(seed, torch.device("cpu"))):
         yield to_pixels(state[:, :3])
 
 
 def _write_animation(pictures: Iterator[NDArray[np.uint8]], n_frames: int, out: Path) -> None:
-    from nca.pictures import save_frames
+    from nca.outputs.pictures import save_frames
 
     if out.suffix == ".gif":
         save_frames([next(pictures) for _ in range(n_frames)], out)

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nca.options import read_options
-from nca.schema import ConfigError, exit_on_error
+from nca.cli.options import read_options
+from nca.config.validation import ConfigError, exit_on_error
 from nca.tracking import refuse_moved
-from sweeps.sqlite import SQLITE
+from sweeps.storage.sqlite import SQLITE
 
 __all__ = ["LOOPBACK", "free_port", "main"]
 

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from nca.mend import list_left, mend
-from nca.options import PLACES, read_options, read_places
-from nca.places import Places, format_size, is_study_name, size_of
-from nca.schema import ConfigError, exit_on_error, nearest
+from nca.cli.options import PLACES, read_options, read_places
+from nca.config.validation import ConfigError, exit_on_error, nearest
+from nca.records.paths import Places, format_size, is_study_name, size_of
+from nca.records.repair import list_left, mend
 from sweeps import SweepError
 
 if TYPE_CHECKING:
-    from sweeps.upkeep import StudyState, TrialNote
+    from sweeps.admin import StudyState, TrialNote
 
 __all__ = ["main"]
 

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nca.plan import (
+from nca.config.validation import ConfigError, exit_on_error
+from nca.loss.vgg_weights import resolve_features
+from nca.study.plan import (
     Plan,
     has_study,
     make_plans,
@@ -18,15 +20,13 @@ from nca.plan import (
     resolve,
     sampler_spec,
 )
-from nca.schema import ConfigError, exit_on_error
-from nca.study import TrialComposer
-from nca.weights import resolve_features
+from nca.study.trial_config import TrialComposer
 from sweeps import SweepError
 from sweeps.space import describe, n_sets
 
 if TYPE_CHECKING:
-    from sweeps.executor import Executor
-    from sweeps.slots import Slot
+    from sweeps.executors.local import Executor
+    from sweeps.executors.slots import Slot
     from sweeps.spec import Summary
 
 __all__ = ["main", "run_and_exit", "run_studies"]
@@ -41,8 +41,8 @@ def run_studies(words: Sequence[str]) -> list[Summary]:
         ConfigError: If the input is wrong; nothing has been created then.
         SweepError: If a study cannot be opened, or its first trials all fail for the same reason.
     """
-    from nca.checks import check_inputs, check_surroundings
-    from nca.summary import describe_end
+    from nca.study.summary import describe_end
+    from nca.training.preflight import check_inputs, check_surroundings
     from sweeps.coordinator import Coordinator
     from sweeps.progress import Progress
     from sweeps.spec import SweepSpec
@@ -101,7 +101,7 @@ def run_and_exit(words: Sequence[str]) -> None:
 
 
 def _application(plan: Plan) -> str:
-    return f"nca.application:{'TextureSweep' if plan.config.tracking.uri else 'UntrackedSweep'}"
+    return f"nca.study.application:{'TextureSweep' if plan.config.tracking.uri else 'UntrackedSweep'}"
 
 
 def _make_executor(plan: Plan) -> Executor:
@@ -113,7 +113,7 @@ def _make_executor(plan: Plan) -> Executor:
     """
     config = plan.config.executor
     if config.name == "local":
-        from sweeps.executor import LocalExecutor
+        from sweeps.executors.local import LocalExecutor
 
         return LocalExecutor(_make_slots(plan), _application(plan))
     if importlib.util.find_spec("ray") is None:
@@ -127,7 +127,7 @@ def _make_executor(plan: Plan) -> Executor:
     ):
         if not config.shared_disk and address.startswith("sqlite"):
             raise ConfigError(f"{key}={address}: not with executor.shared_disk=false; give that of a server")
-    from sweeps.ray import RayExecutor
+    from sweeps.executors.ray import RayExecutor
 
     return RayExecutor(
         _application(plan),
@@ -142,8 +142,8 @@ def _make_executor(plan: Plan) -> Executor:
 
 def _make_slots(plan: Plan) -> list[Slot]:
     """Return the slots of this machine."""
-    from nca.footprint import estimate_memory
-    from sweeps.slots import fit_trials_per_gpu, make_slots
+    from nca.training.memory_estimate import estimate_memory
+    from sweeps.executors.slots import fit_trials_per_gpu, make_slots
 
     executor = plan.config.executor
     per_gpu, gpus = executor.trials_per_gpu, executor.gpus
@@ -197,7 +197,7 @@ def _estimate(plan: Plan) -> str:
     config = plan.config
     if not has_study(plan):
         return "not known before the first trial has run"
-    from sweeps.storage import open_storage
+    from sweeps.storage.optuna_storage import open_storage
     from sweeps.study import ended_for_good, find_study
 
     study = find_study(open_storage(config.sweep.storage, create=False), plan.name)
@@ -227,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not flags:
             dry_run(overrides)
             return
-        from nca.compose import run_hydra
+        from nca.config.compose import run_hydra
 
         if {"-m", "--multirun"} & set(flags):
             make_plans(overrides)  # Hydra's own words for a mistake are many, and its exit code is 1

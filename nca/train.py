@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
-from nca.again import WORDS, Again, check_same_inputs, read_again, take_up
-from nca.config import TrialConfig, name_study, training_values
-from nca.places import SINGLE_RUNS
-from nca.schema import ConfigError, build, exit_on_error, nearest
-from nca.weights import resolve_features
+from nca.config.schema import TrialConfig, name_study, training_values
+from nca.config.validation import ConfigError, build, exit_on_error, nearest
+from nca.loss.vgg_weights import resolve_features
+from nca.records.paths import SINGLE_RUNS
+from nca.training.rerun import WORDS, Again, check_same_inputs, read_again, take_up
 from sweeps import SweepError
 
 __all__ = ["main"]
@@ -92,8 +92,8 @@ def run_single(config: TrialConfig, again: Again | None = None) -> int:
     Raises:
         ConfigError: If an input cannot be had; nothing has been created then.
     """
-    from nca.checks import check_inputs, check_surroundings
-    from nca.lock import hold
+    from nca.tracking.run_lock import hold
+    from nca.training.preflight import check_inputs, check_surroundings
 
     check_surroundings(config)
     config = replace(config, features=resolve_features(config.features))
@@ -113,8 +113,8 @@ def run_single(config: TrialConfig, again: Again | None = None) -> int:
 
 def _run_in(folder: Path, config: TrialConfig, name: str, tags: Mapping[str, str]) -> int:
     """Train a run in its folder."""
-    from nca.run import open_tracker, train
     from nca.tracking import MlflowStore, NullTracker, Tracker
+    from nca.training.run import open_tracker, train
 
     tracker: Tracker = NullTracker()
     if config.tracking.uri is not None:
@@ -153,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with exit_on_error(SweepError, OSError):  # a full or unwritable disk is said in its own words
         if {"-m", "--multirun"} & set(words):
             raise ConfigError("nca.train -m: nca.train trains one run; a sweep is python -m nca.sweep -m")
-        from nca.compose import compose_plain, run_hydra
+        from nca.config.compose import compose_plain, run_hydra
 
         if any(word.startswith("-") for word in words):
             return run_hydra("train", words)

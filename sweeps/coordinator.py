@@ -18,9 +18,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from sweeps import SweepError
-from sweeps.book import Book
-from sweeps.executor import Ended, Executor
-from sweeps.notes import load_dashboard, save_notes
+from sweeps.dashboard import load_dashboard, save_notes
+from sweeps.executors.local import Ended, Executor
 from sweeps.progress import (
     Notes,
     Progress,
@@ -35,7 +34,7 @@ from sweeps.pruning import make_pruner
 from sweeps.samplers import make_sampler
 from sweeps.space import n_sets, to_distributions
 from sweeps.spec import Summary, SweepSpec
-from sweeps.storage import GRACE_PERIOD_S, first_line, open_storage
+from sweeps.storage.optuna_storage import GRACE_PERIOD_S, first_line, open_storage
 from sweeps.study import (
     LEAN,
     LINKS,
@@ -58,7 +57,8 @@ from sweeps.study import (
     ranked,
     reason_of,
 )
-from sweeps.warm import queue_sets, read_sets
+from sweeps.trial_queue import Book
+from sweeps.warm_start import queue_sets, read_sets
 from sweeps.worker import (
     PROGRESS_FILE,
     Assignment,

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from sweeps import SweepError
-from sweeps.storage import PatientStorage, first_line, open_storage
+from sweeps.storage.optuna_storage import PatientStorage, first_line, open_storage
 from sweeps.study import RATINGS, find_study, is_abandoned
 
 __all__ = ["copy_study", "main"]

@@ -332,7 +332,7 @@ def run_worker(folder: Path) -> None:
     from optuna.exceptions import UpdateFinishedTrialError
 
     from sweeps.pruning import Pruning
-    from sweeps.storage import open_storage
+    from sweeps.storage.optuna_storage import open_storage
     from sweeps.study import PrunerSpec, find_study
 
     assignment = read_assignment(folder)
@@ -360,12 +360,12 @@ def run_worker(folder: Path) -> None:
 
 
 def _warm_up() -> None:
-    from sweeps.storage import warm_up
+    from sweeps.storage.optuna_storage import warm_up
 
     warm_up()
 
 
 if __name__ == "__main__":
-    from sweeps.forkserver import wait_for_trial
+    from sweeps.executors.forkserver import wait_for_trial
 
     run_worker(wait_for_trial(sys.argv[1:], _warm_up))

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nca.config import (
+from nca.automaton.model import Automaton, make_automaton
+from nca.automaton.seeding import Streams
+from nca.config.schema import (
     FeaturesConfig,
     ModelConfig,
     PlantTexture,
@@ -17,9 +19,7 @@ from nca.config import (
     TrainConfig,
     TrialConfig,
 )
-from nca.features import CONVOLUTIONS
-from nca.model import Automaton, make_automaton
-from nca.seeding import Streams
+from nca.loss.features import CONVOLUTIONS
 
 CPU = torch.device("cpu")
 SIZE = 16

@@ -11,8 +11,8 @@ from mlflow.entities import Run
 from safetensors.torch import load_file
 from torch import Tensor
 
-from nca.run import Outcome, open_tracker, train
 from nca.tracking import MlflowStore
+from nca.training.run import Outcome, open_tracker, train
 from tests.builders import trial_config
 
 STEPS = 12  # of the config that `trial_config` returns

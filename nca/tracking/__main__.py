@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from nca.options import read_options, read_places
-from nca.schema import ConfigError, exit_on_error
+from nca.cli.options import read_options, read_places
+from nca.config.validation import ConfigError, exit_on_error
 from nca.tracking.outbox import find_outboxes
 from nca.tracking.store import MlflowStore, one_line
 

@@ -16,14 +16,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from nca.lock import hold, is_held
-from nca.schema import ConfigError
-from nca.tracking.address import refuse_password
-from nca.tracking.moved import refuse_moved
+from nca.config.validation import ConfigError
 from nca.tracking.outbox import Outbox, Record, find_outboxes
+from nca.tracking.relocation import refuse_moved
+from nca.tracking.run_lock import hold, is_held
 from nca.tracking.tracker import MlflowTracker, Status, is_away
-from sweeps.server import creating_tables
-from sweeps.sqlite import SQLITE, create_database
+from nca.tracking.uri import refuse_password
+from sweeps.storage.postgresql import creating_tables
+from sweeps.storage.sqlite import SQLITE, create_database
 from sweeps.worker import write_atomically
 
 if TYPE_CHECKING:

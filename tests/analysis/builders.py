@@ -11,9 +11,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 from PIL import Image
 
-from nca.options import read_places
-from nca.places import Places
-from sweeps.storage import open_storage
+from nca.cli.options import read_places
+from nca.records.paths import Places
+from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import FINGERPRINT, LINKS
 
 STUDY = "leaf"

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from analysis.gallery import main, make_gallery
-from analysis.ratings import Ratings
+from analysis.ratings.ratings import Ratings
 from analysis.runs import read_study
 from tests.analysis.builders import STUDY, make_study
 from tests.analysis.mistakes import expect_refusal

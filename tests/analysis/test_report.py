@@ -13,10 +13,10 @@ from PIL import Image
 from scipy import stats
 
 from analysis.export import main as export
-from analysis.ratings import Rating, Ratings, now
+from analysis.ratings.ratings import Rating, Ratings, now
 from analysis.report import main, make_sections, write_report
 from analysis.runs import StudyTable, read_study
-from nca.places import Places
+from nca.records.paths import Places
 from tests.analysis.builders import make_study
 from tests.analysis.mistakes import expect_refusal
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from sklearn.gaussian_process import GaussianProcessRegressor
 
-from analysis.ratings import Rating, Ratings, now
+from analysis.ratings.ratings import Rating, Ratings, now
 from analysis.runs import read_study
 from analysis.suggest import METHODS, Model, main, suggest
-from nca.places import Places
-from sweeps.storage import open_storage
+from nca.records.paths import Places
+from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import find_study
 from tests.analysis.builders import DISTRIBUTIONS, STUDY, make_study
 from tests.analysis.mistakes import expect_refusal

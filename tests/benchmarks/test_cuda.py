@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import cases, cuda, timing
-from nca import trainer
+from nca.training import trainer
 
 TINY = cases.Case("tiny", 4, 8, 4, 1, 2)
 

@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks.cases import SET_5
 from benchmarks.memory import measure
-from nca.config import FeaturesConfig
-from nca.footprint import estimate_memory
+from nca.config.schema import FeaturesConfig
+from nca.training.memory_estimate import estimate_memory
 from tests.builders import trial_config
 
 

@@ -17,11 +17,11 @@ import requests
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 
-from nca.schema import ConfigError
+from nca.config.validation import ConfigError
 from nca.tracking import MlflowStore, MlflowTracker, check_address, describe_folder, find_outboxes
 from nca.tracking.outbox import Outbox
 from nca.tracking.tracker import is_away
-from sweeps.storage import open_storage
+from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import find_study
 from tests.cluster.mlflow_server import MlflowServer, run_mlflow_server
 

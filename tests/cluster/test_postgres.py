@@ -13,7 +13,7 @@ import pytest
 from optuna.trial import TrialState
 
 from sweeps import SweepError
-from sweeps.storage import open_storage
+from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import ended_for_good, reason_of
 from tests.cluster.postgres import PASSWORD, Postgres
 from tests.sweeps.fake_application import Sweep
@@ -26,7 +26,7 @@ OPEN_BOTH = """
 import sys, time
 from pathlib import Path
 from nca.tracking import MlflowStore
-from sweeps.storage import open_storage
+from sweeps.storage.optuna_storage import open_storage
 optuna_address, mlflow_address, begin = sys.argv[1:]
 while not Path(begin).exists():
     time.sleep(0.01)

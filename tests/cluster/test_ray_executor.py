@@ -10,8 +10,8 @@ import pytest
 import ray
 
 from sweeps import SweepError
-from sweeps.executor import Executor
-from sweeps.ray import RayExecutor
+from sweeps.executors.local import Executor
+from sweeps.executors.ray import RayExecutor
 from tests.cluster.ray_cluster import run_cluster
 from tests.contracts import test_executor_contract as contract
 from tests.contracts.test_executor_contract import *  # noqa: F403

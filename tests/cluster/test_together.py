@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from nca.places import Places
+from nca.records.paths import Places
 from sweeps.study import RETRY_OF, ended_for_good, reason_of
 from tests.cluster.mlflow_server import MlflowServer, run_mlflow_server
 from tests.cluster.postgres import Postgres

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
-from nca import config as schema
-from nca.compose import CONF, compose_plain
-from nca.config import PrunerConfig, SamplerConfig, SweepConfig, TrialConfig
-from nca.plan import make_plans, pruner_spec, sampler_spec
-from nca.schema import build
+from nca.config import schema
+from nca.config.compose import CONF, compose_plain
+from nca.config.schema import PrunerConfig, SamplerConfig, SweepConfig, TrialConfig
+from nca.config.validation import build
+from nca.study.plan import make_plans, pruner_spec, sampler_spec
 from sweeps.pruning import make_pruner
 from sweeps.samplers import make_sampler
 from sweeps.space import Choice, Interval
@@ -163,8 +163,8 @@ def fields_of_the_schema() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("owner", "field"), fields_of_the_schema())
 def test_every_field_is_read_somewhere(owner: str, field: str) -> None:
-    package = Path(schema.__file__).parent
-    code = "\n".join(file.read_text() for file in package.glob("*.py") if file.name != "config.py")
+    package = Path(schema.__file__).parents[1]
+    code = "\n".join(file.read_text() for file in package.rglob("*.py") if file.name != "schema.py")
     assert re.search(rf"\.{field}\b|\"{field}\"", code), f"{owner}.{field}"
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.executor import Ended, Executor, LocalExecutor
-from sweeps.slots import Slot
+from sweeps.executors.local import Ended, Executor, LocalExecutor
+from sweeps.executors.slots import Slot
 from sweeps.worker import LOG_FILE
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +22,7 @@ SOON_S = 30.0
 # What a trial's process does is a program in its folder.
 MODULE = """
 import runpy, sys
-from sweeps.forkserver import wait_for_trial
+from sweeps.executors.forkserver import wait_for_trial
 
 class Nothing:
     def warm_up(self):

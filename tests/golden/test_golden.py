@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from nca import features
-from nca.config import TrainConfig
-from nca.features import Vgg16
-from nca.model import Automaton, plain_rollout
-from nca.perception import make_kernels
-from nca.pool import Pool
-from nca.rollout import Rollout
-from nca.seeding import Streams
-from nca.style import StyleLoss, gram_matrix
-from nca.trainer import Trainer
+from nca.automaton.fast_rollout import Rollout
+from nca.automaton.model import Automaton, plain_rollout
+from nca.automaton.perception import make_kernels
+from nca.automaton.seeding import Streams
+from nca.config.schema import TrainConfig
+from nca.loss import features
+from nca.loss.features import Vgg16
+from nca.loss.style import StyleLoss, gram_matrix
+from nca.training.pool import Pool
+from nca.training.trainer import Trainer
 
 GOLDEN = np.load(Path(__file__).with_name("srnca_golden.npz"))
 CPU = torch.device("cpu")

@@ -19,7 +19,12 @@ SMALL = ("texture=roundleaf", "features=random_filters", "train.size=16", "track
 COLUMNS = "200"  # a wide terminal, so that no line of progress is folded
 TIMEOUT_S = 300  # of a sweep on cores that others use too
 # Loading these takes longer than most of what tests ask for, so it is done once for each worker.
-LOADED = ["nca.checks", "optuna_dashboard", "mlflow.store.tracking.sqlalchemy_store", "sweeps.coordinator"]
+LOADED = [
+    "nca.training.preflight",
+    "optuna_dashboard",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "sweeps.coordinator",
+]
 PROCESSES = multiprocessing.get_context("forkserver")
 
 

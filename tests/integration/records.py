@@ -12,7 +12,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nca.tracking import take_along
-from sweeps.storage import open_storage
+from sweeps.storage.optuna_storage import open_storage
 
 
 def copy_records(runs: Path, copy: Path) -> Path:

@@ -10,7 +10,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from analysis.gallery import make_gallery
-from analysis.ratings import Rating, Ratings, now
+from analysis.ratings.ratings import Rating, Ratings, now
 from analysis.runs import read_study
 from tests.analysis.builders import STUDY, make_study
 

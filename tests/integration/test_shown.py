@@ -19,10 +19,10 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from analysis.gallery import make_gallery
 from analysis.runs import read_study
-from nca.places import MLFLOW_UI, Places
-from nca.saved import load_model
-from nca.textures import load_pixels
-from nca.viewer import describe_facts, make_viewer
+from nca.outputs.model_file import load_model
+from nca.outputs.viewer import describe_facts, make_viewer
+from nca.records.paths import MLFLOW_UI, Places
+from nca.textures.load import load_pixels
 from tests.integration.browsing import PATIENCE_S, save_screenshot, wait_for_image, wait_for_text
 from tests.integration.conftest import WEBGL, Finished, Serve
 

@@ -21,10 +21,10 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from nca.application import TextureSweep
-from nca.run import open_tracker
-from nca.schema import ConfigError
+from nca.config.validation import ConfigError
+from nca.study.application import TextureSweep
 from nca.tracking import MlflowStore, check_address
+from nca.training.run import open_tracker
 from tests.builders import trial_config
 
 STUDY = "leaf"
@@ -204,7 +204,7 @@ def test_a_server_that_answers_is_taken(server: str) -> None:
 
 ASKED = """
 import os, sys
-from nca.schema import ConfigError
+from nca.config.validation import ConfigError
 from nca.tracking import check_address
 try:
     check_address(sys.argv[1])

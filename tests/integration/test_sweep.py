@@ -14,8 +14,8 @@ from PIL import Image
 from safetensors import safe_open
 from yaml import safe_load
 
-from nca.compose import compose_plain
-from nca.schema import flatten
+from nca.config.compose import compose_plain
+from nca.config.validation import flatten
 from tests.integration.commands import SMALL, listing, run_python
 from tests.integration.conftest import Finished
 from tests.integration.records import Records, complete_trials

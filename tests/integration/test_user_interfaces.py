@@ -11,7 +11,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support import expected_conditions
 from selenium.webdriver.support.ui import WebDriverWait
 
-from nca.places import MLFLOW_UI, Places
+from nca.records.paths import MLFLOW_UI, Places
 from tests.integration.browsing import PATIENCE_S, save_screenshot, wait_for_image, wait_for_text
 from tests.integration.commands import run_module
 from tests.integration.conftest import WEBGL, Finished, Serve

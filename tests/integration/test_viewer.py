@@ -14,8 +14,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from nca.model import Automaton, make_seed_state, plain_rollout
-from nca.viewer import make_viewer
+from nca.automaton.model import Automaton, make_seed_state, plain_rollout
+from nca.outputs.viewer import make_viewer
 from tests.builders import automaton, generator
 from tests.integration.conftest import NO_WEBGL, WEBGL
 

@@ -55,7 +55,7 @@ def test_the_wheel_holds_the_packages_and_nothing_of_the_workshop(wheel: Path) -
 
 
 def test_an_installed_copy_uses_its_own_conf(installed: Path, tmp_path: Path) -> None:
-    code = "import nca.compose as c; print(c.__file__); print(c.CONF)"
+    code = "import nca.config.compose as c; print(c.__file__); print(c.CONF)"
     done = run_python("-c", code, folder=tmp_path, environment={"PYTHONPATH": str(installed)})
     assert done.stdout.splitlines() == [
         str(installed / "nca" / "compose.py"),

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 import nca
+from nca.config.validation import ConfigError
+from nca.outputs.model_file import save_model
 from nca.render import main
-from nca.saved import save_model
-from nca.schema import ConfigError
 from tests.builders import automaton, trial_config
 
 

@@ -16,12 +16,12 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from nca.compose import compose_plain
-from nca.config import FeaturesConfig, TrialConfig
-from nca.run import train
-from nca.schema import build
+from nca.config.compose import compose_plain
+from nca.config.schema import FeaturesConfig, TrialConfig
+from nca.config.validation import build
 from nca.tracking import NullTracker
 from nca.train import main, run_single
+from nca.training.run import train
 from tests.builders import mlflow, trial_config
 
 TINY = [
@@ -165,7 +165,7 @@ def test_features_are_resolved_before_the_run_gets_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setattr("nca.weights._can_download", lambda: False)
+    monkeypatch.setattr("nca.loss.vgg_weights._can_download", lambda: False)
     config = trial_config(tmp_path, train={"steps": 1}, features=FeaturesConfig("auto"))
     assert run_single(config) == 0
     (folder,) = (tmp_path / "trials" / "single-runs").iterdir()

@@ -25,10 +25,10 @@ from typing import Any
 from rich.console import Console
 
 from sweeps.coordinator import Coordinator
-from sweeps.executor import Executor, LocalExecutor
+from sweeps.executors.local import Executor, LocalExecutor
+from sweeps.executors.slots import Slot
 from sweeps.progress import Progress
 from sweeps.samplers import SamplerSpec
-from sweeps.slots import Slot
 from sweeps.space import Choice, Interval, Space
 from sweeps.spec import Summary, SweepSpec
 from sweeps.study import PrunerSpec, StudySpec
@@ -217,7 +217,7 @@ class Sweep:
     def run(self, console: Console | None = None) -> Summary:
         executor: Executor = LocalExecutor([Slot(index, 1) for index in range(self.workers)], APPLICATION)
         if self.ray is not None:
-            from sweeps.ray import RayExecutor
+            from sweeps.executors.ray import RayExecutor
 
             executor = RayExecutor(APPLICATION, self.ray, self.workers, shared_disk=self.shared_disk)
         progress = Progress(console or Console(file=io.StringIO()))

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from optuna.trial import FrozenTrial
 
-from sweeps.storage import open_storage
+from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import find_study
 from tests.sweeps.fake_application import Sweep
 

@@ -19,11 +19,12 @@ from optuna_dashboard import get_note, save_note
 from rich.console import Console
 
 import sweeps.coordinator
-import sweeps.storage
+import sweeps.storage.optuna_storage
 from sweeps import SweepError
+from sweeps.admin import Studies
 from sweeps.coordinator import Coordinator
 from sweeps.space import to_distributions
-from sweeps.storage import open_storage
+from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import (
     ORIGIN,
     OWNER,
@@ -38,7 +39,6 @@ from sweeps.study import (
     open_study,
     origin,
 )
-from sweeps.upkeep import Studies
 from sweeps.worker import read_assignment
 from tests.sweeps.fake_application import N_STEPS, SPACE, FakeSweep, Sweep, read_started
 
@@ -272,8 +272,8 @@ def test_a_trial_of_another_host_is_run_again_once_its_heart_stops(
 ) -> None:
     sweep = Sweep(str(tmp_path), n_trials=1)
     sweep.run()
-    monkeypatch.setattr(sweeps.storage, "GRACE_PERIOD_S", 2)
-    monkeypatch.setattr(sweeps.storage, "HEARTBEAT_INTERVAL_S", 1)
+    monkeypatch.setattr(sweeps.storage.optuna_storage, "GRACE_PERIOD_S", 2)
+    monkeypatch.setattr(sweeps.storage.optuna_storage, "HEARTBEAT_INTERVAL_S", 1)
     storage = open_storage(sweep.storage)
     lost = storage.create_new_trial(storage.get_study_id_from_name("fake"))
     storage.set_trial_user_attr(lost, OWNER, {**describe_owner(), "host": "elsewhere"})
@@ -308,8 +308,8 @@ def test_a_living_trial_that_has_not_beaten_for_long_is_not_taken_for_dead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As after the machine has slept: the coordinator looks before the worker beats, which it does every 15 s.
-    monkeypatch.setattr(sweeps.storage, "GRACE_PERIOD_S", 2)
-    monkeypatch.setattr(sweeps.storage, "HEARTBEAT_INTERVAL_S", 1)
+    monkeypatch.setattr(sweeps.storage.optuna_storage, "GRACE_PERIOD_S", 2)
+    monkeypatch.setattr(sweeps.storage.optuna_storage, "HEARTBEAT_INTERVAL_S", 1)
     monkeypatch.setattr(sweeps.coordinator, "STALE_CHECK_S", 0.1)
     sweep = Sweep(str(tmp_path), n_trials=1, otherwise="sleep 4.5")
     assert sweep.run().counts == {"complete": 1}

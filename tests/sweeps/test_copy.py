@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sweeps.copy import main
-from sweeps.storage import open_storage
+from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import find_study
 from tests.sweeps.fake_application import Sweep
 from tests.sweeps.launching import read_trials

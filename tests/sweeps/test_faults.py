@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-import sweeps.executor
+import sweeps.executors.local
 from sweeps import SweepError
 from sweeps.coordinator import TICK_S
-from sweeps.storage import open_storage
+from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import (
     LEAN,
     ORIGIN,
@@ -145,7 +145,7 @@ def test_out_of_memory_is_retried_once_with_less_and_then_counts(tmp_path: Path)
 def test_a_worker_that_the_system_killed_for_its_memory_is_told_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeps.executor, "count_oom_kills", itertools.count(1).__next__)
+    monkeypatch.setattr(sweeps.executors.local, "count_oom_kills", itertools.count(1).__next__)
     sweep = Sweep(str(tmp_path), n_trials=1, workers=1, acts={"0": ["kill", "succeed"]})
     assert sweep.run().counts == {"complete": 1}
     assert reasons(sweep) == ["out_of_memory", "complete"]
@@ -167,9 +167,9 @@ def test_kills_for_want_of_memory_are_counted_by_the_control_group(
     counter.parent.mkdir(parents=True, exist_ok=True)
     counter.write_text(text)
     (tmp_path / "cgroup").write_text(own)
-    monkeypatch.setattr(sweeps.executor, "CGROUPS", tmp_path)
-    monkeypatch.setattr(sweeps.executor, "OWN_CGROUP", tmp_path / "cgroup")
-    assert sweeps.executor.count_oom_kills() == number
+    monkeypatch.setattr(sweeps.executors.local, "CGROUPS", tmp_path)
+    monkeypatch.setattr(sweeps.executors.local, "OWN_CGROUP", tmp_path / "cgroup")
+    assert sweeps.executors.local.count_oom_kills() == number
 
 
 def test_a_worker_whose_trial_others_have_ended_leaves_at_its_next_report(

@@ -13,7 +13,7 @@ import pytest
 from sweeps import SweepError
 from sweeps.samplers import SamplerSpec, make_sampler
 from sweeps.space import Choice, Interval, Space, to_distributions
-from sweeps.storage import open_storage
+from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import StudySpec, open_study
 
 SPACE: Space = {"model.channels": Choice((6, 9)), "train.learning_rate": Interval(1e-5, 1e-3, log=True)}

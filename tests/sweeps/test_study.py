@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweeps import SweepError
 from sweeps.space import Choice, Interval, Space
-from sweeps.storage import open_storage
+from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import (
     ORIGIN,
     ORPHAN_S,

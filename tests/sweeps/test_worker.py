@@ -25,11 +25,11 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeps import worker
-from sweeps.executor import Ended, LocalExecutor
+from sweeps.executors.local import Ended, LocalExecutor
+from sweeps.executors.slots import Slot
 from sweeps.pruning import Pruning
-from sweeps.slots import Slot
 from sweeps.space import to_distributions
-from sweeps.storage import open_storage
+from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import REASON, STOP, PrunerSpec, open_study
 from sweeps.worker import (
     LEFT,
@@ -337,7 +337,7 @@ PARENT = """
 import subprocess, sys, time
 child = '''
 import os, time
-from sweeps.forkserver import die_with
+from sweeps.executors.forkserver import die_with
 die_with(os.getppid())
 print(os.getpid(), flush=True)
 time.sleep(60)
@@ -384,5 +384,5 @@ def test_what_forks_trials_ends_at_once_if_it_comes_too_late() -> None:
             check=False,
         )
     assert done.returncode == 1
-    assert "sweeps.forkserver" in done.stderr
+    assert "sweeps.executors.forkserver" in done.stderr
     assert not {"optuna", "sqlalchemy", "torch"} & set(re.findall(r"\w+", done.stderr))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from sweeps.storage import open_storage
+from sweeps.storage.optuna_storage import open_storage
 
 __all__ = ["expect_turns"]
 

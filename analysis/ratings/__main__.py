@@ -1,0 +1,5 @@
+"""`python -m analysis.ratings`."""
+
+from analysis.ratings.ratings import main
+
+main()

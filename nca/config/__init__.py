@@ -1,0 +1,1 @@
+"""The configuration: schema, validation, composition of conf/."""

@@ -1,0 +1,294 @@
+"""Composition of conf/ for the entry points: plain values out, and one line for a user's mistake."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import (
+    IntervalSweep,
+    Override,
+    QuotedString,
+    RangeSweep,
+    Transformer,
+)
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from nca.config.validation import ConfigError, flatten, nearest
+from sweeps import SweepError
+from sweeps.space import Choice, Domain, Interval, Scalar
+
+__all__ = ["CONF", "Overrides", "compose_plain", "read_domain", "run_hydra", "sort_overrides", "to_plain"]
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+# A checkout's conf/ wins over the copy that a wheel carries.
+CONF = next(c for c in (_PACKAGE.parent / "conf", _PACKAGE / "conf") if (c / "sweep.yaml").exists())
+# Hydra's flags that print a composed config, and what our --help shows where no texture was given.
+PRINTING = {"--cfg", "-c", "--info", "-i"}
+HELP_TEXTURE = "texture=roundleaf"
+
+
+def compose_plain(config_name: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """Compose conf/ into plain nested values, every interpolation resolved, `runs_dir` absolute.
+
+    Args:
+        config_name: `train` or `sweep`.
+        overrides: Hydra overrides that are no sweeps.
+
+    Raises:
+        ConfigError: If Hydra refuses them, in one line.
+    """
+    with _composing(config_name, overrides):
+        return to_plain(compose(config_name, list(overrides)))
+
+
+@contextlib.contextmanager
+def _composing(config_name: str, overrides: Sequence[str]) -> Iterator[None]:
+    """Make conf/ known to Hydra, and turn what Hydra refuses into one line.
+
+    Raises:
+        ConfigError: If Hydra refuses the overrides.
+    """
+    _check_groups(overrides)
+    GlobalHydra.instance().clear()  # inside a sweep Hydra's own application is still open
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3", job_name=config_name):
+            yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explain(config_name, error)) from error
+
+
+def to_plain(config: DictConfig) -> dict[str, Any]:
+    """Resolve a composed config into plain nested values, without Hydra's own node.
+
+    Raises:
+        ConfigError: If a mandatory value is missing, or `runs_dir` is no text.
+    """
+    config = config.copy()
+    OmegaConf.set_struct(config, False)
+    config.pop("hydra", None)
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise ConfigError(f"'{missing[0]}' is missing: give {missing[0]}=VALUE")
+    if not isinstance(config.get("runs_dir"), str):
+        raise ConfigError(f"runs_dir={config.get('runs_dir')}: must be text")
+    config.runs_dir = str(Path(config.runs_dir).expanduser().absolute())
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """A command line, sorted.
+
+    Args:
+        plain: Overrides with one value.
+        parts: Names by option group where several were given: a study each.
+        domains: What is to be searched, by dotted key.
+    """
+
+    plain: list[str]
+    parts: dict[str, list[str]]
+    domains: dict[str, Domain]
+
+
+def sort_overrides(words: Sequence[str]) -> Overrides:
+    """Sort a command line's overrides into values, studies and domains.
+
+    Raises:
+        ConfigError: If one cannot be read, in one line.
+        SweepError: If a domain is empty.
+    """
+    sorted_ = Overrides([], {}, {})
+    for word in words:
+        override = _parse(word)
+        key = str(override.key_or_group)
+        if not override.is_sweep_override():
+            sorted_.plain.append(word)
+        elif (CONF / key).is_dir():
+            sorted_.parts[key] = [str(name) for name in _options(override)]
+        else:
+            sorted_.domains[key] = _to_domain(override)
+    return sorted_
+
+
+def keys_of(overrides: Sequence[str]) -> list[str]:
+    """Return what each override sets: a dotted key, or an option group."""
+    return [str(_parse(word).key_or_group) for word in overrides]
+
+
+def read_domain(key: str, text: Any) -> Domain | None:
+    """Return the domain that a YAML value such as `choice(4, 5)` describes, None for a plain value.
+
+    Raises:
+        ConfigError: If it cannot be read, in one line.
+        SweepError: If the domain is empty.
+    """
+    override = _parse(f"{key}={text}")
+    return _to_domain(override) if override.is_sweep_override() else None
+
+
+def _parse(word: str) -> Override:
+    # The parser refuses an empty choice as a syntax error; here the reason is said.
+    if re.fullmatch(r"[^=]+=\s*choice\(\s*\)\s*", word):
+        raise ConfigError(f"{word}: an empty domain; give at least one value")
+    try:
+        if word.startswith("="):
+            raise HydraException("no key")
+        return OverridesParser.create().parse_override(word)
+    except HydraException as error:
+        lines = str(error).splitlines()
+        raise ConfigError(
+            f"'{word}' cannot be read as key=value ({lines[0]}); try quotes: 'key=\"value\"'"
+        ) from error
+
+
+def _check_groups(overrides: Sequence[str]) -> None:
+    """Refuse a number or null where an option's name belongs: Hydra's own words do not say where.
+
+    Raises:
+        ConfigError: If there is one.
+    """
+    for override in map(_parse, overrides):
+        key, value = str(override.key_or_group), override.value()
+        if (
+            isinstance(value, bool | int | float | None)
+            and (CONF / key).is_dir()
+            and not override.is_delete()
+        ):
+            names = sorted(file.stem for file in (CONF / key).glob("*.yaml"))
+            raise ConfigError(f"{override.input_line}: must be one of {', '.join(names)}")
+
+
+def _options(override: Override) -> Iterator[Any]:
+    """Yield a sweep's values one by one.
+
+    Raises:
+        ConfigError: If it is a glob, which needs Hydra's own sweeper.
+    """
+    try:
+        yield from override.sweep_iterator(Transformer.identity)
+    except HydraException as error:
+        raise ConfigError(f"{override.input_line}: give the values one by one, as in a,b") from error
+
+
+def _to_domain(override: Override) -> Domain:
+    key, value = override.key_or_group, override.value()
+    unknown: set[str] = getattr(value, "tags", set()) - {"log"}
+    if unknown:
+        raise ConfigError(f"{key}: unknown tag '{min(unknown)}', only log")
+    try:
+        if isinstance(value, IntervalSweep):
+            return Interval(_number(value.start), _number(value.end), log="log" in value.tags)
+        if isinstance(value, RangeSweep):
+            return Interval(_number(value.start), _number(value.stop), step=_number(value.step))
+        return Choice(tuple(_scalar(option) for option in _options(override)))
+    except (SweepError, TypeError) as error:
+        raise ConfigError(f"{key}: {error}") from error
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value} is not a number")
+    return float(value)
+
+
+def _scalar(value: Any) -> Scalar:
+    if isinstance(value, QuotedString):
+        return str(value.text)
+    if not (value is None or isinstance(value, bool | int | float | str)):
+        raise TypeError(f"{value} is not a single value")
+    return value
+
+
+def run_hydra(config_name: str, words: Sequence[str]) -> None:
+    """Hand a command line with flags to Hydra: `-m` starts the sweeper, `--help` and the like only print.
+
+    Raises:
+        ConfigError: If what is to be printed cannot be composed, in one line; Hydra's own are many.
+    """
+    flags = {word.partition("=")[0] for word in words if word.startswith("-")}
+    overrides = [word for word in words if "=" in word and not word.startswith("-")]
+    if flags & {"--help", "-h"}:
+        _print_help(config_name, overrides)
+        return
+    if flags & PRINTING:
+        compose_plain(config_name, overrides)
+    import hydra
+
+    sys.argv[1:] = words
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(_refuse)()
+
+
+def _print_help(config_name: str, overrides: Sequence[str]) -> None:
+    """Print what Hydra's own help says, in half its time: it composes twice.
+
+    Raises:
+        ConfigError: If the config cannot be composed.
+    """
+    if not any(word.startswith("texture=") for word in overrides):
+        overrides = [*overrides, HELP_TEXTURE]
+    with _composing(config_name, overrides):
+        config = compose(config_name, list(overrides), return_hydra_config=True)
+    print(config.hydra.help.header)
+    print("Options, as GROUP=NAME:\n")
+    for folder in sorted(folder for folder in CONF.iterdir() if folder.is_dir()):
+        print(f"  {folder.name}: {', '.join(sorted(file.stem for file in folder.glob('*.yaml')))}")
+    OmegaConf.set_struct(config, False)
+    config.pop("hydra")
+    print(f"\nValues, as KEY=VALUE; ranges stand in {CONF}:\n")
+    print(OmegaConf.to_yaml(config))
+
+
+def _refuse(config: DictConfig) -> None:
+    print("error: only --help, --cfg, --info and, for nca.sweep, -m are understood as flags", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _explain(config_name: str, error: Exception) -> str:
+    text = str(error)
+    if found := re.search(r"You must specify '(\w+)'.*?options:\s*(.*?)\s*$", text, re.DOTALL):
+        return f"'{found[1]}' is missing: give {found[1]}=NAME, one of {_in_a_row(found[2])}"
+    if found := re.search(
+        r"Could not find '(\w+)/([^']*)'.*?options in '\w+':\s*(.*?)\s*Config", text, re.DOTALL
+    ):
+        names = found[3].split()
+        return f"{found[1]}={found[2]}: must be one of {_in_a_row(found[3])}{nearest(found[2], names)}"
+    if found := re.search(r"Could not override '([^'@]+)'|key '([^']+)'|Key '([^']+)'", text):
+        key = next(group for group in found.groups() if group)
+        known = _known_keys(config_name)
+        if key not in known:
+            return f"unknown key '{key}'{nearest(key, known)}"
+        group = key.partition(".")[0]
+        if not any(word.startswith(f"{group}.") for word in known):
+            return f"'{key}' is no part of nca.{config_name}"
+        return f"'{key}' does not belong to the chosen option of {group}, see conf/"
+    return " ".join(text.split())
+
+
+def _in_a_row(options: str) -> str:
+    return ", ".join(options.split())
+
+
+def _known_keys(config_name: str) -> list[str]:
+    """Every dotted key and every option group, for a nearest match."""
+    groups = [folder.name for folder in CONF.iterdir() if folder.is_dir()]
+    overrides = [HELP_TEXTURE]
+    with initialize_config_dir(str(CONF), version_base="1.3", job_name=config_name):
+        config = compose(config_name, overrides)
+    plain = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(plain, dict)
+    return groups + [
+        key for key in flatten({str(k): v for k, v in plain.items()}) if not key.startswith("hydra.")
+    ]

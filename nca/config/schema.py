@@ -1,0 +1,238 @@
+"""Typed schema of conf/: frozen dataclasses whose ranges are checked when they are built."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from nca.config.validation import leaf
+
+__all__ = [
+    "FREE",
+    "FREE_OF_TRAIN",
+    "ExecutorConfig",
+    "FeaturesConfig",
+    "GrayScottTexture",
+    "ImageTexture",
+    "ModelConfig",
+    "PlantTexture",
+    "PrunerConfig",
+    "SamplerConfig",
+    "SweepConfig",
+    "SweepSettings",
+    "Texture",
+    "TrackingConfig",
+    "TrainConfig",
+    "TrialConfig",
+    "name_study",
+    "training_values",
+]
+
+
+@dataclass(frozen=True)
+class PlantTexture:
+    """One of the study's four plants: drawn by `tools.draw_textures`, or its photograph."""
+
+    name: str
+    source: Literal["drawn", "photo"]
+    url: str
+
+
+@dataclass(frozen=True)
+class ImageTexture:
+    """An image file of the user's."""
+
+    name: str
+    source: Literal["file"]
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrayScottTexture:
+    """A simulated reaction-diffusion pattern; `feed` and `kill` default to the preset's."""
+
+    name: str
+    source: Literal["gray_scott"]
+    preset: str
+    feed: float | None = leaf(at_least=0.0, at_most=0.2)
+    kill: float | None = leaf(at_least=0.0, at_most=0.2)
+    seed: int = leaf(at_least=0)
+
+
+Texture = PlantTexture | ImageTexture | GrayScottTexture
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The update rule and its perception."""
+
+    name: str
+    channels: int = leaf(at_least=3, at_most=64)
+    hidden_channels: int = leaf(at_least=1, at_most=1024)
+    filters: int = leaf(at_least=1, at_most=20)
+    update_rate: float = leaf(above=0.0, at_most=1.0)
+    activation: Literal["linear", "relu"]
+    mask: Literal["channel", "cell"]
+
+
+@dataclass(frozen=True)
+class FeaturesConfig:
+    """The feature extractor of the style loss; `weights` belongs to vgg16 and auto."""
+
+    name: Literal["vgg16", "random_filters", "auto"]
+    weights: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run."""
+
+    steps: int = leaf(at_least=1)
+    batch_size: int = leaf(at_least=1, at_most=64)
+    learning_rate: float = leaf(above=0.0, at_most=1.0)
+    max_ca_steps: int = leaf(at_least=2, at_most=1024)
+    size: int = leaf(at_least=16, at_most=1024, multiple_of=16)
+    pool_size: int | None = leaf(at_least=1)
+    precision: Literal["fp32", "tf32", "bf16"]
+    rollout: Literal["fast", "plain"]
+    recompute: bool
+    cuda_graph: bool
+    checkpoint_every: int = leaf(at_least=1)
+    checkpoint_every_s: float = leaf(at_least=0.0)
+    # Runs of before they were there have neither.
+    drop_step: int | None = leaf(at_least=0, default=None)
+    keep_checkpoint: bool = False
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """Where runs are recorded, and whether a texture is watched beyond training; `uri` is mlflow's."""
+
+    name: Literal["mlflow", "none"]
+    uri: str | None = None
+    endurance: bool = True
+
+
+# What no result depends on: of a config, and of its `train`.
+FREE = ("tracking", "device", "runs_dir")
+FREE_OF_TRAIN = (
+    "rollout",
+    "recompute",
+    "cuda_graph",
+    "checkpoint_every",
+    "checkpoint_every_s",
+    "keep_checkpoint",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialConfig:
+    """Everything that one training run needs; the schema of train.yaml."""
+
+    texture: Texture
+    model: ModelConfig
+    features: FeaturesConfig
+    train: TrainConfig
+    tracking: TrackingConfig
+    seed: int = leaf(at_least=0)
+    device: str
+    runs_dir: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    """How Optuna draws the sets."""
+
+    name: Literal["tpe", "random", "gp", "cmaes", "qmc", "grid"]
+    n_startup_trials: int | None = leaf(default=None, at_least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrunerConfig:
+    """Which trials end early; every option belongs to the pruners whose YAML lists it."""
+
+    name: Literal["none", "median", "asha", "hyperband"]
+    n_startup_trials: int | None = leaf(default=None, at_least=0)
+    n_warmup_steps: int | None = leaf(default=None, at_least=0)
+    min_resource: int | None = leaf(default=None, at_least=1)
+    reduction_factor: int | None = leaf(default=None, at_least=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutorConfig:
+    """Where trials run; every option belongs to the executors whose YAML lists it."""
+
+    name: Literal["local", "ray"]
+    workers: int | Literal["auto"] = leaf(at_least=1, at_most=1024)
+    threads: int | Literal["auto"] = leaf(at_least=1, at_most=1024)
+    gpus: int | Literal["auto"] | None = leaf(default=None, at_least=0, at_most=1024)
+    trials_per_gpu: int | Literal["auto"] = leaf(at_least=1, at_most=64)
+    address: str | None = None
+    shared_disk: bool | None = None
+
+
+Objective = Literal[
+    "final_loss",
+    "final_loss_median",
+    "final_loss_relative",
+    "n_parameters",
+    "seconds_per_step",
+    "peak_memory_mb",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepSettings:
+    """The study: its name, its size, its storage, what it minimizes and what ends it."""
+
+    study: str | None
+    objectives: list[Objective]
+    repeats: int = leaf(at_least=1, at_most=100)
+    warm_start: str | None
+    n_trials: int = leaf(at_least=1)
+    storage: str
+    storage_timeout: str
+    retries: int = leaf(at_least=0, at_most=100)
+    timeout: str | None
+    max_steps: int | None = leaf(at_least=1)
+    seed: int = leaf(at_least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+    """The schema of sweep.yaml: a trial's config and what draws, ends and runs trials."""
+
+    texture: Texture
+    model: ModelConfig
+    features: FeaturesConfig
+    train: TrainConfig
+    tracking: TrackingConfig
+    sweep: SweepSettings
+    sampler: SamplerConfig
+    pruner: PrunerConfig
+    executor: ExecutorConfig
+    search: dict[str, Any]
+    seed: int = leaf(at_least=0)
+    device: str
+    runs_dir: str
+
+
+def training_values(config: TrialConfig) -> dict[str, Any]:
+    """Return what a run's results depend on."""
+    values = {key: value for key, value in asdict(config).items() if key not in FREE}
+    train = {key: value for key, value in values["train"].items() if key not in FREE_OF_TRAIN}
+    return values | {"train": train}
+
+
+def name_study(config: TrialConfig) -> str:
+    """Return texture-model-features, with an image file's stem or a simulation's preset in the texture."""
+    match config.texture:
+        case ImageTexture(path=path):
+            texture = Path(path).stem
+        case GrayScottTexture(name=name, preset=preset):
+            texture = f"{name}_{preset}"
+        case PlantTexture(name=name):
+            texture = name
+    parts = (texture, config.model.name, config.features.name)
+    return "-".join("".join(c if c.isalnum() or c in "_." else "_" for c in part) for part in parts)

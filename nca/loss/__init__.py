@@ -1,0 +1,1 @@
+"""The style loss and the feature extractors it is computed on."""

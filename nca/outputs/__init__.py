@@ -1,0 +1,1 @@
+"""What a trained automaton is turned into: pictures, the viewer, model files."""

@@ -1,0 +1,106 @@
+"""What crashes and other programs have left in the records, and its repair."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nca.records.paths import SINGLE_RUNS, Places, format_size, size_of
+from nca.tracking import FOLDER, describe_folder, find_moved, take_along
+from nca.tracking.run_lock import is_held
+
+if TYPE_CHECKING:
+    from nca.tracking import MlflowStore
+    from sweeps.admin import Studies, StudyState
+
+__all__ = ["list_left", "mend"]
+
+
+def list_left(places: Places) -> Iterator[str]:
+    """Yield a line for everything that crashes have left, as far as it shows on this host."""
+    store = places.own_store()
+    moved = find_moved(store) if store else []
+    for each in moved:
+        yield f"{each.here}: was moved or copied, and MLflow looks for it in {each.there}"
+    states, tracking = _look(places), None if moved else places.open_tracking()
+    for state in states:
+        for trial in state.left:
+            owner = trial.owner or "its process"
+            yield f"study {state.name}: trial {trial.number} is RUNNING, {owner} is gone"
+    for experiment, run_id, reason in _runs_left(places, states, tracking):
+        yield f"MLflow experiment {experiment}: run {run_id} is RUNNING, its trial is {reason}"
+    for path in _files_left(places, states):
+        yield f"{path}: {format_size(size_of(path))} that nothing needs any more"
+
+
+def mend(places: Places) -> str:
+    """Queue again, end and delete what crashes have left; return what was done.
+
+    Trials of other hosts are among it where their heartbeat has stopped.
+    """
+    store = places.own_store()
+    moved = take_along(store) if store else []
+    studies, tracking = _open_studies(places), places.open_tracking()
+    n_trials = sum(studies.mend(name) for name in studies.names()) if studies else 0
+    states = _look(places)
+    runs = list(_runs_left(places, states, tracking))
+    for _, run_id, reason in runs:
+        assert tracking is not None
+        tracking.end_run(run_id, "FINISHED" if reason == "complete" else "KILLED", {"reason": reason})
+    files = list(_files_left(places, states))
+    for path in files:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    done = f"{n_trials} trials queued again, {len(runs)} MLflow runs ended, {len(files)} files deleted"
+    return done + (f", {len(moved)} MLflow experiments taken along" if moved else "")
+
+
+def _open_studies(places: Places) -> Studies | None:
+    """Open the Optuna storage, None where there is none yet and single runs alone are recorded.
+
+    Raises:
+        SweepError: If there are no records at all.
+    """
+    none_yet = (
+        places.storage == Places.under(places.runs).storage and not (places.runs / "optuna.db").exists()
+    )
+    return None if none_yet and places.own_store() else places.open_studies()
+
+
+def _look(places: Places) -> list[StudyState]:
+    studies = _open_studies(places)
+    return [studies.look(name) for name in studies.names()] if studies else []
+
+
+def _runs_left(
+    places: Places, states: Sequence[StudyState], tracking: MlflowStore | None
+) -> Iterator[tuple[str, str, str]]:
+    """Yield experiment, id and reason of MLflow runs that are RUNNING though no process writes them."""
+    if tracking is None:
+        return
+    for state in states:
+        alive = {str(trial.number) for trial in state.running}
+        for run_id, tags in tracking.running_runs(state.name, state.uid).items():
+            number = tags.get("optuna_trial")
+            if number is None and alive:
+                continue  # the parent run, or one that has only begun
+            if number not in alive:
+                yield state.name, run_id, state.reasons.get(number or "", "killed")
+    folder = places.runs / "trials" / SINGLE_RUNS
+    held = {note.read_text() for note in folder.glob("*/run_id") if is_held(note.parent)}
+    for run_id, tags in tracking.running_runs(SINGLE_RUNS).items():
+        ours = places.own_store() or tags.get(FOLDER, "").startswith(describe_folder(folder))
+        if ours and run_id not in held:
+            yield SINGLE_RUNS, run_id, "killed"
+
+
+def _files_left(places: Places, states: Sequence[StudyState]) -> Iterator[Path]:
+    """Yield checkpoints of trials that have ended for good, and what writers that died left half-written."""
+    for state in states:
+        trials, _ = places.folders(state.name)
+        for number in state.ended:
+            found = trials.glob(f"{number}/**/checkpoints")
+            yield from (folder for folder in found if folder.parent.name != "artifacts")  # one is kept there
+        if not state.running:
+            yield from trials.glob("**/*.partial")

@@ -1,0 +1,78 @@
+"""What the Optuna dashboard says of a texture study and its trials, beside their values; Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from nca.config.schema import TrialConfig
+from nca.records.paths import Places
+from sweeps.worker import EndedTrial, StudyNotes
+
+__all__ = ["make_notes"]
+
+SHOWN_METRICS = (
+    "final_loss",
+    "final_loss_median",
+    "final_loss_relative",
+    "last_loss",
+    "loss_at_1000",
+    "loss_at_3000",
+    "loss_after_damage",
+    "seconds_per_step",
+)
+
+
+def make_notes(
+    study: str, config: TrialConfig, places: Places, links: Mapping[str, str], trials: Sequence[EndedTrial]
+) -> StudyNotes:
+    """Return notes with sets, results, links into MLflow and commands to go on with.
+
+    Args:
+        study: Its name.
+        config: Of any trial.
+        places: Where records are.
+        links: Of the study.
+        trials: Ended for good.
+    """
+    return StudyNotes(
+        "\n\n".join(_describe_study(study, config, places, links)),
+        {trial.number: "\n\n".join(_describe_trial(trial, places, links)) for trial in trials},
+    )
+
+
+def _describe_study(
+    study: str, config: TrialConfig, places: Places, links: Mapping[str, str]
+) -> Iterator[str]:
+    train = config.train
+    yield (
+        f"**{config.texture.name}** ({config.texture.source}), {train.size} px, {train.steps} steps, model "
+        f"{config.model.name}, features {config.features.name}"
+    )
+    if "mlflow_experiment_id" in links:
+        page = places.page(links["mlflow_experiment_id"])
+        yield f"[MLflow]({page}): curves and files, while `make ui` runs"
+    yield f"All outputs: `{places.command('analysis.gallery', f'study={study}')}`"
+
+
+def _describe_trial(trial: EndedTrial, places: Places, links: Mapping[str, str]) -> Iterator[str]:
+    error = trial.attributes.get("error")
+    yield f"**{trial.reason}**" if error is None else f"**{trial.reason}**: {error}"
+    yield _table({key.rpartition(".")[2]: value for key, value in trial.params.items()})
+    yield _table({key: trial.attributes[key] for key in SHOWN_METRICS if key in trial.attributes})
+    run = trial.attributes.get("mlflow_run_id")
+    if run is None or "mlflow_experiment_id" not in links:
+        yield f"Its files: `{trial.folder}`"
+        return
+    experiment = links["mlflow_experiment_id"]
+    page, viewer = (places.page(experiment, run, artifact) for artifact in (None, "viewer.html"))
+    yield f"[MLflow run]({page}), [viewer]({viewer}), while `make ui` runs"
+    yield f"`{places.command('nca.render', f'run={run}', 'size=512', 'out=grown.png')}`"
+    yield f"`{places.command('nca.train', f'run={run}')}` trains it again"
+
+
+def _table(values: Mapping[str, Any]) -> str:
+    """Return a table of one row."""
+    names = [key.replace("_", " ") for key in values]
+    cells = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in values.values()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (names, ["---"] * len(names), cells))

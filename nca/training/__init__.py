@@ -1,0 +1,1 @@
+"""Training: one run from a checked config to its outcome."""

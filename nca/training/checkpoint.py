@@ -1,0 +1,162 @@
+"""Checkpoints of a training run: saved atomically, verified when loaded, no pickles."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+import zlib
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nca.training.trainer import TrainerState
+
+__all__ = ["Checkpoints", "Mirror", "file_name"]
+
+PAUSE = 20.0  # times as long as copying takes, at least, between checkpoints
+KEPT = 2  # the newest, and the one before it should the newest turn out damaged
+
+
+@runtime_checkable  # tests check annotations
+class Mirror(Protocol):
+    """Where copies of checkpoints are kept for another machine to go on with."""
+
+    def names(self) -> list[str]:
+        """Return the names of those that are there."""
+
+    def put(self, file: Path, n_kept: int) -> None:
+        """Keep a file, and the newest ones before it up to a number; none where it cannot be reached."""
+
+    def fetch(self, name: str, folder: Path) -> None:
+        """Put a copy of one into a folder.
+
+        Raises:
+            OSError: If it cannot be had.
+        """
+
+    def clear(self) -> None:
+        """Forget all."""
+
+
+class Checkpoints:
+    """The checkpoints of one run, a safetensors file each with its JSON values in the header.
+
+    Args:
+        folder: Created with the first checkpoint.
+        every: Training steps between checkpoints at least.
+        every_s: Seconds between checkpoints at least; a checkpoint is as large as the pool. With a mirror
+            longer, so that copying takes at most 5% of the time.
+        mirror: Where each is copied to; None for nowhere.
+    """
+
+    def __init__(self, folder: Path, every: int, every_s: float, mirror: Mirror | None = None) -> None:
+        self._folder = folder
+        self._every = every
+        self._every_s = every_s
+        self._mirror = mirror
+        self._saved_step = 0
+        self._saved_at = time.monotonic()
+
+    def due(self, n_steps: int) -> bool:
+        """Say whether a checkpoint is due after `n_steps` finished training steps."""
+        return (
+            n_steps - self._saved_step >= self._every and time.monotonic() - self._saved_at >= self._every_s
+        )
+
+    def save(self, state: TrainerState, n_steps: int) -> None:
+        """Write a checkpoint under its number of finished steps and drop all but the last two.
+
+        Raises:
+            OSError: If the disk is full or not writable; earlier checkpoints stay as they are.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / file_name(n_steps)
+        partial = path.with_suffix(".partial")
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
+        values = json.dumps(state.values)
+        header = {"values": values, "checksum": str(_checksum(tensors, values))}
+        try:
+            save_file(tensors, partial, header)
+            _sync(partial)
+            partial.replace(path)
+            _sync(self._folder)
+        except SafetensorError as error:
+            raise OSError(f"{path}: cannot be written ({error})") from error
+        finally:
+            partial.unlink(missing_ok=True)
+        for old in self._paths()[KEPT:]:
+            old.unlink(missing_ok=True)
+        began = time.monotonic()
+        if self._mirror is not None:
+            self._mirror.put(path, KEPT)
+        self._saved_step, self._saved_at = n_steps, time.monotonic()
+        self._every_s = max(self._every_s, PAUSE * (self._saved_at - began))
+
+    def load(self) -> TrainerState | None:
+        """Return the newest checkpoint that is whole, on the CPU; None where there is none."""
+        if self._mirror is not None:
+            self._fetch_newer(self._mirror)
+        for path in self._paths():
+            state = _read(path)
+            if state is not None:
+                self._saved_step, self._saved_at = int(path.stem), time.monotonic()
+                return state
+        return None
+
+    def clear(self) -> None:
+        """Delete every checkpoint of the run."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._mirror is not None:
+            self._mirror.clear()
+
+    def _fetch_newer(self, mirror: Mirror) -> None:
+        """Get the mirror's checkpoints that are newer than ours, for another machine has gone on."""
+        newest = max((path.name for path in self._paths()), default="")
+        for name in mirror.names():
+            if name > newest:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(OSError):
+                    mirror.fetch(name, self._folder)
+
+    def _paths(self) -> list[Path]:
+        """Newest first."""
+        return sorted(self._folder.glob("*.safetensors"), reverse=True)
+
+
+def file_name(n_steps: int) -> str:
+    """Return the name of the checkpoint after so many finished steps."""
+    return f"{n_steps:08d}.safetensors"
+
+
+def _read(path: Path) -> TrainerState | None:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        values = header["values"]
+        whole = header["checksum"] == str(_checksum(tensors, values))
+        return TrainerState(tensors, json.loads(values)) if whole else None
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _checksum(tensors: dict[str, Tensor], values: str) -> int:
+    checksum = zlib.crc32(values.encode())
+    for name in sorted(tensors):
+        checksum = zlib.crc32(name.encode(), checksum)
+        checksum = zlib.crc32(tensors[name].reshape(-1).numpy().data.cast("B"), checksum)
+    return checksum
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,68 @@
+"""The pool of states that training samples from and commits to."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from nca.automaton.model import State, make_seed_state
+from nca.automaton.seeding import Streams
+from nca.config.schema import TrainConfig
+
+__all__ = ["Pool", "n_pool_rows"]
+
+ROWS_PER_BATCH_ROW = 64
+
+
+def n_pool_rows(config: TrainConfig) -> int:
+    """Return the number of states in a run's pool."""
+    return config.pool_size or ROWS_PER_BATCH_ROW * config.batch_size
+
+
+class Pool:
+    """States of all ages, so that the automaton learns to keep a texture as well as to grow it.
+
+    Args:
+        n_states: Rows of the pool.
+        channels: State channels.
+        size: Height and width in pixels, a multiple of 16.
+        streams: Uses `pool` (which rows) and `seed_states` (fresh states).
+        device: Where the states live.
+
+    Source: Mordvintsev et al. 2020, "Growing Neural Cellular Automata", experiment 2.
+    """
+
+    states: Float[Tensor, "row channel height width"]
+
+    def __init__(
+        self, n_states: int, channels: int, size: int, streams: Streams, device: torch.device
+    ) -> None:
+        self._streams = streams
+        self.states = make_seed_state(n_states, channels, size, streams["seed_states"], device)
+
+    def draw_rows(self, batch_size: int) -> list[int]:
+        """Draw row numbers uniformly with replacement, on the host."""
+        n_rows = self.states.shape[0]
+        rows: list[int] = torch.randint(n_rows, (batch_size,), generator=self._streams["pool"]).tolist()
+        return rows
+
+    def sample(self, rows: list[int]) -> State:
+        """Return the states of `rows`, a copy."""
+        return torch.stack([self.states[row] for row in rows])
+
+    def draw_seed(self) -> State:
+        """Draw one fresh seed state, (1, channels, height, width)."""
+        _, channels, size, _ = self.states.shape
+        return make_seed_state(1, channels, size, self._streams["seed_states"], self.states.device)
+
+    def commit(self, rows: list[int], states: State, keep: Bool[Tensor, ""]) -> None:
+        """Write states back to `rows`, in order, so that of a row drawn twice the last state stays.
+
+        Args:
+            rows: Row numbers, one for each state.
+            states: What the rollout ended with.
+            keep: Where false nothing is written; on the device, so that no host sync is needed.
+        """
+        for row, state in zip(rows, states, strict=True):
+            self.states[row] = torch.where(keep, state, self.states[row])

@@ -1,0 +1,1 @@
+"""Optuna storages: SQLite files and PostgreSQL servers."""

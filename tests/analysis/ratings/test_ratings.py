@@ -1,0 +1,284 @@
+"""Ratings are kept with the study, exchanged as tables, and asked for blind, in an order of each rater."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from flask.testing import FlaskClient
+from optuna.trial import TrialState
+
+from analysis.rate import APART, Queue, make_app
+from analysis.ratings.companion import RATINGS, collect
+from analysis.ratings.ratings import Rating, Ratings, main, now
+from analysis.runs import load
+from analysis.trial_pictures import read_target
+from nca.config.validation import ConfigError
+from nca.records.paths import Places
+from sweeps.admin import Studies
+from sweeps.storage.optuna_storage import open_storage
+from sweeps.study import find_study
+from tests.analysis.builders import STUDY, make_study
+from tests.analysis.mistakes import expect_refusal
+
+PORT = 8090
+OWN = {"Host": f"127.0.0.1:{PORT}", "Origin": f"http://127.0.0.1:{PORT}"}
+N_COMPLETE = 12
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    """Return a study of twelve complete trials and a failed one."""
+    return make_study(tmp_path, N_COMPLETE + 1)
+
+
+@pytest.fixture
+def ratings(places: Places) -> Ratings:
+    return Ratings(places, STUDY)
+
+
+@pytest.fixture
+def client(places: Places, ratings: Ratings) -> Iterator[FlaskClient]:
+    target = read_target(places, STUDY)
+    assert target is not None
+    with make_app(ratings, target, PORT).test_client() as client:
+        yield client
+
+
+def ask(
+    client: FlaskClient, path: str, rater: str = "ada", code: int = 200, **body: object
+) -> dict[str, object]:
+    answer = client.post(path, json={"rater": rater, **body}, headers=OWN)
+    assert answer.status_code == code, answer.text
+    return dict(json.loads(answer.text))
+
+
+def rate_everything(rater: str, n_trials: int) -> list[Rating]:
+    """Return the ratings of somebody who rates to the end, one as every other."""
+    given: list[Rating] = []
+    while True:
+        queue = Queue(STUDY, rater, range(n_trials), given)
+        look = queue.next()
+        assert (look is None) == (queue.n_left == 0)
+        if look is None:
+            return given
+        given.append(Rating(*look[:1], rater, look[1], 3, now()))
+
+
+@pytest.mark.parametrize("n_trials", [0, 1, 4, 5, 12, 60])
+def test_everything_is_shown_once_and_a_tenth_twice(n_trials: int) -> None:
+    given = rate_everything("ada", n_trials)
+    first = [r.trial for r in given if r.look == 0]
+    second = [r.trial for r in given if r.look == 1]
+    assert sorted(first) == list(range(n_trials))
+    assert len(second) == len(set(second)) == round(n_trials / 10)
+    shown = [r.trial for r in given]
+    for trial in second:
+        at, again = (i for i, number in enumerate(shown) if number == trial)
+        assert again - at > min(APART, n_trials // 3)
+
+
+def test_the_order_is_each_raters_own_and_stays() -> None:
+    ada, bob = ([r.trial for r in rate_everything(name, 30)] for name in ("ada", "bob"))
+    assert ada == [r.trial for r in rate_everything("ada", 30)]
+    assert ada != bob
+    assert ada[:30] != sorted(ada[:30])
+
+
+def test_what_is_trained_later_is_shown_too() -> None:
+    given = rate_everything("ada", 10)
+    queue = Queue(STUDY, "ada", range(12), given)
+    assert queue.n_left == 2
+    assert queue.next() in {(10, 0), (11, 0)}
+
+
+def test_ratings_are_kept_with_the_study_and_stand_in_its_table(ratings: Ratings, tmp_path: Path) -> None:
+    ratings.add(Rating(3, "ada", 0, 4, now()))
+    ratings.add(Rating(3, "ada", 1, 5, now()))
+    ratings.add(Rating(3, "bob", 0, 1, now()))
+    ratings.add(Rating(4, "bob", 0, 2, now()))
+    table = load(STUDY, runs_dir=tmp_path).set_index("trial")
+    assert table["rating"].dropna().to_dict() == {3: (4.5 + 1) / 2, 4: 2}
+    ratings.take_back(Rating(4, "bob", 0, 2, ""))
+    assert load(STUDY, runs_dir=tmp_path)["rating"].count() == 1
+
+
+def test_a_table_of_ratings_goes_out_and_in_again(
+    places: Places, ratings: Ratings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for trial in range(4):
+        ratings.add(Rating(trial, "ada of Ö", 0, trial + 0.5, now()))
+    ratings.add(Rating(0, "ada of Ö", 1, 2.5, now()))
+    out, words = tmp_path / "r.csv", [f"study={STUDY}", f"runs_dir={tmp_path}"]
+    main([*words, f"export={out}"])
+    before = ratings.all()
+    assert out.read_text().splitlines()[0] == "study,trial,rater,look,rating,at"
+    for rating in before:
+        ratings.take_back(rating)
+    assert ratings.all() == []
+    for _ in range(2):  # the second time nothing changes
+        main([*words, f"import={out}"])
+        assert ratings.all() == before
+    said = capsys.readouterr().out
+    assert f"4 of {N_COMPLETE} complete trials are rated" in said
+    assert "ada of Ö: 4 rated, 2.1 on average; 1 looked at twice, 0 rated alike, 2 apart on average" in said
+
+
+def test_of_a_table_of_several_studies_a_study_takes_its_own_lines(
+    ratings: Ratings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ratings.add(Rating(1, "ada", 0, 2, now()))
+    table, words = tmp_path / "r.csv", [f"study={STUDY}", f"runs_dir={tmp_path}"]
+    lines = [f"{STUDY},1,5,ada", f"{STUDY},2,4,ada", "petal,2,0,ada"]
+    table.write_text("\n".join(["study,trial,rating,rater", *lines]))
+    main([*words, f"import={table}"])
+    assert {(r.trial, r.rating) for r in ratings.all()} == {(1, 5), (2, 4)}
+    assert f"{table}: 2 ratings, 1 in place of others" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("study,trial,rating\npetal,1,3\nfern,1,3", f"has ratings of fern, petal, none of {STUDY}"),
+        ("trial,note\n1,x", "has no column rating"),
+        ("trial,rating\n1,3\n99,3", "line 3: trial=99: no complete trial of the study has that number"),
+        ("trial,rating\n12,3", "line 2: trial=12: no complete trial"),
+        ("trial,rating\n1,3\n1,6", "line 3: rating=6: must be a number from 0 to 5"),
+        ("trial,rating\n1,nan", "line 2: rating=nan: must be a number"),
+        ("trial,rating\n1", "line 2: rating=None: must be a number"),
+        ("trial,rating,look\n1,3,2", "line 2: look=2: must be 0 or 1"),
+        ("trial,rating,rater\n1,3,<b>", "line 2: rater=<b>: must be 1 to 40 letters"),
+        ("trial,rating,at\n1,3,yesterday", "line 2: at=yesterday: must be a time in ISO 8601"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_table_with_a_mistake_imports_nothing(
+    ratings: Ratings, tmp_path: Path, capsys: pytest.CaptureFixture[str], lines: str | None, said: str
+) -> None:
+    table = tmp_path / "r.csv"
+    if lines is not None:
+        table.write_text(lines)
+    expect_refusal(main, [f"study={STUDY}", f"import={table}", f"runs_dir={tmp_path}"], said, capsys)
+    assert ratings.all() == []
+
+
+def test_the_page_shows_target_and_output_and_nothing_that_tells(client: FlaskClient) -> None:
+    shown = ask(client, "/look")
+    assert shown.keys() == {"left", "done", "undo", "token", "target", "output"}
+    assert (shown["left"], shown["done"], shown["undo"]) == (N_COMPLETE + 1, 0, False)
+    page = client.get("/", headers=OWN)
+    assert STUDY not in page.text
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+
+
+def test_a_rating_is_kept_and_can_be_taken_back(client: FlaskClient, ratings: Ratings) -> None:
+    first = ask(client, "/look")
+    second = ask(client, "/rate", token=first["token"], rating=4)
+    assert second["output"] != first["output"]
+    assert [r.rating for r in ratings.all()] == [4]
+    again = ask(client, "/undo")
+    assert again["output"] == first["output"]
+    assert ratings.all() == []
+    ask(client, "/undo", code=409)
+    ask(client, "/rate", token=again["token"], rating=1)
+    assert [(r.rater, r.rating) for r in ratings.all()] == [("ada", 1)]
+
+
+def test_a_rating_is_kept_where_mlflow_takes_no_tag(
+    client: FlaskClient, ratings: Ratings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise ConfigError("tracking.uri=x: cannot be written")
+
+    monkeypatch.setattr(Ratings, "tag_runs", fail)
+    first = ask(client, "/look")
+    second = ask(client, "/rate", token=first["token"], rating=4)
+    assert second["done"] == 1
+    assert [r.rating for r in ratings.all()] == [4]
+    assert "cannot be written; analysis.ratings.ratings will bring the tags" in capsys.readouterr().err
+
+
+def test_two_raters_do_not_disturb_each_other(client: FlaskClient, ratings: Ratings) -> None:
+    ada, bob = ask(client, "/look"), ask(client, "/look", "bob")
+    ask(client, "/rate", "bob", token=bob["token"], rating=2)
+    ask(client, "/rate", "ada", token=ada["token"], rating=5)
+    assert {(r.rater, r.rating) for r in ratings.all()} == {("bob", 2), ("ada", 5)}
+
+
+@pytest.mark.parametrize("rating", [6, -1, 2.5, True, "3", None])
+def test_what_is_no_rating_is_refused(client: FlaskClient, ratings: Ratings, rating: object) -> None:
+    token = ask(client, "/look")["token"]
+    assert "whole number from 0 to 5" in str(
+        ask(client, "/rate", code=400, token=token, rating=rating)["error"]
+    )
+    assert ratings.all() == []
+
+
+def test_a_rating_for_what_is_shown_no_more_is_refused(client: FlaskClient, ratings: Ratings) -> None:
+    token = ask(client, "/look")["token"]
+    ask(client, "/look")  # another tab
+    assert "load the page anew" in str(ask(client, "/rate", code=409, token=token, rating=3)["error"])
+    assert ratings.all() == []
+
+
+@pytest.mark.parametrize("rater", ["", "<script>", "a" * 41, "dashboard"])
+def test_a_name_that_is_none_is_refused(client: FlaskClient, rater: str) -> None:
+    assert "rater=" in str(ask(client, "/look", rater, code=400)["error"])
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": f"127.0.0.1:{PORT}"},
+        {"Host": f"127.0.0.1:{PORT}", "Origin": "http://evil.example"},
+        {"Host": f"127.0.0.1:{PORT}", "Origin": "null"},
+        {"Host": f"127.0.0.1:{PORT}", "Origin": "http://127.0.0.1:9999"},
+        {"Host": f"evil.example:{PORT}", "Origin": f"http://evil.example:{PORT}"},
+    ],
+)
+def test_other_origins_and_hosts_are_refused(
+    client: FlaskClient, ratings: Ratings, headers: dict[str, str]
+) -> None:
+    token = ask(client, "/look")["token"]
+    for path, body in (("/look", {}), ("/rate", {"token": token, "rating": 3}), ("/undo", {})):
+        assert client.post(path, json={"rater": "ada", **body}, headers=headers).status_code == 403
+    assert ratings.all() == []
+
+
+def test_another_host_does_not_even_see_the_page(client: FlaskClient) -> None:
+    assert client.get("/", headers={"Host": f"evil.example:{PORT}"}).status_code == 403
+    assert client.get("/", headers={"Host": f"localhost:{PORT}"}).status_code == 200
+
+
+def test_the_companion_has_a_running_clone_of_every_complete_trial(places: Places, tmp_path: Path) -> None:
+    words = [f"study={STUDY}", f"runs_dir={tmp_path}"]
+    main(words)
+    main(words)  # the second time there is nothing to add
+    storage = open_storage(places.storage, create=False)
+    companion, source = find_study(storage, STUDY + RATINGS), find_study(storage, STUDY)
+    assert companion is not None
+    assert source is not None
+    clones = companion.get_trials()
+    assert [clone.user_attrs["trial"] for clone in clones] == list(range(N_COMPLETE))
+    for clone in clones:
+        assert clone.state == TrialState.RUNNING
+        assert clone.params == source.get_trials()[clone.user_attrs["trial"]].params
+    companion.tell(5, 4.0)  # as the dashboard does
+    companion.tell(6, 0.0)
+    assert [(r.trial, r.rater, r.rating) for r in collect(places, STUDY)] == [
+        (5, "dashboard", 4.0),
+        (6, "dashboard", 0.0),
+    ]
+    main(words)
+    assert load(STUDY, runs_dir=tmp_path)["rating"].count() == 2
+
+
+def test_the_companion_is_no_study_of_its_own_and_goes_with_its_study(places: Places, tmp_path: Path) -> None:
+    main([f"study={STUDY}", f"runs_dir={tmp_path}"])
+    studies = Studies(places.storage)
+    assert studies.names() == [STUDY]
+    studies.delete(STUDY, tmp_path / "artifacts" / "optuna")
+    assert find_study(open_storage(places.storage, create=False), STUDY + RATINGS) is None
+    assert [f for f in (tmp_path / "artifacts" / "optuna").rglob("*") if f.is_file()] == []

@@ -1,0 +1,206 @@
+"""The fast rollout equals the plain one, forward and backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nca.automaton.fast_rollout import Rollout
+from nca.automaton.fast_rules import fold_kernel
+from nca.automaton.model import Automaton, make_automaton, make_seed_state, plain_rollout
+from nca.automaton.seeding import Streams
+from tests.builders import CPU, RULES, automaton, generator, model_config
+
+rollout = Rollout()
+ROLLOUTS = {"plain": plain_rollout, "fast": rollout, "recompute": Rollout(recompute=True)}
+
+
+def states(model: Automaton, size: int = 16) -> Tensor:
+    return torch.rand(2, model.channels, size, size, generator=generator(1))
+
+
+def relative_error(ours: Tensor, reference: Tensor) -> float:
+    return float(((ours - reference).norm() / reference.norm()).detach())
+
+
+@pytest.mark.parametrize("mask", ["channel", "cell"])
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("filters", range(1, 21))
+def test_fast_and_plain_rollouts_agree_with_random_masks(name: str, mask: str, filters: int) -> None:
+    model = automaton(name, filters=filters, mask=mask, seed=filters)
+    state = states(model)
+    results = {kind: run(model, state, 6, generator(2)) for kind, run in ROLLOUTS.items()}
+    assert not torch.equal(results["plain"], state)
+    assert relative_error(results["fast"], results["plain"]) < 1e-5
+    assert torch.equal(results["recompute"], results["fast"])
+
+
+def gradients(run: Callable[..., Tensor], model: Automaton, ca_steps: int) -> dict[str, Tensor]:
+    model.zero_grad()
+    state = states(model).requires_grad_()
+    (run(model, state, ca_steps, generator(2)) ** 2).sum().backward()
+    by_name = {"state": state.grad, **{n: p.grad for n, p in model.named_parameters()}}
+    return {name: gradient.clone() for name, gradient in by_name.items() if gradient is not None}
+
+
+@pytest.mark.parametrize("update_rate", [0.05, 0.6, 1.0])
+@pytest.mark.parametrize("channels", [4, 13, 15, 16])
+@pytest.mark.parametrize("mask", ["channel", "cell"])
+@pytest.mark.parametrize("name", RULES)
+def test_gradients_of_fast_and_plain_rollouts_agree(
+    name: str, mask: str, channels: int, update_rate: float
+) -> None:
+    model = automaton(name, mask=mask, channels=channels, update_rate=update_rate)
+    plain, fast = (gradients(ROLLOUTS[kind], model, 5) for kind in ("plain", "fast"))
+    assert plain.keys() == fast.keys()
+    for key in plain:
+        assert relative_error(fast[key], plain[key]) < 1e-5, key
+
+
+@pytest.mark.parametrize("ca_steps", [0, 1, 2, 4, 7, 12])
+@pytest.mark.parametrize("name", RULES)
+def test_a_rollout_run_again_has_the_same_gradients(name: str, ca_steps: int) -> None:
+    model = automaton(name)
+    fast, again = (gradients(ROLLOUTS[kind], model, ca_steps) for kind in ("fast", "recompute"))
+    assert fast.keys() == again.keys()
+    assert all(torch.equal(again[key], fast[key]) for key in fast)
+
+
+def test_a_rollout_run_again_keeps_few_states() -> None:
+    model = automaton("srnca")
+    kept = {kind: Rollout(recompute=kind) for kind in (False, True)}
+    for run in kept.values():
+        run(model, states(model).requires_grad_(), 64, generator())
+    n_states = {kind: len(run.take(states(model), 1, model.channels).states) for kind, run in kept.items()}
+    assert n_states == {False: 65, True: 9}
+
+
+def test_a_rollout_run_again_takes_several_backward_passes() -> None:
+    model = automaton("srnca")
+    loss = ROLLOUTS["recompute"](model, states(model), 9, generator()).sum()
+    first, second = (torch.autograd.grad(loss, model.w0, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_a_rollout_without_gradients_keeps_one_state() -> None:
+    model, run = automaton("srnca"), Rollout()
+    with torch.no_grad():
+        run(model, states(model), 64, generator())
+    assert len(run.take(states(model), 1, model.channels).states) == 2
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_all_rollouts_take_the_same_numbers_from_the_stream(name: str) -> None:
+    model = automaton(name)
+    streams = [generator(4) for _ in ROLLOUTS]
+    for run, stream in zip(ROLLOUTS.values(), streams, strict=True):
+        gradients(lambda *arguments, run=run, stream=stream: run(*arguments[:3], stream), model, 5)
+    assert all(torch.equal(stream.get_state(), streams[0].get_state()) for stream in streams)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_fresh_rule_changes_nothing(name: str) -> None:
+    model = make_automaton(model_config(name), Streams(0, CPU))
+    assert torch.equal(rollout(model, states(model), 5, generator()), states(model))
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_no_steps_change_nothing(name: str) -> None:
+    model = automaton(name)
+    stream = generator()
+    assert torch.equal(rollout(model, states(model), 0, stream), states(model))
+    assert torch.equal(stream.get_state(), generator().get_state())
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize(("first", "second"), [(1, 3), (3, 2)])
+def test_rollouts_add_up(name: str, first: int, second: int) -> None:
+    model, stream = automaton(name), generator()
+    halfway = rollout(model, states(model), first, stream)
+    whole = rollout(model, states(model), first + second, generator())
+    assert torch.equal(whole, rollout(model, halfway, second, stream))
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_states_stay_in_unit_range_and_the_input_as_it_was(name: str) -> None:
+    model = automaton(name)
+    state = states(model)
+    before = state.clone()
+    after = rollout(model, state, 8, generator()).detach()
+    assert 0.0 <= float(after.min()) < float(after.max()) <= 1.0
+    assert torch.equal(state, before)
+
+
+def test_the_linear_rule_folds_to_one_convolution() -> None:
+    model = automaton("srnca")
+    padded = F.pad(states(model), (1, 1, 1, 1), mode="circular")
+    folded = F.conv2d(padded, fold_kernel(model))
+    assert relative_error(folded, model.delta(states(model))) < 1e-5
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_gradients_agree_on_seeds_of_a_fresh_rule(name: str) -> None:
+    """Most values of a seed state lie on the clamp's corners, where its derivative is 0."""
+    found = []
+    for run in (plain_rollout, rollout):
+        model = make_automaton(model_config(name), Streams(0, CPU))
+        state = make_seed_state(2, model.channels, 16, generator(1), CPU).requires_grad_()
+        (run(model, state, 5, generator(2)) ** 2).sum().backward()
+        found.append((state.grad, model.w1.grad))
+    for plain, fast in zip(*found, strict=True):
+        assert relative_error(fast, plain) < 1e-5
+
+
+def test_buffers_are_used_again_once_the_graph_is_gone() -> None:
+    model, rollout = automaton("srnca"), Rollout()
+    first = rollout(model, states(model), 4, generator(2))
+    second = rollout(model, states(model), 4, generator(3))
+    for output, seed in ((first, 2), (second, 3)):
+        model.zero_grad()
+        output.sum().backward()
+        fast = model.w0.grad
+        model.zero_grad()
+        plain_rollout(model, states(model), 4, generator(seed)).sum().backward()
+        assert relative_error(fast, model.w0.grad) < 1e-5
+    del first, second, output
+    spare = rollout.take(states(model), 4, model.channels)
+    rollout.give_back(spare)
+    assert rollout.take(states(model), 3, model.channels) is spare
+
+
+@pytest.mark.parametrize("kind", ROLLOUTS)
+@pytest.mark.parametrize("mask", ["channel", "cell"])
+@pytest.mark.parametrize("name", RULES)
+def test_gradients_are_those_of_finite_differences(name: str, mask: str, kind: str) -> None:
+    model = automaton(name, channels=3, hidden_channels=2, filters=6, mask=mask).double()
+    # Away from 0 and 1: the clamp has no derivative at its corners.
+    state = 0.3 + 0.4 * torch.rand(1, 3, 3, 4, generator=generator(1), dtype=torch.float64)
+    with torch.no_grad():
+        model.w1.mul_(0.05)
+    parameters = dict(model.named_parameters())
+
+    def run(state: Tensor, *weights: Tensor) -> Tensor:
+        arguments = (state, 3, generator(2))
+        values = dict(zip(parameters, weights, strict=True))
+        return torch.func.functional_call(
+            _Rollout(model, ROLLOUTS[kind]), {f"model.{k}": v for k, v in values.items()}, arguments
+        )
+
+    inputs = [state, *(parameter.detach() for parameter in parameters.values())]
+    assert torch.autograd.gradcheck(run, [tensor.requires_grad_() for tensor in inputs])
+
+
+class _Rollout(torch.nn.Module):
+    """A rollout as a module, so that its weights can be given from outside."""
+
+    def __init__(self, model: Automaton, kind: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.model = model
+        self._kind = kind
+
+    def forward(self, state: Tensor, ca_steps: int, stream: torch.Generator) -> Tensor:
+        return self._kind(self.model, state, ca_steps, stream)

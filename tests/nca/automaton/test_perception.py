@@ -1,0 +1,101 @@
+"""The kernels and what a cell sees through them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from jaxtyping import TypeCheckError
+
+from nca.automaton.perception import MAX_FILTERS, NAMED_KERNELS, make_kernels, perceive
+from tests.builders import generator
+
+
+@pytest.mark.parametrize("n_filters", range(1, MAX_FILTERS + 1))
+def test_as_many_kernels_as_asked_for_the_named_ones_first(n_filters: int) -> None:
+    kernels = make_kernels(n_filters, generator())
+    assert kernels.shape == (n_filters, 3, 3)
+    assert kernels.dtype == torch.float32
+    named = torch.tensor(NAMED_KERNELS, dtype=torch.float32)
+    assert torch.equal(kernels[:5], named[:n_filters])
+
+
+def test_named_kernels_are_what_their_names_say() -> None:
+    identity, laplacian, rows, columns, moore = make_kernels(5, None)
+    assert torch.equal(identity, torch.eye(3)[1].outer(torch.eye(3)[1]))
+    assert laplacian.sum() == 0
+    assert torch.equal(laplacian, laplacian.mT)
+    assert torch.equal(rows, columns.mT)
+    assert rows.sum() == 0
+    assert moore.sum() == 8
+    assert moore[1, 1] == 0
+
+
+@pytest.mark.parametrize("n_filters", [0, -1, 21])
+def test_other_numbers_of_kernels_are_refused(n_filters: int) -> None:
+    with pytest.raises(ValueError, match=f"n_filters={n_filters}: must be 1 to 20"):
+        make_kernels(n_filters, None)
+
+
+def test_kernels_beyond_five_are_random_and_reproducible() -> None:
+    first, second, other = (make_kernels(20, generator(seed)) for seed in (0, 0, 1))
+    assert torch.equal(first, second)
+    assert not torch.equal(first[5:], other[5:])
+    assert torch.equal(first[:5], other[:5])
+    assert len({tuple(kernel.flatten().tolist()) for kernel in first}) == 20
+    # 135 standard normal numbers: the mean has deviation 0.086, the variance 0.12.
+    assert abs(float(first[5:].mean())) < 0.4
+    assert 0.5 < float(first[5:].var()) < 1.6
+
+
+def test_identity_sees_the_cell_itself() -> None:
+    state = torch.rand(2, 3, 8, 8, generator=generator())
+    assert torch.equal(perceive(state, make_kernels(1, None)), state)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.25, 1.0])
+def test_derivatives_of_a_constant_are_0(value: float) -> None:
+    state = torch.full((1, 2, 6, 6), value)
+    seen = perceive(state, make_kernels(5, None)).view(2, 5, 6, 6)
+    assert torch.equal(seen[:, 1:4], torch.zeros(2, 3, 6, 6))
+    assert torch.equal(seen[:, 4], torch.full((2, 6, 6), 8 * value))
+
+
+@pytest.mark.parametrize("shift", [(1, 0), (0, -1), (3, 5)])
+def test_perception_commutes_with_circular_shifts(shift: tuple[int, int]) -> None:
+    state = torch.rand(2, 3, 7, 9, generator=generator(), dtype=torch.float64)
+    kernels = make_kernels(8, generator())
+    shifted = perceive(state.roll(shift, (2, 3)), kernels)
+    assert torch.allclose(shifted, perceive(state, kernels).roll(shift, (2, 3)), atol=1e-12)
+
+
+def test_perception_is_linear() -> None:
+    one, two = (torch.rand(1, 2, 5, 5, generator=generator(seed), dtype=torch.float64) for seed in (0, 1))
+    kernels = make_kernels(6, generator())
+    together = perceive(2 * one - 3 * two, kernels)
+    assert torch.allclose(together, 2 * perceive(one, kernels) - 3 * perceive(two, kernels))
+
+
+def test_channels_are_seen_alone_and_come_channel_major() -> None:
+    state = torch.rand(1, 3, 6, 6, generator=generator())
+    kernels = make_kernels(4, None)
+    seen = perceive(state, kernels)
+    assert seen.shape == (1, 12, 6, 6)
+    padded = F.pad(state, (1, 1, 1, 1), mode="circular")
+    for channel in range(3):
+        for number, kernel in enumerate(kernels):
+            alone = F.conv2d(padded[:, channel : channel + 1], kernel[None, None])
+            assert torch.allclose(seen[:, 4 * channel + number], alone[:, 0], atol=1e-6)
+
+
+def test_derivatives_point_down_and_right() -> None:
+    rows = torch.arange(6.0)[:, None].expand(6, 6)[None, None]
+    _, _, down, right = perceive(rows, make_kernels(4, None))[0, :, 3, 3]
+    assert (down, right) == (6.0, 0.0)
+    _, _, down, right = perceive(rows.mT, make_kernels(4, None))[0, :, 3, 3]
+    assert (down, right) == (0.0, 6.0)
+
+
+def test_shapes_are_checked_in_tests() -> None:
+    with pytest.raises(TypeCheckError):
+        perceive(torch.zeros(3, 8, 8), make_kernels(4, None))

@@ -1,0 +1,204 @@
+"""Composition: one line for every kind of mistake, and overrides sorted into values, studies and domains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nca.config.compose import CONF, compose_plain, read_domain, sort_overrides
+from nca.config.schema import SweepConfig, TrialConfig
+from nca.config.validation import ConfigError, build
+from sweeps.space import Choice, Interval
+
+TEXTURE = "texture=roundleaf"
+
+
+def refuse(overrides: list[str], message: str, config_name: str = "sweep") -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        compose_plain(config_name, overrides)
+    assert "\n" not in str(error.value)
+    assert str(error.value).strip() == str(error.value)
+
+
+def test_composed_values_are_plain_and_hold_no_hydra() -> None:
+    values = compose_plain("sweep", [TEXTURE])
+    assert "hydra" not in values
+    assert {type(part) for part in values.values()} <= {dict, int, str}
+    assert build(SweepConfig, values).texture.name == "roundleaf"
+
+
+def test_train_composes_without_the_sweep_parts() -> None:
+    values = compose_plain("train", [TEXTURE])
+    assert values.keys().isdisjoint({"sweep", "search", "sampler", "pruner", "executor"})
+    build(TrialConfig, values)
+
+
+def test_overrides_reach_their_values() -> None:
+    values = compose_plain("sweep", [TEXTURE, "model=relu", "model.channels=7", "++train.size=32", "seed=4"])
+    assert (values["model"]["name"], values["model"]["channels"]) == ("relu", 7)
+    assert (values["train"]["size"], values["seed"]) == (32, 4)
+
+
+def test_the_search_space_follows_the_model() -> None:
+    spaces = [compose_plain("sweep", [TEXTURE, f"model={name}"])["search"] for name in ("srnca", "relu")]
+    assert spaces[0]["train.learning_rate"].startswith("choice")
+    assert spaces[1]["train.learning_rate"].startswith("tag(log")
+
+
+def test_the_folder_of_records_is_absolute_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/somebody")
+    values = compose_plain("sweep", [TEXTURE])
+    assert values["runs_dir"] == str(tmp_path / "mlruns")
+    assert values["sweep"]["storage"] == f"sqlite:///{tmp_path}/mlruns/optuna.db"
+    assert values["tracking"]["uri"] == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
+    assert compose_plain("train", [TEXTURE, "runs_dir='~/runs'"])["runs_dir"] == "/somebody/runs"
+
+
+@pytest.mark.parametrize("config_name", ["sweep", "train"])
+def test_missing_option_lists_what_there_is(config_name: str) -> None:
+    names = ", ".join(sorted(file.stem for file in CONF.glob("texture/*.yaml")))
+    refuse([], f"^'texture' is missing: give texture=NAME, one of {names}$", config_name)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model=rellu", r"^model=rellu: must be one of relu, srnca, did you mean 'relu'\?$"),
+        ("sampler=xyz", "^sampler=xyz: must be one of cmaes, gp, grid, qmc, random, tpe$"),
+        ("experiment=set4", "^experiment=set4: must be one of .*set5, set8"),
+        ("model=null", "^model=null: must be one of relu, srnca$"),
+        ("search=null", "^search=null: must be one of fixed, quick, relu, srnca"),
+        ("tracking=true", "^tracking=true: must be one of mlflow, none$"),
+        ("pruner=3", "^pruner=3: must be one of asha, hyperband, median, none$"),
+    ],
+)
+def test_unknown_option_lists_what_there_is(override: str, message: str) -> None:
+    refuse([TEXTURE, override], message)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("modle=relu", r"^unknown key 'modle', did you mean 'model'\?$"),
+        ("model.chanels=3", r"^unknown key 'model.chanels', did you mean 'model.channels'\?$"),
+        ("train.stesp=3", r"^unknown key 'train.stesp', did you mean 'train.steps'\?$"),
+        ("sweep.n_trails=3", r"^unknown key 'sweep.n_trails', did you mean 'sweep.n_trials'\?$"),
+        ("train.steps.more=3", r"^unknown key 'train.steps.more', did you mean 'train.steps'\?$"),
+        ("zzz=3", r"^unknown key 'zzz'$"),
+        ("texture.url=${nope}", "unknown key 'nope'"),
+    ],
+)
+def test_misspelt_key_is_named_with_the_nearest(override: str, message: str) -> None:
+    refuse([TEXTURE, override], message)
+
+
+def test_key_of_another_option_is_named() -> None:
+    refuse(
+        [TEXTURE, "features=random_filters", "features.weights=a"],
+        "^'features.weights' does not belong to the chosen option of features, see conf/$",
+    )
+    refuse([TEXTURE, "texture.path=a"], "unknown key 'texture.path'")
+
+
+def test_what_belongs_to_a_sweep_is_no_part_of_a_single_run() -> None:
+    refuse([TEXTURE, "sweep.n_trials=3"], "^unknown key 'sweep.n_trials'$", "train")
+    refuse([TEXTURE, "sampler=random"], "^'sampler' is no part of nca.train$", "train")
+    refuse([TEXTURE, "experiment=quick"], "^'search' is no part of nca.train$", "train")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["texture=image"], "^'texture.path' is missing: give texture.path=VALUE$"),
+        ([TEXTURE, "~seed"], "^'seed' is missing: give seed=VALUE$"),
+        ([TEXTURE, "runs_dir=null"], "^runs_dir=None: must be text$"),
+        ([TEXTURE, "runs_dir=5"], "^runs_dir=5: must be text$"),
+    ],
+)
+def test_missing_values_are_named(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        build(SweepConfig, compose_plain("sweep", overrides))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("word", ["model.channels", "=3", "x='", "a=[1", "-x=3", "a=b=c{", ""])
+def test_what_is_no_override_is_refused(word: str) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be read as key=value \(.*\); try quotes") as error:
+        sort_overrides([word])
+    assert "\n" not in str(error.value)
+    assert f"'{word}'" in str(error.value)
+
+
+def test_overrides_are_sorted() -> None:
+    words = [
+        "seed=3",
+        "texture=roundleaf,alocasia",
+        "model.channels=6,9",
+        "train.size=32",
+        "train.learning_rate=tag(log, interval(1e-5, 1e-3))",
+    ]
+    overrides = sort_overrides(words)
+    assert overrides.plain == ["seed=3", "train.size=32"]
+    assert overrides.parts == {"texture": ["roundleaf", "alocasia"]}
+    assert overrides.domains == {
+        "model.channels": Choice((6, 9)),
+        "train.learning_rate": Interval(1e-5, 1e-3, log=True),
+    }
+
+
+def test_a_quoted_list_is_one_value() -> None:
+    assert sort_overrides(["sweep.study='a,b'"]).plain == ["sweep.study='a,b'"]
+
+
+@pytest.mark.parametrize(
+    ("text", "domain"),
+    [
+        ("choice(6, 9)", Choice((6, 9))),
+        ("6,9", Choice((6, 9))),
+        ("choice(1e-3, 1e-4)", Choice((1e-3, 1e-4))),
+        ("choice(linear, 'relu')", Choice(("linear", "relu"))),
+        ("true,null", Choice((True, None))),
+        ("range(4, 8)", Interval(4, 8, step=1)),
+        ("range(4, 8, 2)", Interval(4, 8, step=2)),
+        ("interval(0.5, 1.0)", Interval(0.5, 1.0)),
+        ("interval(1, 2)", Interval(1, 2)),
+        ("tag(log, interval(1e-5, 1e-3))", Interval(1e-5, 1e-3, log=True)),
+    ],
+)
+def test_domains_are_read(text: str, domain: Choice | Interval) -> None:
+    assert read_domain("a.b", text) == domain
+    assert sort_overrides([f"a.b={text}"]).domains == {"a.b": domain}
+
+
+@pytest.mark.parametrize("value", [40, 0.5, "relu", None, True, "[4, 5]"])
+def test_plain_values_are_no_domains(value: object) -> None:
+    assert read_domain("a.b", value) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("choice()", r"a.b=choice\(\): an empty domain; give at least one value"),
+        ("6,6", r"a.b: choice\(6, 6\) names a value twice"),
+        ("interval(1, 0.5)", r"a.b: interval\(1, 0.5\) is empty: its low end must not lie above"),
+        ("tag(log, interval(0, 1))", "a.b: .* a logarithmic interval must start above 0"),
+        ("tag(lgo, interval(1, 2))", "a.b: unknown tag 'lgo', only log"),
+        ("interval(a, b)", "cannot be read as key=value"),
+        ("[3,4],[5]", r"a.b: \[3, 4\] is not a single value"),
+        ("glob(*)", r"a.b=glob\(\*\): give the values one by one"),
+    ],
+)
+def test_bad_domains_are_refused(text: str, message: str) -> None:
+    for read in (lambda: read_domain("a.b", text), lambda: sort_overrides([f"a.b={text}"])):
+        with pytest.raises(ConfigError, match=message) as error:
+            read()
+        assert "\n" not in str(error.value)
+
+
+def test_glob_of_options_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"texture=glob\(\*\): give the values one by one"):
+        sort_overrides(["texture=glob(*)"])

@@ -1,0 +1,274 @@
+"""The schema: types, ranges, unions, and one line for every mistake."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+
+from nca.config.schema import (
+    ExecutorConfig,
+    FeaturesConfig,
+    GrayScottTexture,
+    ImageTexture,
+    ModelConfig,
+    PlantTexture,
+    PrunerConfig,
+    TrainConfig,
+    TrialConfig,
+    name_study,
+)
+from nca.config.validation import ConfigError, build, exit_on_error, flatten, nearest
+from tests.builders import model_config, train_config, trial_config
+
+MODEL = asdict(model_config())
+TRAIN = asdict(train_config())
+GRAY_SCOTT = {
+    "name": "gray_scott",
+    "source": "gray_scott",
+    "preset": "coral",
+    "feed": None,
+    "kill": None,
+    "seed": 0,
+}
+
+
+def refuse(schema: type, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        build(schema, values)
+    assert "\n" not in str(error.value)
+
+
+def test_a_config_survives_its_own_dictionary() -> None:
+    config = trial_config()
+    assert build(TrialConfig, asdict(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("key", "low", "high"),
+    [("channels", 3, 64), ("hidden_channels", 1, 1024), ("filters", 1, 20), ("update_rate", 0.01, 1.0)],
+)
+def test_model_ranges_include_their_ends(key: str, low: float, high: float) -> None:
+    for value in (low, high):
+        assert getattr(build(ModelConfig, {**MODEL, key: value}), key) == value
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("channels", 2, r"^channels=2: must be a whole number, at least 3, at most 64$"),
+        ("channels", 65, "channels=65: must be a whole number, at least 3, at most 64"),
+        ("hidden_channels", 0, "hidden_channels=0: .* at least 1, at most 1024"),
+        ("hidden_channels", 1025, "hidden_channels=1025"),
+        ("filters", 0, "filters=0: .* at least 1, at most 20"),
+        ("filters", 21, "filters=21"),
+        ("update_rate", 0, r"update_rate=0.0: must be a number, above 0.0, at most 1.0"),
+        ("update_rate", 1.0001, "update_rate=1.0001"),
+        ("activation", "tanh", "activation=tanh: must be one of linear, relu"),
+        ("mask", None, "mask=null: must be one of channel, cell"),
+        ("name", 3, "name=3: must be text"),
+    ],
+)
+def test_model_values_out_of_range_are_refused(key: str, value: Any, message: str) -> None:
+    refuse(ModelConfig, {**MODEL, key: value}, message)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("steps", 0, "steps=0: must be a whole number, at least 1"),
+        ("batch_size", 65, "batch_size=65: .* at least 1, at most 64"),
+        ("learning_rate", 0.0, "learning_rate=0.0: must be a number, above 0.0, at most 1.0"),
+        ("learning_rate", 1.5, "learning_rate=1.5"),
+        ("max_ca_steps", 1, "max_ca_steps=1: .* at least 2, at most 1024"),
+        ("size", 24, "size=24: .* at least 16, at most 1024, a multiple of 16"),
+        ("size", 1040, "size=1040"),
+        ("size", 0, "size=0"),
+        ("pool_size", 0, "pool_size=0: must be a whole number, at least 1"),
+        ("precision", "fp16", "precision=fp16: must be one of fp32, tf32, bf16"),
+        ("rollout", "slow", "rollout=slow: must be one of fast, plain"),
+        ("checkpoint_every", 0, "checkpoint_every=0"),
+        ("checkpoint_every_s", -1, r"checkpoint_every_s=-1.0: must be a number, at least 0.0"),
+    ],
+)
+def test_train_values_out_of_range_are_refused(key: str, value: Any, message: str) -> None:
+    refuse(TrainConfig, {**TRAIN, key: value}, message)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_numbers_that_are_not_finite_are_refused(value: float) -> None:
+    refuse(ModelConfig, {**MODEL, "update_rate": value}, f"update_rate={value}: must be a number")
+    refuse(TrainConfig, {**TRAIN, "learning_rate": value}, f"learning_rate={value}")
+    refuse(TrainConfig, {**TRAIN, "steps": value}, f"steps={value}: must be a whole number")
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_a_bool_is_no_number(value: bool) -> None:
+    shown = str(value).lower()
+    refuse(ModelConfig, {**MODEL, "channels": value}, f"channels={shown}: must be a whole number")
+    refuse(ModelConfig, {**MODEL, "update_rate": value}, f"update_rate={shown}: must be a number")
+    refuse(ModelConfig, {**MODEL, "activation": value}, f"activation={shown}: must be one of")
+
+
+@pytest.mark.parametrize("value", [3.0, "3", None, [3], {"a": 3}])
+def test_only_an_int_is_a_whole_number(value: Any) -> None:
+    refuse(ModelConfig, {**MODEL, "channels": value}, "channels=.*: must be a whole number")
+
+
+def test_an_int_fits_where_a_float_is_wanted_and_becomes_one() -> None:
+    rate = build(ModelConfig, {**MODEL, "update_rate": 1}).update_rate
+    assert rate == 1.0
+    assert isinstance(rate, float)
+
+
+def test_unknown_key_is_refused_with_the_nearest() -> None:
+    refuse(
+        ModelConfig, {**MODEL, "chanels": 4}, r"^unknown key 'chanels', did you mean '(hidden_)?channels'\?$"
+    )
+    refuse(ModelConfig, {**MODEL, "zzz": 4}, r"^unknown key 'zzz'$")
+
+
+def test_unknown_nested_key_is_named_in_full() -> None:
+    values = asdict(trial_config())
+    values["train"]["stesp"] = 3
+    refuse(TrialConfig, values, r"unknown key 'train\.stesp', did you mean 'steps'\?")
+
+
+def test_missing_key_says_how_to_give_it() -> None:
+    values = asdict(trial_config())
+    del values["model"]["filters"]
+    refuse(TrialConfig, values, r"^'model\.filters' is missing: give model\.filters=VALUE$")
+
+
+def test_missing_key_with_a_default_takes_it() -> None:
+    assert build(PrunerConfig, {"name": "none"}).min_resource is None
+    assert build(FeaturesConfig, {"name": "vgg16"}).weights is None
+
+
+def test_a_part_that_is_no_mapping_is_refused() -> None:
+    refuse(
+        TrialConfig, {**asdict(trial_config()), "model": "srnca"}, "model=srnca: must be one of conf/model/"
+    )
+    refuse(TrialConfig, {**asdict(trial_config()), "texture": None}, "texture=null: must be one of")
+
+
+@pytest.mark.parametrize(
+    ("values", "schema"),
+    [
+        ({"name": "roundleaf", "source": "drawn", "url": ""}, PlantTexture),
+        ({"name": "roundleaf", "source": "photo", "url": ""}, PlantTexture),
+        ({"name": "image", "source": "file", "path": "a.png"}, ImageTexture),
+        (GRAY_SCOTT, GrayScottTexture),
+    ],
+)
+def test_the_source_picks_the_kind_of_texture(values: dict[str, Any], schema: type) -> None:
+    built = build(TrialConfig, {**asdict(trial_config()), "texture": values}).texture
+    assert type(built) is schema
+    assert asdict(built) == values
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"name": "roundleaf", "source": "file", "url": ""},
+            "texture.source=file: must be one of drawn, photo",
+        ),
+        ({"name": "roundleaf", "source": "oil", "url": ""}, "texture.source=oil: .* drawn, photo"),
+        (
+            {"name": "a", "path": "a.png"},
+            "texture.source=null: .* drawn, photo, file, gray_scott",
+        ),
+        (
+            {**GRAY_SCOTT, "feed": 0.3},
+            "texture.feed=0.3: must be a number, at least 0.0, at most 0.2",
+        ),
+        ({**GRAY_SCOTT, "seed": -1}, "texture.seed=-1"),
+    ],
+)
+def test_bad_textures_are_refused(values: dict[str, Any], message: str) -> None:
+    refuse(TrialConfig, {**asdict(trial_config()), "texture": values}, message)
+
+
+def test_a_union_of_number_and_word_takes_both_and_nothing_else() -> None:
+    values = {"name": "local", "workers": 2, "threads": "auto", "gpus": 0, "trials_per_gpu": 1}
+    assert asdict(build(ExecutorConfig, values)) == {**values, "address": None, "shared_disk": None}
+    refuse(
+        ExecutorConfig,
+        {**values, "workers": "many"},
+        "workers=many: must be a whole number, at least 1, at most 1024 or auto",
+    )
+    refuse(ExecutorConfig, {**values, "workers": 0}, "workers=0")
+
+
+def test_studies_are_named_after_texture_model_and_features() -> None:
+    config = trial_config()
+    image = ImageTexture(name="image", source="file", path="/a/b/my leaf,2.tar.png")
+    simulated = GrayScottTexture(**GRAY_SCOTT)
+    assert name_study(config) == "roundleaf-srnca-random_filters"
+    assert name_study(replace(config, texture=image)) == "my_leaf_2.tar-srnca-random_filters"
+    assert name_study(replace(config, texture=simulated)) == "gray_scott_coral-srnca-random_filters"
+    assert name_study(replace(config, features=FeaturesConfig("vgg16"))) == "roundleaf-srnca-vgg16"
+
+
+def test_flatten_joins_keys_with_dots() -> None:
+    assert flatten({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a.b": 1, "a.c.d": [2], "e": None}
+    assert flatten({}) == {}
+    assert flatten({"a": 1}, "x.") == {"x.a": 1}
+
+
+def test_nearest_word_or_none() -> None:
+    assert nearest("rellu", ["srnca", "relu"]) == ", did you mean 'relu'?"
+    assert nearest("xyz", ["srnca", "relu"]) == ""
+
+
+def test_ctrl_c_is_one_line_and_exit_code_130(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end, exit_on_error():
+        raise KeyboardInterrupt
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize("then", ["time.sleep(60)", "raise AttributeError('half imported')", "pass"])
+def test_ctrl_c_ends_the_process_although_a_library_swallows_it(then: str) -> None:
+    code = f"""
+import os, signal, time
+from nca.config.validation import exit_on_error
+with exit_on_error():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except BaseException:
+        pass
+    {then}
+"""
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=50, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_a_mistake_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ending, exit_on_error():
+        raise ConfigError("seed=-1: must be a whole number, at least 0")
+    assert ending.value.code == 2
+    assert capsys.readouterr() == ("", "error: seed=-1: must be a whole number, at least 0\n")
+
+
+def test_other_errors_pass_unless_they_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyError), exit_on_error():
+        raise KeyError("a bug")
+    with pytest.raises(SystemExit) as ending, exit_on_error(LookupError):
+        raise KeyError("expected")
+    assert ending.value.code == 2
+    assert capsys.readouterr().err == "error: 'expected'\n"
+
+
+def test_the_schema_loads_the_standard_library_only() -> None:
+    code = (
+        "import sys, nca.config.schema; "
+        "print(sorted({'torch', 'hydra', 'numpy', 'optuna'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "[]\n"

@@ -1,0 +1,146 @@
+"""Pictures: sizes, frames, files."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageSequence
+
+from nca.automaton.model import make_automaton, make_seed_state, plain_rollout
+from nca.automaton.seeding import Streams
+from nca.outputs.pictures import (
+    FRAMES,
+    GAP_PX,
+    grow,
+    make_contact_sheet,
+    render_large,
+    save_growth,
+    save_loss_curve,
+    save_pixels,
+    to_pixels,
+)
+from tests.builders import CPU, automaton, generator, model_config
+
+
+def test_pixels_are_rounded_and_clamped() -> None:
+    image = torch.tensor([-1.0, 0.0, 0.5, 1.0, 2.0, 0.1]).expand(1, 3, 2, 6)
+    pixels = to_pixels(image)
+    assert pixels.shape == (2, 6, 3)
+    assert pixels.dtype == np.uint8
+    assert pixels[0, :, 1].tolist() == [0, 0, 128, 255, 255, 26]
+
+
+def test_pixels_have_rows_columns_and_colors_in_their_places() -> None:
+    image = torch.rand(1, 3, 4, 5, generator=generator())
+    pixels = to_pixels(image)
+    assert pixels[3, 1, 2] == round(float(image[0, 2, 3, 1]) * 255)
+
+
+def test_several_images_stand_side_by_side_with_a_white_gap() -> None:
+    images = torch.stack([torch.full((3, 4, 5), value) for value in (0.0, 0.2, 0.4)])
+    pixels = to_pixels(images)
+    assert pixels.shape == (4, 3 * 5 + 2 * GAP_PX, 3)
+    assert (pixels[:, :5] == 0).all()
+    assert (pixels[:, 5 : 5 + GAP_PX] == 255).all()
+    assert (pixels[:, 5 + GAP_PX : 10 + GAP_PX] == 51).all()
+    assert (pixels[:, -5:] == 102).all()
+
+
+def test_images_that_want_gradients_can_be_shown() -> None:
+    assert to_pixels(torch.zeros(1, 3, 4, 4, requires_grad=True)).shape == (4, 4, 3)
+
+
+def test_growing_starts_with_the_seed_and_follows_the_rule() -> None:
+    model = automaton("relu")
+    states = list(itertools.islice(grow(model, 16, 3, Streams(0, CPU)), 3))
+    streams = Streams(0, CPU)
+    expected = make_seed_state(1, 4, 16, streams["seed_states"], CPU)
+    assert torch.equal(states[0], expected)
+    for state in states[1:]:
+        expected = plain_rollout(model, expected, 3, streams["masks"]).detach()
+        assert torch.allclose(state, expected, atol=1e-5)
+        assert not state.requires_grad
+
+
+def test_growing_goes_on_from_a_given_state() -> None:
+    state = torch.rand(1, 4, 8, 8, generator=generator())
+    assert next(grow(automaton(), 8, 3, Streams(0, CPU), state)) is state
+
+
+def test_the_large_picture_has_four_times_the_side_and_depends_on_the_seed() -> None:
+    model = automaton("relu")
+    pixels, again, other = (render_large(model, 16, seed) for seed in (0, 0, 1))
+    assert pixels.shape == (64, 64, 3)
+    assert np.array_equal(pixels, again)
+    assert not np.array_equal(pixels, other)
+
+
+def test_the_pattern_reaches_the_corners_of_the_large_picture() -> None:
+    # A rule that only adds what the neighbors have spreads by a cell a step.
+    model = make_automaton(model_config("srnca", filters=5, update_rate=0.9), Streams(0, CPU))
+    with torch.no_grad():
+        model.w0.zero_()
+        model.w0[0, 4::5] = 1.0
+        model.w1[:, 0] = 1.0
+    assert (render_large(model, 16, 0) == 255).all()
+
+
+@pytest.mark.parametrize(("size", "side"), [(16, 256), (48, 240)])
+def test_growth_has_all_its_frames_and_a_size_to_look_at(tmp_path: Path, size: int, side: int) -> None:
+    save_growth(automaton("relu", update_rate=0.5), size, 0, tmp_path / "g.gif")
+    with Image.open(tmp_path / "g.gif") as animation:
+        assert animation.size == (side, side)
+        assert animation.info["loop"] == 0
+        durations = [frame.info["duration"] for frame in ImageSequence.Iterator(animation)]
+    # Frames without a change are merged with the one before: the time they take stays.
+    assert len(durations) > 1
+    assert sum(durations) == FRAMES * 80
+
+
+def test_pixels_come_back_from_the_file(tmp_path: Path) -> None:
+    pixels = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
+    save_pixels(pixels, tmp_path / "p.png")
+    with Image.open(tmp_path / "p.png") as image:
+        assert np.array_equal(np.asarray(image), pixels)
+
+
+def test_a_contact_sheet_shows_the_first_of_each_picture_in_order(tmp_path: Path) -> None:
+    for index in range(12):
+        save_pixels(np.full((16, 34, 3), 10 * index, np.uint8), tmp_path / f"{index}.png")
+    entries = [(tmp_path / f"{index}.png", f"trial {index}") for index in range(13)]
+    sheet = np.asarray(make_contact_sheet(entries))
+    assert sheet.shape == (2 * 152 + 8, 10 * 136 + 8, 3)
+    assert [int(sheet[8 + 64, 8 + 136 * column + 64, 0]) for column in range(10)] == list(range(0, 100, 10))
+    assert [int(sheet[8 + 152 + 64, 8 + 136 * column + 64, 0]) for column in range(3)] == [100, 110, 255]
+    assert (sheet[8 + 128 : 8 + 152, 8:136] < 128).any()  # a caption
+    assert make_contact_sheet([(tmp_path / "none.png", "")]).size == (144, 160)
+
+
+@pytest.mark.parametrize(
+    ("losses", "smoothed"),
+    [
+        ([3.0, 2.0, 1.0], [(0, 3.0), (2, 2.0)]),
+        ([3.0], []),
+        ([], []),
+        ([0.0, 1.0], []),
+        ([1.0] * 5, [(4, 1.0)]),
+    ],
+)
+def test_the_loss_curve_is_a_png(
+    tmp_path: Path, losses: list[float], smoothed: list[tuple[int, float]]
+) -> None:
+    save_loss_curve(losses, smoothed, tmp_path / "loss.png")
+    with Image.open(tmp_path / "loss.png") as image:
+        assert image.format == "PNG"
+        assert image.size == (720, 480)
+        assert np.asarray(image.convert("L")).std() > 5
+
+
+def test_the_loss_curve_shows_the_losses(tmp_path: Path) -> None:
+    for name, losses in (("a.png", [1.0, 2.0, 3.0]), ("b.png", [3.0, 2.0, 1.0])):
+        save_loss_curve(losses, [], tmp_path / name)
+    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()

@@ -1,0 +1,160 @@
+"""A trial of a texture sweep, as the engine runs it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from nca.config.schema import TrialConfig
+from nca.study.application import TextureSweep
+from nca.training.run import Outcome
+from sweeps.worker import RunningTrial
+from tests.builders import trial_config
+
+
+class Trial(RunningTrial):
+    """A trial without a study."""
+
+    def __init__(self, folder: Path, uri: str | None = None) -> None:
+        self.folder, self.links, self.lean, self.origin = folder, {}, False, 0
+        self.study_name, self.number, self.is_elsewhere = "leaf", 0, False
+        settings = {"objectives": ["final_loss"], "repeats": 1}
+        self.n_seen, self.stop_in, self.give_up_in = 0, 10**6, 10**6
+        self.config: dict[str, Any] = asdict(trial_config(folder, uri=uri)) | {"sweep": settings}
+
+    def progress(self, n_steps: int, of: int, loss: float) -> None:
+        self.n_seen += 1
+
+    def report(self, n_steps: int, value: float) -> bool:
+        return True
+
+    def stopping(self) -> bool:
+        return self.n_seen >= self.stop_in
+
+    def unwanted(self) -> bool:
+        return self.n_seen >= self.give_up_in
+
+
+@pytest.mark.parametrize("tracked", [True, False])
+def test_a_trial_finds_loaded_what_it_needs(tracked: bool, mlflow_uri: str, tmp_path: Path) -> None:
+    small = ["texture=roundleaf", "features=random_filters", "train.size=16", "train.steps=2"]
+    words = [*small, "tracking.endurance=false", f"runs_dir={tmp_path}"]
+    words.append(f"tracking.uri={mlflow_uri}" if tracked else "tracking=none")
+    program = (
+        "import sys, nca.study.application, nca.train\n"
+        f"nca.study.application.{'TextureSweep' if tracked else 'UntrackedSweep'}().warm_up()\n"
+        "before = set(sys.modules)\n"
+        f"try:\n    nca.train.main({words!r})\n"
+        "except SystemExit as end:\n    assert not end.code, end.code\n"
+        "print('loaded:', *(set(sys.modules) - before))\n"
+        "print('mlflow:', 'mlflow' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded, _, mlflow = done.stdout.rpartition("loaded:")[2].partition("mlflow: ")
+    late = [name.partition(".")[0] for name in loaded.split()]
+    assert not {"torch", "matplotlib", "pandas"} & set(late)
+    assert late.count("mlflow") + late.count("sqlalchemy") + late.count("alembic") < 30  # of hundreds
+    assert mlflow.strip() == str(tracked)
+
+
+def test_a_lean_trial_recomputes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[TrialConfig] = []
+
+    def train(config: TrialConfig, folder: Path, *_: object) -> Outcome:
+        seen.append(config)
+        return Outcome("complete", 1, {"final_loss": 0.5}, None)
+
+    monkeypatch.setattr("nca.study.application.train", train)
+    trial = Trial(tmp_path)
+    assert TextureSweep().run(trial).values == [0.5]
+    trial.lean = True
+    trial.config["train"]["cuda_graph"] = True  # refused beside recomputation
+    assert TextureSweep().run(trial).values == [0.5]
+    assert [(c.train.recompute, c.train.cuda_graph) for c in seen] == [(False, False), (True, False)]
+
+
+def test_a_trial_that_nobody_wants_ends_with_its_loss_and_picture(tmp_path: Path) -> None:
+    trial = Trial(tmp_path)
+    trial.give_up_in = 2
+    result = TextureSweep().run(trial)
+    assert (result.reason, result.values) == ("stopped", ())
+    assert result.attributes["n_steps"] == 2
+    assert result.attributes["last_loss"] > 0
+    assert "final_loss" not in result.attributes
+    assert [picture.exists() for picture in result.pictures] == [True]
+
+
+def test_only_want_of_memory_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(error: Exception) -> None:
+        def train(*_: object) -> Outcome:
+            raise error
+
+        monkeypatch.setattr("nca.study.application.train", train)
+
+    fail(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore."))
+    result = TextureSweep().run(Trial(tmp_path))
+    assert (result.reason, result.values) == ("out_of_memory", ())
+    assert result.attributes["error"] == "CUDA out of memory. Tried to allocate 2.00 GiB."
+    fail(ValueError("broken"))
+    with pytest.raises(ValueError, match="broken"):
+        TextureSweep().run(Trial(tmp_path))
+
+
+def test_a_set_is_trained_once_per_seed_and_its_objectives_are_means(tmp_path: Path) -> None:
+    trial = Trial(tmp_path)
+    trial.origin = 2
+    trial.config["sweep"] = {"objectives": ["final_loss", "n_parameters"], "repeats": 3}
+    result = TextureSweep().run(trial)
+    single = Trial(tmp_path / "single")
+    single.config["seed"] = trial.config["seed"] + 1
+    alone = TextureSweep().run(single)
+    losses = result.attributes["final_loss_of_seeds"]
+    assert len(set(losses)) == 3
+    assert losses[1] == alone.values[0]
+    assert result.values == [pytest.approx(sum(losses) / 3), alone.attributes["n_parameters"]]
+    assert result.attributes["final_loss_sd"] == pytest.approx(torch.tensor(losses).std().item(), rel=1e-4)
+    assert result.attributes["n_steps"] == 3 * alone.attributes["n_steps"]
+    assert len(result.pictures) == 3
+    assert (tmp_path / "output.png").exists()
+
+
+def test_seeds_that_are_done_are_not_trained_again(tmp_path: Path) -> None:
+    trial = Trial(tmp_path)
+    trial.config["sweep"] = {"objectives": ["final_loss"], "repeats": 2}
+    whole = TextureSweep().run(trial)
+    again = Trial(tmp_path / "again")
+    again.config["sweep"] = trial.config["sweep"]
+    again.stop_in = 14  # fetched steps: in the second seed's run, which has 12
+    stopped = TextureSweep().run(again)
+    assert stopped.reason == "interrupted"
+    again.stop_in = 10**6
+    resumed = TextureSweep().run(again)
+    assert again.n_seen < 2 * 12 + 2
+    assert resumed.values == whole.values
+
+
+def test_a_trial_whose_worker_died_before_it_told_of_the_end_is_not_trained_again(
+    tmp_path: Path, mlflow_uri: str
+) -> None:
+    trial = Trial(tmp_path, uri=mlflow_uri)
+    trial.links = TextureSweep().open_study("leaf", trial.config | {"links": {}, "uid": "ours"})
+    trial.folder = tmp_path / "trial"
+    first = TextureSweep().run(trial)
+    again = Trial(tmp_path, uri=mlflow_uri)
+    again.links, again.number = trial.links, 1
+    again.folder = trial.folder
+    second = TextureSweep().run(again)
+    assert again.n_seen == 0
+    assert (second.reason, second.values, second.pictures) == ("complete", first.values, first.pictures)
+    assert second.attributes == first.attributes
+    client = MlflowClient(mlflow_uri)
+    runs = client.search_runs([trial.links["mlflow_experiment_id"]])
+    (run,) = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    assert (run.info.status, run.data.tags["optuna_trial"]) == ("FINISHED", "1")

@@ -1,0 +1,346 @@
+"""Plans: what a command line fixes and searches, what it refuses, and what a study is called."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from nca.config.schema import FeaturesConfig
+from nca.config.validation import ConfigError
+from nca.study.plan import (
+    Plan,
+    has_study,
+    make_plans,
+    pruner_spec,
+    read_duration,
+    resolve,
+    sampler_spec,
+)
+from nca.study.trial_config import TrialComposer, study_spec
+from nca.training.preflight import identify_inputs
+from sweeps import SweepError
+from sweeps.space import Choice, Interval
+from sweeps.storage.optuna_storage import open_storage
+from sweeps.study import StudySpec, open_study
+
+TEXTURE = "texture=roundleaf"
+
+
+def plan_of(*words: str) -> Plan:
+    (plan,) = make_plans([TEXTURE, *words])
+    return plan
+
+
+def refuse(words: list[str], message: str) -> None:
+    with pytest.raises((ConfigError, SweepError), match=message) as error:
+        make_plans(words)
+    assert "\n" not in str(error.value)
+
+
+def test_the_space_is_the_studys() -> None:
+    assert plan_of().space == {
+        "model.channels": Choice((6, 9, 12, 15)),
+        "model.hidden_channels": Choice((16, 32, 64, 96)),
+        "model.filters": Choice((4, 5, 6)),
+        "model.update_rate": Interval(0.5, 1.0),
+        "train.batch_size": Choice((2, 4)),
+        "train.learning_rate": Choice((1e-3, 1e-4, 1e-5)),
+    }
+
+
+def test_domains_on_the_command_line_replace_and_extend_those_of_the_yaml() -> None:
+    space = plan_of("model.channels=6,9", "train.max_ca_steps=20,40").space
+    assert space["model.channels"] == Choice((6, 9))
+    assert space["train.max_ca_steps"] == Choice((20, 40))
+    assert space["model.filters"] == Choice((4, 5, 6))
+
+
+def test_a_plain_value_fixes_a_parameter() -> None:
+    plan = plan_of("model.channels=6", "++train.batch_size=4")
+    assert plan.space.keys().isdisjoint({"model.channels", "train.batch_size"})
+    assert (plan.config.model.channels, plan.config.train.batch_size) == (6, 4)
+    assert plan.trial_config({}, 0).model.channels == 6
+
+
+def test_a_plain_value_in_the_yaml_fixes_a_parameter_unless_the_command_line_says_more() -> None:
+    words = "search={model.channels: 6, train.batch_size: 3}"
+    plan = plan_of(words)
+    assert plan.space.keys().isdisjoint({"model.channels", "train.batch_size"})
+    assert (plan.config.model.channels, plan.config.train.batch_size) == (6, 3)
+    assert plan.trial_config({}, 0).train.batch_size == 3
+    assert plan_of(words, "model.channels=12").config.model.channels == 12
+    assert plan_of(words, "model.channels=9,12").space["model.channels"] == Choice((9, 12))
+
+
+def test_the_largest_trial_has_the_largest_of_everything_searched() -> None:
+    trial = plan_of("train.max_ca_steps=20,40", "model.activation=linear,relu").largest_trial()
+    assert (trial.model.channels, trial.model.hidden_channels, trial.model.filters) == (15, 96, 6)
+    assert (trial.train.batch_size, trial.train.max_ca_steps, trial.model.update_rate) == (4, 40, 1.0)
+    assert trial.model.activation == plan_of().config.model.activation
+
+
+def test_textures_and_models_make_a_study_each() -> None:
+    plans = make_plans(["texture=roundleaf,alocasia", "model=srnca,relu"])
+    assert [plan.name for plan in plans] == [
+        "roundleaf-srnca-auto",
+        "roundleaf-relu-auto",
+        "alocasia-srnca-auto",
+        "alocasia-relu-auto",
+    ]
+
+
+def test_each_study_searches_what_suits_its_model() -> None:
+    srnca, relu = make_plans([TEXTURE, "model=srnca,relu"])
+    assert srnca.space["train.learning_rate"] == Choice((1e-3, 1e-4, 1e-5))
+    assert relu.space["train.learning_rate"] == Interval(3e-4, 5e-3, log=True)
+    assert relu.config.model.activation == "relu"
+
+
+def test_one_name_serves_several_studies_where_it_tells_them_apart() -> None:
+    plans = make_plans(["texture=roundleaf,alocasia", "sweep.study=${texture.name}-mine"])
+    assert [plan.name for plan in plans] == ["roundleaf-mine", "alocasia-mine"]
+
+
+def test_names_of_studies(tmp_path: Path) -> None:
+    assert plan_of("sweep.study=mine").name == "mine"
+    assert plan_of("features=vgg16").name == "roundleaf-srnca-vgg16"
+    (plan,) = make_plans(["texture=image", f"texture.path={tmp_path}/leaf.png"])
+    assert plan.name == "leaf-srnca-auto"
+    assert plan.with_features(FeaturesConfig("random_filters")).name == "leaf-srnca-random_filters"
+    refuse(["texture=roundleaf,alocasia", "sweep.study=x"], "sweep.study=x: one name for 2 studies; leave it")
+    for name in ("a/b", "leaf/ratings", "..", "single-runs", "optuna"):
+        refuse(["texture=roundleaf", f"sweep.study={name}"], f"sweep.study={name}: must be a name without /")
+
+
+@pytest.mark.parametrize(
+    ("word", "domain"),
+    [
+        ("model.channels=interval(4, 8)", Interval(4, 8, integer=True)),
+        ("model.channels=range(4, 9, 2)", Interval(4, 9, step=2, integer=True)),
+        ("train.size=range(16, 64, 16)", Interval(16, 64, step=16, integer=True)),
+        ("train.size=range(16, 60, 16)", Interval(16, 60, step=16, integer=True)),
+        ("train.pool_size=range(64, 256, 64)", Interval(64, 256, step=64, integer=True)),
+        ("model.hidden_channels=tag(log, interval(8, 128))", Interval(8, 128, log=True, integer=True)),
+        ("model.update_rate=range(0.5, 1, 0.25)", Interval(0.5, 1, step=0.25)),
+    ],
+)
+def test_numbers_are_whole_where_the_schema_wants_it(word: str, domain: Interval) -> None:
+    assert plan_of(word).space[word.partition("=")[0]] == domain
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("model.channels=interval(3.5, 6)", r"model.channels=interval\(3.5, 6\): must hold whole numbers"),
+        ("model.channels=range(4, 8, 0.5)", "model.channels=.*: must hold whole numbers"),
+        ("model.channels=2,6", "model.channels=2: must be a whole number, at least 3"),
+        ("model.filters=range(19, 21)", "model.filters=21: .* at most 20"),
+        ("model.update_rate=interval(0, 1)", "model.update_rate=0.0: must be a number, above 0.0"),
+        ("train.size=interval(16, 64)", "train.size=17: .* a multiple of 16"),
+        ("train.size=range(16, 64, 8)", "train.size=24: .* a multiple of 16"),
+        ("model.mask=cell,chanel", "model.mask=chanel: must be one of channel, cell"),
+        ("model.channels=six,nine", "model.channels=six: must be a whole number"),
+    ],
+)
+def test_domains_outside_the_schema_are_refused(word: str, message: str) -> None:
+    refuse([TEXTURE, word], message)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("train.steps=3,4", "^train.steps cannot be searched, only model.activation, "),
+        ("model.name=a,b", "^model.name cannot be searched, only "),
+        ("train.checkpoint_every=1,2", "^train.checkpoint_every cannot be searched"),
+        ("seed=1,2", "^seed cannot be searched"),
+        ("texture.name=a,b", "^texture.name cannot be searched"),
+        ("model.chanels=6,9", r"^unknown key 'model.chanels', did you mean 'model.channels'\?$"),
+        ("sampler=tpe,random", "^sampler=tpe,random: takes one name; only texture, model, features take"),
+        ("experiment=set5,set8", "^experiment=set5,set8: takes one name"),
+        ("sweep.n_trials=0", "^sweep.n_trials=0: must be a whole number, at least 1$"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused(word: str, message: str) -> None:
+    refuse([TEXTURE, word], message)
+
+
+def test_a_published_set_is_a_study_without_a_search() -> None:
+    plan = plan_of("experiment=set5", "search=fixed")
+    assert (plan.space, plan.config.model.hidden_channels, plan.config.model.channels) == ({}, 96, 15)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["sweep.objectives=[final_loss,speed]"],
+            r"^sweep.objectives=.*speed.*: must be a list \[A,B\], each one",
+        ),
+        (["sweep.objectives=[]"], r"^sweep.objectives=\[\]: must be a list"),
+        (["sweep.objectives=final_loss"], "^sweep.objectives=final_loss: must be a list"),
+        (["sweep.objectives=[final_loss,final_loss]"], "names one twice$"),
+        (
+            ["sweep.objectives=[final_loss,n_parameters]", "pruner=asha"],
+            r"^pruner=asha: ends trials by one objective, not by the 2 of sweep.objectives=\[final_loss,n_p",
+        ),
+        (
+            [
+                "sweep.objectives=[final_loss,n_parameters]",
+                "sampler=cmaes",
+                "search=fixed",
+                "model.update_rate=interval(0.5,1)",
+                "train.learning_rate=interval(1e-4,1e-3)",
+            ],
+            "^sampler=cmaes minimizes one objective, not 2; use sampler=tpe$",
+        ),
+        (["sweep.repeats=0"], "^sweep.repeats=0: must be a whole number, at least 1, at most 100$"),
+    ],
+)
+def test_wrong_objectives_and_repeats_are_refused(words: list[str], message: str) -> None:
+    refuse([TEXTURE, *words], message)
+
+
+def test_ten_sets_are_the_same_for_every_texture() -> None:
+    (roundleaf, alocasia) = make_plans(["texture=roundleaf,alocasia", "experiment=ten_sets"])
+    assert sampler_spec(roundleaf.config) == sampler_spec(alocasia.config)
+    assert (roundleaf.config.sampler.name, roundleaf.config.sweep.n_trials) == ("random", 10)
+    assert roundleaf.space == alocasia.space
+
+
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        ("cmaes", "sampler=cmaes draws from intervals and ranges only, not from .* model.channels"),
+        ("qmc", "sampler=qmc draws from intervals and ranges only"),
+        ("grid", "sampler=grid needs choices or ranges, and model.update_rate is an interval"),
+    ],
+)
+def test_samplers_that_cannot_draw_from_the_space_are_refused(sampler: str, message: str) -> None:
+    refuse([TEXTURE, f"sampler={sampler}"], message)
+
+
+def test_a_trial_is_the_plan_with_the_drawn_values_and_its_own_seed() -> None:
+    plan = plan_of("seed=100", "model.activation=linear,relu").with_features(FeaturesConfig("random_filters"))
+    drawn = {"model.channels": 9, "train.learning_rate": 1e-5, "model.activation": "relu"}
+    trial = plan.trial_config(drawn, 7)
+    assert (trial.model.channels, trial.train.learning_rate, trial.model.activation) == (9, 1e-5, "relu")
+    assert trial.seed == 107
+    assert trial.features == FeaturesConfig("random_filters")
+    assert trial.model.hidden_channels == plan.config.model.hidden_channels
+
+
+def test_a_trial_is_refused_once_the_texture_or_conf_have_changed(tmp_path: Path) -> None:
+    picture = tmp_path / "leaf.png"
+    Image.new("RGB", (32, 32), "green").save(picture)
+    words = ["texture=image", f"texture.path={picture}", "features=random_filters", "train.size=16"]
+    (plan,) = make_plans([*words, "train.steps=7"])
+    compose = TrialComposer(plan, identify_inputs(plan.trial_config({}, 0)))
+    drawn = {"model.channels": 9, "train.learning_rate": 1e-5}
+    assert compose(drawn, 3)["seed"] == 3
+    os.utime(picture, (0, 0))  # the same picture
+    assert compose(drawn, 4)["train"]["learning_rate"] == 1e-5
+    Image.new("RGB", (32, 32), "red").save(picture)
+    with pytest.raises(SweepError, match=r"was begun with another config: texture\.hash .* -> "):
+        compose(drawn, 5)
+    Image.new("RGB", (32, 32), "green").save(picture)
+    assert compose(drawn, 5)["seed"] == 5
+    plan.overrides[plan.overrides.index("train.steps=7")] = "train.steps=8"  # as conf/ may say by now
+    with pytest.raises(SweepError, match=r"train\.steps 7 -> 8"):
+        compose(drawn, 6)
+    picture.unlink()
+    with pytest.raises(ConfigError, match=r"leaf\.png"):
+        compose(drawn, 6)
+
+
+def test_null_can_be_drawn() -> None:
+    plan = plan_of("train.pool_size=null,32")
+    assert plan.trial_config({"train.pool_size": None}, 0).train.pool_size is None
+    assert plan.trial_config({"train.pool_size": 32}, 0).train.pool_size == 32
+
+
+def test_the_fixed_values_of_a_study_hold_hashes_instead_of_paths(tmp_path: Path) -> None:
+    words = ["texture=image", f"texture.path={tmp_path}/a.png", "features=vgg16", "features.weights=/x.pt"]
+    (plan,) = make_plans([*words, f"runs_dir={tmp_path}"])
+    identity = {"texture.hash": "abc", "features.hash": "def"}
+    spec = study_spec(plan, identity)
+    assert spec.fixed.items() >= identity.items()
+    assert str(tmp_path) not in str(spec.fixed)
+    assert "/x.pt" not in str(spec.fixed)
+    assert spec.fixed.keys().isdisjoint(plan.space)
+    assert spec.storage == f"sqlite:///{tmp_path}/optuna.db"
+    assert spec.space == plan.space
+
+
+def test_only_what_a_result_depends_on_is_fixed() -> None:
+    spec = study_spec(plan_of(), {})
+    same = ["device=cpu", "tracking=none", "runs_dir=/x", "train.checkpoint_every=9", "train.rollout=plain"]
+    same += ["sampler=random", "pruner=asha", "sweep.n_trials=9", "sweep.seed=9", "executor.workers=3"]
+    assert study_spec(plan_of(*same), {}).fixed == spec.fixed
+    for word in ("train.steps=9", "seed=9", "model.mask=cell", "train.size=64", "train.precision=bf16"):
+        assert study_spec(plan_of(word), {}).fixed != spec.fixed, word
+
+
+def test_sampler_and_pruner_specs_hold_the_chosen_options() -> None:
+    config = plan_of("sampler=gp", "sampler.n_startup_trials=3", "sweep.seed=5", "pruner=asha").config
+    sampler, pruner = sampler_spec(config), pruner_spec(config)
+    assert (sampler.name, sampler.seed, sampler.options) == ("gp", 5, {"n_startup_trials": 3})
+    assert (pruner.name, pruner.max_resource) == ("asha", 16384)
+    assert pruner.options == {"min_resource": 512, "reduction_factor": 4}
+
+
+class TestResolve:
+    """What features=auto becomes."""
+
+    @pytest.fixture(autouse=True)
+    def _offline(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+        monkeypatch.setattr("nca.loss.vgg_weights._can_download", lambda: False)
+
+    def test_asked_for_stays(self, tmp_path: Path) -> None:
+        plan = plan_of("features=vgg16", f"runs_dir={tmp_path}")
+        assert resolve(plan) == (plan, "")
+
+    def test_offline_is_random_filters_with_a_warning(self, tmp_path: Path) -> None:
+        plan, note = resolve(plan_of(f"runs_dir={tmp_path}"))
+        assert plan.name == "roundleaf-srnca-random_filters"
+        assert note.startswith("warning: features=auto: VGG-16's weights are neither cached nor")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_downloadable_is_vgg16(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("nca.loss.vgg_weights._can_download", lambda: True)
+        plan, note = resolve(plan_of(f"runs_dir={tmp_path}"))
+        assert (plan.name, note) == ("roundleaf-srnca-vgg16", "features=auto: vgg16")
+
+    @pytest.mark.parametrize("kind", ["vgg16", "random_filters"])
+    @pytest.mark.parametrize("online", [True, False])
+    def test_an_existing_study_decides(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, online: bool
+    ) -> None:
+        monkeypatch.setattr("nca.loss.vgg_weights._can_download", lambda: online)
+        plan = plan_of(f"runs_dir={tmp_path}")
+        name = f"roundleaf-srnca-{kind}"
+        storage = open_storage(plan.config.sweep.storage)
+        open_study(StudySpec(name, plan.config.sweep.storage, plan.space, {}), storage)
+        found, note = resolve(plan)
+        assert found.name == name
+        assert note == f"features=auto: {kind}, as study {name} already uses it"
+
+    def test_looking_for_a_study_creates_nothing(self, tmp_path: Path) -> None:
+        assert not has_study(plan_of(f"runs_dir={tmp_path}"))
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("45s", 45), ("1.5 min", 90), ("2h", 7200), ("1d", 86400)])
+def test_durations_have_a_unit(text: str, seconds: float) -> None:
+    assert read_duration("sweep.timeout", text) == seconds
+
+
+@pytest.mark.parametrize("text", ["2", "h", "-1h", "0s", "2 hours", "1e3s"])
+def test_other_durations_are_refused(text: str) -> None:
+    refuse(
+        [TEXTURE, f"sweep.timeout='{text}'"],
+        f"sweep.timeout={text}: must be a number and s, min, h or d, as 90min",
+    )

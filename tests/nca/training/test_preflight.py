@@ -1,0 +1,66 @@
+"""What is refused before anything is created, and what identifies a run's inputs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from nca.config.schema import FeaturesConfig, ImageTexture
+from nca.config.validation import ConfigError
+from nca.textures.load import load_pixels, texture_hash
+from nca.training.device import pick_device
+from nca.training.preflight import check_inputs, check_surroundings
+from tests.builders import CPU, trial_config, vgg_weights
+
+
+def test_inputs_are_identified_by_their_content(tmp_path: Path) -> None:
+    config = trial_config()
+    identity = check_inputs(config)
+    assert identity == {
+        "texture.hash": texture_hash(load_pixels(config.texture, 16)),
+        "features.hash": "random_filters",
+    }
+    larger = replace(config, train=replace(config.train, size=32))
+    assert check_inputs(larger)["texture.hash"] != identity["texture.hash"]
+    save_file(vgg_weights(), tmp_path / "w.safetensors")
+    given = FeaturesConfig("vgg16", str(tmp_path / "w.safetensors"))
+    assert len(check_inputs(replace(config, features=given))["features.hash"]) == 64
+
+
+def test_surroundings_are_checked_without_creating_anything(tmp_path: Path) -> None:
+    check_surroundings(trial_config(tmp_path / "a" / "b"))
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"runs_dir=.*/file/runs: .*/file is not a folder"):
+        check_surroundings(trial_config(tmp_path / "file" / "runs"))
+    missing = ImageTexture(name="image", source="file", path=str(tmp_path / "no.png"))
+    with pytest.raises(ConfigError, match=r"no\.png does not exist"):
+        check_surroundings(trial_config(tmp_path, texture=missing))
+
+
+def test_a_folder_that_cannot_be_written_is_refused() -> None:
+    # Not even the superuser, who may write everywhere, makes a folder here.
+    with pytest.raises(
+        ConfigError, match=r"runs_dir=/proc/runs: /proc is not writable; give runs_dir=FOLDER"
+    ):
+        check_surroundings(trial_config("/proc/runs"))
+
+
+def test_devices_are_picked_by_name() -> None:
+    assert pick_device("cpu") == CPU
+    assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("name", ["", "gpu", "cpu:0", "cuda:", "cuda:x", "cuda:-1", "CPU"])
+def test_unknown_devices_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"device={name}: must be auto, cuda, cuda:N or cpu"):
+        pick_device(name)
+
+
+def test_a_gpu_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"device=cuda:99: \d+ CUDA devices found here; use device=cpu"):
+        pick_device("cuda:99")

@@ -1,0 +1,70 @@
+"""Where a run came from."""
+
+from __future__ import annotations
+
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+
+from nca.training.provenance import PACKAGES, describe_run, git_state
+from tests.builders import CPU
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for variable in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+        monkeypatch.delenv(variable, raising=False)
+    git(tmp_path, "init", "--quiet")
+    (tmp_path / "file").write_text("one")
+    git(tmp_path, "add", "file")
+    git(tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--message", "first")
+    return tmp_path
+
+
+def git(folder: Path, *words: str) -> str:
+    run = subprocess.run(["git", "-C", folder, *words], capture_output=True, text=True, check=True)
+    return run.stdout.strip()
+
+
+def test_a_clean_checkout_has_its_commit(repository: Path) -> None:
+    assert git_state(repository) == (git(repository, "rev-parse", "HEAD"), "false")
+
+
+def test_a_changed_file_is_dirty_and_a_new_one_is_not(repository: Path) -> None:
+    (repository / "new").touch()
+    assert git_state(repository)[1] == "false"
+    (repository / "file").write_text("two")
+    assert git_state(repository)[1] == "true"
+
+
+def test_a_folder_below_counts_too(repository: Path) -> None:
+    (repository / "below").mkdir()
+    assert git_state(repository / "below") == git_state(repository)
+
+
+def test_outside_of_git_nothing_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert git_state(tmp_path) == ("unknown", "unknown")
+    assert git_state(tmp_path / "missing") == ("unknown", "unknown")
+
+
+def test_without_git_nothing_is_known(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert git_state(repository) == ("unknown", "unknown")
+
+
+def test_a_repository_without_commits_is_unknown(tmp_path: Path) -> None:
+    git(tmp_path, "init", "--quiet")
+    assert git_state(tmp_path) == ("unknown", "unknown")
+
+
+def test_a_run_is_described_by_text_only() -> None:
+    tags = describe_run(CPU)
+    assert all(isinstance(value, str) and value for value in tags.values())
+    assert tags["device"] == "cpu"
+    assert tags["threads"] == str(torch.get_num_threads())
+    assert {f"version.{package}": version(package) for package in PACKAGES}.items() <= tags.items()
+    assert tags.keys() >= {"git_commit", "git_dirty", "device_name", "host", "python"}

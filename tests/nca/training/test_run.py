@@ -1,0 +1,304 @@
+"""One training run from config to outcome: what is recorded, saved and taken up again."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from nca.config.schema import FeaturesConfig, ImageTexture, TrialConfig
+from nca.config.validation import ConfigError, build, flatten
+from nca.loss.style import StyleLoss
+from nca.tracking import NullTracker
+from nca.training.run import (
+    Outcome,
+    build_trainer,
+    is_picture_step,
+    peak_memory_mb,
+    train,
+)
+from nca.training.trainer import smoothed_loss
+from tests.builders import CPU, RULES, trial_config, vgg_weights
+from tests.recorded import STEPS, FakeListener, Recorded
+
+FILES = {
+    "output.png",
+    "output_large.png",
+    "target.png",
+    "growth.gif",
+    "loss.png",
+    "model.safetensors",
+    "config.yaml",
+    "viewer.html",
+}
+OF_COMPLETE_RUNS = {"stages.png", "healing.gif"}
+
+
+@pytest.fixture
+def recorded(tmp_path: Path, mlflow_uri: str) -> Recorded:
+    return Recorded(tmp_path, mlflow_uri)
+
+
+def train_untracked(config: TrialConfig, folder: Path, listener: FakeListener | None = None) -> Outcome:
+    return train(config, folder, NullTracker(), listener or FakeListener())
+
+
+def test_a_complete_run_is_recorded(recorded: Recorded) -> None:
+    listener = FakeListener()
+    outcome = recorded.train(listener)
+    losses = list(listener.losses.values())
+    assert (outcome.reason, outcome.n_steps) == ("complete", STEPS)
+    assert list(listener.losses) == list(range(1, STEPS + 1))
+    assert recorded.losses == losses
+
+    run = recorded.run
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {key: str(v) for key, v in flatten(yaml_of(recorded)).items()}
+    assert run.data.tags["reason"] == "complete"
+    assert run.data.tags["features.hash"] == "random_filters"
+    assert len(run.data.tags["texture.hash"]) == 64
+    assert run.data.tags.keys() >= {"git_commit", "version.torch", "host"}
+    assert recorded.image_steps == [0, 1, 3, 7, 11]
+    assert recorded.artifacts >= FILES
+
+    metrics = outcome.metrics
+    assert metrics["final_loss"] == losses[-1]
+    assert metrics["final_loss_median"] == smoothed_loss(losses)
+    energy = build_trainer(recorded.config, CPU).target_energy
+    assert metrics["final_loss_relative"] == pytest.approx(losses[-1] / energy)
+    assert metrics["seconds_per_step"] > 0
+    assert metrics["peak_memory_mb"] > 10
+    assert metrics["n_parameters"] == 4 * 6 * 8 + 8 * 4
+    assert {key: run.data.metrics[key] for key in metrics} == metrics
+    (final,) = recorded.client.get_metric_history(recorded.run_id, "final_loss")
+    assert final.step == STEPS - 1
+
+
+def yaml_of(recorded: Recorded) -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load(recorded.path_of("config.yaml").read_text())
+    assert build(TrialConfig, values) == recorded.config
+    return values
+
+
+def test_a_complete_run_leaves_its_output_and_outcome_and_nothing_else(recorded: Recorded) -> None:
+    outcome = recorded.train()
+    assert outcome.picture == recorded.folder / "output.png"
+    assert {path.name for path in recorded.folder.iterdir()} == {
+        "outcome.json",
+        "output.png",
+        "target.png",
+    }
+    assert Outcome.load(recorded.folder) == outcome
+    assert outcome.run_id == recorded.run_id
+    with Image.open(outcome.picture) as image:
+        assert image.size == (16 + 2 + 16, 16)
+
+
+def test_the_next_run_in_the_same_folder_is_a_new_one(recorded: Recorded) -> None:
+    recorded.train()
+    first = recorded.run_id
+    recorded.train()
+    assert recorded.run_id != first
+    assert len(recorded.losses) == STEPS
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_without_a_tracker_the_files_stay_in_the_folder(tmp_path: Path, rule: str) -> None:
+    config = trial_config(tmp_path, rule=rule)
+    config = replace(config, tracking=replace(config.tracking, endurance=True))
+    outcome = train_untracked(config, tmp_path / "trial")
+    assert outcome.reason == "complete"
+    assert {path.name for path in (tmp_path / "trial").iterdir()} == {
+        "artifacts",
+        "outcome.json",
+        "output.png",
+        "target.png",
+    }
+    files = tmp_path / "trial" / "artifacts"
+    assert {path.name for path in files.iterdir()} == FILES | OF_COMPLETE_RUNS
+    assert {"loss_at_1000", "loss_at_3000", "loss_after_damage"} <= set(outcome.metrics)
+    sizes = {"target.png": (16, 16), "output_large.png": (64, 64), "growth.gif": (256, 256)}
+    for name, size in sizes.items():
+        with Image.open(files / name) as image:
+            assert image.size == size
+    assert load_file(files / "model.safetensors")["kernels"].shape == (6, 3, 3)
+
+
+def test_a_pruned_run_is_killed_and_keeps_its_files(recorded: Recorded) -> None:
+    listener = FakeListener(prune_at=4)
+    outcome = recorded.train(listener)
+    assert (outcome.reason, outcome.n_steps) == ("pruned", 4)
+    assert outcome.picture is not None
+    assert outcome.picture.exists()
+    assert recorded.run.info.status == "KILLED"
+    assert recorded.run.data.tags["reason"] == "pruned"
+    assert recorded.losses == list(listener.losses.values())
+    assert len(recorded.losses) == 4
+    assert recorded.artifacts >= FILES
+    assert not recorded.artifacts & OF_COMPLETE_RUNS
+    metrics = recorded.run.data.metrics
+    assert "loss_at_1000" not in metrics
+    assert metrics["last_loss"] == outcome.metrics["last_loss"] == recorded.losses[-1]
+    assert metrics["last_loss_median"] == smoothed_loss(recorded.losses)
+    assert metrics["seconds_per_step"] > 0
+    assert "final_loss" not in metrics
+    assert not (recorded.folder / "checkpoints").exists()
+    assert not (recorded.folder / "run_id").exists()
+
+
+def test_reports_are_the_smoothed_losses_but_not_the_last(tmp_path: Path) -> None:
+    listener = FakeListener()
+    train_untracked(trial_config(tmp_path), tmp_path / "trial", listener)
+    losses = list(listener.losses.values())
+    assert list(listener.reports) == list(range(1, STEPS))
+    assert all(value == smoothed_loss(losses[:n]) for n, value in listener.reports.items())
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path, mlflow_uri: str, rule: str) -> None:
+    whole = Recorded(tmp_path / "whole", mlflow_uri, rule=rule)
+    whole.train()
+    parts = Recorded(tmp_path / "parts", mlflow_uri, rule=rule)
+    for stop_at in (3, 9):
+        outcome = parts.train(FakeListener(stop_at=stop_at))
+        assert outcome == Outcome("interrupted", stop_at, {}, None)
+        assert parts.run.info.status == "KILLED"
+        assert parts.run.data.tags["reason"] == "interrupted"
+        assert len(parts.losses) == stop_at
+        first = parts.run_id
+    listener = FakeListener()
+    outcome = parts.train(listener)
+    assert outcome.reason == "complete"
+    assert list(listener.losses) == [10, 11, 12]
+    assert list(listener.reports) == [10, 11]
+    assert parts.run_id == first
+    assert parts.run.info.status == "FINISHED"
+    assert parts.losses == whole.losses
+    assert parts.image_steps == whole.image_steps
+    assert parts.artifacts == whole.artifacts
+    assert parts.weights.keys() == whole.weights.keys()
+    for name, tensor in parts.weights.items():
+        assert torch.equal(tensor, whole.weights[name]), name
+    assert not (parts.folder / "checkpoints").exists()
+
+
+def test_stopping_after_the_last_step_is_complete(tmp_path: Path) -> None:
+    outcome = train_untracked(trial_config(tmp_path), tmp_path / "trial", FakeListener(stop_at=STEPS))
+    assert outcome.reason == "complete"
+
+
+def test_a_crashed_run_is_failed_and_goes_on_from_its_checkpoint(
+    tmp_path: Path, mlflow_uri: str, recorded: Recorded
+) -> None:
+    with pytest.raises(ZeroDivisionError, match="on purpose"):
+        recorded.train(FakeListener(fail_at=10))
+    assert recorded.run.info.status == "FAILED"
+    assert recorded.run.data.tags["reason"] == "crashed"
+    trace = recorded.client.download_artifacts(recorded.run_id, "traceback.txt", str(tmp_path))
+    assert Path(trace).read_text().endswith("ZeroDivisionError: on purpose\n")
+    kept = sorted(path.stem for path in (recorded.folder / "checkpoints").iterdir())
+    assert kept == ["00000004", "00000008"]
+    crashed, listener = recorded.run_id, FakeListener()
+    outcome = recorded.train(listener)
+    assert (outcome.reason, recorded.run_id) == ("complete", crashed)
+    assert list(listener.losses) == [9, 10, 11, 12]
+    whole = Recorded(tmp_path / "whole", mlflow_uri)
+    whole.train()
+    assert recorded.losses == whole.losses
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 2 bytes."),
+    ],
+)
+def test_out_of_memory_has_a_reason_of_its_own(recorded: Recorded, error: Exception) -> None:
+    with pytest.raises(type(error)):
+        recorded.train(FakeListener(fail_at=10, error=error))
+    assert recorded.run.info.status == "FAILED"
+    assert recorded.run.data.tags["reason"] == "out_of_memory"
+
+
+def test_checkpoints_wait_for_their_seconds(tmp_path: Path) -> None:
+    config = trial_config(tmp_path, train={"checkpoint_every_s": 3600.0})
+    with pytest.raises(ZeroDivisionError):
+        train_untracked(config, tmp_path / "trial", FakeListener(fail_at=10))
+    assert not (tmp_path / "trial" / "checkpoints").exists()
+
+
+def test_an_input_that_has_gone_fails_the_run(tmp_path: Path, mlflow_uri: str) -> None:
+    path = tmp_path / "leaf.png"
+    Image.new("RGB", (16, 16), "red").save(path)
+    texture = ImageTexture(name="image", source="file", path=str(path))
+    recorded = Recorded(tmp_path, mlflow_uri, texture=texture)
+    path.unlink()
+    with pytest.raises(ConfigError, match=r"leaf\.png does not exist"):
+        recorded.train()
+    assert recorded.run.info.status == "FAILED"
+
+
+class DivergingLoss(StyleLoss):
+    """A style loss that is not a number from its sixth call on."""
+
+    n_calls = itertools.count()
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return super().__call__(images) * (torch.nan if next(self.n_calls) >= 5 else 1.0)
+
+
+def test_a_diverged_run_keeps_its_last_finite_picture(
+    recorded: Recorded, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("nca.training.run.StyleLoss", DivergingLoss)
+    listener = FakeListener()
+    outcome = recorded.train(listener)
+    assert (outcome.reason, outcome.n_steps) == ("diverged", 5)
+    assert outcome.metrics["last_loss"] == listener.losses[5]
+    assert "not finite at step 5; try a lower learning rate" in capsys.readouterr().out
+    assert recorded.run.info.status == "FAILED"
+    assert recorded.run.data.tags["reason"] == "diverged"
+    assert recorded.losses == list(listener.losses.values())
+    assert len(recorded.losses) == 5
+    assert outcome.picture is not None
+    with Image.open(outcome.picture) as image:
+        assert len(image.getcolors(maxcolors=10_000)) > 2
+    assert recorded.artifacts >= FILES - {"output_large.png", "growth.gif", "viewer.html"}
+    assert not (recorded.folder / "checkpoints").exists()
+
+
+def test_divergence_at_the_first_step_keeps_the_seed(tmp_path: Path) -> None:
+    path = tmp_path / "huge.safetensors"
+    save_file({key: 1e20 * tensor for key, tensor in vgg_weights().items()}, path)
+    config = trial_config(tmp_path, features=FeaturesConfig("vgg16", str(path)))
+    outcome = train_untracked(config, tmp_path / "trial")
+    assert (outcome.reason, outcome.n_steps) == ("diverged", 0)
+    assert outcome.picture is not None
+    assert outcome.picture.exists()
+
+
+def test_the_pool_holds_64_states_per_batch_row_unless_told_otherwise() -> None:
+    sizes = [
+        build_trainer(trial_config(train={"pool_size": pool_size, "batch_size": 3}), CPU)._pool.states.shape
+        for pool_size in (None, 5)
+    ]
+    assert [shape[0] for shape in sizes] == [192, 5]
+
+
+def test_pictures_are_taken_ever_more_rarely_and_at_the_end() -> None:
+    assert [step for step in range(100) if is_picture_step(step, 100)] == [0, 1, 3, 7, 15, 31, 63, 99]
+    assert is_picture_step(0, 1)
+
+
+def test_memory_is_counted_in_megabytes() -> None:
+    assert 50 < peak_memory_mb(CPU) < 1e5

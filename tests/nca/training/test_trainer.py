@@ -1,0 +1,326 @@
+"""The training loop: order of events, divergence, no host sync, and the same numbers in another process."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from nca.automaton.model import make_automaton
+from nca.automaton.seeding import Streams
+from nca.loss.features import RandomFilters, Vgg16
+from nca.loss.style import StyleLoss
+from nca.training.pool import Pool
+from nca.training.run import build_trainer
+from nca.training.trainer import LOSS_BLOCK, DivergedError, Trainer, smoothed_loss
+from tests.builders import CPU, RULES, generator, model_config, train_config, trial_config, vgg_weights
+
+META = torch.device("meta")
+
+
+def make_trainer(**changes: Any) -> Trainer:
+    return build_trainer(trial_config(**changes), CPU)
+
+
+def snapshot(trainer: Trainer) -> dict[str, Tensor]:
+    tensors = trainer.state().tensors
+    kept = ("model.", "optimizer.", "pool", "output")
+    return {name: tensor.detach().clone() for name, tensor in tensors.items() if name.startswith(kept)}
+
+
+class RecordedPool(Pool):
+    """A pool that writes down what is asked of it."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.events: list[tuple[str, Any]] = []
+        super().__init__(*arguments)
+
+    def draw_rows(self, batch_size: int) -> list[int]:
+        rows = super().draw_rows(batch_size)
+        self.events.append(("rows", rows))
+        return rows
+
+    def sample(self, rows: list[int]) -> Tensor:
+        self.events.append(("sample", rows))
+        return super().sample(rows)
+
+    def draw_seed(self) -> Tensor:
+        seed = super().draw_seed()
+        self.events.append(("seed", seed))
+        return seed
+
+    def commit(self, rows: list[int], states: Tensor, keep: Tensor) -> None:
+        self.events.append(("commit", (rows, states.clone(), bool(keep))))
+        super().commit(rows, states, keep)
+
+
+class RecordedTrainer(Trainer):
+    """A trainer that writes down the lengths of its rollouts."""
+
+    def draw_ca_steps(self) -> int:
+        ca_steps = super().draw_ca_steps()
+        self._pool.events.append(("ca_steps", ca_steps))
+        return ca_steps
+
+
+class PoisonedLoss(StyleLoss):
+    """A style loss that is not finite, or whose gradient is not, at one of its calls."""
+
+    def __init__(self, *arguments: Any, call: int, kind: str) -> None:
+        super().__init__(*arguments)
+        self.calls, self._call, self._kind = 0, call, kind
+
+    def __call__(self, images: Tensor) -> Tensor:
+        loss = super().__call__(images)
+        self.calls += 1
+        if self.calls - 1 != self._call:
+            return loss
+        if self._kind == "gradient":  # sqrt has an infinite slope at 0
+            return loss + (images - images.detach()).abs().sqrt().sum()
+        return loss * {"nan": math.nan, "inf": math.inf}[self._kind]
+
+
+def assemble(
+    trainer_type: type[Trainer] = Trainer,
+    pool_type: type[Pool] = Pool,
+    device: torch.device = CPU,
+    poison: dict[str, Any] | None = None,
+    **changes: Any,
+) -> Trainer:
+    config, streams = train_config(**changes), Streams(0, device)
+    target = torch.rand(3, 16, 16, generator=generator(9)).to(device)
+    extractor = RandomFilters(device)
+    loss = PoisonedLoss(extractor, target, **poison) if poison else StyleLoss(extractor, target)
+    model = make_automaton(model_config(), streams).to(device)
+    return trainer_type(model, pool_type(8, 4, 16, streams, device), loss, config, streams)
+
+
+def test_every_step_follows_the_order_of_events() -> None:
+    trainer = assemble(RecordedTrainer, RecordedPool, steps=18, batch_size=3)
+    records = list(trainer.steps())
+    assert [record.step for record in records] == list(range(18))
+    events = iter(trainer._pool.events)
+    for step in range(18):
+        kind, rows = next(events)
+        assert (kind, len(rows)) == ("rows", 3)
+        assert next(events) == ("sample", rows)
+        if step % 8 == 0:
+            assert next(events)[0] == "seed"
+        assert next(events)[0] == "ca_steps"
+        kind, (committed, states, keep) = next(events)
+        assert (kind, committed, keep) == ("commit", rows, True)
+        assert states.shape == (3, 4, 16, 16)
+    assert next(events, None) is None
+
+
+def test_a_fresh_seed_takes_the_first_place_of_every_eighth_batch() -> None:
+    trainer = assemble(RecordedTrainer, RecordedPool, steps=1, batch_size=2)
+    # The fresh rule changes nothing, so what is committed is what went in.
+    before = trainer._pool.states.clone()
+    list(trainer.steps())
+    events = dict(trainer._pool.events)
+    row, other = events["rows"]
+    _, states, _ = events["commit"]
+    assert torch.equal(states[:1], events["seed"])
+    assert torch.equal(states[1], before[other])
+    assert not torch.equal(states[0], before[row])
+
+
+def test_rollouts_take_half_to_one_less_than_the_most_steps() -> None:
+    trainer = assemble(max_ca_steps=9)
+    drawn = [trainer.draw_ca_steps() for _ in range(2000)]
+    assert set(drawn) == {4, 5, 6, 7, 8}
+    assert all(300 < drawn.count(n) < 500 for n in set(drawn))
+    assert {assemble(max_ca_steps=2).draw_ca_steps() for _ in range(20)} == {1}
+
+
+def test_the_learning_rate_drops_once_after_a_third() -> None:
+    trainer = assemble(steps=9, learning_rate=1e-3)
+    rates = []
+    for _ in range(9):
+        rates.append(trainer._optimizer.param_groups[0]["lr"])
+        trainer.train_step(len(rates))
+    assert rates == pytest.approx([1e-3] * 3 + [3e-4] * 6)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rollout", ["fast", "plain"])
+def test_every_parameters_gradient_has_norm_1(rule: str, rollout: str) -> None:
+    trainer = make_trainer(rule=rule, train={"rollout": rollout})
+    steps = trainer.steps()
+    next(steps)
+    norms = {name: float(p.grad.norm()) for name, p in trainer.model.named_parameters() if p.grad is not None}
+    # Behind a second convolution of zeros the first one gets no gradient, and 0 / (0 + epsilon) is 0.
+    assert norms["w1"] == pytest.approx(1, rel=1e-2)
+    assert norms["w0"] == 0
+    next(steps)
+    for name, parameter in trainer.model.named_parameters():
+        assert float(parameter.grad.norm()) == pytest.approx(1, rel=1e-2), name
+
+
+def test_the_first_adam_step_has_the_size_of_the_learning_rate() -> None:
+    trainer = assemble(learning_rate=1e-3)
+    trainer.train_step(0)
+    size = trainer.model.w1.detach().abs()
+    assert float(size.max()) == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_training_lowers_the_loss() -> None:
+    trainer = make_trainer(rule="relu", train={"steps": 30, "max_ca_steps": 12, "pool_size": 64})
+    list(trainer.steps())
+    assert len(trainer.losses) == trainer.step == 30
+    assert smoothed_loss(trainer.losses[-10:]) < 0.8 * smoothed_loss(trainer.losses[:10])
+
+
+def test_stopping_is_not_asking_and_going_on_is_asking_again() -> None:
+    stopped, straight = make_trainer(), make_trainer()
+    list(itertools.islice(stopped.steps(), 5))
+    assert stopped.step == 5
+    assert [record.step for record in stopped.steps()] == list(range(5, 12))
+    list(straight.steps())
+    assert stopped.losses == straight.losses
+
+
+def test_each_record_brings_its_loss_to_the_host() -> None:
+    trainer = make_trainer()
+    assert [record.fetched for record in trainer.steps()] == [[loss] for loss in trainer.losses]
+
+
+def test_blocks_bring_several_losses_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = make_trainer(train={"steps": 10})
+    list(expected.steps())
+    monkeypatch.setitem(LOSS_BLOCK, "cpu", 4)
+    trainer = make_trainer(train={"steps": 10})
+    fetched = [record.fetched for record in trainer.steps()]
+    assert [len(losses) for losses in fetched] == [0, 0, 0, 4, 0, 0, 0, 4, 0, 2]
+    assert [loss for losses in fetched for loss in losses] == trainer.losses == expected.losses
+
+
+@pytest.mark.parametrize("block", [1, 4])
+@pytest.mark.parametrize("kind", ["nan", "inf", "gradient"])
+def test_what_is_not_finite_stops_before_the_optimizer(
+    kind: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clean = assemble()
+    list(itertools.islice(clean.steps(), 5))
+    monkeypatch.setitem(LOSS_BLOCK, "cpu", block)
+    trainer = assemble(poison={"call": 5, "kind": kind})
+    with pytest.raises(DivergedError, match="not finite at step 5; try a lower learning rate") as error:
+        list(trainer.steps())
+    assert error.value.step == 5
+    assert trainer.style_loss.calls == (6 if block == 1 else 8)
+    assert trainer.step == 5
+    assert trainer.losses == clean.losses
+    ours, expected = snapshot(trainer), snapshot(clean)
+    assert ours.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(ours[name], tensor), name
+
+
+def test_divergence_at_the_first_step_leaves_a_fresh_model() -> None:
+    trainer = assemble(poison={"call": 0, "kind": "nan"})
+    with pytest.raises(DivergedError, match="loss nan or its gradient is not finite at step 0"):
+        next(trainer.steps())
+    assert not trainer.model.w1.any()
+    assert trainer.losses == []
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("way", [{"rollout": "fast"}, {"rollout": "plain"}, {"recompute": True}])
+@pytest.mark.parametrize("extractor", ["vgg16", "random_filters"])
+def test_a_step_runs_without_a_host_sync(extractor: str, way: dict[str, Any], rule: str) -> None:
+    streams, config = Streams(0, META), train_config(**way)
+    features = Vgg16(vgg_weights(), META) if extractor == "vgg16" else RandomFilters(META)
+    loss = StyleLoss(features, torch.zeros(3, 16, 16, device=META))
+    model = make_automaton(model_config(rule), streams).to(META)
+    trainer = Trainer(model, Pool(8, 4, 16, streams, META), loss, config, streams)
+    for step in range(2):
+        result = trainer.train_step(step)
+        assert result.device.type == "meta"
+        assert result.shape == ()
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        trainer._fetch(1)
+
+
+def test_fast_and_plain_rollouts_train_alike() -> None:
+    losses = []
+    for rollout in ("fast", "plain"):
+        trainer = make_trainer(train={"rollout": rollout, "steps": 8})
+        list(trainer.steps())
+        losses.append(trainer.losses)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_recomputing_trains_alike() -> None:
+    losses = []
+    for recompute in (False, True):
+        trainer = make_trainer(train={"recompute": recompute, "steps": 8})
+        list(trainer.steps())
+        losses.append(trainer.losses)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_bfloat16_features_train_almost_alike() -> None:
+    losses = []
+    for precision in ("fp32", "bf16"):
+        trainer = make_trainer(train={"precision": precision, "steps": 4})
+        list(trainer.steps())
+        losses.append(trainer.losses)
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_same_seed_gives_the_same_losses_in_another_process(rule: str) -> None:
+    trainer = make_trainer(rule=rule, train={"steps": 6})
+    list(trainer.steps())
+    code = (
+        "from nca.training.run import build_trainer; from tests.builders import CPU, trial_config\n"
+        f"t = build_trainer(trial_config(rule={rule!r}, train={{'steps': 6}}), CPU)\n"
+        "list(t.steps()); print(t.losses)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", f"import torch; torch.set_num_threads({torch.get_num_threads()})\n{code}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.strip() == str(trainer.losses)
+
+
+def test_another_seed_gives_other_losses() -> None:
+    one, other = make_trainer(seed=0), make_trainer(seed=1)
+    assert next(one.steps()).fetched != next(other.steps()).fetched
+
+
+def test_output_is_a_seed_and_then_the_last_states() -> None:
+    trainer = assemble(RecordedTrainer, RecordedPool)
+    assert torch.equal(trainer.output, trainer._pool.states[:2, :3])
+    next(trainer.steps())
+    _, (_, states, _) = trainer._pool.events[-1]
+    assert torch.equal(trainer.output, states[:, :3])
+
+
+def test_a_pool_smaller_than_the_batch_trains() -> None:
+    trainer = make_trainer(train={"pool_size": 1, "batch_size": 3, "steps": 2})
+    list(trainer.steps())
+    assert len(trainer.losses) == 2
+
+
+def test_smoothed_loss_is_the_median_of_the_last_256() -> None:
+    assert smoothed_loss([3.0, 1.0, 2.0]) == 2.0
+    assert smoothed_loss([1.0, 2.0]) == 1.5
+    assert smoothed_loss([1e9] * 300 + [1.0] * 200 + [2.0] * 56) == 1.0
+    assert smoothed_loss([1e9] * 10 + [5.0] * 256) == 5.0
+    assert math.isnan(smoothed_loss([1.0, math.nan, 2.0]))
+
+
+def test_target_energy_is_that_of_the_style_loss() -> None:
+    trainer = assemble()
+    assert trainer.target_energy == float(trainer.style_loss.energy) > 0

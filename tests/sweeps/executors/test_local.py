@@ -1,0 +1,121 @@
+"""A local trial is held to its slot and kept apart from the terminal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from sweeps.executors.local import Ended, LocalExecutor
+from sweeps.executors.slots import Slot
+from sweeps.worker import LOG_FILE
+
+APPLICATION = "class Nothing:\n    def warm_up(self):\n        pass\n"
+PROGRAM = "import sys\nfrom sweeps.executors.forkserver import wait_for_trial\nwait_for_trial(sys.argv[1:])\n"
+
+
+def run_once(tmp_path: Path, slot: Slot, lines: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "application.py").write_text(APPLICATION)
+    (tmp_path / "program.py").write_text(PROGRAM + lines + "\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[3]}")
+    local = LocalExecutor([slot], "application:Nothing", module="program")
+    local.start(0, tmp_path)
+    ended = local.wait(30)
+    local.close()
+    assert [(item.number, item.exit_code) for item in ended] == [(0, 0)]
+    return (tmp_path / LOG_FILE).read_text().strip()
+
+
+def test_a_trial_is_held_to_its_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    core = min(os.sched_getaffinity(0))
+    lines = (
+        "import os\n"
+        "print(os.environ['OMP_NUM_THREADS'], os.environ['CUDA_VISIBLE_DEVICES'], os.sched_getaffinity(0))"
+    )
+    slot = Slot(0, 3, cores=(core,), gpu="7")
+    assert run_once(tmp_path, slot, lines, monkeypatch) == f"3 7 {{{core}}}"
+
+
+def test_a_trial_has_a_process_group_of_its_own_and_no_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = "import os\nprint(os.getpgrp() == os.getpid(), repr(sys.stdin.read()))"
+    assert run_once(tmp_path, Slot(0, 1), lines, monkeypatch) == "True ''"
+
+
+def test_wait_sleeps_without_work_no_longer_than_asked(tmp_path: Path) -> None:
+    began = time.process_time(), time.monotonic()
+    assert LocalExecutor([Slot(0, 1)], "none:None").wait(0.3) == []
+    assert time.monotonic() - began[1] >= 0.29
+    assert time.process_time() - began[0] < 0.1
+
+
+HANG = "import os, time\nprint(os.getppid(), os.getpid(), flush=True)\ntime.sleep(60)"
+
+
+def test_trials_end_with_what_forks_them_and_others_can_be_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local, pids = make_hanging(tmp_path, monkeypatch)
+    os.kill(pids[0], signal.SIGKILL)
+    assert local.wait(30) == [Ended(0, signal=signal.SIGKILL, exit_code=0)]
+    assert not lives(pids[1])
+    local.start(1, tmp_path)
+    assert read_pids(tmp_path, after=pids)[1] not in pids
+    local.close()
+
+
+def test_what_forks_trials_has_one_thread_and_no_gpu() -> None:
+    """A fork takes along one thread and no context of a GPU; jemalloc, of pyarrow, knows what to do then."""
+    program = (
+        "import pathlib, nca.study.application, sweeps.study, torch\n"
+        "nca.study.application.TextureSweep().warm_up()\n"
+        "names = [file.read_text().strip() for file in pathlib.Path('/proc/self/task').glob('*/comm')]\n"
+        "print(len(names), names.count('jemalloc_bg_thd'), torch.cuda.is_initialized())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **Slot(0, 1).environment()},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    n_threads, of_jemalloc, initialized = done.stdout.split()
+    assert int(n_threads) - int(of_jemalloc) == 1
+    assert initialized == "False"
+
+
+def make_hanging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[LocalExecutor, list[int]]:
+    (tmp_path / "application.py").write_text(APPLICATION)
+    (tmp_path / "program.py").write_text(PROGRAM + HANG + "\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[3]}")
+    local = LocalExecutor([Slot(0, 1)], "application:Nothing", module="program")
+    local.start(0, tmp_path)
+    return local, read_pids(tmp_path)
+
+
+def read_pids(folder: Path, after: Sequence[int] = ()) -> list[int]:
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        log = folder / LOG_FILE
+        pids = [int(word) for word in log.read_text().split()] if log.exists() else []
+        if len(pids) > len(after):
+            return pids[-2:]
+        time.sleep(0.02)
+    raise TimeoutError(log)
+
+
+def lives(pid: int) -> bool:
+    """Say whether a process runs; one that has ended and that nobody has waited for does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in {"Z", "X"}

@@ -1,0 +1,129 @@
+"""Slots divide a machine's cores and GPUs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sweeps import SweepError
+from sweeps.executors import slots
+from sweeps.executors.slots import THREAD_VARIABLES, Slot, fit_trials_per_gpu, make_slots, visible_gpus
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots.os, "sched_getaffinity", lambda pid: {3, 4, 5, 6, 7, 8, 9, 10})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(
+    ("workers", "threads", "n_slots", "n_threads", "last_cores"),
+    [
+        ("auto", "auto", 8, 1, (10,)),
+        ("auto", 4, 2, 4, (7, 8, 9, 10)),
+        ("auto", 16, 1, 16, ()),
+        (2, "auto", 2, 4, (7, 8, 9, 10)),
+        (3, "auto", 3, 2, (7, 8)),
+        (2, 1, 2, 1, (4,)),
+        (16, "auto", 16, 1, ()),
+        (4, 4, 4, 4, ()),
+    ],
+)
+def test_cores_are_divided_and_pinned_only_while_they_suffice(
+    workers: int, threads: int, n_slots: int, n_threads: int, last_cores: tuple[int, ...]
+) -> None:
+    made = make_slots(workers, threads, "auto")
+    assert [slot.index for slot in made] == list(range(n_slots))
+    assert {slot.threads for slot in made} == {n_threads}
+    assert made[-1].cores == last_cores
+    pinned = [core for slot in made for core in slot.cores]
+    assert len(pinned) == len(set(pinned))
+
+
+@pytest.mark.usefixtures("machine")
+def test_one_slot_per_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert [slot.gpu for slot in make_slots("auto", "auto", "auto")] == ["2", "5"]
+    assert [slot.threads for slot in make_slots("auto", "auto", "auto")] == [4, 4]
+    assert [slot.gpu for slot in make_slots(3, "auto", "auto")] == ["2", "5", "2"]
+    assert [slot.gpu for slot in make_slots("auto", "auto", 1)] == ["2"]
+
+
+@pytest.mark.usefixtures("machine")
+def test_gpus_0_hides_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    made = make_slots(2, "auto", 0)
+    assert [slot.environment()["CUDA_VISIBLE_DEVICES"] for slot in made] == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("named", "names"),
+    [
+        ("-1", []),
+        ("NoDevFiles", []),
+        ("0, 1", ["0", "1"]),
+        ("3,-1,4", ["3"]),
+        ("GPU-8f6d,MIG-2", ["GPU-8f6d", "MIG-2"]),
+    ],
+)
+def test_gpus_are_those_that_cuda_would_read_from_the_list(
+    monkeypatch: pytest.MonkeyPatch, named: str, names: list[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    made = make_slots("auto", "auto", "auto")
+    assert [slot.gpu for slot in made if slot.gpu is not None] == names
+    if not names:
+        assert len(made) == len(os.sched_getaffinity(0))
+
+
+def test_gpus_are_listed_by_the_driver_where_the_environment_says_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    listing = tmp_path / "nvidia-smi"
+    listing.write_text("#!/bin/sh\necho 'GPU 0: A (UUID: x)'\necho '  MIG 1g'\necho 'GPU 1: B (UUID: y)'\n")
+    listing.chmod(0o755)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert visible_gpus() == ["0", "2"] or visible_gpus() == ["0", "1"]
+    listing.write_text("#!/bin/sh\nexit 9\n")
+    assert visible_gpus() == []
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    assert visible_gpus() == []
+
+
+def test_a_slot_without_a_gpu_leaves_the_environment_as_it_is() -> None:
+    assert Slot(0, 3).environment() == dict.fromkeys(THREAD_VARIABLES, "3")
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Return a stand-in for nvidia-smi that says what is written to it."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\nexit 9\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    return program
+
+
+@pytest.mark.usefixtures("machine")
+def test_trials_per_gpu_are_what_the_smallest_gpu_and_the_cores_hold(driver: Path) -> None:
+    driver.write_text("#!/bin/sh\necho 24000\necho 8000\n")
+    assert fit_trials_per_gpu(4000, "auto") == 1
+    assert fit_trials_per_gpu(2500, "auto") == 3
+    assert fit_trials_per_gpu(100, "auto") == 4  # 8 cores for two GPUs
+    assert fit_trials_per_gpu(1e9, 0) == 1  # no GPU is used
+    made = make_slots("auto", "auto", "auto", 3)
+    assert [slot.gpu for slot in made] == ["0", "1"] * 3
+    with pytest.raises(SweepError, match="a trial is estimated at 9000 MB and a GPU has 8389"):
+        fit_trials_per_gpu(9000, "auto")
+
+
+@pytest.mark.parametrize("answer", ["exit 9", "echo '[N/A]'", "true"])
+def test_a_driver_that_does_not_tell_its_memory_is_refused(driver: Path, answer: str) -> None:
+    driver.write_text(f"#!/bin/sh\n{answer}\n")
+    with pytest.raises(SweepError, match="trials_per_gpu=auto: nvidia-smi does not tell"):
+        fit_trials_per_gpu(1000, "auto")

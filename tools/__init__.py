@@ -1,0 +1,1 @@
+"""Scripts that draw what is committed; not part of the wheel."""
