@@ -98,7 +98,7 @@ def test_command_on_records(command: str, study: Path, tmp_path: Path) -> None:
     with server.stdout:
         assert re.search(r"http://127\.0\.0\.1:\d+/", server.stdout.readline())
         server.send_signal(signal.SIGINT)
-        assert "analysis.ratings.ratings study=STUDY" in server.stdout.read()
+        assert "analysis.ratings study=STUDY" in server.stdout.read()
     assert server.wait(TIMEOUT_S) == 0
 
 

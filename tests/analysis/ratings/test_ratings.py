@@ -197,7 +197,7 @@ def test_a_rating_is_kept_where_mlflow_takes_no_tag(
     second = ask(client, "/rate", token=first["token"], rating=4)
     assert second["done"] == 1
     assert [r.rating for r in ratings.all()] == [4]
-    assert "cannot be written; analysis.ratings.ratings will bring the tags" in capsys.readouterr().err
+    assert "cannot be written; analysis.ratings will bring the tags" in capsys.readouterr().err
 
 
 def test_two_raters_do_not_disturb_each_other(client: FlaskClient, ratings: Ratings) -> None:
