@@ -207,7 +207,7 @@ def measure_worker(meter: Meter, folder: Path) -> None:
 def measure_tracking(meter: Meter, folder: Path) -> None:
     """Measure what a trial's own process asks of the MLflow server."""
     store = MlflowStore(meter.mlflow.uri)
-    experiment = store.open_experiment("costs", folder)
+    experiment = store.experiments.open("costs", folder)
     parent = store.create_run(experiment, "study")
     params = {f"param_{index}": index for index in range(N_PARAMS)}
     files = folder / "files"

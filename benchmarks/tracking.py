@@ -132,7 +132,7 @@ def measure() -> dict[str, float]:
         folder = Path(name)
         config = make_config(folder)
         store = MlflowStore(str(config.tracking.uri))
-        experiment = store.open_experiment("benchmark", folder / "artifacts")
+        experiment = store.experiments.open("benchmark", folder / "artifacts")
 
         def build(config: TrialConfig, device: torch.device) -> FixedTrainer:
             trainer = make_ours(SET_5, pool_rows=64 * SET_5.batch_size)

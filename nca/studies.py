@@ -1,4 +1,4 @@
-"""`python -m nca.studies list|show|stop|delete|mend`: look after studies, also while sweeps run."""
+"""`python -m nca.studies list|show|stop|delete|mend|deliver`: look after studies, also while sweeps run."""
 
 from __future__ import annotations
 
@@ -20,10 +20,17 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 USAGE = (
-    "python -m nca.studies list | show STUDY | stop STUDY [TRIAL] | delete STUDY [--yes] | mend [--yes] "
-    "[runs_dir=mlruns] [sweep.storage=ADDRESS] [tracking.uri=ADDRESS|none]"
+    "python -m nca.studies list | show STUDY | stop STUDY [TRIAL] | delete STUDY [--yes] | mend [--yes] | "
+    "deliver [runs_dir=mlruns] [sweep.storage=ADDRESS] [tracking.uri=ADDRESS|none]"
 )
-WORDS = {"list": (0, 0), "show": (1, 1), "stop": (1, 2), "delete": (1, 1), "mend": (0, 0)}  # fewest, most
+WORDS = {  # fewest, most
+    "list": (0, 0),
+    "show": (1, 1),
+    "stop": (1, 2),
+    "delete": (1, 1),
+    "mend": (0, 0),
+    "deliver": (0, 0),
+}
 YES = "--yes"
 SHOWN_FAILURES = 10
 
@@ -52,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 delete(places, study, yes=YES in flags)
             case ["mend"]:
                 mend_all(places, yes=YES in flags)
+            case ["deliver"]:
+                deliver(places)
 
 
 def _check(words: Sequence[str], flags: Sequence[str]) -> None:
@@ -177,7 +186,7 @@ def delete(places: Places, name: str, *, yes: bool) -> None:
     if not (yes or _confirmed("delete all of this for ever")):
         raise SystemExit(1)
     if tracking is not None and (state or places.own_store()):  # else nobody knows whose it is
-        tracking.delete_experiment(name, (state.uid or "") if state else None)
+        tracking.experiments.delete(name, (state.uid or "") if state else None)
     if known:
         studies.delete(name, places.runs / "artifacts" / "optuna")
     for folder in folders:
@@ -210,6 +219,28 @@ def mend_all(places: Places, *, yes: bool) -> None:
     if found and not (yes or _confirmed("mend this")):
         raise SystemExit(1)
     print(f"mended: {mend(places)}")  # also where nothing shows: a stopped heartbeat does only now
+
+
+def deliver(places: Places) -> None:
+    """Send what waits on disk for an MLflow server that was away.
+
+    Raises:
+        ConfigError: If no store is given, or it still does not take it.
+    """
+    from nca.tracking import MlflowStore, find_outboxes, one_line
+
+    trials, uri = places.runs / "trials", places.tracking
+    if uri is None or uri == Places.under(places.runs).tracking:
+        raise ConfigError(f"say which tracking.uri: {USAGE}")
+    waiting = find_outboxes(trials, uri)
+    if not waiting:
+        print(f"nothing in {trials} waits for {uri}")
+        return
+    with one_line(uri):
+        n_left = MlflowStore(uri).deliver(trials)
+    if n_left:
+        raise ConfigError(f"tracking.uri={uri}: still away; {n_left} records wait in {trials}")
+    print(f"delivered what {len(waiting)} runs had kept for {uri}")
 
 
 def _confirmed(what: str) -> bool:

@@ -120,7 +120,7 @@ def _run_in(folder: Path, config: TrialConfig, name: str, tags: Mapping[str, str
     if config.tracking.uri is not None:
         store = MlflowStore(config.tracking.uri)
         artifacts = Path(config.runs_dir) / "artifacts" / SINGLE_RUNS
-        experiment = store.open_experiment(SINGLE_RUNS, artifacts)
+        experiment = store.experiments.open(SINGLE_RUNS, artifacts)
         tracker = open_tracker(store, experiment, config, folder, name=name)
         tracker.set_tags(tags)
     console = _Console(config.train.steps)

@@ -61,7 +61,7 @@ class Recorded:
         self.run_id = ""
 
     def train(self, listener: FakeListener | None = None) -> Outcome:
-        experiment = self.store.open_experiment(self.folder.parent.name, self.folder.parent / "artifacts")
+        experiment = self.store.experiments.open(self.folder.parent.name, self.folder.parent / "artifacts")
         tracker = open_tracker(self.store, experiment, self.config, self.folder, name="trial 0")
         self.run_id = tracker.run_id
         return train(self.config, self.folder, tracker, listener or FakeListener())

@@ -81,7 +81,7 @@ def _runs_left(
         return
     for state in states:
         alive = {str(trial.number) for trial in state.running}
-        for run_id, tags in tracking.running_runs(state.name, state.uid).items():
+        for run_id, tags in tracking.experiments.running_runs(state.name, state.uid).items():
             number = tags.get("optuna_trial")
             if number is None and alive:
                 continue  # the parent run, or one that has only begun
@@ -89,7 +89,7 @@ def _runs_left(
                 yield state.name, run_id, state.reasons.get(number or "", "killed")
     folder = places.runs / "trials" / SINGLE_RUNS
     held = {note.read_text() for note in folder.glob("*/run_id") if is_held(note.parent)}
-    for run_id, tags in tracking.running_runs(SINGLE_RUNS).items():
+    for run_id, tags in tracking.experiments.running_runs(SINGLE_RUNS).items():
         ours = places.own_store() or tags.get(FOLDER, "").startswith(describe_folder(folder))
         if ours and run_id not in held:
             yield SINGLE_RUNS, run_id, "killed"

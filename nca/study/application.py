@@ -52,7 +52,7 @@ class TextureSweep:
         store = MlflowStore(trial.tracking.uri)
         with one_line(trial.tracking.uri):
             artifacts = Path(trial.runs_dir) / "artifacts" / study
-            experiment = store.open_experiment(study, artifacts, config["uid"])
+            experiment = store.experiments.open(study, artifacts, config["uid"])
             known = links.get("mlflow_experiment_id") == experiment and store.has_run(links["mlflow_run_id"])
             if not known:
                 links = {

@@ -71,7 +71,7 @@ def _describe_places(plan: Plan, summary: Summary) -> Iterator[str]:
         yield f"MLflow: {start}{places.page(experiment)}"
     if uri is not None and (waiting := find_outboxes(trials, uri)):
         deliver = f"deliver tracking.uri={uri} runs_dir={shlex.quote(str(places.runs))}"
-        yield f"{len(waiting)} runs have records for the MLflow server; python -m nca.tracking {deliver}"
+        yield f"{len(waiting)} runs have records for the MLflow server; python -m nca.studies {deliver}"
     yield f"Optuna: make dashboard{_serve(words)}, {DASHBOARD}"
     if best is not None:
         yield f"all outputs: {places.command('analysis.gallery', f'study={plan.name}')}"

@@ -171,7 +171,7 @@ class MlflowTracker:
         if self._outbox and not self.deliver():
             print(
                 f"{len(self._outbox)} records of this run wait for the MLflow server; they go there when it "
-                "is back, at the latest by python -m nca.tracking deliver",
+                "is back, at the latest by python -m nca.studies deliver",
                 flush=True,
             )
 

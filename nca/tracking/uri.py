@@ -71,7 +71,7 @@ def _ask(uri: str) -> int | None:
 
 def _lets_in(uri: str) -> bool:
     """Say whether MLflow's client finds a login that the server takes; it has several places to look."""
-    from nca.tracking.store import load_mlflow
+    from nca.tracking.client import load_mlflow
 
     load_mlflow()
     from mlflow import MlflowClient

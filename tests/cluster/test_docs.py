@@ -161,7 +161,7 @@ def test_from_nothing_to_a_sweep_on_two_nodes(machine: Machine) -> None:
     listed = next(text for line, text in said.items() if "nca.studies" in line)
     assert "leaf" in listed
     assert "old: 1 trials" in next(text for line, text in said.items() if "sweeps.copy" in line)
-    assert "nothing in" in next(text for line, text in said.items() if "nca.tracking deliver" in line)
+    assert "nothing in" in next(text for line, text in said.items() if "nca.studies deliver" in line)
     os.environ["PGPASSWORD"] = "secret"
     try:
         address = f"postgresql+psycopg://nca@127.0.0.1:{machine.postgres.port}/sweeps"

@@ -62,7 +62,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def experiment(store: MlflowStore, tmp_path: Path) -> str:
-    return store.open_experiment("leaf", tmp_path / "never")
+    return store.experiments.open("leaf", tmp_path / "never")
 
 
 def record_all(tracker: MlflowTracker, folder: Path, first: int = 0) -> None:
@@ -101,7 +101,7 @@ def run_of(client: MlflowClient, experiment: str, name: str) -> str:
 
 
 def deliver(uri: str, runs: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "nca.tracking", "deliver", f"tracking.uri={uri}", f"runs_dir={runs}"]
+    command = [sys.executable, "-m", "nca.studies", "deliver", f"tracking.uri={uri}", f"runs_dir={runs}"]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -252,7 +252,7 @@ def test_a_sweep_goes_on_while_the_server_is_away(mlflow_server: MlflowServer, t
     assert study is not None
     assert [trial.state for trial in study.get_trials()] == [TrialState.COMPLETE] * n_trials
     if find_outboxes(runs, mlflow_server.uri):
-        assert "have records for the MLflow server; python -m nca.tracking deliver" in said
+        assert "have records for the MLflow server; python -m nca.studies deliver" in said
         assert deliver(mlflow_server.uri, runs).returncode == 0
     client = MlflowClient(mlflow_server.uri)
     found = client.get_experiment_by_name("leaf")

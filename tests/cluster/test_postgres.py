@@ -31,7 +31,7 @@ optuna_address, mlflow_address, begin = sys.argv[1:]
 while not Path(begin).exists():
     time.sleep(0.01)
 open_storage(optuna_address)
-MlflowStore(mlflow_address).open_experiment("shared", Path("/tmp"))
+MlflowStore(mlflow_address).experiments.open("shared", Path("/tmp"))
 """
 
 

@@ -81,15 +81,15 @@ def test_a_study_of_the_same_name_is_refused_and_neither_adopts_mends_nor_delete
     with pytest.raises(ConfigError, match="experiment 'leaf' holds the runs of another study of its name"):
         first.open({}, uid="theirs")
     store = MlflowStore(first.uri)
-    assert store.running_runs(STUDY, "theirs") == {}
-    assert not store.delete_experiment(STUDY, "theirs")
-    assert list(store.running_runs(STUDY, "ours")) == [links["mlflow_run_id"]]
-    assert store.delete_experiment(STUDY)  # the study itself has gone
+    assert store.experiments.running_runs(STUDY, "theirs") == {}
+    assert not store.experiments.delete(STUDY, "theirs")
+    assert list(store.experiments.running_runs(STUDY, "ours")) == [links["mlflow_run_id"]]
+    assert store.experiments.delete(STUDY)  # the study itself has gone
     assert first.open({}, uid="theirs")
 
 
 def test_a_study_begun_before_there_were_owners_gets_one(stores: list[Store], tmp_path: Path) -> None:
-    experiment = MlflowStore(stores[0].uri).open_experiment(STUDY, tmp_path)
+    experiment = MlflowStore(stores[0].uri).experiments.open(STUDY, tmp_path)
     assert stores[0].open({})["mlflow_experiment_id"] == experiment
     with pytest.raises(ConfigError, match="another study"):
         stores[0].open({}, uid="theirs")
@@ -97,7 +97,7 @@ def test_a_study_begun_before_there_were_owners_gets_one(stores: list[Store], tm
 
 def test_single_runs_are_taken_up_by_their_own_folder_alone(stores: list[Store], tmp_path: Path) -> None:
     store = MlflowStore(stores[0].uri)
-    experiment = store.open_experiment("single-runs", tmp_path)
+    experiment = store.experiments.open("single-runs", tmp_path)
     one, other = (store.open_run(tmp_path / name, experiment, "same").run_id for name in ("a", "b"))
     assert one != other
     (tmp_path / "a" / "run_id").unlink()  # as if its process had died before it could note it
@@ -250,7 +250,7 @@ def test_a_database_of_another_program_is_one_line(tmp_path: Path) -> None:
 
 def test_a_run_that_was_begun_and_lost_is_taken_by_the_next(stores: list[Store], tmp_path: Path) -> None:
     store = MlflowStore(stores[0].uri)
-    experiment = store.open_experiment(STUDY, tmp_path / "artifacts")
+    experiment = store.experiments.open(STUDY, tmp_path / "artifacts")
     lost = store.create_run(experiment, "trial 0", parent_run_id="p")
     other = store.create_run(experiment, "trial 0", parent_run_id="q")
     assert other != lost

@@ -95,7 +95,7 @@ def test_a_run_that_another_program_left_is_mended_and_a_finished_trial_keeps_no
 ) -> None:
     runs = copy_records(finished.runs, tmp_path / "runs")
     store = MlflowStore(f"sqlite:///{runs / 'mlflow.db'}")
-    experiment = store.open_experiment("single-runs", runs / "artifacts" / "single-runs")
+    experiment = store.experiments.open("single-runs", runs / "artifacts" / "single-runs")
     run_id = store.create_run(experiment, "left")
     checkpoints = runs / "trials" / STUDY / "1" / "checkpoints"
     checkpoints.mkdir()

@@ -90,9 +90,9 @@ def test_the_ui_opens_at_the_experiment_last_used(mlflow_uri: str, tmp_path: Pat
     file = tmp_path / "mlflow.db"
     assert _newest_experiment(file) is None
     store = MlflowStore(mlflow_uri)
-    first = store.open_experiment("one", tmp_path / "artifacts")
+    first = store.experiments.open("one", tmp_path / "artifacts")
     assert _newest_experiment(file) == first
-    second = store.open_experiment("two", tmp_path / "artifacts")
+    second = store.experiments.open("two", tmp_path / "artifacts")
     assert _newest_experiment(file) == second
 
 

@@ -24,8 +24,8 @@ def runs(tmp_path: Path, mlflow_store_template: Path) -> Path:
     made.mkdir()
     shutil.copy(mlflow_store_template, made / "mlflow.db")
     store = MlflowStore(f"sqlite:///{made / 'mlflow.db'}")
-    store.open_experiment("empty", made / "artifacts" / "empty")
-    run_id = store.create_run(store.open_experiment(NAME, made / "artifacts" / NAME), "run")
+    store.experiments.open("empty", made / "artifacts" / "empty")
+    run_id = store.create_run(store.experiments.open(NAME, made / "artifacts" / NAME), "run")
     note = tmp_path / "note.txt"
     note.write_text("kept")
     store.log_file(run_id, note)
@@ -56,7 +56,7 @@ def test_a_copy_of_the_store_alone_is_told_from_the_original_beside_its_artifact
     assert (moved.there, moved.here) == (runs / "artifacts" / NAME, copy / "artifacts" / NAME)
     before = sorted(runs.rglob("*.txt"))
     mend(Places.under(copy))
-    assert MlflowStore(f"sqlite:///{copy / 'mlflow.db'}").delete_experiment(NAME)
+    assert MlflowStore(f"sqlite:///{copy / 'mlflow.db'}").experiments.delete(NAME)
     assert sorted(runs.rglob("*.txt")) == before != []
 
 
@@ -79,7 +79,7 @@ def test_what_was_moved_or_copied_is_refused_until_it_is_taken_along(
     assert mend(places).endswith(", 1 MLflow experiments taken along")
     assert list(list_left(places)) == []
     opened = MlflowStore(uri)
-    experiment = opened.open_experiment(NAME, new / "artifacts" / NAME)
+    experiment = opened.experiments.open(NAME, new / "artifacts" / NAME)
     again = opened.create_run(experiment, "again")
     note = runs.with_name("note.txt")
     opened.log_file(again, note)

@@ -31,7 +31,7 @@ def client(mlflow_uri: str) -> MlflowClient:
 
 @pytest.fixture
 def tracker(store: MlflowStore, tmp_path: Path) -> MlflowTracker:
-    experiment = store.open_experiment("study", tmp_path / "artifacts")
+    experiment = store.experiments.open("study", tmp_path / "artifacts")
     return store.take_up_run(store.create_run(experiment, "trial 0"))
 
 
@@ -141,7 +141,7 @@ def test_files_become_artifacts_in_the_folder_of_the_experiment(
 def test_a_run_is_made_with_its_params_and_parent(
     store: MlflowStore, client: MlflowClient, tmp_path: Path
 ) -> None:
-    experiment = store.open_experiment("study", tmp_path / "artifacts")
+    experiment = store.experiments.open("study", tmp_path / "artifacts")
     parent = store.create_run(experiment, "study")
     params = {"model.channels": 9, "train.pool_size": None, "device": "cpu", "x": "y" * 400}
     child = client.get_run(store.create_run(experiment, "trial 3", parent_run_id=parent, params=params))
@@ -155,25 +155,25 @@ def test_a_run_is_made_with_its_params_and_parent(
 def test_an_experiment_is_opened_again_by_its_name(
     store: MlflowStore, client: MlflowClient, tmp_path: Path
 ) -> None:
-    first = store.open_experiment("study", tmp_path / "a")
-    assert store.open_experiment("study", tmp_path / "b") == first
-    assert store.open_experiment("other", tmp_path / "b") != first
+    first = store.experiments.open("study", tmp_path / "a")
+    assert store.experiments.open("study", tmp_path / "b") == first
+    assert store.experiments.open("other", tmp_path / "b") != first
     assert client.get_experiment(first).artifact_location == (tmp_path / "a").as_uri()
 
 
 def test_what_was_deleted_in_the_ui_is_made_anew_or_restored(
     store: MlflowStore, client: MlflowClient, tmp_path: Path
 ) -> None:
-    experiment = store.open_experiment("study", tmp_path / "a")
+    experiment = store.experiments.open("study", tmp_path / "a")
     run, other = (store.create_run(experiment, name) for name in ("one", "two"))
     client.delete_run(run)
     assert (store.has_run(run), store.has_run(other)) == (False, True)
     client.delete_experiment(experiment)
-    assert store.open_experiment("study", tmp_path / "b") == experiment
+    assert store.experiments.open("study", tmp_path / "b") == experiment
     assert store.has_run(other)
     client.delete_experiment(experiment)
-    assert store.delete_experiment("study")
-    assert client.search_runs([store.open_experiment("study", tmp_path / "c")]) == []
+    assert store.experiments.delete("study")
+    assert client.search_runs([store.experiments.open("study", tmp_path / "c")]) == []
 
 
 def test_a_missing_database_is_made_in_wal_mode(mlflow_store_template: Path, tmp_path: Path) -> None:
