@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.cases import SET_5, SIZE_PX, Case, make_ours, make_reference, vgg_weights
-from nca.training.host_memory import keep_freed_memory
+from nca.training.device import keep_freed_memory
 
 __all__ = ["measure"]
 

@@ -22,7 +22,7 @@ from rich.table import Table
 from benchmarks import memory, tracking
 from benchmarks.cases import RELU, SET_5, SIX, SIZE_PX, Case
 from benchmarks.timing import MATRIX_SIDE, take_turns, time_rollouts, time_steps
-from nca.training.host_memory import keep_freed_memory
+from nca.training.device import keep_freed_memory
 
 __all__ = ["main"]
 

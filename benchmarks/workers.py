@@ -61,7 +61,7 @@ def measure(name: str, processes: int) -> float:
 def main() -> None:
     """Measure, print, and write workers.json."""
     if len(sys.argv) > 1:
-        from nca.training.host_memory import keep_freed_memory
+        from nca.training.device import keep_freed_memory
 
         keep_freed_memory()
         print(train_for(sys.argv[1], SECONDS))

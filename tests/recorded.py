@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from nca.tracking import MlflowStore
-from nca.training.run import Outcome, open_tracker, train
+from nca.training.outcome import Outcome
+from nca.training.run import open_tracker, train
 from tests.builders import trial_config
 
 STEPS = 12  # of the config that `trial_config` returns

@@ -27,7 +27,8 @@ from nca.tracking import (
     one_line,
 )
 from nca.tracking.run_lock import hold
-from nca.training.run import STATUS, Outcome, is_out_of_memory, open_tracker, train
+from nca.training.outcome import STATUS, Outcome
+from nca.training.run import is_out_of_memory, open_tracker, train
 from sweeps.worker import LOG_FILE, EndedTrial, Result, RunningTrial, StudyNotes
 
 __all__ = ["TextureSweep", "UntrackedSweep"]

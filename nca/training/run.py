@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import shutil
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 import yaml
@@ -26,88 +25,18 @@ from nca.outputs.pictures import render_large, save_growth, save_loss_curve, sav
 from nca.outputs.robustness import endure
 from nca.outputs.viewer import describe_facts, make_viewer
 from nca.textures.load import load_pixels, load_texture
-from nca.tracking import MlflowStore, MlflowTracker, Status, Tracker
+from nca.tracking import MlflowStore, MlflowTracker, Tracker
 from nca.training.checkpoint import Checkpoints, Mirror
-from nca.training.device import allow_tf32, check_device, pick_device
-from nca.training.host_memory import keep_freed_memory
+from nca.training.device import allow_tf32, check_device, keep_freed_memory, pick_device
+from nca.training.outcome import STATUS, Listener, Outcome, Reason
 from nca.training.pool import Pool, n_pool_rows
 from nca.training.preflight import identify_inputs
 from nca.training.provenance import describe_run
 from nca.training.trainer import DivergedError, Trainer, smoothed_loss
-from sweeps.worker import write_atomically
 
-__all__ = [
-    "STATUS",
-    "Listener",
-    "Outcome",
-    "Reason",
-    "build_trainer",
-    "is_out_of_memory",
-    "open_tracker",
-    "train",
-]
+__all__ = ["build_trainer", "is_out_of_memory", "open_tracker", "train"]
 
-OUTCOME_FILE = "outcome.json"
 N_REPORTS = 32  # intermediate values of a whole run
-Reason = Literal["complete", "pruned", "stopped", "interrupted", "diverged"]
-STATUS: dict[Reason, Status] = {
-    "complete": "FINISHED",
-    "pruned": "KILLED",
-    "stopped": "KILLED",
-    "interrupted": "KILLED",
-    "diverged": "FAILED",
-}
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a training run ended.
-
-    Args:
-        reason: Why it ended.
-        n_steps: Training steps finished.
-        metrics: Values at its end by name; empty where it was interrupted.
-        picture: The last output, in the run's folder; None where it was interrupted.
-        run_id: Of its MLflow run; None where it has none.
-    """
-
-    reason: Reason
-    n_steps: int
-    metrics: dict[str, float]
-    picture: Path | None
-    run_id: str | None = None
-
-    def save(self, folder: Path) -> None:
-        """Note in the run's folder how it ended, all at once."""
-        values = asdict(self) | {"picture": None if self.picture is None else self.picture.name}
-        write_atomically(folder / OUTCOME_FILE, json.dumps(values))
-
-    @classmethod
-    def load(cls, folder: Path) -> Outcome | None:
-        """Return what `save` has noted, None where it has not."""
-        note = folder / OUTCOME_FILE
-        if not note.exists():
-            return None
-        values = json.loads(note.read_text())
-        picture = None if values["picture"] is None else folder / values["picture"]
-        return cls(**values | {"picture": picture})
-
-
-@runtime_checkable  # tests check annotations
-class Listener(Protocol):
-    """Who follows a run while it trains; called from the training thread."""
-
-    def progress(self, n_steps: int, of: int, loss: float) -> None:
-        """Take note of the last finished step's loss; called after each fetch."""
-
-    def report(self, n_steps: int, smoothed: float) -> bool:
-        """Take an intermediate value; return False to end the run early."""
-
-    def stopping(self) -> bool:
-        """Say whether the run should save a checkpoint and end."""
-
-    def unwanted(self) -> bool:
-        """Say whether the run should end for good."""
 
 
 def build_trainer(config: TrialConfig, device: torch.device) -> Trainer:

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from nca.config.schema import TrialConfig
 from nca.study.application import TextureSweep
-from nca.training.run import Outcome
+from nca.training.outcome import Outcome
 from sweeps.worker import RunningTrial
 from tests.builders import trial_config
 

@@ -18,8 +18,8 @@ from nca.config.schema import FeaturesConfig, ImageTexture, TrialConfig
 from nca.config.validation import ConfigError, build, flatten
 from nca.loss.style import StyleLoss
 from nca.tracking import NullTracker
+from nca.training.outcome import Outcome
 from nca.training.run import (
-    Outcome,
     build_trainer,
     is_picture_step,
     peak_memory_mb,
