@@ -17,6 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis import check_extra
 from nca.cli.options import PLACES, read_options, read_out, read_places, writing
 from nca.config.validation import ConfigError, exit_on_error
 from sweeps import SweepError
@@ -24,11 +25,11 @@ from sweeps import SweepError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.figures.parameters import Drawn
+    from analysis.figures.drawing import Drawn
     from analysis.runs import StudyTable
     from nca.records.paths import Places
 
-__all__ = ["check_extra", "main", "write_report"]
+__all__ = ["main", "write_report"]
 
 USAGE = (
     "python -m analysis.report study=NAME[,NAME...]|exported=FOLDER [out=FOLDER] [runs_dir=mlruns] "
@@ -90,20 +91,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(out / PAGE)
 
 
-def check_extra() -> None:
-    """Refuse to begin where the packages of the extra are missing.
-
-    Raises:
-        ConfigError: If so.
-    """
-    import importlib.util
-
-    needed = ("jinja2", "plotly", "seaborn", "sklearn", "statsmodels", "umap")
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"{', '.join(missing)} not installed: pip install 'nca-sweep[analysis]'")
-
-
 def write_report(tables: Sequence[StudyTable], places: Places, out: Path) -> Path:
     """Draw everything into a folder and return the page.
 
@@ -114,7 +101,7 @@ def write_report(tables: Sequence[StudyTable], places: Places, out: Path) -> Pat
     """
     from jinja2 import Environment, FileSystemLoader
 
-    from analysis.figures.parameters import styled
+    from analysis.figures.drawing import styled
 
     out.mkdir(parents=True, exist_ok=True)
     with styled():
@@ -141,9 +128,9 @@ def make_sections(tables: Sequence[StudyTable], places: Places) -> Iterator[Sect
     """Yield the parts of the report."""
     import numpy as np
 
-    from analysis.figures import comparisons
-    from analysis.figures import parameters as figures
+    from analysis.figures import comparisons, parameters
     from analysis.figures.clusters import FEWEST, find_clusters, plot_clusters, silhouette_by_chance
+    from analysis.figures.drawing import LOSS, MORE, count_complete
     from analysis.figures.examples import best_table, plot_examples, plot_published_sets
     from analysis.figures.importances import plot_importances
     from analysis.figures.parallel import plot_parallel
@@ -151,7 +138,7 @@ def make_sections(tables: Sequence[StudyTable], places: Places) -> Iterator[Sect
     from analysis.unit_cube import Cube
 
     everything = join(tables)
-    complete = everything[everything["reason"] == "complete"].dropna(subset=[figures.LOSS])
+    complete = everything[everything["reason"] == "complete"].dropna(subset=[LOSS])
     table = max(tables, key=lambda each: len(each.trials))
     tried = complete[complete["study"] == table.name].dropna(subset=list(table.params))
     complete = complete[~is_suggested(complete)]
@@ -174,20 +161,24 @@ def make_sections(tables: Sequence[StudyTable], places: Places) -> Iterator[Sect
         else [],
     )
     ratings = [comparisons.plot_rating_against_loss(comparable), plot_examples(tables)]
-    yield Section("Rating against final loss", ratings, notes=list(describe_agreement(tables)))
-    losses = own[figures.LOSS].to_numpy(float)
+    yield Section(
+        "Rating against final loss",
+        ratings,
+        notes=list(describe_agreement([each.ratings for each in tables])),
+    )
+    losses = own[LOSS].to_numpy(float)
     yield Section(
         f"Each parameter against final loss: {table.name}",
         [
-            figures.plot_parameters(own, searched, f"Left out: {beside}." if beside else ""),
+            parameters.plot_parameters(own, searched, f"Left out: {beside}." if beside else ""),
             plot_importances(own, points, distributions),
-            figures.plot_interactions(points, cube.names, losses),
-            figures.plot_history(comparable[comparable["texture"] == table.texture]),
+            parameters.plot_interactions(points, cube.names, losses),
+            parameters.plot_history(comparable[comparable["texture"] == table.texture]),
         ],
         plot_parallel(own, searched),
     )
     clusters: Drawn | str = (
-        f"{figures.count_complete(own)}; clusters take {FEWEST}, and two parameters that vary. {figures.MORE}"
+        f"{count_complete(own)}; clusters take {FEWEST}, and two parameters that vary. {MORE}"
     )
     if len(own) >= FEWEST and len(searched) > 1 and len(np.unique(points, axis=0)) >= FEWEST:
         clusters = plot_clusters(
@@ -203,7 +194,7 @@ def make_sections(tables: Sequence[StudyTable], places: Places) -> Iterator[Sect
     curves = {(each.name, trial): curve for each in tables for trial, curve in each.curves.items()}
     yield Section(
         "Curves, costs, the best",
-        [figures.plot_curves(curves, everything)],
+        [parameters.plot_curves(curves, everything)],
         best_table(tables, places, BEST),
         [*costs(everything), *noise(comparable)],
     )

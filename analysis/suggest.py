@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if enqueue not in {"true", "false"}:
             raise ConfigError(f"enqueue={enqueue}: must be true or false")
         n, target = read_number(options, "n", 4, 1, 100), _read_rating(options)
-        from analysis.report import check_extra
+        from analysis import check_extra
         from analysis.runs import read_study
 
         check_extra()
@@ -130,7 +130,7 @@ def suggest(table: StudyTable, method: str, n: int, target_rating: float) -> tup
         ConfigError: If too few trials are complete, or fewer new sets can be found.
     """
     from analysis.figures.clusters import FEWEST
-    from analysis.figures.parameters import LOSS
+    from analysis.figures.drawing import LOSS
     from analysis.unit_cube import Cube
 
     complete = table.trials[table.trials["reason"] == "complete"]

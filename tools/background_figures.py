@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from analysis.figures.parameters import make_figure, styled
+from analysis.figures.drawing import make_figure, styled
 from nca.automaton.model import plain_rollout
 from nca.automaton.seeding import Streams
 from nca.cli.options import writing

@@ -16,7 +16,7 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.metrics import silhouette_score
 
-from analysis.figures.parameters import LOSS, RATING_AXIS, Drawn, label_of, make_figure
+from analysis.figures.drawing import LOSS, RATING_AXIS, Drawn, label_of, make_figure
 from analysis.ratings.ratings import LARGEST
 from analysis.unit_cube import Cube
 

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
-from analysis.figures.parameters import FEW, INK, LOSS, LOSS_AXIS, MARK, RATING_AXIS, Drawn, make_figure
+from analysis.figures.drawing import FEW, INK, LOSS, LOSS_AXIS, MARK, RATING_AXIS, Drawn, make_figure
 from analysis.statistics import N_RESAMPLES, SURE, correlate, correlate_within, spread
 
 __all__ = [

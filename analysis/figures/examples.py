@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from PIL import Image
 
-from analysis.figures.parameters import FEW, LOSS, Drawn, label_of, make_figure
+from analysis.figures.drawing import FEW, LOSS, Drawn, label_of, make_figure
 from analysis.ratings.ratings import LARGEST
 from analysis.runs import StudyTable
 from analysis.trial_pictures import data_url

@@ -16,7 +16,7 @@ from scipy import stats
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.model_selection import KFold, cross_val_predict
 
-from analysis.figures.parameters import (
+from analysis.figures.drawing import (
     ALL_THE_SAME,
     LOSS,
     MARK,

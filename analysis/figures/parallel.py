@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.figures.parameters import LOG_RANGE, LOSS, as_numbers, label_of, ticks_of
+from analysis.figures.drawing import LOG_RANGE, LOSS, as_numbers, label_of, ticks_of
 
 __all__ = ["plot_parallel"]
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
-from analysis.ratings.ratings import group, means_by_trial, self_agreement
-from analysis.runs import StudyTable
+from analysis.ratings.ratings import Rating, group, means_by_trial, self_agreement
 from analysis.statistics import correlate
 
 __all__ = ["describe_agreement"]
@@ -14,12 +13,16 @@ __all__ = ["describe_agreement"]
 FEWEST_PAIRS = 5  # ratings of the same outputs, below which nothing is said of their differences
 
 
-def describe_agreement(tables: Sequence[StudyTable]) -> Iterator[str]:
-    """Yield how well raters agree with themselves, at a second look, and with each other."""
+def describe_agreement(studies: Iterable[Sequence[Rating]]) -> Iterator[str]:
+    """Yield how well raters agree with themselves, at a second look, and with each other.
+
+    Args:
+        studies: The ratings of each.
+    """
     twice: dict[str, list[tuple[float, float]]] = {}
     shared: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    for table in tables:
-        by_rater = group(table.ratings, "rater")
+    for ratings in studies:
+        by_rater = group(ratings, "rater")
         means = {rater: means_by_trial(given) for rater, given in by_rater.items()}
         for rater, given in by_rater.items():
             twice.setdefault(rater, []).extend(self_agreement(given))

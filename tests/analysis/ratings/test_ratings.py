@@ -11,8 +11,9 @@ from flask.testing import FlaskClient
 from optuna.trial import TrialState
 
 from analysis.rate import APART, Queue, make_app
+from analysis.ratings.__main__ import main
 from analysis.ratings.companion import RATINGS, collect
-from analysis.ratings.ratings import Rating, Ratings, main, now
+from analysis.ratings.ratings import Rating, Ratings, now
 from analysis.runs import load
 from analysis.trial_pictures import read_target
 from nca.config.validation import ConfigError
