@@ -56,7 +56,6 @@ class Assignment:
         artifacts: Folder of Optuna's artifact store.
         lean: Whether an earlier attempt ran out of memory.
         storage_timeout_s: How long to wait for the storage's server where it is away.
-        is_elsewhere: Whether the trial's folder is a copy on another disk than the coordinator's.
     """
 
     application: str
@@ -70,7 +69,6 @@ class Assignment:
     artifacts: str
     lean: bool = False
     storage_timeout_s: float = 0.0
-    is_elsewhere: bool = False
 
 
 @dataclass(frozen=True)
@@ -184,7 +182,6 @@ class RunningTrial:
         self.number = assignment.number
         self.origin = assignment.origin
         self.lean = assignment.lean  # an earlier attempt ran out of memory
-        self.is_elsewhere = assignment.is_elsewhere  # the folder is not the one that others see
         self._storage = storage
         self._id = trial_id(storage, assignment.study, assignment.number)
         self._pruning = pruning

@@ -21,7 +21,6 @@ from nca.tracking import (
     MlflowStore,
     MlflowTracker,
     NullTracker,
-    RunCheckpoints,
     Tracker,
     load_mlflow,
     one_line,
@@ -209,10 +208,7 @@ class _Seeds:
             )
             tracker.set_tags(tags)
         try:
-            mirror = None
-            if trial.is_elsewhere and isinstance(tracker, MlflowTracker):
-                mirror = RunCheckpoints(tracker)
-            return train(config, folder, tracker, _OneOf(trial, index, len(self._configs)), mirror)
+            return train(config, folder, tracker, _OneOf(trial, index, len(self._configs)))
         finally:
             log = trial.folder / LOG_FILE
             if log.exists():

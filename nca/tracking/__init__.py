@@ -1,6 +1,5 @@
 """The only door to MLflow, and a tracker that records nothing."""
 
-from nca.tracking.checkpoint_mirror import RunCheckpoints
 from nca.tracking.client import load_mlflow, one_line
 from nca.tracking.outbox import find_outboxes
 from nca.tracking.relocation import Moved, find_moved, refuse_moved, take_along
@@ -14,7 +13,6 @@ __all__ = [
     "MlflowTracker",
     "Moved",
     "NullTracker",
-    "RunCheckpoints",
     "Status",
     "Tracker",
     "check_address",

@@ -295,11 +295,6 @@ class MlflowTracker:
         self._created(self.run_id)
 
     @property
-    def client(self) -> MlflowClient:
-        """Of the store that holds the run."""
-        return self._client
-
-    @property
     def _id(self) -> str:
         assert self.run_id is not None  # its creation was delivered first
         return self.run_id

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
 import time
 import zlib
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -17,31 +15,9 @@ from torch import Tensor
 
 from nca.training.trainer import TrainerState
 
-__all__ = ["Checkpoints", "Mirror", "file_name"]
+__all__ = ["Checkpoints", "file_name"]
 
-PAUSE = 20.0  # times as long as copying takes, at least, between checkpoints
 KEPT = 2  # the newest, and the one before it should the newest turn out damaged
-
-
-@runtime_checkable  # tests check annotations
-class Mirror(Protocol):
-    """Where copies of checkpoints are kept for another machine to go on with."""
-
-    def names(self) -> list[str]:
-        """Return the names of those that are there."""
-
-    def put(self, file: Path, n_kept: int) -> None:
-        """Keep a file, and the newest ones before it up to a number; none where it cannot be reached."""
-
-    def fetch(self, name: str, folder: Path) -> None:
-        """Put a copy of one into a folder.
-
-        Raises:
-            OSError: If it cannot be had.
-        """
-
-    def clear(self) -> None:
-        """Forget all."""
 
 
 class Checkpoints:
@@ -50,16 +26,13 @@ class Checkpoints:
     Args:
         folder: Created with the first checkpoint.
         every: Training steps between checkpoints at least.
-        every_s: Seconds between checkpoints at least; a checkpoint is as large as the pool. With a mirror
-            longer, so that copying takes at most 5% of the time.
-        mirror: Where each is copied to; None for nowhere.
+        every_s: Seconds between checkpoints at least; a checkpoint is as large as the pool.
     """
 
-    def __init__(self, folder: Path, every: int, every_s: float, mirror: Mirror | None = None) -> None:
+    def __init__(self, folder: Path, every: int, every_s: float) -> None:
         self._folder = folder
         self._every = every
         self._every_s = every_s
-        self._mirror = mirror
         self._saved_step = 0
         self._saved_at = time.monotonic()
 
@@ -92,16 +65,10 @@ class Checkpoints:
             partial.unlink(missing_ok=True)
         for old in self._paths()[KEPT:]:
             old.unlink(missing_ok=True)
-        began = time.monotonic()
-        if self._mirror is not None:
-            self._mirror.put(path, KEPT)
         self._saved_step, self._saved_at = n_steps, time.monotonic()
-        self._every_s = max(self._every_s, PAUSE * (self._saved_at - began))
 
     def load(self) -> TrainerState | None:
         """Return the newest checkpoint that is whole, on the CPU; None where there is none."""
-        if self._mirror is not None:
-            self._fetch_newer(self._mirror)
         for path in self._paths():
             state = _read(path)
             if state is not None:
@@ -112,17 +79,6 @@ class Checkpoints:
     def clear(self) -> None:
         """Delete every checkpoint of the run."""
         shutil.rmtree(self._folder, ignore_errors=True)
-        if self._mirror is not None:
-            self._mirror.clear()
-
-    def _fetch_newer(self, mirror: Mirror) -> None:
-        """Get the mirror's checkpoints that are newer than ours, for another machine has gone on."""
-        newest = max((path.name for path in self._paths()), default="")
-        for name in mirror.names():
-            if name > newest:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                with contextlib.suppress(OSError):
-                    mirror.fetch(name, self._folder)
 
     def _paths(self) -> list[Path]:
         """Newest first."""

@@ -26,7 +26,7 @@ from nca.outputs.robustness import endure
 from nca.outputs.viewer import describe_facts, make_viewer
 from nca.textures.load import load_pixels, load_texture
 from nca.tracking import MlflowStore, MlflowTracker, Tracker
-from nca.training.checkpoint import Checkpoints, Mirror
+from nca.training.checkpoint import Checkpoints
 from nca.training.device import allow_tf32, check_device, keep_freed_memory, pick_device
 from nca.training.outcome import STATUS, Listener, Outcome, Reason
 from nca.training.pool import Pool, n_pool_rows
@@ -76,9 +76,7 @@ def open_tracker(
     return store.open_run(folder, experiment_id, params=flatten(asdict(config)), **run)
 
 
-def train(
-    config: TrialConfig, folder: Path, tracker: Tracker, listener: Listener, mirror: Mirror | None = None
-) -> Outcome:
+def train(config: TrialConfig, folder: Path, tracker: Tracker, listener: Listener) -> Outcome:
     """Train from the folder's last checkpoint, or from the start, and record everything.
 
     Args:
@@ -86,7 +84,6 @@ def train(
         folder: Of this run alone; holds its checkpoints while it trains.
         tracker: Its run is ended here.
         listener: Sees every fetched loss; may end the run.
-        mirror: Where checkpoints are copied to; None for nowhere.
 
     Raises:
         ConfigError: If an input has gone since it was checked.
@@ -100,7 +97,6 @@ def train(
             folder / "checkpoints",
             config.train.checkpoint_every,
             config.train.checkpoint_every_s,
-            mirror,
         )
         restored = checkpoints.load()
         if restored is not None:

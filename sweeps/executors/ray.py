@@ -470,9 +470,7 @@ def find_folder(order: Order) -> tuple[Path, bool]:
     (ours / LOG_FILE).unlink(missing_ok=True)
     write_files(ours, order.files)
     if ASSIGNMENT_FILE in order.files:
-        write_assignment(
-            ours, replace(read_assignment(ours), artifacts=str(ours / UPLOADS), is_elsewhere=True)
-        )
+        write_assignment(ours, replace(read_assignment(ours), artifacts=str(ours / UPLOADS)))
     return ours, False
 
 

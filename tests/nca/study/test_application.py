@@ -24,7 +24,7 @@ class Trial(RunningTrial):
 
     def __init__(self, folder: Path, uri: str | None = None) -> None:
         self.folder, self.links, self.lean, self.origin = folder, {}, False, 0
-        self.study_name, self.number, self.is_elsewhere = "leaf", 0, False
+        self.study_name, self.number = "leaf", 0
         settings = {"objectives": ["final_loss"], "repeats": 1}
         self.n_seen, self.stop_in, self.give_up_in = 0, 10**6, 10**6
         self.config: dict[str, Any] = asdict(trial_config(folder, uri=uri)) | {"sweep": settings}

@@ -6,7 +6,6 @@ import errno
 import itertools
 import json
 import resource
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -281,67 +280,3 @@ def test_due_after_so_many_steps_and_so_many_seconds(tmp_path: Path, monkeypatch
     resumed.load()
     assert not resumed.due(7)
     assert resumed.due(8)
-
-
-class Shelf:
-    """A mirror that is a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir()
-
-    def names(self) -> list[str]:
-        return [file.name for file in self.folder.iterdir()]
-
-    def put(self, file: Path, n_kept: int) -> None:
-        shutil.copy(file, self.folder)
-        for name in sorted(self.names())[:-n_kept]:
-            (self.folder / name).unlink()
-
-    def fetch(self, name: str, folder: Path) -> None:
-        shutil.copy(self.folder / name, folder)
-
-    def clear(self) -> None:
-        for file in self.folder.iterdir():
-            file.unlink()
-
-
-def test_another_machine_goes_on_from_the_mirror_and_the_first_one_from_there(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path / "shelf")
-    one, other = (Checkpoints(tmp_path / name, 1, 0.0, shelf) for name in ("one", "other"))
-    one.save(state(1.0), 1)
-    loaded = other.load()
-    assert loaded is not None
-    assert_equal(loaded, state(1.0))
-    for step in (2, 3):
-        other.save(state(float(step)), step)
-    assert sorted(shelf.names()) == ["00000002.safetensors", "00000003.safetensors"]
-    loaded = one.load()  # newer than its own
-    assert loaded is not None
-    assert_equal(loaded, state(3.0))
-    other.save(state(4.0), 4)
-    (shelf.folder / "00000004.safetensors").write_bytes(b"cut off")
-    loaded = one.load()
-    assert loaded is not None
-    assert_equal(loaded, state(3.0))
-    one.clear()
-    assert shelf.names() == []
-
-
-def test_copying_takes_a_small_part_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-    monkeypatch.setattr("nca.training.checkpoint.time.monotonic", lambda: now[0])
-
-    class Slow(Shelf):
-        def put(self, file: Path, n_kept: int) -> None:
-            now[0] += 3.0
-            super().put(file, n_kept)
-
-    checkpoints = Checkpoints(tmp_path / "checkpoints", 1, 5.0, Slow(tmp_path / "shelf"))
-    now[0] = 5.0
-    assert checkpoints.due(1)
-    checkpoints.save(state(), 1)
-    now[0] += 59.0
-    assert not checkpoints.due(2)
-    now[0] += 1.0  # twenty times as long as the copy took
-    assert checkpoints.due(2)
