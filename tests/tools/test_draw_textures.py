@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from nca.textures import load as textures
-from tools.draw_textures import TEXTURES, draw_texture
+from nca.textures.load import ASSETS
+from tools.draw_textures import TEXTURES, draw_texture, main
 
 SIZE = 256
 
@@ -19,23 +19,23 @@ SIZE = 256
 @pytest.fixture(scope="module")
 def drawn_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drawn") / "new" / "folder"
-    assert textures.main(["draw", str(folder)]) == 0
+    main([str(folder)])
     return folder
 
 
 @pytest.fixture(params=TEXTURES)
 def pixels(request: pytest.FixtureRequest) -> Iterator[NDArray[np.float64]]:
-    with Image.open(textures.ASSETS / f"{request.param}.png") as image:
+    with Image.open(ASSETS / f"{request.param}.png") as image:
         yield np.asarray(image, dtype=np.float64)
 
 
 def test_assets_are_the_four_textures() -> None:
-    assert sorted(path.stem for path in textures.ASSETS.glob("*.png")) == sorted(TEXTURES)
+    assert sorted(path.stem for path in ASSETS.glob("*.png")) == sorted(TEXTURES)
 
 
 @pytest.mark.parametrize("name", TEXTURES)
 def test_drawing_again_gives_the_committed_bytes(name: str, drawn_folder: Path) -> None:
-    drawn, committed = drawn_folder / f"{name}.png", textures.ASSETS / f"{name}.png"
+    drawn, committed = drawn_folder / f"{name}.png", ASSETS / f"{name}.png"
     with Image.open(drawn) as ours, Image.open(committed) as theirs:
         assert theirs.mode == "RGB"
         assert theirs.size == (SIZE, SIZE)
@@ -98,7 +98,7 @@ def test_features_survive_shrinking_to_64_px(pixels: NDArray[np.float64]) -> Non
 def test_textures_differ_from_each_other() -> None:
     means = []
     for name in TEXTURES:
-        with Image.open(textures.ASSETS / f"{name}.png") as image:
+        with Image.open(ASSETS / f"{name}.png") as image:
             pixels = np.asarray(image, dtype=np.float64)
         means.append(np.concatenate([pixels.mean(axis=(0, 1)), pixels.std(axis=(0, 1))]))
     for index, ours in enumerate(means):
@@ -114,3 +114,21 @@ def test_unknown_name_is_refused() -> None:
 def test_size_that_does_not_divide_the_canvas_is_refused(size: int) -> None:
     with pytest.raises(ValueError, match=f"size must be a divisor of 512, got {size}"):
         draw_texture("roundleaf", size)
+
+
+@pytest.mark.parametrize("arguments", [["a", "b"], ["--help"]])
+def test_wrong_arguments_end_in_the_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ending:
+        main(arguments)
+    assert ending.value.code == 2
+    assert capsys.readouterr().err == "error: python -m tools.draw_textures [FOLDER]\n"
+
+
+def test_folder_that_cannot_be_written_ends_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as ending:
+        main([str(tmp_path / "file")])
+    assert ending.value.code == 2
+    assert capsys.readouterr().err == f"error: [Errno 17] File exists: '{tmp_path / 'file'}'\n"
