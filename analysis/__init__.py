@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from nca.config.validation import ConfigError
+from nca.cli.errors import ConfigError
 
 __all__ = ["check_extra"]
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from nca.cli.options import PLACES, read_options, read_out, read_places, writing
-from nca.config.validation import exit_on_error
+from nca.cli.errors import exit_on_error
+from nca.cli.options import read_options, read_out, writing
+from nca.records.paths import PLACES, read_places
 from sweeps import SweepError
 
 __all__ = ["main"]

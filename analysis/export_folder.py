@@ -14,7 +14,7 @@ from optuna.distributions import IntDistribution, distribution_to_json, json_to_
 from analysis.ratings.ratings import Rating
 from analysis.runs import StudyTable, add_provenance
 from analysis.trial_pictures import SheetPictures, make_sheet
-from nca.config.validation import ConfigError
+from nca.cli.errors import ConfigError
 from nca.records.paths import Places
 
 __all__ = ["read_exported", "write_exported"]

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nca.cli.options import PLACES, read_options, read_out, read_places, writing
-from nca.config.validation import ConfigError, exit_on_error
+from nca.cli.errors import ConfigError, exit_on_error
+from nca.cli.options import read_options, read_out, writing
+from nca.records.paths import PLACES, read_places
 from sweeps import SweepError
 
 if TYPE_CHECKING:

@@ -22,8 +22,9 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 from analysis.ratings.ratings import DASHBOARD_RATER, LARGEST, Rating, Ratings, check_rater, now
 from analysis.trial_pictures import data_url, read_output, read_target
-from nca.cli.options import PLACES, read_options, read_places
-from nca.config.validation import ConfigError, exit_on_error
+from nca.cli.errors import ConfigError, exit_on_error
+from nca.cli.options import read_options
+from nca.records.paths import PLACES, read_places
 from nca.serve import LOOPBACK, free_port
 from sweeps import SweepError
 

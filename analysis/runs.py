@@ -13,8 +13,7 @@ from optuna.distributions import BaseDistribution
 
 from analysis.ratings.ratings import Rating, Ratings, mean_ratings
 from analysis.trial_pictures import FolderPictures, Pictures
-from nca.cli.options import read_places
-from nca.records.paths import Places
+from nca.records.paths import Places, read_places
 from sweeps.admin import StudyState, TrialNote
 
 __all__ = ["StudyTable", "add_provenance", "load", "read_study"]

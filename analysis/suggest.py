@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nca.cli.options import PLACES, read_number, read_options, read_places
-from nca.config.validation import ConfigError, exit_on_error, nearest
+from nca.cli.errors import ConfigError, exit_on_error, nearest
+from nca.cli.options import read_number, read_options
+from nca.records.paths import PLACES, read_places
 from sweeps import SweepError
 
 if TYPE_CHECKING:

@@ -27,8 +27,8 @@ def load(
     Raises:
         ConfigError: If there is no such run, or its automaton cannot be read.
     """
-    from nca.cli.options import read_places
     from nca.outputs.model_file import load_model
+    from nca.records.paths import read_places
 
     options = {"runs_dir": str(runs_dir)} | ({} if tracking_uri is None else {"tracking.uri": tracking_uri})
     return load_model(read_places(options).fetch(str(run), "model.safetensors"))

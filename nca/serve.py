@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from nca.cli.errors import ConfigError, exit_on_error
 from nca.cli.options import read_options
-from nca.config.validation import ConfigError, exit_on_error
 from nca.tracking import refuse_moved
 from sweeps.storage.sqlite import SQLITE
 

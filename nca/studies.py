@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from nca.cli.options import PLACES, read_options, read_places
-from nca.config.validation import ConfigError, exit_on_error, nearest
-from nca.records.paths import Places, format_size, is_study_name, size_of
+from nca.cli.errors import ConfigError, exit_on_error, nearest
+from nca.cli.options import read_options
+from nca.records.paths import PLACES, Places, format_size, is_study_name, read_places, size_of
 from nca.records.repair import list_left, mend
 from sweeps import SweepError
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nca.config.validation import ConfigError, exit_on_error
+from nca.cli.errors import ConfigError, exit_on_error
 from nca.loss.vgg_weights import resolve_features
 from nca.study.plan import (
     Plan,

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
+from nca.cli.errors import ConfigError, exit_on_error, nearest
 from nca.config.schema import TrialConfig, name_study, training_values
-from nca.config.validation import ConfigError, build, exit_on_error, nearest
+from nca.config.validation import build
 from nca.loss.vgg_weights import resolve_features
 from nca.records.paths import SINGLE_RUNS
 from nca.training.rerun import WORDS, Again, check_same_inputs, read_again, take_up

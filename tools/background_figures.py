@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from analysis.figures.drawing import make_figure, styled
 from nca.automaton.model import plain_rollout
 from nca.automaton.seeding import Streams
+from nca.cli.errors import ConfigError, exit_on_error
 from nca.cli.options import writing
 from nca.config.schema import FeaturesConfig, GrayScottTexture, PlantTexture
-from nca.config.validation import ConfigError, exit_on_error
 from nca.loss.features import load_extractor
 from nca.loss.style import StyleLoss
 from nca.outputs.model_file import TrainedAutomaton, load_model

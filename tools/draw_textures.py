@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nca.config.validation import ConfigError, exit_on_error
+from nca.cli.errors import ConfigError, exit_on_error
 from nca.textures.load import ASSETS
 from tools.canvas import (
     CANVAS,

@@ -10,9 +10,9 @@ from pathlib import Path
 from analysis.ratings.companion import RATINGS, collect, top_up
 from analysis.ratings.ratings import Rating, Ratings, group, self_agreement
 from analysis.ratings.table import read_csv, write_csv
-from nca.cli.options import PLACES, read_options, read_out, read_places, writing
-from nca.config.validation import exit_on_error
-from nca.records.paths import DASHBOARD, Places
+from nca.cli.errors import exit_on_error
+from nca.cli.options import read_options, read_out, writing
+from nca.records.paths import DASHBOARD, PLACES, Places, read_places
 from sweeps import SweepError
 
 USAGE = (

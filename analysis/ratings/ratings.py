@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nca.config.validation import ConfigError
+from nca.cli.errors import ConfigError
 from nca.records.paths import Places
 
 __all__ = ["DASHBOARD_RATER", "LARGEST", "Rating", "Ratings", "check_rater", "mean_ratings", "now"]

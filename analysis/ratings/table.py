@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from analysis.ratings.ratings import LARGEST, RATER, Rating, now
-from nca.config.validation import ConfigError
+from nca.cli.errors import ConfigError
 
 __all__ = ["read_csv", "write_csv"]
 

@@ -8,12 +8,9 @@ import shutil
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from nca.config.validation import ConfigError, nearest
-from nca.records.paths import Places
+from nca.cli.errors import ConfigError, nearest
 
-__all__ = ["PLACES", "read_number", "read_options", "read_out", "read_places", "writing"]
-
-PLACES = ("runs_dir", "sweep.storage", "tracking.uri")  # what `read_places` reads
+__all__ = ["read_number", "read_options", "read_out", "writing"]
 
 
 def read_options(
@@ -41,14 +38,6 @@ def read_options(
     if needs is not None and needs not in options:
         raise ConfigError(f"say which {needs}: {usage}")
     return options
-
-
-def read_places(options: dict[str, str]) -> Places:
-    """Return where records are, as `runs_dir`, `sweep.storage` and `tracking.uri` say."""
-    runs = Path(options.get("runs_dir", "mlruns")).expanduser().absolute()
-    usual = Places.under(runs)
-    tracking = options.get("tracking.uri", usual.tracking)
-    return Places(runs, options.get("sweep.storage", usual.storage), None if tracking == "none" else tracking)
 
 
 def read_out(options: dict[str, str], key: str, default: str, kinds: Collection[str] = ()) -> Path:

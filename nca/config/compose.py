@@ -24,7 +24,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nca.config.validation import ConfigError, flatten, nearest
+from nca.cli.errors import ConfigError, nearest
+from nca.config.validation import flatten
 from sweeps import SweepError
 from sweeps.space import Choice, Domain, Interval, Scalar
 

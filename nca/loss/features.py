@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nca.automaton.seeding import derive_seed
+from nca.cli.errors import ConfigError
 from nca.config.schema import FeaturesConfig
-from nca.config.validation import ConfigError
 from nca.loss.vgg_weights import WEIGHTS_URL
 from nca.loss.winograd import WinogradConvolution
 

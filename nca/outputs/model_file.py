@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 
 from nca.automaton.model import Automaton
 from nca.automaton.seeding import Streams
+from nca.cli.errors import ConfigError
 from nca.config.schema import TrialConfig
-from nca.config.validation import ConfigError, build
+from nca.config.validation import build
 from nca.outputs.pictures import grow, to_pixels
 
 __all__ = ["TrainedAutomaton", "load_model", "save_model"]

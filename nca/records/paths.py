@@ -7,14 +7,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nca.config.validation import ConfigError
+from nca.cli.errors import ConfigError
 
 if TYPE_CHECKING:
     from nca.tracking import MlflowStore
     from sweeps.admin import Studies
 
-__all__ = ["DASHBOARD", "MLFLOW_UI", "SINGLE_RUNS", "Places", "format_size", "is_study_name", "size_of"]
+__all__ = [
+    "DASHBOARD",
+    "MLFLOW_UI",
+    "PLACES",
+    "SINGLE_RUNS",
+    "Places",
+    "format_size",
+    "is_study_name",
+    "read_places",
+    "size_of",
+]
 
+PLACES = ("runs_dir", "sweep.storage", "tracking.uri")  # what `read_places` reads
 SINGLE_RUNS = "single-runs"  # MLflow experiment of runs that belong to no study, and their folder
 MLFLOW_UI, DASHBOARD = "http://127.0.0.1:5000", "http://127.0.0.1:8080/dashboard"  # where `make` serves them
 
@@ -128,6 +139,14 @@ class Places:
             return MlflowStore(self.tracking) if self.tracking and self.own_store() else None
         check_address(self.tracking)
         return MlflowStore(self.tracking)
+
+
+def read_places(options: dict[str, str]) -> Places:
+    """Return where records are, as `runs_dir`, `sweep.storage` and `tracking.uri` say."""
+    runs = Path(options.get("runs_dir", "mlruns")).expanduser().absolute()
+    usual = Places.under(runs)
+    tracking = options.get("tracking.uri", usual.tracking)
+    return Places(runs, options.get("sweep.storage", usual.storage), None if tracking == "none" else tracking)
 
 
 def is_study_name(name: str) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
+from nca.cli.errors import ConfigError, nearest
 from nca.config.schema import (
     FREE_OF_TRAIN,
     FeaturesConfig,
@@ -20,7 +21,7 @@ from nca.config.schema import (
     TrialConfig,
     name_study,
 )
-from nca.config.validation import ConfigError, build, flatten, nearest
+from nca.config.validation import build, flatten
 from nca.loss.vgg_weights import resolve_features
 from nca.records.paths import is_study_name
 from sweeps.space import Choice, Domain, Interval, check_sampler

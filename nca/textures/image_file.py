@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from nca.config.validation import ConfigError
+from nca.cli.errors import ConfigError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

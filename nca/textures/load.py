@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nca.cli.errors import ConfigError, nearest
 from nca.config.schema import GrayScottTexture, ImageTexture, PlantTexture, Texture
-from nca.config.validation import ConfigError, nearest
 from nca.textures.image_file import Pixels, read_image
 from nca.textures.photo import fetch_photo
 

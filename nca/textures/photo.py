@@ -7,7 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from nca.config.validation import ConfigError
+from nca.cli.errors import ConfigError
 from nca.textures.image_file import MIN_SIDE_PX, read_image
 
 __all__ = ["fetch_photo"]

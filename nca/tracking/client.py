@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from nca.config.validation import ConfigError
+from nca.cli.errors import ConfigError
 from nca.tracking.relocation import refuse_moved
 from nca.tracking.uri import refuse_password
 from sweeps.storage.postgresql import creating_tables

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nca.config.validation import ConfigError
+from nca.cli.errors import ConfigError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from nca.config.validation import ConfigError
+from nca.cli.errors import ConfigError
 
 __all__ = ["Moved", "find_moved", "refuse_moved", "take_along"]
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from nca.config.validation import ConfigError
+from nca.cli.errors import ConfigError
 
 __all__ = ["hold", "is_held"]
 

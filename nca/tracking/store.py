@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nca.config.validation import ConfigError
+from nca.cli.errors import ConfigError
 from nca.tracking.client import open_client
 from nca.tracking.experiments import ACTIVE, Experiments
 from nca.tracking.outbox import Outbox, Record, find_outboxes

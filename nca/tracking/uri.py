@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from nca.config.validation import ConfigError
+from nca.cli.errors import ConfigError
 from sweeps.storage.postgresql import has_password, without_password
 
 __all__ = ["check_address", "refuse_password"]

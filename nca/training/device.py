@@ -6,8 +6,8 @@ import ctypes
 
 import torch
 
+from nca.cli.errors import ConfigError
 from nca.config.schema import TrainConfig
-from nca.config.validation import ConfigError
 
 __all__ = ["allow_tf32", "check_device", "keep_freed_memory", "pick_device"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
+from nca.cli.errors import ConfigError
 from nca.config.schema import TrialConfig
-from nca.config.validation import ConfigError
 from nca.loss.features import load_extractor
 from nca.loss.vgg_weights import hash_weights
 from nca.textures.load import load_pixels, texture_hash

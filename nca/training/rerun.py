@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nca.cli.options import read_places
+from nca.cli.errors import ConfigError
 from nca.config.schema import TrialConfig, training_values
-from nca.config.validation import ConfigError, build
-from nca.records.paths import Places
+from nca.config.validation import build
+from nca.records.paths import Places, read_places
 
 __all__ = ["WORDS", "Again", "check_same_inputs", "read_again", "take_up"]
 

@@ -11,8 +11,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 from PIL import Image
 
-from nca.cli.options import read_places
-from nca.records.paths import Places
+from nca.records.paths import Places, read_places
 from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import FINGERPRINT, LINKS
 

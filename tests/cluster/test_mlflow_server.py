@@ -17,7 +17,7 @@ import requests
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 
-from nca.config.validation import ConfigError
+from nca.cli.errors import ConfigError
 from nca.tracking import MlflowStore, MlflowTracker, check_address, describe_folder, find_outboxes
 from nca.tracking.outbox import Outbox
 from nca.tracking.tracker import is_away

@@ -21,7 +21,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from nca.config.validation import ConfigError
+from nca.cli.errors import ConfigError
 from nca.study.application import TextureSweep
 from nca.tracking import MlflowStore, check_address
 from nca.training.run import open_tracker
@@ -204,7 +204,7 @@ def test_a_server_that_answers_is_taken(server: str) -> None:
 
 ASKED = """
 import os, sys
-from nca.config.validation import ConfigError
+from nca.cli.errors import ConfigError
 from nca.tracking import check_address
 try:
     check_address(sys.argv[1])

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import nca
-from nca.config.validation import ConfigError
+from nca.cli.errors import ConfigError
 from nca.outputs.model_file import save_model
 from nca.render import main
 from tests.builders import automaton, trial_config

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nca import serve
-from nca.config.validation import ConfigError
+from nca.cli.errors import ConfigError
 from nca.serve import LOOPBACK, PORTS, USAGE, _newest_experiment, free_port
 from nca.tracking import MlflowStore
 

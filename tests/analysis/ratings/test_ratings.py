@@ -16,7 +16,7 @@ from analysis.ratings.companion import RATINGS, collect
 from analysis.ratings.ratings import Rating, Ratings, now
 from analysis.runs import load
 from analysis.trial_pictures import read_target
-from nca.config.validation import ConfigError
+from nca.cli.errors import ConfigError
 from nca.records.paths import Places
 from sweeps.admin import Studies
 from sweeps.storage.optuna_storage import open_storage

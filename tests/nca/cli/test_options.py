@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from nca.cli.errors import ConfigError
 from nca.cli.options import read_out, writing
-from nca.config.validation import ConfigError
 
 
 def test_a_file_appears_when_all_of_it_is_written(tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from nca.cli.errors import ConfigError
 from nca.config.compose import CONF, compose_plain, read_domain, sort_overrides
 from nca.config.schema import SweepConfig, TrialConfig
-from nca.config.validation import ConfigError, build
+from nca.config.validation import build
 from sweeps.space import Choice, Interval
 
 TEXTURE = "texture=roundleaf"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from nca.cli.errors import ConfigError, exit_on_error, nearest
 from nca.config.schema import (
     ExecutorConfig,
     FeaturesConfig,
@@ -21,7 +22,7 @@ from nca.config.schema import (
     TrialConfig,
     name_study,
 )
-from nca.config.validation import ConfigError, build, exit_on_error, flatten, nearest
+from nca.config.validation import build, flatten
 from tests.builders import model_config, train_config, trial_config
 
 MODEL = asdict(model_config())
@@ -236,7 +237,7 @@ def test_ctrl_c_is_one_line_and_exit_code_130(capsys: pytest.CaptureFixture[str]
 def test_ctrl_c_ends_the_process_although_a_library_swallows_it(then: str) -> None:
     code = f"""
 import os, signal, time
-from nca.config.validation import exit_on_error
+from nca.cli.errors import exit_on_error
 with exit_on_error():
     try:
         os.kill(os.getpid(), signal.SIGINT)

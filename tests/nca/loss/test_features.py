@@ -10,8 +10,8 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
+from nca.cli.errors import ConfigError
 from nca.config.schema import FeaturesConfig
-from nca.config.validation import ConfigError
 from nca.loss.features import (
     FILTER_SIDE,
     N_RANDOM_FILTERS,

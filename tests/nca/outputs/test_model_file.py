@@ -14,7 +14,7 @@ from safetensors import safe_open
 from nca.automaton.fast_rollout import Rollout
 from nca.automaton.model import make_seed_state
 from nca.automaton.seeding import Streams
-from nca.config.validation import ConfigError
+from nca.cli.errors import ConfigError
 from nca.outputs.model_file import load_model, save_model
 from nca.outputs.pictures import to_pixels
 from tests.builders import CPU, automaton, trial_config

@@ -71,7 +71,7 @@ def test_a_lean_trial_recomputes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         seen.append(config)
         return Outcome("complete", 1, {"final_loss": 0.5}, None)
 
-    monkeypatch.setattr("nca.study.application.train", train)
+    monkeypatch.setattr("nca.study.repeats.train", train)
     trial = Trial(tmp_path)
     assert TextureSweep().run(trial).values == [0.5]
     trial.lean = True
@@ -96,7 +96,7 @@ def test_only_want_of_memory_is_told_as_such(tmp_path: Path, monkeypatch: pytest
         def train(*_: object) -> Outcome:
             raise error
 
-        monkeypatch.setattr("nca.study.application.train", train)
+        monkeypatch.setattr("nca.study.repeats.train", train)
 
     fail(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore."))
     result = TextureSweep().run(Trial(tmp_path))

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from nca.cli.errors import ConfigError
 from nca.config.schema import FeaturesConfig
-from nca.config.validation import ConfigError
 from nca.study.plan import (
     Plan,
     has_study,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nca.config.validation import ConfigError
+from nca.cli.errors import ConfigError
 
 SIDE = 32
 

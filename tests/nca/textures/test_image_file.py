@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nca.config.validation import ConfigError
+from nca.cli.errors import ConfigError
 from nca.textures.image_file import read_image
 from tests.nca.textures.pictures import SIDE, assert_one_line, checkered, save
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from nca.cli.errors import ConfigError
 from nca.config.schema import GrayScottTexture, ImageTexture, PlantTexture
-from nca.config.validation import ConfigError
 from nca.textures.load import ASSETS, load_pixels, load_texture, texture_hash
 from tests.nca.textures.pictures import SIDE, assert_one_line, checkered, save
 from tools.draw_textures import TEXTURES

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nca.cli.errors import ConfigError
 from nca.config.schema import PlantTexture
-from nca.config.validation import ConfigError
 from nca.textures.load import load_pixels
 from nca.textures.photo import fetch_photo
 from tests.nca.textures.pictures import SIDE, assert_one_line, checkered, save

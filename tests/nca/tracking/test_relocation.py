@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nca.config.validation import ConfigError
+from nca.cli.errors import ConfigError
 from nca.records.paths import Places
 from nca.records.repair import list_left, mend
 from nca.tracking import MlflowStore, find_moved, refuse_moved

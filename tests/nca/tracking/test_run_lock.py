@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nca.config.validation import ConfigError
+from nca.cli.errors import ConfigError
 from nca.tracking.run_lock import hold, is_held
 
 HOLD = """

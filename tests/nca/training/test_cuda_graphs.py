@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from nca.config.validation import ConfigError
+from nca.cli.errors import ConfigError
 from nca.training import trainer as trainer_module
 from nca.training.cuda_graphs import N_WARM_UP, StepGraphs
 from nca.training.run import build_trainer

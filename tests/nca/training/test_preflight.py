@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from nca.cli.errors import ConfigError
 from nca.config.schema import FeaturesConfig, ImageTexture
-from nca.config.validation import ConfigError
 from nca.textures.load import load_pixels, texture_hash
 from nca.training.device import pick_device
 from nca.training.preflight import check_inputs, check_surroundings

@@ -14,8 +14,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from nca.cli.errors import ConfigError
 from nca.config.schema import FeaturesConfig, ImageTexture, TrialConfig
-from nca.config.validation import ConfigError, build, flatten
+from nca.config.validation import build, flatten
 from nca.loss.style import StyleLoss
 from nca.tracking import NullTracker
 from nca.training.outcome import Outcome
