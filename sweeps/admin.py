@@ -23,7 +23,6 @@ from sweeps.study import (
     FINGERPRINT,
     LINKS,
     OWNER,
-    RATINGS,
     STOP,
     UID,
     as_one,
@@ -125,8 +124,8 @@ class Studies:
         self._storage = open_storage(storage, create=False)
 
     def names(self) -> list[str]:
-        """Return the names of all studies, without those in which others are rated."""
-        return sorted(n for n in optuna.get_all_study_names(self._storage) if not n.endswith(RATINGS))
+        """Return the names of all studies."""
+        return sorted(optuna.get_all_study_names(self._storage))
 
     def look(self, name: str) -> StudyState:
         """Return what is known of a study.
@@ -256,21 +255,20 @@ class Studies:
         return len(found)
 
     def delete(self, name: str, artifacts: Path) -> None:
-        """Delete a study of which no trial runs, with its trials' pictures and the study of their ratings.
+        """Delete a study of which no trial runs, with its trials' pictures.
 
         Args:
             name: The study's.
             artifacts: Folder of Optuna's artifact store.
         """
         store = FileSystemArtifactStore(artifacts)
-        companion = find_study(self._storage, name + RATINGS)
-        for study in filter(None, (companion, self._study(name))):
-            owners: list[Study | FrozenTrial] = [study, *study.get_trials(deepcopy=False)]
-            for owner in owners:
-                for meta in get_all_artifact_meta(owner, storage=self._storage):
-                    with contextlib.suppress(ArtifactNotFound):
-                        store.remove(meta.artifact_id)
-            optuna.delete_study(study_name=study.study_name, storage=self._storage)
+        study = self._study(name)
+        owners: list[Study | FrozenTrial] = [study, *study.get_trials(deepcopy=False)]
+        for owner in owners:
+            for meta in get_all_artifact_meta(owner, storage=self._storage):
+                with contextlib.suppress(ArtifactNotFound):
+                    store.remove(meta.artifact_id)
+        optuna.delete_study(study_name=name, storage=self._storage)
 
     def _book(self, study: Study) -> Book:
         return Book(study, self._storage, n_trials=0, retries=0)

@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sweeps import SweepError
 from sweeps.storage.optuna_storage import PatientStorage, first_line, open_storage
-from sweeps.study import RATINGS, find_study, is_abandoned
+from sweeps.study import find_study, is_abandoned
 
 __all__ = ["copy_study", "main"]
 
@@ -69,18 +69,15 @@ def copy(options: dict[str, str]) -> Iterator[str]:
     """
     source, target = open_storage(options["from"], create=False), open_storage(options["to"])
     names = optuna.get_all_study_names(source)
-    wanted = (
-        options["study"].split(",") if "study" in options else [n for n in names if not n.endswith(RATINGS)]
-    )
-    for name in wanted:
-        copied = [copy_study(each, source, target) for each in (name, name + RATINGS) if each in names]
-        if not copied:
+    for name in options["study"].split(",") if "study" in options else names:
+        if name not in names:
             raise SweepError(f"study '{name}': no such study in {options['from']}")
+        copied = copy_study(name, source, target)
         n_files = 0
         if "artifacts" in options:
             folders = Path(options["artifacts"]), Path(options["to_artifacts"])
-            n_files = sum(copy_artifacts(study, target, *folders) for study in copied)
-        yield f"{name}: {len(copied[0].get_trials(deepcopy=False))} trials, {n_files} artifacts"
+            n_files = copy_artifacts(copied, target, *folders)
+        yield f"{name}: {len(copied.get_trials(deepcopy=False))} trials, {n_files} artifacts"
 
 
 def copy_study(name: str, source: PatientStorage, target: PatientStorage) -> Study:
@@ -96,7 +93,7 @@ def copy_study(name: str, source: PatientStorage, target: PatientStorage) -> Stu
     """
     study = optuna.load_study(study_name=name, storage=source)
     running = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.RUNNING]
-    if running and not name.endswith(RATINGS):  # there a running trial is one that waits for its rating
+    if running:
         gone = is_abandoned(running[0])
         what = "was left by a sweep that died; mend the study first" if gone else "runs; stop the sweep first"
         raise SweepError(f"study '{name}': trial {running[0].number} {what}")

@@ -23,7 +23,6 @@ from sweeps import SweepError
 from sweeps.space import Space, describe
 
 __all__ = [
-    "RATINGS",
     "SUGGESTED",
     "PrunerSpec",
     "StudySpec",
@@ -45,7 +44,6 @@ __all__ = [
 ]
 
 SUGGESTED = "suggested_by"  # attribute of a trial that was queued on top of the total
-RATINGS = "/ratings"  # ends the name of a study in which another one's trials are rated by eye
 ORPHAN_S = 5  # age at which a trial that still has no owner has lost it
 SHOWN_DIFFERENCES = 5
 

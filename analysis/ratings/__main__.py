@@ -7,12 +7,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from analysis.ratings.companion import RATINGS, collect, top_up
 from analysis.ratings.ratings import Rating, Ratings, group, self_agreement
 from analysis.ratings.table import read_csv, write_csv
 from nca.cli.errors import exit_on_error
 from nca.cli.options import read_options, read_out, writing
-from nca.records.paths import DASHBOARD, PLACES, Places, read_places
+from nca.records.paths import PLACES, Places, read_places
 from sweeps import SweepError
 
 USAGE = (
@@ -43,8 +42,6 @@ def _run(places: Places, study: str, given: Path | None, out: Path | None) -> No
         before = {rating.key: rating.rating for rating in ratings.all()}
         n_replaced = sum(before.get(rating.key, rating.rating) != rating.rating for rating in new)
         print(f"{given}: {len(new)} ratings" + (f", {n_replaced} in place of others" if n_replaced else ""))
-    n_new = top_up(places, study, trials)
-    new += collect(places, study)
     for rating in new:
         ratings.add(rating)
     ratings.tag_runs(sorted(group(ratings.all(), "trial")))
@@ -55,9 +52,7 @@ def _run(places: Places, study: str, given: Path | None, out: Path | None) -> No
         print(f"{out}: {len(found)} ratings")
     for line in describe(found, len(trials)):
         print(line)
-    waiting = f", {n_new} new" if n_new else ""
     print(f"to rate: {places.command('analysis.rate', f'study={study}')}")
-    print(f"or make dashboard, {DASHBOARD}, study {study}{RATINGS}{waiting}")
 
 
 def describe(ratings: Sequence[Rating], n_trials: int) -> Iterator[str]:

@@ -17,10 +17,9 @@ from typing import Any
 from nca.cli.errors import ConfigError
 from nca.records.paths import Places
 
-__all__ = ["DASHBOARD_RATER", "LARGEST", "Rating", "Ratings", "check_rater", "mean_ratings", "now"]
+__all__ = ["LARGEST", "Rating", "Ratings", "check_rater", "mean_ratings", "now"]
 
 LARGEST = 5  # of a rating; the smallest is 0
-DASHBOARD_RATER = "dashboard"  # who rates in the Optuna dashboard, which knows no names
 
 KEY = "rating:"  # of an attribute of the study
 RATER = re.compile(r"[\w][\w .-]{0,39}")

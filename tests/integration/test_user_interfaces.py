@@ -7,13 +7,11 @@ from pathlib import Path
 import pytest
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
-from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support import expected_conditions
 from selenium.webdriver.support.ui import WebDriverWait
 
 from nca.records.paths import MLFLOW_UI, Places
 from tests.integration.browsing import PATIENCE_S, save_screenshot, wait_for_image, wait_for_text
-from tests.integration.commands import run_module
 from tests.integration.conftest import WEBGL, Finished, Serve
 from tests.integration.records import Records
 
@@ -83,27 +81,3 @@ def test_the_viewer_lives_in_mlflows_artifact_tab(
     WebDriverWait(browser, PATIENCE_S).until(lambda b: b.execute_script("return nca.steps") > before)
     browser.switch_to.default_content()
     save_screenshot(browser, "mlflow_viewer", tmp_path)
-
-
-def test_a_rating_given_in_the_dashboard_reaches_the_study(
-    serve: Serve, browser: Chrome, finished: Finished, tmp_path: Path
-) -> None:
-    runs = tmp_path / "runs"
-    address = serve("nca.serve", "dashboard")
-    words = (f"study={finished.name}", f"runs_dir={runs}")
-    assert run_module("analysis.ratings", *words, folder=tmp_path).returncode == 0
-    browser.get(f"{address}/studies/2/trials?numbers=1")
-    wait_for_text(browser, "Set Objective Value Form", "extremely close to the target", "target.png")
-    wait_for_image(browser, width=16)
-    slider = browser.find_element(By.CSS_SELECTOR, "input[type=range]")
-    for _ in range(4):
-        slider.send_keys(Keys.ARROW_RIGHT)
-    save_screenshot(browser, "dashboard_rating", tmp_path)
-    browser.find_element(By.XPATH, "//button[contains(translate(., 'SUBMIT', 'submit'), 'submit')]").click()
-    wait_for_text(browser, "Trial 1", "Complete")
-    done = run_module("analysis.ratings", *words, "export=r.csv", folder=tmp_path)
-    assert "1 of 3 complete trials are rated" in done.stdout, done.stderr
-    (line,) = (tmp_path / "r.csv").read_text().splitlines()[1:]
-    assert line.startswith(f"{finished.name},1,dashboard,0,4.0,")
-    tags = Records(runs, finished.name).children[1].data.tags
-    assert (tags["rating"], tags["rating.dashboard"]) == ("4", "4")

@@ -8,19 +8,14 @@ from pathlib import Path
 
 import pytest
 from flask.testing import FlaskClient
-from optuna.trial import TrialState
 
 from analysis.rate import APART, Queue, make_app
 from analysis.ratings.__main__ import main
-from analysis.ratings.companion import RATINGS, collect
 from analysis.ratings.ratings import Rating, Ratings, now
 from analysis.runs import load
 from analysis.trial_pictures import read_target
 from nca.cli.errors import ConfigError
 from nca.records.paths import Places
-from sweeps.admin import Studies
-from sweeps.storage.optuna_storage import open_storage
-from sweeps.study import find_study
 from tests.analysis.builders import STUDY, make_study
 from tests.analysis.mistakes import expect_refusal
 
@@ -224,7 +219,7 @@ def test_a_rating_for_what_is_shown_no_more_is_refused(client: FlaskClient, rati
     assert ratings.all() == []
 
 
-@pytest.mark.parametrize("rater", ["", "<script>", "a" * 41, "dashboard"])
+@pytest.mark.parametrize("rater", ["", "<script>", "a" * 41])
 def test_a_name_that_is_none_is_refused(client: FlaskClient, rater: str) -> None:
     assert "rater=" in str(ask(client, "/look", rater, code=400)["error"])
 
@@ -251,35 +246,3 @@ def test_other_origins_and_hosts_are_refused(
 def test_another_host_does_not_even_see_the_page(client: FlaskClient) -> None:
     assert client.get("/", headers={"Host": f"evil.example:{PORT}"}).status_code == 403
     assert client.get("/", headers={"Host": f"localhost:{PORT}"}).status_code == 200
-
-
-def test_the_companion_has_a_running_clone_of_every_complete_trial(places: Places, tmp_path: Path) -> None:
-    words = [f"study={STUDY}", f"runs_dir={tmp_path}"]
-    main(words)
-    main(words)  # the second time there is nothing to add
-    storage = open_storage(places.storage, create=False)
-    companion, source = find_study(storage, STUDY + RATINGS), find_study(storage, STUDY)
-    assert companion is not None
-    assert source is not None
-    clones = companion.get_trials()
-    assert [clone.user_attrs["trial"] for clone in clones] == list(range(N_COMPLETE))
-    for clone in clones:
-        assert clone.state == TrialState.RUNNING
-        assert clone.params == source.get_trials()[clone.user_attrs["trial"]].params
-    companion.tell(5, 4.0)  # as the dashboard does
-    companion.tell(6, 0.0)
-    assert [(r.trial, r.rater, r.rating) for r in collect(places, STUDY)] == [
-        (5, "dashboard", 4.0),
-        (6, "dashboard", 0.0),
-    ]
-    main(words)
-    assert load(STUDY, runs_dir=tmp_path)["rating"].count() == 2
-
-
-def test_the_companion_is_no_study_of_its_own_and_goes_with_its_study(places: Places, tmp_path: Path) -> None:
-    main([f"study={STUDY}", f"runs_dir={tmp_path}"])
-    studies = Studies(places.storage)
-    assert studies.names() == [STUDY]
-    studies.delete(STUDY, tmp_path / "artifacts" / "optuna")
-    assert find_study(open_storage(places.storage, create=False), STUDY + RATINGS) is None
-    assert [f for f in (tmp_path / "artifacts" / "optuna").rglob("*") if f.is_file()] == []
