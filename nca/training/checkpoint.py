@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nca.training.trainer import TrainerState
-
-__all__ = ["Checkpoints", "file_name"]
-
 KEPT = 2  # the newest, and the one before it should the newest turn out damaged
 
 
 class Checkpoints:
-    """The checkpoints of one run, a safetensors file each with its JSON values in the header.
+    """The checkpoints of one run, a safetensors file each with its checksum in the header.
 
     Args:
         folder: Created with the first checkpoint.
@@ -42,7 +38,7 @@ class Checkpoints:
             n_steps - self._saved_step >= self._every and time.monotonic() - self._saved_at >= self._every_s
         )
 
-    def save(self, state: TrainerState, n_steps: int) -> None:
+    def save(self, state: Mapping[str, Tensor], n_steps: int) -> None:
         """Write a checkpoint under its number of finished steps and drop all but the last two.
 
         Raises:
@@ -51,9 +47,8 @@ class Checkpoints:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / file_name(n_steps)
         partial = path.with_suffix(".partial")
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
-        values = json.dumps(state.values)
-        header = {"values": values, "checksum": str(_checksum(tensors, values))}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+        header = {"checksum": str(_checksum(tensors))}
         try:
             save_file(tensors, partial, header)
             _sync(partial)
@@ -67,7 +62,7 @@ class Checkpoints:
             old.unlink(missing_ok=True)
         self._saved_step, self._saved_at = n_steps, time.monotonic()
 
-    def load(self) -> TrainerState | None:
+    def load(self) -> dict[str, Tensor] | None:
         """Return the newest checkpoint that is whole, on the CPU; None where there is none."""
         for path in self._paths():
             state = _read(path)
@@ -90,19 +85,19 @@ def file_name(n_steps: int) -> str:
     return f"{n_steps:08d}.safetensors"
 
 
-def _read(path: Path) -> TrainerState | None:
+def _read(path: Path) -> dict[str, Tensor] | None:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        values = header["values"]
-        whole = header["checksum"] == str(_checksum(tensors, values))
-        return TrainerState(tensors, json.loads(values)) if whole else None
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        checksum = str(_checksum(tensors, header.get("values", "")))
+    except (SafetensorError, OSError, AttributeError, TypeError, ValueError):
         return None
+    return tensors if header.get("checksum") == checksum else None
 
 
-def _checksum(tensors: dict[str, Tensor], values: str) -> int:
+def _checksum(tensors: dict[str, Tensor], values: str = "") -> int:
+    """Return the CRC-32 of all tensors, and of the JSON values that older checkpoints hold beside them."""
     checksum = zlib.crc32(values.encode())
     for name in sorted(tensors):
         checksum = zlib.crc32(name.encode(), checksum)

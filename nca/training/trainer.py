@@ -1,11 +1,9 @@
-"""The training loop: an iterator of step records, whose state is what a checkpoint holds."""
+"""The training loop: an iterator of step records; its state is what a checkpoint holds."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,16 +17,13 @@ from nca.loss.style import StyleLoss
 from nca.training.cuda_graphs import StepGraphs, capture_on_cuda
 from nca.training.pool import Pool
 
-__all__ = ["DivergedError", "StepRecord", "Trainer", "TrainerState", "smoothed_loss"]
-
 RESEED_EVERY = 8  # training steps between fresh seed states in the batch
-MILESTONE = 3  # the learning rate drops after steps // 3, if nothing else is asked for
+MILESTONE = 3  # the learning rate drops after steps // 3, unless `drop_step` says otherwise
 LEARNING_RATE_DROP = 0.3
 NORM_EPSILON = 1e-8
 LOSS_WINDOW = 256  # training steps of the smoothed loss
-# Losses are fetched once per block: a device-to-host sync each. On the CPU a fetch is free.
-LOSS_BLOCK = {"cpu": 1}
-LOSS_BLOCK_ELSEWHERE = 32
+# Training steps between fetches of losses, each a device-to-host sync; on the CPU a fetch is free.
+FETCH_EVERY = {"cpu": 1, "cuda": 32}
 
 
 class DivergedError(ArithmeticError):
@@ -36,7 +31,7 @@ class DivergedError(ArithmeticError):
 
     Args:
         step: The training step.
-        loss: What it was.
+        loss: Its loss.
     """
 
     def __init__(self, step: int, loss: float) -> None:
@@ -60,14 +55,6 @@ class StepRecord:
     fetched: list[float]
 
 
-@dataclass(frozen=True)
-class TrainerState:
-    """What a checkpoint holds: tensors by name, and plain values for JSON."""
-
-    tensors: dict[str, Tensor]
-    values: dict[str, Any]
-
-
 def drop_step(config: TrainConfig) -> int:
     """Return the step from which the learning rate is smaller."""
     return config.steps // MILESTONE if config.drop_step is None else config.drop_step
@@ -79,7 +66,24 @@ def smoothed_loss(losses: list[float]) -> float:
 
 
 class Trainer:
-    """Trains an automaton on a style loss, in the order of events of the study's program.
+    """Trains an automaton on a style loss.
+
+    One training step, in the order of events:
+
+        rows = pool.draw_rows(batch_size); states = pool.sample(rows)
+        if step % 8 == 0: states[0] = pool.draw_seed()
+        states = rollout(model, states, randint(max_ca_steps // 2, max_ca_steps))
+        loss = style_loss(states[:, :3])
+        loss.backward()
+        for p in model.parameters(): p.grad /= p.grad.norm() + 1e-8
+        adam.step()  # at 0.3 times the learning rate from step steps // 3 on
+        pool.commit(rows, states)
+
+    A run has diverged when a loss or a gradient is not finite. The host cannot stop it at once, as it fetches
+    losses only every 32 steps on a GPU. So the device keeps a flag, `_diverged`, 1 from the first such step
+    on, that freezes the run: fused Adam skips its step by it (PyTorch calls it `found_inf`), `pool.commit`
+    writes nothing, and `output` keeps its value. `_fetch` gets the flag of every step beside its loss, drops
+    the losses from the first 1 on, and raises `DivergedError` with the first of those.
 
     Args:
         model: On the device of the pool.
@@ -87,20 +91,21 @@ class Trainer:
         style_loss: Called with RGB in [0, 1].
         config: Steps, batch size, learning rate, CA steps, rollout.
         streams: Uses `ca_steps` and `masks`.
+
+    Source: Niklasson et al. 2021, "Self-Organising Textures", whose notebook these eight lines follow.
     """
 
     def __init__(
         self, model: Automaton, pool: Pool, style_loss: StyleLoss, config: TrainConfig, streams: Streams
     ) -> None:
         self.model = model
+        self.style_loss = style_loss
         self.losses: list[float] = []
         self._pool = pool
-        self.style_loss = style_loss
         self._config = config
         self._streams = streams
-        fast = config.rollout == "fast"
-        rollout = Rollout(recompute=config.recompute, most_ca_steps=config.max_ca_steps - 1)
-        self._rollout = rollout if fast else plain_rollout
+        fast = Rollout(recompute=config.recompute, most_ca_steps=config.max_ca_steps - 1)
+        self._rollout = fast if config.rollout == "fast" else plain_rollout
         device = pool.states.device
         learning_rate: float | Tensor = config.learning_rate
         if config.cuda_graph:  # a graph reads it from memory
@@ -111,20 +116,17 @@ class Trainer:
             fused=device.type != "meta",
             capturable=device.type == "cuda",
         )
-        self._scheduler = torch.optim.lr_scheduler.MultiStepLR(
-            self._optimizer, milestones=[drop_step(config)], gamma=LEARNING_RATE_DROP
-        )
         self._diverged = torch.zeros((), device=device)
-        self._n_skipped = torch.zeros((), device=device)  # steps from the first diverged one on
-        if device.type != "meta":  # fused Adam skips where 1
+        if device.type != "meta":
             self._optimizer.found_inf = self._diverged  # type: ignore[attr-defined]
-        self._block = torch.zeros(LOSS_BLOCK.get(device.type, LOSS_BLOCK_ELSEWHERE), device=device)
+        # Per step since the last fetch: its loss, and the flag after it.
+        self._pending = torch.zeros(2, FETCH_EVERY.get(device.type, 1), device=device)
         rows = [number % len(pool.states) for number in range(config.batch_size)]
         self._output = torch.stack([pool.states[row, :3] for row in rows])
-        self._step: Callable[[State, int], tuple[State, Tensor]] = self._step_from
+        self._update: Callable[[State, int], tuple[State, Tensor]] = self._update_model
         masks = streams["masks"]
         if config.cuda_graph and masks is not None:
-            self._step = StepGraphs(self._step_from, capture_on_cuda([masks]))
+            self._update = StepGraphs(self._update_model, capture_on_cuda([masks]))
 
     @property
     def step(self) -> int:
@@ -133,47 +135,84 @@ class Trainer:
 
     @property
     def target_energy(self) -> float:
-        """The target's own Gram energy: what an image without any features would lose."""
+        """The target's own Gram energy: the loss of an image without any features."""
         return float(self.style_loss.energy)
 
     @property
     def output(self) -> Float[Tensor, "batch 3 height width"]:
-        """RGB of the last finite step's final states, on the device; a seed before the first step."""
+        """RGB of the last finite step's final states, on the device; a seed state before the first step."""
         return self._output
 
     def steps(self) -> Iterator[StepRecord]:
-        """Train the remaining steps; stopping is not asking for the next record.
+        """Train the remaining steps; a caller that asks for no further record stops training.
 
         Raises:
-            DivergedError: Where a loss or gradient is not finite, before the optimizer's step.
+            DivergedError: If a loss or gradient is not finite; the model is as before that step.
         """
-        start = self.step
+        start, fetch_every = self.step, self._pending.shape[1]
         for step in range(start, self._config.steps):
-            pending = (step - start) % len(self._block)
-            self._block[pending] = self.train_step(step)
+            index = (step - start) % fetch_every
+            self._pending[:, index] = torch.stack([self.train_step(step), self._diverged])
             fetched: list[float] = []
-            if pending + 1 == len(self._block) or step + 1 == self._config.steps:
-                fetched = self._fetch(pending + 1)
+            if index + 1 == fetch_every or step + 1 == self._config.steps:
+                fetched = self._fetch(index + 1)
             yield StepRecord(step, fetched)
 
     def train_step(self, step: int) -> Float[Tensor, ""]:
-        """Take one training step and return its loss on the device; no host sync.
-
-        Once a loss or gradient is not finite, neither the weights nor the pool change any more.
-        """
+        """Take one training step and return its loss on the device; no host sync."""
         rows = self._pool.draw_rows(self._config.batch_size)
         states = self._pool.sample(rows)
         if step % RESEED_EVERY == 0:
             states[:1] = self._pool.draw_seed()
-        final, loss = self._step(states, self.draw_ca_steps())
-        self._scheduler.step()
-        self._pool.commit(rows, final, keep=self._diverged == 0)
+        self._set_learning_rate(step)
+        states, loss = self._update(states, self.draw_ca_steps())
+        self._pool.commit(rows, states, keep=self._diverged == 0)
         return loss
 
-    def _step_from(self, states: State, ca_steps: int) -> tuple[State, Float[Tensor, ""]]:
-        """Take a training step from sampled states; return the final ones and the loss.
+    def draw_ca_steps(self) -> int:
+        """Draw a rollout's length uniformly from max_ca_steps // 2 .. max_ca_steps - 1, on the host."""
+        stop = self._config.max_ca_steps
+        return int(torch.randint(stop // 2, stop, (), generator=self._streams["ca_steps"]))
 
-        What it changes stays where it is in memory: the step may be a CUDA graph.
+    def state(self) -> dict[str, Tensor]:
+        """Return everything that the next step depends on, by name; tensors are shared, not copied."""
+        model = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        streams = {f"streams.{k}": v for k, v in self._streams.state().items()}
+        moments = {
+            f"optimizer.{index}.{key}": value
+            for index, entry in self._optimizer.state_dict()["state"].items()
+            for key, value in entry.items()
+        }
+        losses = torch.tensor(self.losses, dtype=torch.float64)
+        records = {"pool": self._pool.states, "output": self._output, "losses": losses}
+        return model | streams | moments | records
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from a state that `state` returned, of the same config."""
+        self.model.load_state_dict(_part(state, "model."))
+        self._streams.load_state(_part(state, "streams."))
+        self._pool.states.copy_(state["pool"])
+        self._output.copy_(state["output"])
+        self.losses = state["losses"].tolist()
+        entries: dict[int, dict[str, Tensor]] = {}
+        for name, value in _part(state, "optimizer.").items():
+            index, key = name.split(".")
+            entries.setdefault(int(index), {})[key] = value
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": entries, "param_groups": groups})
+
+    def _set_learning_rate(self, step: int) -> None:
+        drop = LEARNING_RATE_DROP if step >= drop_step(self._config) else 1.0
+        (group,) = self._optimizer.param_groups
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(drop * self._config.learning_rate)
+        else:
+            group["lr"] = drop * self._config.learning_rate
+
+    def _update_model(self, states: State, ca_steps: int) -> tuple[State, Float[Tensor, ""]]:
+        """Take Adam's step for a batch of sampled states; return its final states and the loss.
+
+        Every tensor that it changes keeps its place in memory, for CUDA graphs.
         """
         states = self._rollout(self.model, states, ca_steps, self._streams["masks"])
         images = states[:, :3]
@@ -186,53 +225,11 @@ class Trainer:
             loss.backward()
         finite = self._normalize_gradients() & loss.detach().isfinite()
         self._diverged.copy_(torch.maximum(self._diverged, (~finite).float()))
-        self._n_skipped.add_(self._diverged)
         self._optimizer.step()
 
         final = states.detach()
         self._output.copy_(torch.where(self._diverged == 0, final[:, :3], self._output))
         return final, loss.detach()
-
-    def draw_ca_steps(self) -> int:
-        """Draw a rollout's length uniformly from max_ca_steps // 2 .. max_ca_steps - 1, on the host."""
-        most = self._config.max_ca_steps
-        return int(torch.randint(most // 2, most, (), generator=self._streams["ca_steps"]))
-
-    def state(self) -> TrainerState:
-        """Return everything the next step depends on; tensors are shared, not copied."""
-        model = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        streams = {f"streams.{k}": v for k, v in self._streams.state().items()}
-        moments = {
-            f"optimizer.{index}.{key}": value
-            for index, entry in self._optimizer.state_dict()["state"].items()
-            for key, value in entry.items()
-        }
-        records = {
-            "pool": self._pool.states,
-            "output": self._output,
-            "losses": torch.tensor(self.losses, dtype=torch.float64),
-        }
-        return TrainerState(
-            model | streams | moments | records, {"scheduler": self._scheduler.state_dict()["last_epoch"]}
-        )
-
-    def load_state(self, state: TrainerState) -> None:
-        """Continue from a state that `state` returned, of the same config."""
-        self.model.load_state_dict(_part(state.tensors, "model."))
-        self._streams.load_state(_part(state.tensors, "streams."))
-        self._pool.states.copy_(state.tensors["pool"])
-        self._output.copy_(state.tensors["output"])
-        self.losses = state.tensors["losses"].tolist()
-        with warnings.catch_warnings():  # torch misses the optimizer's steps: they come with its state
-            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
-            for _ in range(state.values["scheduler"]):
-                self._scheduler.step()
-        entries: dict[int, dict[str, Tensor]] = {}
-        for name, value in _part(state.tensors, "optimizer.").items():
-            index, key = name.split(".")
-            entries.setdefault(int(index), {})[key] = value
-        groups = self._optimizer.state_dict()["param_groups"]
-        self._optimizer.load_state_dict({"state": entries, "param_groups": groups})
 
     def _normalize_gradients(self) -> Bool[Tensor, ""]:
         """Divide each parameter's gradient by its own norm; return whether all norms are finite."""
@@ -243,12 +240,17 @@ class Trainer:
         return norms.isfinite().all()
 
     def _fetch(self, n_pending: int) -> list[float]:
-        losses: list[float] = self._block[:n_pending].tolist()  # device-to-host sync
-        n_finished = n_pending - int(self._n_skipped)  # device-to-host sync
+        """Append the pending losses to `losses` and return them.
+
+        Raises:
+            DivergedError: If one belongs to a diverged step; those before it are appended.
+        """
+        losses, flags = self._pending[:, :n_pending].tolist()  # device-to-host sync
+        n_finished = n_pending - int(sum(flags))
         self.losses += losses[:n_finished]
         if n_finished < n_pending:
             raise DivergedError(self.step, losses[n_finished])
-        return losses
+        return list(losses)
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

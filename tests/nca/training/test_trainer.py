@@ -18,7 +18,7 @@ from nca.loss.features import RandomFilters, Vgg16
 from nca.loss.style import StyleLoss
 from nca.training.pool import Pool
 from nca.training.run import build_trainer
-from nca.training.trainer import LOSS_BLOCK, DivergedError, Trainer, smoothed_loss
+from nca.training.trainer import FETCH_EVERY, DivergedError, Trainer, smoothed_loss
 from tests.builders import CPU, RULES, generator, model_config, train_config, trial_config, vgg_weights
 
 META = torch.device("meta")
@@ -29,7 +29,7 @@ def make_trainer(**changes: Any) -> Trainer:
 
 
 def snapshot(trainer: Trainer) -> dict[str, Tensor]:
-    tensors = trainer.state().tensors
+    tensors = trainer.state()
     kept = ("model.", "optimizer.", "pool", "output")
     return {name: tensor.detach().clone() for name, tensor in tensors.items() if name.startswith(kept)}
 
@@ -143,9 +143,9 @@ def test_rollouts_take_half_to_one_less_than_the_most_steps() -> None:
 def test_the_learning_rate_drops_once_after_a_third() -> None:
     trainer = assemble(steps=9, learning_rate=1e-3)
     rates = []
-    for _ in range(9):
+    for step in range(9):
+        trainer.train_step(step)
         rates.append(trainer._optimizer.param_groups[0]["lr"])
-        trainer.train_step(len(rates))
     assert rates == pytest.approx([1e-3] * 3 + [3e-4] * 6)
 
 
@@ -195,7 +195,7 @@ def test_each_record_brings_its_loss_to_the_host() -> None:
 def test_blocks_bring_several_losses_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = make_trainer(train={"steps": 10})
     list(expected.steps())
-    monkeypatch.setitem(LOSS_BLOCK, "cpu", 4)
+    monkeypatch.setitem(FETCH_EVERY, "cpu", 4)
     trainer = make_trainer(train={"steps": 10})
     fetched = [record.fetched for record in trainer.steps()]
     assert [len(losses) for losses in fetched] == [0, 0, 0, 4, 0, 0, 0, 4, 0, 2]
@@ -209,7 +209,7 @@ def test_what_is_not_finite_stops_before_the_optimizer(
 ) -> None:
     clean = assemble()
     list(itertools.islice(clean.steps(), 5))
-    monkeypatch.setitem(LOSS_BLOCK, "cpu", block)
+    monkeypatch.setitem(FETCH_EVERY, "cpu", block)
     trainer = assemble(poison={"call": 5, "kind": kind})
     with pytest.raises(DivergedError, match="not finite at step 5; try a lower learning rate") as error:
         list(trainer.steps())
