@@ -32,16 +32,19 @@ from rich.table import Table
 
 from benchmarks.engine import APPLICATION
 from nca.tracking import MlflowStore, MlflowTracker
+from sweeps.application import Result
+from sweeps.assignment import PROGRESS_FILE, Assignment
 from sweeps.coordinator import Coordinator
-from sweeps.executors.local import Ended
+from sweeps.executors.base import Ended
 from sweeps.progress import Progress
 from sweeps.pruning import Pruning
+from sweeps.running_trial import RunningTrial
 from sweeps.samplers import SamplerSpec
 from sweeps.space import Choice, Interval, Space, to_distributions
 from sweeps.spec import SweepSpec
 from sweeps.storage.optuna_storage import PatientStorage, open_storage
-from sweeps.study import PrunerSpec, StudySpec, find_study
-from sweeps.worker import PROGRESS_FILE, Assignment, Result, RunningTrial, tell, trial_id
+from sweeps.study import PrunerSpec, StudySpec, find_study, trial_id
+from sweeps.worker import tell
 from tests.cluster.mlflow_server import MlflowServer, run_mlflow_server
 from tests.cluster.postgres import PASSWORD, Postgres, run_postgres
 from tests.cluster.ray_cluster import run_cluster

@@ -21,16 +21,18 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from sweeps.application import EndedTrial, Result, StudyNotes
 from sweeps.coordinator import Coordinator
-from sweeps.executors.local import Executor, LocalExecutor
+from sweeps.executors.base import Executor
+from sweeps.executors.local import LocalExecutor
 from sweeps.executors.slots import Slot
 from sweeps.progress import Progress
+from sweeps.running_trial import RunningTrial
 from sweeps.samplers import SamplerSpec
 from sweeps.space import Interval
 from sweeps.spec import SweepSpec
 from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import PrunerSpec, StudySpec, find_study
-from sweeps.worker import EndedTrial, Result, RunningTrial, StudyNotes
 
 __all__ = ["APPLICATION", "Nothing", "main", "run"]
 

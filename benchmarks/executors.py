@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.engine import APPLICATION, run
-from sweeps.executors.local import Executor, LocalExecutor
+from sweeps.executors.base import Executor
+from sweeps.executors.local import LocalExecutor
 from sweeps.executors.ray import RayExecutor
 from sweeps.executors.slots import Slot
 from tests.cluster.ray_cluster import N_NODES, run_cluster

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweeps.storage.optuna_storage import open_storage
-from sweeps.study import N_STEPS, find_study
+from sweeps.study import find_study
+from sweeps.trials import N_STEPS
 
 __all__ = ["main"]
 

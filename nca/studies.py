@@ -139,8 +139,8 @@ def show_study(places: Places, name: str) -> None:
 
 
 def _describe(places: Places, study: str, trial: TrialNote) -> str:
+    from sweeps.assignment import read_progress
     from sweeps.progress import format_duration, format_set
-    from sweeps.worker import read_progress
 
     note = read_progress(places.folders(study)[0] / str(trial.origin))
     where = f"step {note['n_steps']:.0f}/{note['of']:.0f} loss {note['loss']:.4g}" if note else "starting"

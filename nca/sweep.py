@@ -25,7 +25,7 @@ from sweeps import SweepError
 from sweeps.space import describe, n_sets
 
 if TYPE_CHECKING:
-    from sweeps.executors.local import Executor
+    from sweeps.executors.base import Executor
     from sweeps.executors.slots import Slot
     from sweeps.spec import Summary
 
@@ -198,7 +198,8 @@ def _estimate(plan: Plan) -> str:
     if not has_study(plan):
         return "not known before the first trial has run"
     from sweeps.storage.optuna_storage import open_storage
-    from sweeps.study import ended_for_good, find_study
+    from sweeps.study import find_study
+    from sweeps.trials import ended_for_good
 
     study = find_study(open_storage(config.sweep.storage, create=False), plan.name)
     assert study is not None

@@ -18,26 +18,20 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeps import SweepError
+from sweeps.ownership import OWNER, fail_stale, is_abandoned
 from sweeps.storage.optuna_storage import open_storage
-from sweeps.study import (
-    FINGERPRINT,
-    LINKS,
-    OWNER,
+from sweeps.study import FINGERPRINT, LINKS, UID, find_study, trial_id
+from sweeps.trial_queue import Book
+from sweeps.trials import (
     STOP,
-    UID,
     as_one,
     best_trial,
     by_origin,
     count_reasons,
     ended_for_good,
-    fail_stale,
-    find_study,
-    is_abandoned,
     origin,
     reason_of,
 )
-from sweeps.trial_queue import Book
-from sweeps.worker import trial_id
 
 __all__ = ["Studies", "StudyState", "TrialNote"]
 

@@ -6,84 +6,36 @@ import contextlib
 import signal
 import time
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
-from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from sweeps import SweepError
-from sweeps.dashboard import load_dashboard, save_notes
-from sweeps.executors.local import Ended, Executor
-from sweeps.progress import (
-    Notes,
-    Progress,
-    Row,
-    Totals,
-    estimate_left_s,
-    format_duration,
-    format_set,
-    make_row,
-)
+from sweeps.application import load_application
+from sweeps.assignment import PROGRESS_FILE, Assignment, read_progress, write_assignment
+from sweeps.dashboard import load_dashboard
+from sweeps.executors.base import Ended, Executor
+from sweeps.ownership import OWNER, describe_owner
+from sweeps.progress import Progress, format_duration
 from sweeps.pruning import make_pruner
+from sweeps.recovery import Recovery
+from sweeps.reporting import SHOW_EVERY_S, Reporter, Running
 from sweeps.samplers import make_sampler
 from sweeps.space import n_sets, to_distributions
 from sweeps.spec import Summary, SweepSpec
-from sweeps.storage.optuna_storage import GRACE_PERIOD_S, first_line, open_storage
-from sweeps.study import (
-    LEAN,
-    LINKS,
-    N_STEPS,
-    ORIGIN,
-    OUT_OF_MEMORY,
-    OWNER,
-    STOP,
-    best_trial,
-    check_folders,
-    count_reasons,
-    describe_owner,
-    ended_for_good,
-    fail_stale,
-    is_abandoned,
-    open_study,
-    ordinal,
-    origin,
-    pareto_front,
-    ranked,
-    reason_of,
-)
+from sweeps.storage.optuna_storage import first_line, open_storage
+from sweeps.study import LINKS, check_folders, open_study
 from sweeps.trial_queue import Book
+from sweeps.trials import LEAN, ORIGIN, OUT_OF_MEMORY, STOP, ordinal, reason_of
 from sweeps.warm_start import queue_sets, read_sets
-from sweeps.worker import (
-    PROGRESS_FILE,
-    Assignment,
-    EndedTrial,
-    load_application,
-    read_progress,
-    write_assignment,
-)
 
 __all__ = ["Coordinator"]
 
 TICK_S = 0.5
-STALE_CHECK_S = 30.0
 STOP_CHECK_S = 5.0
-SHOW_EVERY_S = 60.0
-
-
-@dataclass
-class _Running:
-    trial: FrozenTrial
-    folder: Path
-    slot: int
-    config: Mapping[str, Any]
-    notes: Notes = field(default_factory=Notes)
-    since: float | None = None  # None where another coordinator started it
 
 
 class Coordinator:
@@ -100,14 +52,13 @@ class Coordinator:
         self._executor = executor
         self._progress = progress
         self._application = load_application(spec.application)
-        self._running: dict[int, _Running] = {}
+        self._running: dict[int, Running] = {}
         self._stops = 0
         self._at_limit = False
         self._waits = False
         self._is_away = False
         self._started_at = time.monotonic()
-        self._durations_s: list[float] = []
-        self._checked_at = self._looked_at = self._shown_at = time.monotonic()
+        self._looked_at = time.monotonic()
 
     def run(self) -> Summary:
         """Bring the study to its total.
@@ -134,7 +85,6 @@ class Coordinator:
         pruner = make_pruner(spec.pruner)
         self._storage = open_storage(spec.study.storage, patience_s=spec.storage_timeout_s)
         self._storage.while_away = self._while_storage_is_away
-        self._storage.heartbeat_stale_trial_callback = self._requeue_stale
         warm_sets = {}
         if spec.warm_start is not None:
             warm_sets = read_sets(self._storage, spec.warm_start, spec.study.space, spec.n_trials)
@@ -151,9 +101,13 @@ class Coordinator:
         self._storage.settled_by = OWNER
         self._earlier_stop = study.user_attrs.get(STOP)
         self._links = self._open_records()
+        self._reporter = Reporter(
+            spec, self._application, self._progress, study, self._storage, self._book, self._links
+        )
         with self._book.turn():
             queue_sets(study, warm_sets)
-        self._recover()
+        self._recovery = Recovery(study, self._storage, self._book, self._close_records, self._settle_dead)
+        self._recovery.recover()
         before = {
             number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)
         }
@@ -163,12 +117,12 @@ class Coordinator:
         finally:
             self._executor.close()  # before its trials are settled
             try:
-                for running in list(self._running.values()):
-                    self._settle_dead(running, "interrupted")
+                for number in list(self._running):
+                    self._settle_dead(number, "interrupted")
             finally:
                 for number, handler in before.items():
                     signal.signal(number, handler)
-            summary = self._close()
+            summary = self._reporter.close(self._at_limit)
         return summary
 
     def _while_storage_is_away(self, reason: str) -> None:
@@ -216,10 +170,10 @@ class Coordinator:
             for each in ended:
                 self._settle(each)
             if ended:
-                self._show_study(SHOW_EVERY_S)
+                self._reporter.show_study(SHOW_EVERY_S)
                 self._book.give_up_if_hopeless(self._spec.trials)
-            self._look_at_others()
-            self._show()
+            self._recovery.recover_now_and_then(self._running, waits=self._waits)
+            self._reporter.show(self._running.values(), self._executor.n_slots)
 
     def _awaits_others(self) -> bool:
         """Say whether the total hangs on trials of other coordinators: where one dies, ours takes it up."""
@@ -245,8 +199,9 @@ class Coordinator:
         if spec.timeout_s is not None and time.monotonic() - self._started_at >= spec.timeout_s:
             self._stop_at_limit(format_duration(spec.timeout_s))
         elif spec.max_steps is not None:
-            notes = {number: read_progress(running.folder) for number, running in self._running.items()}
-            n_steps = self._book.n_steps({n: int(note.get("n_steps", 0)) for n, note in notes.items()})
+            folders = {number: spec.folder_of(running.trial) for number, running in self._running.items()}
+            running = {n: int(read_progress(folder).get("n_steps", 0)) for n, folder in folders.items()}
+            n_steps = self._book.n_steps(running)
             if n_steps >= spec.max_steps:
                 self._stop_at_limit(f"{n_steps} training steps")
 
@@ -305,11 +260,8 @@ class Coordinator:
         )
         write_assignment(folder, assignment)
         slot = self._executor.start(number, folder)
-        self._running[number] = _Running(
-            self._book.reread(number), folder, slot, config, since=time.monotonic()
-        )
-        again = "" if first == number else f" (again, trial {first})"
-        self._progress.say(f"trial {number}{again} starts: {format_set(trial.params)}")
+        self._running[number] = Running(self._book.reread(number), slot)
+        self._reporter.announce_start(self._running[number])
 
     def _compose(self, trial: Trial | FrozenTrial) -> dict[str, Any]:
         first = int(trial.user_attrs.get(ORIGIN, trial.number))
@@ -319,67 +271,29 @@ class Coordinator:
 
     def _settle(self, ended: Ended) -> None:
         """Record an ended worker's trial, whether or not it told of its end itself."""
-        running = self._running[ended.number]
-        trial = self._book.reread(running.trial.number)
+        trial = self._book.reread(ended.number)
         if not trial.state.is_finished():
             reason = "killed" if ended.signal else "crashed"
             if ended.out_of_memory:
                 reason = OUT_OF_MEMORY
-            self._settle_dead(running, "interrupted" if self._stops else reason)
+            self._settle_dead(ended.number, "interrupted" if self._stops else reason)
             return
-        del self._running[ended.number]
-        if trial.state == TrialState.COMPLETE and running.since is not None:
-            self._durations_s.append(time.monotonic() - running.since)
-        self._announce(trial, running)
+        self._reporter.announce_end(trial, self._running.pop(ended.number))
         self._book.retry(trial)
 
-    def _settle_dead(self, running: _Running, reason: str) -> None:
+    def _settle_dead(self, number: int, reason: str) -> None:
         """Fail a trial whose worker could not, end its records, and queue it again."""
-        self._running.pop(running.trial.number, None)
-        trial = self._book.reread(running.trial.number)
+        running = self._running.pop(number, None)
+        trial = self._book.reread(number)
         if not trial.state.is_finished():
-            trial = self._book.fail(trial.number, reason)
+            trial = self._book.fail(number, reason)
             if reason_of(trial) == reason:
-                self._application.close_trial(running.folder, running.config, reason)
-        self._announce(trial, running)
+                self._close_records(trial, reason)
+        self._reporter.announce_end(trial, running)
         self._book.retry(trial)
 
-    def _recover(self) -> None:
-        """Fail trials left RUNNING by a coordinator that is gone, and queue again all that it left.
-
-        Those of other hosts only where their heartbeat has stopped.
-        """
-        fail_stale(self._study)
-        self._book.refresh()
-        trials = self._book.trials()
-        ended = {trial.number for trial in ended_for_good(trials)}
-        for trial in filter(is_abandoned, trials):
-            if trial.number in self._running:
-                continue
-            if trial.state == TrialState.RUNNING:
-                folder = self._spec.trials / str(origin(trial))
-                self._settle_dead(_Running(trial, folder, 0, self._compose(trial)), "interrupted")
-            elif trial.number in ended:  # died between failing it and queueing it again
-                self._book.retry(trial)
-
-    def _look_at_others(self) -> None:
-        """Take up the trials of dead coordinators, now and then.
-
-        Our own beat here: after the machine has slept their workers live, and have not beaten for long.
-        """
-        if time.monotonic() - self._checked_at < (STOP_CHECK_S if self._waits else STALE_CHECK_S):
-            return
-        self._checked_at = time.monotonic()
-        for number in self._running:
-            self._storage.record_heartbeat(self._book.id_of(number))
-        if time.monotonic() - self._storage.back_at > GRACE_PERIOD_S:  # else nobody else has beaten yet
-            self._recover()
-
-    def _requeue_stale(self, study: Study, trial: FrozenTrial) -> None:
-        """End the records of a trial that Optuna failed as its heartbeat stopped, and queue it again."""
-        folder = self._spec.trials / str(origin(trial))
-        self._application.close_trial(folder, self._compose(trial), "killed")
-        self._book.retry(trial)
+    def _close_records(self, trial: FrozenTrial, reason: str) -> None:
+        self._application.close_trial(self._spec.folder_of(trial), self._compose(trial), reason)
 
     def _interrupt(self, *_: object) -> None:
         """First signal: end trials where they can be taken up again. Second: at once. The loop does it."""
@@ -391,71 +305,3 @@ class Coordinator:
     def _stop(self, what: str, how: str) -> None:
         self._stops = 1
         self._progress.say(f"{what}: trials save what they have; {how} to end at once")
-
-    def _announce(self, trial: FrozenTrial, running: _Running) -> None:
-        reason = reason_of(trial)
-        value = f" {trial.values[0]:.4g}" if trial.values else ""
-        since = running.since
-        took = "" if since is None else f" after {format_duration(time.monotonic() - since)}"
-        where = ""
-        if trial.state == TrialState.FAIL:
-            error = trial.user_attrs.get("error", "")
-            where = f"{': ' * bool(error)}{error}, see {running.folder / 'log.txt'}"
-        self._progress.say(f"trial {trial.number} {reason}{value}{took}{where}")
-
-    def _show_study(self, every_s: float = 0.0) -> None:
-        """Let the application show the study so far, unless it did a moment ago."""
-        if time.monotonic() - self._shown_at < every_s:
-            return
-        trials = [
-            EndedTrial(
-                t.number,
-                self._spec.trials / str(origin(t)),
-                reason_of(t),
-                t.values[0] if t.state == TrialState.COMPLETE else None,
-                t.params,
-                t.user_attrs,
-            )
-            for t in ended_for_good(self._book.trials())
-        ]
-        try:
-            notes = self._application.show_study(self._spec.compose({}, 0), self._links, trials)
-            save_notes(self._study, self._storage, notes)
-        except Exception as error:  # a picture of the sweep is no reason to end it
-            self._progress.say(f"the study could not be shown: {type(error).__name__}: {error}")
-        self._shown_at = time.monotonic()
-
-    def _show(self) -> None:
-        rows = [self._row(running) for running in self._running.values()]
-        trials = self._book.trials()
-        ended, best = ended_for_good(trials), best_trial(trials)
-        to_come = max(0, self._book.n_trials - len(ended) - len(rows))
-        totals = Totals(
-            study=self._study.study_name,
-            n_ended=len(ended),
-            n_trials=self._book.n_trials,
-            counts=count_reasons(ended),
-            best=None if best is None else (best.number, best.values[0]),
-            left_s=estimate_left_s(rows, self._durations_s, to_come, self._executor.n_slots),
-        )
-        self._progress.show(totals, rows)
-
-    def _row(self, running: _Running) -> Row:
-        running.notes.add(read_progress(running.folder))
-        return make_row(running.trial.number, running.slot, running.trial.params, running.notes)
-
-    def _close(self) -> Summary:
-        self._show_study()
-        trials = self._book.trials()
-        ended, ranking = ended_for_good(trials), ranked(trials)
-        values = {"n_trials": float(len(ended))} | ({"best_value": ranking[0].values[0]} if ranking else {})
-        self._application.close_study(self._spec.compose({}, 0), self._links, values)
-        return Summary(
-            counts=count_reasons(ended),
-            ranking=ranking,
-            front=pareto_front(trials),
-            interrupted=len(ended) < self._book.n_trials,
-            at_limit=self._at_limit,
-            pruned_after=[int(t.user_attrs.get(N_STEPS, 0)) for t in ended if reason_of(t) == "pruned"],
-            links=self._links,
-        )

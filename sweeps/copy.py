@@ -14,8 +14,9 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from sweeps import SweepError
+from sweeps.ownership import is_abandoned
 from sweeps.storage.optuna_storage import PatientStorage, first_line, open_storage
-from sweeps.study import find_study, is_abandoned
+from sweeps.study import find_study
 
 __all__ = ["copy_study", "main"]
 

@@ -6,7 +6,8 @@ from optuna.storages import RDBStorage
 from optuna.study import Study
 from optuna.trial import Trial
 
-from sweeps.worker import StudyNotes, trial_id
+from sweeps.application import StudyNotes
+from sweeps.study import trial_id
 
 __all__ = ["load_dashboard", "save_notes"]
 

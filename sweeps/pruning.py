@@ -12,7 +12,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeps import SweepError
-from sweeps.study import PrunerSpec, as_one, by_origin
+from sweeps.study import PrunerSpec
+from sweeps.trials import as_one, by_origin
 
 __all__ = ["Pruning", "make_pruner"]
 

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweeps import SweepError
 from sweeps.space import Space, check_sampler, grid_values
-from sweeps.study import ordinal, origin
+from sweeps.trials import ordinal, origin
 
 __all__ = ["SamplerSpec", "make_sampler"]
 

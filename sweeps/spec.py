@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial
 
 from sweeps.samplers import SamplerSpec
 from sweeps.study import PrunerSpec, StudySpec
+from sweeps.trials import origin
 
 __all__ = ["Summary", "SweepSpec"]
 
@@ -48,6 +49,10 @@ class SweepSpec:
     max_steps: int | None = None
     warm_start: str | None = None
     storage_timeout_s: float = 0.0
+
+    def folder_of(self, trial: FrozenTrial) -> Path:
+        """Return a trial's folder, which all attempts at it share."""
+        return self.trials / str(origin(trial))
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweeps import SweepError
 from sweeps.storage.optuna_storage import PatientStorage
-from sweeps.study import (
-    FINGERPRINT,
+from sweeps.study import FINGERPRINT, UID, trial_id
+from sweeps.trials import (
     LEAN,
     N_STEPS,
     ORIGIN,
@@ -25,13 +25,11 @@ from sweeps.study import (
     REASON,
     RETRY_OF,
     SUGGESTED,
-    UID,
     attempts,
     ended_for_good,
     origin,
     reason_of,
 )
-from sweeps.worker import trial_id
 
 __all__ = ["Book"]
 

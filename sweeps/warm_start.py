@@ -13,7 +13,8 @@ from optuna.trial import TrialState
 
 from sweeps import SweepError
 from sweeps.space import Space, to_distributions
-from sweeps.study import WARM_START, find_study
+from sweeps.study import find_study
+from sweeps.trials import WARM_START
 
 __all__ = ["best_sets", "queue_sets", "read_sets"]
 

@@ -18,7 +18,8 @@ from nca.study.dashboard_notes import make_notes
 from nca.study.repeats import TrialRuns
 from nca.tracking import MlflowStore, load_mlflow, one_line
 from nca.training.run import is_out_of_memory
-from sweeps.worker import EndedTrial, Result, RunningTrial, StudyNotes
+from sweeps.application import EndedTrial, Result, StudyNotes
+from sweeps.running_trial import RunningTrial
 
 __all__ = ["TextureSweep", "UntrackedSweep"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from nca.config.schema import TrialConfig
 from nca.records.paths import Places
-from sweeps.worker import EndedTrial, StudyNotes
+from sweeps.application import EndedTrial, StudyNotes
 
 __all__ = ["make_notes"]
 

@@ -14,7 +14,9 @@ from nca.tracking import MlflowStore, MlflowTracker, NullTracker, Tracker
 from nca.tracking.run_lock import hold
 from nca.training.outcome import STATUS, Outcome
 from nca.training.run import open_tracker, train
-from sweeps.worker import LOG_FILE, Result, RunningTrial
+from sweeps.application import Result
+from sweeps.assignment import LOG_FILE
+from sweeps.running_trial import RunningTrial
 
 __all__ = ["TrialRuns"]
 

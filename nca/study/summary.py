@@ -11,7 +11,7 @@ from nca.study.plan import Plan
 from nca.tracking import find_outboxes
 from sweeps.progress import format_set
 from sweeps.spec import Summary
-from sweeps.study import origin
+from sweeps.trials import origin
 
 __all__ = ["describe_end"]
 

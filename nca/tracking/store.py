@@ -14,8 +14,8 @@ from nca.tracking.experiments import ACTIVE, Experiments
 from nca.tracking.outbox import Outbox, Record, find_outboxes
 from nca.tracking.run_lock import hold, is_held
 from nca.tracking.tracker import MlflowTracker, Status, is_away
+from sweeps.files import write_atomically
 from sweeps.storage.sqlite import SQLITE
-from sweeps.worker import write_atomically
 
 __all__ = ["MlflowStore", "describe_folder"]
 

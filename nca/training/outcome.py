@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 from nca.tracking import Status
-from sweeps.worker import write_atomically
+from sweeps.files import write_atomically
 
 __all__ = ["STATUS", "Listener", "Outcome", "Reason"]
 

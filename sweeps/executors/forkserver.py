@@ -18,7 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sweeps.worker import LOG_FILE, load_application
+from sweeps.application import load_application
+from sweeps.assignment import LOG_FILE
 
 __all__ = ["ForkServer", "wait_for_trial"]
 

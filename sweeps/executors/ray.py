@@ -18,15 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sweeps import SweepError
+from sweeps.assignment import ASSIGNMENT_FILE, LOG_FILE, read_assignment, write_assignment
+from sweeps.executors.base import Ended, count_oom_kills
 from sweeps.executors.forkserver import ForkServer
-from sweeps.executors.local import Ended, count_oom_kills
 from sweeps.executors.slots import Slot
-from sweeps.worker import (
-    ASSIGNMENT_FILE,
-    LOG_FILE,
-    read_assignment,
-    write_assignment,
-)
 
 if TYPE_CHECKING:
     from ray import ObjectRef

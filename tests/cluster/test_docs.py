@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from sweeps.study import ended_for_good, reason_of
+from sweeps.trials import ended_for_good, reason_of
 from tests.cluster.conftest import skip_or_fail
 from tests.cluster.postgres import PASSWORD, USER, Postgres, free_port
 from tests.sweeps.launching import read_trials

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from sweeps import SweepError
 from sweeps.storage.optuna_storage import open_storage
-from sweeps.study import ended_for_good, reason_of
+from sweeps.trials import ended_for_good, reason_of
 from tests.cluster.postgres import PASSWORD, Postgres
 from tests.sweeps.fake_application import Sweep
 from tests.sweeps.launching import Launch, launching, read_trials, wait_until

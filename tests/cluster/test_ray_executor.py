@@ -10,7 +10,7 @@ import pytest
 import ray
 
 from sweeps import SweepError
-from sweeps.executors.local import Executor
+from sweeps.executors.base import Executor
 from sweeps.executors.ray import RayExecutor
 from tests.cluster.ray_cluster import run_cluster
 from tests.contracts import test_executor_contract as contract

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeps.study import ORIGIN, ended_for_good, reason_of
+from sweeps.trials import ORIGIN, ended_for_good, reason_of
 from tests.cluster.ray_cluster import run_cluster
 from tests.sweeps.fake_application import Sweep, read_started
 from tests.sweeps.launching import Launch, launching, read_trials, wait_until

@@ -13,7 +13,7 @@ import pytest
 from mlflow import MlflowClient
 
 from nca.records.paths import Places
-from sweeps.study import RETRY_OF, ended_for_good, reason_of
+from sweeps.trials import RETRY_OF, ended_for_good, reason_of
 from tests.cluster.mlflow_server import MlflowServer, run_mlflow_server
 from tests.cluster.postgres import Postgres
 from tests.cluster.ray_cluster import run_cluster

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.executors.local import Ended, Executor, LocalExecutor
+from sweeps.assignment import LOG_FILE
+from sweeps.executors.base import Ended, Executor
+from sweeps.executors.local import LocalExecutor
 from sweeps.executors.slots import Slot
-from sweeps.worker import LOG_FILE
 
 ROOT = Path(__file__).parents[2]
 N_SLOTS = 2

@@ -22,7 +22,7 @@ from uuid import uuid4
 from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeps.study import ended_for_good, origin
+from sweeps.trials import ended_for_good, origin
 from tests.integration.commands import SMALL
 from tests.integration.records import Records
 

@@ -24,15 +24,17 @@ from typing import Any
 
 from rich.console import Console
 
+from sweeps.application import EndedTrial, Result, StudyNotes
 from sweeps.coordinator import Coordinator
-from sweeps.executors.local import Executor, LocalExecutor
+from sweeps.executors.base import Executor
+from sweeps.executors.local import LocalExecutor
 from sweeps.executors.slots import Slot
 from sweeps.progress import Progress
+from sweeps.running_trial import RunningTrial
 from sweeps.samplers import SamplerSpec
 from sweeps.space import Choice, Interval, Space
 from sweeps.spec import Summary, SweepSpec
 from sweeps.study import PrunerSpec, StudySpec
-from sweeps.worker import EndedTrial, Result, RunningTrial, StudyNotes
 
 APPLICATION = "tests.sweeps.fake_application:FakeSweep"
 SPACE: Space = {"x": Interval(0.0, 1.0), "y": Choice((1, 2, 3))}

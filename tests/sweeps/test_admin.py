@@ -17,8 +17,10 @@ from rich.console import Console
 import sweeps.coordinator
 from sweeps import SweepError
 from sweeps.admin import Studies
+from sweeps.ownership import OWNER, describe_owner
 from sweeps.storage.optuna_storage import open_storage
-from sweeps.study import ORIGIN, OWNER, RETRY_OF, describe_owner, open_study
+from sweeps.study import open_study
+from sweeps.trials import ORIGIN, RETRY_OF
 from tests.sweeps.fake_application import Sweep
 
 pytestmark = pytest.mark.filterwarnings("ignore:Heartbeat of storage is supposed:UserWarning")

@@ -19,27 +19,17 @@ from optuna_dashboard import get_note, save_note
 from rich.console import Console
 
 import sweeps.coordinator
+import sweeps.recovery
 import sweeps.storage.optuna_storage
 from sweeps import SweepError
 from sweeps.admin import Studies
+from sweeps.assignment import read_assignment
 from sweeps.coordinator import Coordinator
+from sweeps.ownership import OWNER, describe_owner
 from sweeps.space import to_distributions
 from sweeps.storage.optuna_storage import open_storage
-from sweeps.study import (
-    ORIGIN,
-    OWNER,
-    REASON,
-    RETRY_OF,
-    SUGGESTED,
-    UID,
-    WARM_START,
-    describe_owner,
-    ended_for_good,
-    find_study,
-    open_study,
-    origin,
-)
-from sweeps.worker import read_assignment
+from sweeps.study import UID, find_study, open_study
+from sweeps.trials import ORIGIN, REASON, RETRY_OF, SUGGESTED, WARM_START, ended_for_good, origin
 from tests.sweeps.fake_application import N_STEPS, SPACE, FakeSweep, Sweep, read_started
 
 REFILL_S = 1.0
@@ -278,7 +268,7 @@ def test_a_trial_of_another_host_is_run_again_once_its_heart_stops(
     lost = storage.create_new_trial(storage.get_study_id_from_name("fake"))
     storage.set_trial_user_attr(lost, OWNER, {**describe_owner(), "host": "elsewhere"})
     storage.record_heartbeat(lost)
-    monkeypatch.setattr(sweeps.coordinator, "STOP_CHECK_S", 0.1)
+    monkeypatch.setattr(sweeps.recovery, "WAITING_CHECK_S", 0.1)
     summary = replace(sweep, n_trials=2).run()
     assert (summary.counts, summary.interrupted) == ({"complete": 2}, False)
     failed, again = trials_of(sweep)[1:]
@@ -310,7 +300,7 @@ def test_a_living_trial_that_has_not_beaten_for_long_is_not_taken_for_dead(
     # As after the machine has slept: the coordinator looks before the worker beats, which it does every 15 s.
     monkeypatch.setattr(sweeps.storage.optuna_storage, "GRACE_PERIOD_S", 2)
     monkeypatch.setattr(sweeps.storage.optuna_storage, "HEARTBEAT_INTERVAL_S", 1)
-    monkeypatch.setattr(sweeps.coordinator, "STALE_CHECK_S", 0.1)
+    monkeypatch.setattr(sweeps.recovery, "STALE_CHECK_S", 0.1)
     sweep = Sweep(str(tmp_path), n_trials=1, otherwise="sleep 4.5")
     assert sweep.run().counts == {"complete": 1}
     assert len(trials_of(sweep)) == 1

@@ -13,21 +13,14 @@ from pathlib import Path
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
+import sweeps.executors.base
 import sweeps.executors.local
 from sweeps import SweepError
 from sweeps.coordinator import TICK_S
+from sweeps.ownership import OWNER, describe_owner
 from sweeps.storage.optuna_storage import open_storage
-from sweeps.study import (
-    LEAN,
-    ORIGIN,
-    OWNER,
-    REASON,
-    RETRY_OF,
-    describe_owner,
-    ended_for_good,
-    find_study,
-    origin,
-)
+from sweeps.study import find_study
+from sweeps.trials import LEAN, ORIGIN, REASON, RETRY_OF, ended_for_good, origin
 from tests.sweeps.fake_application import N_STEPS, Sweep, read_started
 from tests.sweeps.launching import Launch, launching, read_trials
 
@@ -167,9 +160,9 @@ def test_kills_for_want_of_memory_are_counted_by_the_control_group(
     counter.parent.mkdir(parents=True, exist_ok=True)
     counter.write_text(text)
     (tmp_path / "cgroup").write_text(own)
-    monkeypatch.setattr(sweeps.executors.local, "CGROUPS", tmp_path)
-    monkeypatch.setattr(sweeps.executors.local, "OWN_CGROUP", tmp_path / "cgroup")
-    assert sweeps.executors.local.count_oom_kills() == number
+    monkeypatch.setattr(sweeps.executors.base, "CGROUPS", tmp_path)
+    monkeypatch.setattr(sweeps.executors.base, "OWN_CGROUP", tmp_path / "cgroup")
+    assert sweeps.executors.base.count_oom_kills() == number
 
 
 def test_a_worker_whose_trial_others_have_ended_leaves_at_its_next_report(

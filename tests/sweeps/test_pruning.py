@@ -16,7 +16,8 @@ from optuna.trial import TrialState
 from sweeps import SweepError
 from sweeps.pruning import Pruning, make_pruner
 from sweeps.storage.optuna_storage import open_storage
-from sweeps.study import ORIGIN, RETRY_OF, PrunerSpec, as_one, by_origin
+from sweeps.study import PrunerSpec
+from sweeps.trials import ORIGIN, RETRY_OF, as_one, by_origin
 
 pytestmark = pytest.mark.filterwarnings("ignore:Heartbeat of storage is supposed:UserWarning")
 N_TRIALS = 30

@@ -15,23 +15,18 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweeps import SweepError
+from sweeps.ownership import ORPHAN_S, OWNER, describe_owner, is_abandoned
 from sweeps.space import Choice, Interval, Space
 from sweeps.storage.optuna_storage import open_storage
-from sweeps.study import (
+from sweeps.study import StudySpec, find_study, open_study
+from sweeps.trials import (
     ORIGIN,
-    ORPHAN_S,
-    OWNER,
     REASON,
     RETRY_OF,
-    StudySpec,
     attempts,
     best_trial,
     count_reasons,
-    describe_owner,
     ended_for_good,
-    find_study,
-    is_abandoned,
-    open_study,
     origin,
 )
 

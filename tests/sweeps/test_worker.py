@@ -24,28 +24,26 @@ from optuna.storages import RDBStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeps import worker
-from sweeps.executors.local import Ended, LocalExecutor
-from sweeps.executors.slots import Slot
-from sweeps.pruning import Pruning
-from sweeps.space import to_distributions
-from sweeps.storage.optuna_storage import open_storage
-from sweeps.study import REASON, STOP, PrunerSpec, open_study
-from sweeps.worker import (
-    LEFT,
+from sweeps import running_trial
+from sweeps.application import Result, load_application
+from sweeps.assignment import (
     LOG_FILE,
     PROGRESS_FILE,
     Assignment,
-    Result,
-    RunningTrial,
-    beat,
-    load_application,
     read_assignment,
     read_progress,
-    tell,
-    trial_id,
     write_assignment,
 )
+from sweeps.executors.base import Ended
+from sweeps.executors.local import LocalExecutor
+from sweeps.executors.slots import Slot
+from sweeps.pruning import Pruning
+from sweeps.running_trial import LEFT, RunningTrial
+from sweeps.space import to_distributions
+from sweeps.storage.optuna_storage import open_storage
+from sweeps.study import PrunerSpec, open_study, trial_id
+from sweeps.trials import REASON, STOP
+from sweeps.worker import beat, tell
 from tests.sweeps.fake_application import APPLICATION, FakeSweep, Sweep, read_started
 
 pytestmark = pytest.mark.filterwarnings("ignore:Heartbeat of storage is supposed:UserWarning")
@@ -143,7 +141,7 @@ def test_progress_is_noted_at_most_twice_a_second_and_at_the_end(
 ) -> None:
     trial = desk.running(desk.assign())
     clock = [1000.0]
-    monkeypatch.setattr(worker.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(running_trial.time, "monotonic", lambda: clock[0])
     noted = []
     for step, second in ((1, 0.0), (2, 0.1), (3, 0.49), (4, 0.5), (5, 0.6), (6, 0.7)):
         clock[0] = 1000.0 + second
@@ -176,7 +174,7 @@ def test_a_trial_that_was_failed_by_others_is_left_to_them(
     def leave() -> None:
         raise SystemExit(LEFT)
 
-    monkeypatch.setattr("sweeps.worker.leave", leave)
+    monkeypatch.setattr("sweeps.running_trial.leave", leave)
     trial = desk.running(desk.assign())
     desk.study.tell(0, state=TrialState.FAIL)
     with pytest.raises(SystemExit, match=str(LEFT)):

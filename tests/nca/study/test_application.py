@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from nca.config.schema import TrialConfig
 from nca.study.application import TextureSweep
 from nca.training.outcome import Outcome
-from sweeps.worker import RunningTrial
+from sweeps.running_trial import RunningTrial
 from tests.builders import trial_config
 
 

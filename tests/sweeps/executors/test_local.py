@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.executors.local import Ended, LocalExecutor
+from sweeps.assignment import LOG_FILE
+from sweeps.executors.base import Ended
+from sweeps.executors.local import LocalExecutor
 from sweeps.executors.slots import Slot
-from sweeps.worker import LOG_FILE
 
 APPLICATION = "class Nothing:\n    def warm_up(self):\n        pass\n"
 PROGRAM = "import sys\nfrom sweeps.executors.forkserver import wait_for_trial\nwait_for_trial(sys.argv[1:])\n"

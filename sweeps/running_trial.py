@@ -1,0 +1,97 @@
+"""The trial that a worker runs, as its application sees it."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from sweeps.assignment import PROGRESS_FILE, Assignment
+from sweeps.files import write_atomically
+
+if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
+
+    from sweeps.pruning import Pruning
+
+__all__ = ["RunningTrial", "leave"]
+
+PROGRESS_EVERY_S = 0.5
+LEFT = 3  # exit code of a worker whose trial others have ended
+
+
+class RunningTrial:
+    """The trial that this worker runs, as its application sees it; used from the main thread.
+
+    Args:
+        assignment: The trial.
+        folder: Its own; shared by a trial and its retries.
+        pruning: The study's pruner.
+        storage: Its storage.
+    """
+
+    def __init__(self, assignment: Assignment, folder: Path, pruning: Pruning, storage: RDBStorage) -> None:
+        self.folder = folder
+        self.config = assignment.config
+        self.links = assignment.links
+        self.study_name = assignment.study
+        self.number = assignment.number
+        self.origin = assignment.origin
+        self.lean = assignment.lean  # an earlier attempt ran out of memory
+        self._storage = storage
+        from sweeps.study import trial_id
+
+        self._id = trial_id(storage, assignment.study, assignment.number)
+        self._pruning = pruning
+        self._stop = threading.Event()
+        self._unwanted = threading.Event()
+        self._noted_at = 0.0
+
+    def stop(self, *_: object) -> None:
+        """Ask the application to stop; a signal handler."""
+        self._stop.set()
+
+    def stopping(self) -> bool:
+        """Say whether the trial should end where it can be taken up again."""
+        return self._stop.is_set()
+
+    def give_up(self) -> None:
+        """Ask the application to end the trial for good."""
+        self._unwanted.set()
+
+    def unwanted(self) -> bool:
+        """Say whether somebody wants the trial ended for good, with what it has."""
+        return self._unwanted.is_set()
+
+    def progress(self, n_steps: int, of: int, loss: float) -> None:
+        """Let the coordinator show where the trial is; at most twice a second."""
+        now = time.monotonic()
+        if now - self._noted_at >= PROGRESS_EVERY_S or n_steps == of:
+            note = {"n_steps": n_steps, "of": of, "loss": loss, "at": now}
+            write_atomically(self.folder / PROGRESS_FILE, json.dumps(note))
+            self._noted_at = now
+
+    def report(self, n_steps: int, value: float) -> bool:
+        """Record an intermediate value; return False where the pruner ends the trial.
+
+        A NaN counts as the worst value to every pruner.
+        """
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        try:
+            self._storage.set_trial_intermediate_value(self._id, n_steps, value)
+        except UpdateFinishedTrialError:
+            leave()
+        return not self._pruning.ends(self.origin)
+
+
+def leave() -> NoReturn:
+    """End this process at once: others took its trial for dead, and may be running it again.
+
+    Whatever it still wrote would get in their way.
+    """
+    print("others have ended this trial; leaving it to them", flush=True)
+    os._exit(LEFT)
