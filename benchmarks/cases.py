@@ -6,7 +6,6 @@ VGG-16 has seeded random weights: its cost does not depend on their values.
 from __future__ import annotations
 
 import functools
-import itertools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +17,6 @@ from nca.automaton.seeding import Streams
 from nca.config.schema import ModelConfig, TrainConfig
 from nca.loss.features import CONVOLUTIONS, Vgg16
 from nca.loss.style import StyleLoss
-from nca.training.memory_estimate import VGG_LEVELS
 from nca.training.pool import Pool
 from nca.training.trainer import Trainer
 
@@ -30,7 +28,7 @@ UPDATE_RATE = 0.559994317  # of set 5
 LEARNING_RATE = 1e-5
 N_STEPS = 16384
 SMALL_POOL = 8  # rows, where the pool is not what is measured
-WIDTHS = tuple(itertools.chain.from_iterable(VGG_LEVELS))
+WIDTHS = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512)  # of VGG-16's convolutions up to relu5_1
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "run_and_exit", "run_studies"]
 
-GPU_CONTEXT_MB = 600  # of a process that uses a GPU, before its first tensor; not measured by us
-
 
 def run_studies(words: Sequence[str]) -> list[Summary]:
     """Run the studies of a command line one after the other.
@@ -118,9 +116,8 @@ def _make_executor(plan: Plan) -> Executor:
         return LocalExecutor(_make_slots(plan), _application(plan))
     if importlib.util.find_spec("ray") is None:
         raise ConfigError("executor=ray: ray is not installed: pip install 'nca-sweep[ray]'")
-    for key, value in (("threads", config.threads), ("trials_per_gpu", config.trials_per_gpu)):
-        if value == "auto":
-            raise ConfigError(f"executor.{key}=auto: the nodes of a cluster may differ; give a number")
+    if config.threads == "auto":
+        raise ConfigError("executor.threads=auto: the nodes of a cluster may differ; give a number")
     for key, address in (
         ("sweep.storage", plan.config.sweep.storage),
         ("tracking.uri", plan.config.tracking.uri or ""),
@@ -133,8 +130,8 @@ def _make_executor(plan: Plan) -> Executor:
         _application(plan),
         str(config.address),
         config.workers,
-        threads=int(config.threads),
-        trials_per_gpu=0 if plan.config.device == "cpu" else int(config.trials_per_gpu),
+        threads=config.threads,
+        trials_per_gpu=0 if plan.config.device == "cpu" else config.trials_per_gpu,
         needs_gpu=plan.config.device.startswith("cuda"),
         shared_disk=bool(config.shared_disk),
     )
@@ -142,16 +139,11 @@ def _make_executor(plan: Plan) -> Executor:
 
 def _make_slots(plan: Plan) -> list[Slot]:
     """Return the slots of this machine."""
-    from nca.training.memory_estimate import estimate_memory
-    from sweeps.executors.slots import fit_trials_per_gpu, make_slots
+    from sweeps.executors.slots import make_slots
 
     executor = plan.config.executor
-    per_gpu, gpus = executor.trials_per_gpu, executor.gpus
-    assert gpus is not None
-    if per_gpu == "auto":
-        trial_mb = sum(estimate_memory(plan.largest_trial()).values()) + GPU_CONTEXT_MB
-        per_gpu = fit_trials_per_gpu(trial_mb, gpus)
-    return make_slots(executor.workers, executor.threads, gpus, per_gpu)
+    assert executor.gpus is not None
+    return make_slots(executor.workers, executor.threads, executor.gpus, executor.trials_per_gpu)
 
 
 def _n_trials(plan: Plan) -> int:

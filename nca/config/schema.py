@@ -167,7 +167,7 @@ class ExecutorConfig:
     workers: int | Literal["auto"] = leaf(at_least=1, at_most=1024)
     threads: int | Literal["auto"] = leaf(at_least=1, at_most=1024)
     gpus: int | Literal["auto"] | None = leaf(default=None, at_least=0, at_most=1024)
-    trials_per_gpu: int | Literal["auto"] = leaf(at_least=1, at_most=64)
+    trials_per_gpu: int = leaf(at_least=1, at_most=64)
     address: str | None = None
     shared_disk: bool | None = None
 

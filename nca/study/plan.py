@@ -73,16 +73,6 @@ class Plan:
             trial, seed=trial.seed + ordinal * self.config.sweep.repeats, features=self.config.features
         )
 
-    def largest_trial(self) -> TrialConfig:
-        """Compose the trial with the largest number of everything that is searched."""
-        largest: dict[str, Any] = {}
-        for key, domain in self.space.items():
-            values = domain.options if isinstance(domain, Choice) else _first_and_last(domain)
-            numbers = [value for value in values if isinstance(value, int | float)]
-            if numbers:
-                largest[key] = max(numbers)
-        return self.trial_config(largest, 0)
-
     def with_features(self, features: FeaturesConfig) -> Plan:
         """Return the plan with another feature extractor, which also names its study."""
         return replace(self, config=replace(self.config, features=features))

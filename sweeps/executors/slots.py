@@ -8,13 +8,9 @@ import subprocess
 from dataclasses import dataclass
 from typing import Literal
 
-from sweeps import SweepError
-
-__all__ = ["Slot", "fit_trials_per_gpu", "make_slots"]
+__all__ = ["Slot", "make_slots"]
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-GPU_SHARE = 0.9  # of a GPU's memory that trials may fill
-MIB = 2**20
 NO_GPU = ("", "-1", "NoDevFiles")  # CUDA reads the list up to the first of these
 
 
@@ -82,39 +78,3 @@ def visible_gpus() -> list[str]:
     except (OSError, subprocess.SubprocessError):
         return []
     return [str(i) for i, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU")]
-
-
-def fit_trials_per_gpu(trial_mb: float, gpus: int | Literal["auto"]) -> int:
-    """Return how many trials the smallest GPU's memory and the cores hold; 1 where there is no GPU.
-
-    Args:
-        trial_mb: What a trial needs, its process's own part included.
-        gpus: As `make_slots` takes it.
-
-    Raises:
-        SweepError: If the driver does not tell, or not even one fits.
-    """
-    devices = visible_gpus() if gpus == "auto" else visible_gpus()[:gpus]
-    if not devices:
-        return 1
-    query = [
-        "nvidia-smi",
-        "--query-gpu=memory.total",
-        "--format=csv,noheader,nounits",
-        "-i",
-        ",".join(devices),
-    ]
-    try:
-        listed = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
-        memory_mb = min(float(line) * MIB / 1e6 for line in listed.stdout.split())
-    except (OSError, subprocess.SubprocessError, ValueError) as error:
-        raise SweepError(
-            "executor.trials_per_gpu=auto: nvidia-smi does not tell the GPUs' memory; give a number"
-        ) from error
-    fitting = int(GPU_SHARE * memory_mb / trial_mb)
-    if fitting < 1:
-        raise SweepError(
-            f"executor.trials_per_gpu=auto: a trial is estimated at {trial_mb:.0f} MB and a GPU has "
-            f"{memory_mb:.0f}; give smaller sizes, train.recompute=true, or a number to try all the same"
-        )
-    return max(1, min(fitting, len(os.sched_getaffinity(0)) // len(devices)))

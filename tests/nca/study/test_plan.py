@@ -75,13 +75,6 @@ def test_a_plain_value_in_the_yaml_fixes_a_parameter_unless_the_command_line_say
     assert plan_of(words, "model.channels=9,12").space["model.channels"] == Choice((9, 12))
 
 
-def test_the_largest_trial_has_the_largest_of_everything_searched() -> None:
-    trial = plan_of("train.max_ca_steps=20,40", "model.activation=linear,relu").largest_trial()
-    assert (trial.model.channels, trial.model.hidden_channels, trial.model.filters) == (15, 96, 6)
-    assert (trial.train.batch_size, trial.train.max_ca_steps, trial.model.update_rate) == (4, 40, 1.0)
-    assert trial.model.activation == plan_of().config.model.activation
-
-
 def test_textures_and_models_make_a_study_each() -> None:
     plans = make_plans(["texture=roundleaf,alocasia", "model=srnca,relu"])
     assert [plan.name for plan in plans] == [

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeps import SweepError
 from sweeps.executors import slots
-from sweeps.executors.slots import THREAD_VARIABLES, Slot, fit_trials_per_gpu, make_slots, visible_gpus
+from sweeps.executors.slots import THREAD_VARIABLES, Slot, make_slots, visible_gpus
 
 
 @pytest.fixture
@@ -50,6 +49,14 @@ def test_one_slot_per_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [slot.threads for slot in make_slots("auto", "auto", "auto")] == [4, 4]
     assert [slot.gpu for slot in make_slots(3, "auto", "auto")] == ["2", "5", "2"]
     assert [slot.gpu for slot in make_slots("auto", "auto", 1)] == ["2"]
+
+
+@pytest.mark.usefixtures("machine")
+def test_several_trials_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    made = make_slots("auto", "auto", "auto", trials_per_gpu=3)
+    assert [slot.gpu for slot in made] == ["2", "5"] * 3
+    assert {slot.threads for slot in made} == {1}
 
 
 @pytest.mark.usefixtures("machine")
@@ -96,34 +103,3 @@ def test_gpus_are_listed_by_the_driver_where_the_environment_says_nothing(
 
 def test_a_slot_without_a_gpu_leaves_the_environment_as_it_is() -> None:
     assert Slot(0, 3).environment() == dict.fromkeys(THREAD_VARIABLES, "3")
-
-
-@pytest.fixture
-def driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Return a stand-in for nvidia-smi that says what is written to it."""
-    program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\nexit 9\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    return program
-
-
-@pytest.mark.usefixtures("machine")
-def test_trials_per_gpu_are_what_the_smallest_gpu_and_the_cores_hold(driver: Path) -> None:
-    driver.write_text("#!/bin/sh\necho 24000\necho 8000\n")
-    assert fit_trials_per_gpu(4000, "auto") == 1
-    assert fit_trials_per_gpu(2500, "auto") == 3
-    assert fit_trials_per_gpu(100, "auto") == 4  # 8 cores for two GPUs
-    assert fit_trials_per_gpu(1e9, 0) == 1  # no GPU is used
-    made = make_slots("auto", "auto", "auto", 3)
-    assert [slot.gpu for slot in made] == ["0", "1"] * 3
-    with pytest.raises(SweepError, match="a trial is estimated at 9000 MB and a GPU has 8389"):
-        fit_trials_per_gpu(9000, "auto")
-
-
-@pytest.mark.parametrize("answer", ["exit 9", "echo '[N/A]'", "true"])
-def test_a_driver_that_does_not_tell_its_memory_is_refused(driver: Path, answer: str) -> None:
-    driver.write_text(f"#!/bin/sh\n{answer}\n")
-    with pytest.raises(SweepError, match="trials_per_gpu=auto: nvidia-smi does not tell"):
-        fit_trials_per_gpu(1000, "auto")
