@@ -1,16 +1,17 @@
-"""Shapes are checked in tests, and only there; one MLflow database is made per test run and copied."""
+"""Shapes are checked in tests, and only there; databases are made once per test run and copied."""
 
 from __future__ import annotations
 
-import shutil
+import os
 import signal
-import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
 
 import tests.typecheck  # noqa: F401 - the hook looks it up as an attribute of `tests`
+from tests.templates import copy_databases, make_mlflow_database
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background, and programs inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -20,22 +21,24 @@ hook.__enter__()
 
 
 @pytest.fixture(scope="session")
-def mlflow_store_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an empty MLflow SQLite file to copy: creating one takes several seconds."""
-    from nca.tracking import MlflowStore
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder that all processes of a test run share, for what `build_once` makes."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    shared = folder / "shared"
+    shared.mkdir(exist_ok=True)
+    return shared
 
-    folder = tmp_path_factory.mktemp("mlflow_template")
-    MlflowStore(f"sqlite:///{folder / 'made.db'}")
-    template = folder / "mlflow.db"
-    # A plain copy would miss what still lies in the write-ahead log.
-    source, copy = sqlite3.connect(folder / "made.db"), sqlite3.connect(template)
-    source.backup(copy)
-    copy.close()
-    source.close()
-    return template
+
+@pytest.fixture(scope="session", autouse=True)
+def _databases_are_copies(shared: Path) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        copy_databases(patch, shared)
+        yield
 
 
 @pytest.fixture
-def mlflow_uri(mlflow_store_template: Path, tmp_path: Path) -> str:
+def mlflow_uri(tmp_path: Path) -> str:
     """Return the address of a test's own MLflow SQLite database, `tmp_path / "mlflow.db"`."""
-    return f"sqlite:///{shutil.copy(mlflow_store_template, tmp_path / 'mlflow.db')}"
+    return f"sqlite:///{make_mlflow_database(tmp_path) / 'mlflow.db'}"

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.templates import DATABASES, copy_databases
+
 SMALL = ("texture=roundleaf", "features=random_filters", "train.size=16", "tracking.endurance=false")
 COLUMNS = "200"  # a wide terminal, so that no line of progress is folded
 TIMEOUT_S = 300  # of a sweep on cores that others use too
@@ -69,6 +71,7 @@ def _run(
         os.dup2(file, descriptor)
         os.close(file)
     sys.argv = [module, *words]
+    copy_databases(pytest.MonkeyPatch(), Path(environment[DATABASES]))
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:

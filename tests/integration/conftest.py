@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from selenium.webdriver.chrome.service import Service
 from tests.integration.browsing import free_port, wait_until_listening
 from tests.integration.commands import sweep
 from tests.integration.records import Records, copy_records
+from tests.templates import make_mlflow_database
 
 Serve = Callable[..., str]
 
@@ -59,12 +59,11 @@ class Finished:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, mlflow_store_template: Path) -> Finished:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     base = tmp_path_factory.mktemp("finished")
     runs, folder = base / "runs", base / "folder"
-    runs.mkdir()
     folder.mkdir()
-    shutil.copy(mlflow_store_template, runs / "mlflow.db")
+    make_mlflow_database(runs)
     done = sweep(runs, *COMMAND, folder=folder)
     return Finished(runs, folder, done.stdout)
 

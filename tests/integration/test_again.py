@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from PIL import Image
 from nca.train import main
 from tests.integration.conftest import Finished
 from tests.integration.records import Records, copy_records
+from tests.templates import make_mlflow_database
 
 TINY = (
     "texture=roundleaf",
@@ -45,11 +45,8 @@ def handlers() -> Iterator[None]:
 
 
 @pytest.fixture
-def runs(tmp_path: Path, mlflow_store_template: Path) -> Path:
-    folder = tmp_path / "runs"
-    folder.mkdir()
-    shutil.copy(mlflow_store_template, folder / "mlflow.db")
-    return folder
+def runs(tmp_path: Path) -> Path:
+    return make_mlflow_database(tmp_path / "runs")
 
 
 def client_of(runs: Path) -> MlflowClient:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import shutil
 import socket
 import sqlite3
 import subprocess
@@ -26,17 +25,18 @@ from nca.study.application import TextureSweep
 from nca.tracking import MlflowStore, check_address
 from nca.training.run import open_tracker
 from tests.builders import trial_config
+from tests.templates import make_mlflow_database
 
 STUDY = "leaf"
 SETTINGS = {"sweep": {"study": STUDY}}
 
 
 class Store:
-    """A copy of the empty database, and a study's config that records there."""
+    """A database of its own, and a study's config that records there."""
 
-    def __init__(self, template: Path, folder: Path, name: str) -> None:
-        self.uri = f"sqlite:///{shutil.copy(template, folder / f'{name}.db')}"
-        self.config = trial_config(folder / "runs", uri=self.uri)
+    def __init__(self, folder: Path) -> None:
+        self.uri = f"sqlite:///{make_mlflow_database(folder) / 'mlflow.db'}"
+        self.config = trial_config(folder.parent / "runs", uri=self.uri)
         self.client = MlflowClient(self.uri)
 
     def open(self, links: dict[str, str], uid: str = "ours") -> dict[str, str]:
@@ -47,8 +47,8 @@ class Store:
 
 
 @pytest.fixture
-def stores(mlflow_store_template: Path, tmp_path: Path) -> list[Store]:
-    return [Store(mlflow_store_template, tmp_path, name) for name in ("first", "second")]
+def stores(tmp_path: Path) -> list[Store]:
+    return [Store(tmp_path / name) for name in ("first", "second")]
 
 
 def test_a_study_keeps_its_parent_run(stores: list[Store]) -> None:

@@ -15,17 +15,15 @@ from nca.tracking import MlflowStore
 from tests.integration.commands import SMALL, begun, listing, run_module, sweep, wait_until
 from tests.integration.conftest import STUDY, Finished
 from tests.integration.records import Records, copy_records, load_study, study_names
+from tests.templates import make_mlflow_database
 
 LONG = ("train.steps=100000", "train.checkpoint_every=50", "train.checkpoint_every_s=0")
 SOON_S = 60.0
 
 
 @pytest.fixture
-def runs(tmp_path: Path, mlflow_store_template: Path) -> Path:
-    made = tmp_path / "runs"
-    made.mkdir()
-    shutil.copy(mlflow_store_template, made / "mlflow.db")
-    return made
+def runs(tmp_path: Path) -> Path:
+    return make_mlflow_database(tmp_path / "runs")
 
 
 def look_after(runs: Path, *words: str, code: int = 0) -> str:

@@ -18,6 +18,7 @@ import pytest
 from tests.integration.commands import SMALL, TIMEOUT_S, begun, run_module, wait_until
 from tests.integration.conftest import Finished
 from tests.integration.records import Records
+from tests.templates import make_mlflow_database
 
 STUDY = "roundleaf-srnca-random_filters"
 LOCKED_FOR_S = 30.0
@@ -75,12 +76,8 @@ def test_a_full_disk_leaves_no_half_of_a_page_or_a_picture(
     assert [file.name for file in small_disk.iterdir()] == ["other"]
 
 
-def test_a_full_disk_in_the_middle_of_a_trial_is_said_in_its_line(
-    small_disk: Path, mlflow_store_template: Path, folder: Path
-) -> None:
-    runs = small_disk / "runs"
-    runs.mkdir()
-    shutil.copy(mlflow_store_template, runs / "mlflow.db")
+def test_a_full_disk_in_the_middle_of_a_trial_is_said_in_its_line(small_disk: Path, folder: Path) -> None:
+    runs = make_mlflow_database(small_disk / "runs")
     (small_disk / "other").write_bytes(bytes(5_000_000))
     words = ["sweep.n_trials=2", "train.steps=64", "train.checkpoint_every=8", "train.checkpoint_every_s=0"]
     words += ["model.channels=15", "train.batch_size=4", "train.pool_size=512"]  # checkpoints of 8 MB
@@ -100,10 +97,8 @@ def test_a_full_disk_in_the_middle_of_a_trial_is_said_in_its_line(
     assert not any(run.info.status == "RUNNING" for run in (*records.parents, *records.children.values()))
 
 
-def test_databases_locked_for_long_are_waited_for(tmp_path: Path, mlflow_store_template: Path) -> None:
-    runs = tmp_path / "runs"
-    runs.mkdir()
-    shutil.copy(mlflow_store_template, runs / "mlflow.db")
+def test_databases_locked_for_long_are_waited_for(tmp_path: Path) -> None:
+    runs = make_mlflow_database(tmp_path / "runs")
     with begun(runs, "sweep.n_trials=3", "train.steps=300") as process:
         wait_until(lambda: trains(runs / "trials" / STUDY / "1"), process)
         with ExitStack() as held:
@@ -117,12 +112,8 @@ def test_databases_locked_for_long_are_waited_for(tmp_path: Path, mlflow_store_t
     expect_all_complete(runs, 3)
 
 
-def test_a_deleted_trial_folder_costs_that_trial_its_steps_alone(
-    tmp_path: Path, mlflow_store_template: Path
-) -> None:
-    runs = tmp_path / "runs"
-    runs.mkdir()
-    shutil.copy(mlflow_store_template, runs / "mlflow.db")
+def test_a_deleted_trial_folder_costs_that_trial_its_steps_alone(tmp_path: Path) -> None:
+    runs = make_mlflow_database(tmp_path / "runs")
     with begun(runs, "sweep.n_trials=2", "train.steps=300") as process:
         victim = runs / "trials" / STUDY / "0"
         wait_until(lambda: trains(victim), process)
@@ -137,15 +128,13 @@ def test_a_deleted_trial_folder_costs_that_trial_its_steps_alone(
     assert "RUNNING" not in {run.info.status for run in (*records.parents, *records.children.values())}
 
 
-def test_a_clock_that_jumps_ends_no_trial(tmp_path: Path, mlflow_store_template: Path) -> None:
+def test_a_clock_that_jumps_ends_no_trial(tmp_path: Path) -> None:
     compiler, library = shutil.which("cc"), tmp_path / "clock.so"
     if compiler is None:
         assert os.environ.get("NCA_TESTS_MAY_SKIP") != "0", "install a C compiler"
         pytest.skip("there is no C compiler")
     subprocess.run([compiler, "-shared", "-fPIC", "-o", library, CLOCK, "-ldl"], check=True)
-    runs, clock = tmp_path / "runs", tmp_path / "clock"
-    runs.mkdir()
-    shutil.copy(mlflow_store_template, runs / "mlflow.db")
+    runs, clock = make_mlflow_database(tmp_path / "runs"), tmp_path / "clock"
     set_clock(clock, 0)
     fake = {"LD_PRELOAD": str(library), "CLOCK_OFFSET": str(clock)}
     with begun(runs, "sweep.n_trials=4", "train.steps=200", environment=fake) as process:

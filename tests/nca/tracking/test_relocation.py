@@ -18,11 +18,9 @@ NAME = "a study, 50 %"
 
 
 @pytest.fixture
-def runs(tmp_path: Path, mlflow_store_template: Path) -> Path:
+def runs(tmp_path: Path) -> Path:
     """Return records of one run with an artifact, and of an experiment without."""
     made = tmp_path / "runs"
-    made.mkdir()
-    shutil.copy(mlflow_store_template, made / "mlflow.db")
     store = MlflowStore(f"sqlite:///{made / 'mlflow.db'}")
     store.experiments.open("empty", made / "artifacts" / "empty")
     run_id = store.create_run(store.experiments.open(NAME, made / "artifacts" / NAME), "run")

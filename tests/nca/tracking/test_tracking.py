@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 
 from nca import tracking
 from nca.tracking import MlflowStore, MlflowTracker, NullTracker, Tracker
+from tests.templates import make_mlflow_database
 
 PIXELS = np.zeros((16, 16, 3), dtype=np.uint8)
 
@@ -176,13 +177,14 @@ def test_what_was_deleted_in_the_ui_is_made_anew_or_restored(
     assert client.search_runs([store.experiments.open("study", tmp_path / "c")]) == []
 
 
-def test_a_missing_database_is_made_in_wal_mode(mlflow_store_template: Path, tmp_path: Path) -> None:
-    # Creating one takes seconds, so the folder alone is missing here and the file is copied into it.
-    file = tmp_path / "mlflow.db"
-    file.write_bytes(mlflow_store_template.read_bytes())
-    with sqlite3.connect(file) as connection:
-        connection.execute("PRAGMA journal_mode=DELETE")
-    connection.close()
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_database_is_in_wal_mode(exists: bool, tmp_path: Path) -> None:
+    file = tmp_path / "runs" / "mlflow.db"
+    if exists:
+        make_mlflow_database(file.parent)
+        with sqlite3.connect(file) as connection:
+            connection.execute("PRAGMA journal_mode=DELETE")
+        connection.close()
     MlflowStore(f"sqlite:///{file}")
     connection = sqlite3.connect(file)
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
