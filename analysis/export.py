@@ -5,19 +5,24 @@ The folder holds all that a report shows: the table, curves, ratings, search spa
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from nca.cli.errors import exit_on_error
-from nca.cli.options import read_options, read_out, writing
+from nca.cli.options import Command, read_out, writing
 from nca.records.paths import PLACES, read_places
 from sweeps import SweepError
 
 __all__ = ["main"]
 
-USAGE = (
-    "python -m analysis.export study=NAME[,NAME...] [out=FILE.csv|FILE.parquet|FOLDER] [runs_dir=mlruns] "
-    "[sweep.storage=ADDRESS] [tracking.uri=ADDRESS|none]"
+COMMAND = Command(
+    "analysis.export",
+    "Write the trials of studies as a table, or as a folder that analysis.report reads.",
+    {
+        "study": "name of the study, or names as A,B",
+        "out": "FILE.csv, FILE.parquet or a folder to write; default STUDY.csv",
+        **PLACES,
+    },
+    required=["study"],
 )
 KINDS = (".csv", ".parquet", "")  # without an ending: a folder
 
@@ -28,9 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         ConfigError: Never: it becomes one line and exit code 2.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
     with exit_on_error(SweepError, OSError):
-        options = read_options(words, ("study", "out", *PLACES), USAGE, "study")
+        options = COMMAND.read(arguments).options
         names = options["study"].split(",")
         out = read_out(options, "out", f"{names[0].replace('/', '-')}.csv", KINDS)
         import pandas as pd

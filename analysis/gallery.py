@@ -5,13 +5,12 @@ from __future__ import annotations
 import html
 import json
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nca.cli.errors import ConfigError, exit_on_error
-from nca.cli.options import read_options, read_out, writing
+from nca.cli.options import Command, read_out, writing
 from nca.records.paths import PLACES, read_places
 from sweeps import SweepError
 
@@ -23,7 +22,12 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "make_gallery"]
 
-USAGE = "python -m analysis.gallery study=NAME [out=FILE.html] [runs_dir=mlruns] [sweep.storage=ADDRESS]"
+COMMAND = Command(
+    "analysis.gallery",
+    "Write all outputs of a study as one HTML page.",
+    {"study": "name of the study", "out": "file to write; default STUDY.html", **PLACES},
+    required=["study"],
+)
 TEMPLATE = Path(__file__).with_name("assets") / "gallery.html"
 PICTURE_SIDE_PX = 128  # larger outputs are reduced to it
 QUALITY = 85  # of WebP
@@ -36,9 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         ConfigError: Never: it becomes one line and exit code 2.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
     with exit_on_error(SweepError, OSError):
-        options = read_options(words, ("study", "out", *PLACES), USAGE, "study")
+        options = COMMAND.read(arguments).options
         out = read_out(options, "out", f"{options['study'].replace('/', '-')}.html")
         from analysis.runs import read_study
 

@@ -23,18 +23,25 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from analysis.ratings.ratings import LARGEST, Rating, Ratings, check_rater, now
 from analysis.trial_pictures import data_url, read_output, read_target
 from nca.cli.errors import ConfigError, exit_on_error
-from nca.cli.options import read_options
+from nca.cli.options import Command
 from nca.records.paths import PLACES, read_places
 from nca.serve import LOOPBACK, free_port
 from sweeps import SweepError
 
 __all__ = ["Queue", "main", "make_app"]
 
-USAGE = (
-    "python -m analysis.rate study=NAME [rater=NAME] [port=N] [runs_dir=mlruns] [sweep.storage=ADDRESS] "
-    "[tracking.uri=ADDRESS|none]"
-)
 PORT = 8090
+COMMAND = Command(
+    "analysis.rate",
+    "Serve the page on which the outputs of a study are rated blind, until ctrl-C.",
+    {
+        "study": "name of the study",
+        "rater": "who rates; default: the page asks",
+        "port": f"port to listen on; default: the first free one from {PORT}",
+        **PLACES,
+    },
+    required=["study"],
+)
 TEMPLATE = Path(__file__).with_name("assets") / "rate.html"
 NEW_PER_SECOND_LOOK = 10
 APART = 5  # outputs at least between two looks at one, where there are as many
@@ -232,9 +239,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         ConfigError: Never: it becomes one line and exit code 2.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
     with exit_on_error(SweepError, OSError):
-        options = read_options(words, ("study", "rater", "port", *PLACES), USAGE, "study")
+        options = COMMAND.read(arguments).options
         rater = check_rater(options["rater"]) if "rater" in options else ""
         port = free_port(options.get("port"), PORT)
         places = read_places(options)

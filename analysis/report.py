@@ -10,7 +10,6 @@ import functools
 import html
 import json
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis import check_extra
 from nca.cli.errors import ConfigError, exit_on_error
-from nca.cli.options import read_options, read_out, writing
+from nca.cli.options import Command, read_out, writing
 from nca.records.paths import PLACES, read_places
 from sweeps import SweepError
 
@@ -32,9 +31,15 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "write_report"]
 
-USAGE = (
-    "python -m analysis.report study=NAME[,NAME...]|exported=FOLDER [out=FOLDER] [runs_dir=mlruns] "
-    "[sweep.storage=ADDRESS] [tracking.uri=ADDRESS|none]"
+COMMAND = Command(
+    "analysis.report",
+    "Write a report of studies, with every figure; give study= or exported=.",
+    {
+        "study": "name of the study, or names as A,B",
+        "exported": "folder that analysis.export has written, in place of a study",
+        "out": "folder to write; default report-STUDY",
+        **PLACES,
+    },
 )
 TEMPLATES = Path(__file__).with_name("assets")
 PAGE = "report.html"
@@ -67,11 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         ConfigError: Never: it becomes one line and exit code 2.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
     with exit_on_error(SweepError, OSError):
-        options = read_options(words, ("study", "exported", "out", *PLACES), USAGE)
+        options = COMMAND.read(arguments).options
         if ("study" in options) == ("exported" in options):
-            raise ConfigError(f"say which study, or which exported folder: {USAGE}")
+            raise COMMAND.error("give either study=NAME or exported=FOLDER")
         source = options.get("study", options.get("exported", ""))
         out = read_out(options, "out", f"report-{Path(source.split(',')[0]).name}")
         check_extra()

@@ -5,7 +5,6 @@ All lie in the study's search space. Queued ones run first, on top of the total,
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nca.cli.errors import ConfigError, exit_on_error, nearest
-from nca.cli.options import read_number, read_options
+from nca.cli.options import Command, read_number
 from nca.records.paths import PLACES, read_places
 from sweeps import SweepError
 
@@ -27,10 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["METHODS", "Model", "Suggestion", "main", "suggest"]
 
-USAGE = (
-    "python -m analysis.suggest study=NAME [method=model|pca|umap] [n=4] [target_rating=4.4] [enqueue=true] "
-    "[runs_dir=mlruns] [sweep.storage=ADDRESS]"
-)
 METHODS = ("model", "pca", "umap")
 FEWEST_RATED = 10  # ratings, from which on they are what a suggestion is after
 N_CANDIDATES = 4096
@@ -40,6 +35,19 @@ N_NEIGHBORS = 2
 SETS_PER_WIDTH = 5  # from which on the process has a width for each axis: with fewer it is far too sure
 LENGTHS, NOISES = (0.3, 20.0), (5e-2, 1e1)  # of the process; shorter and less would pass through every trial
 GOALS = ("loss", "rating")
+COMMAND = Command(
+    "analysis.suggest",
+    "Suggest hyperparameters that are worth a trial, from the trials of a study.",
+    {
+        "study": "name of the study",
+        "method": f"one of {', '.join(METHODS)}; default model",
+        "n": "number of suggestions, 1 to 100; default 4",
+        "target_rating": "mean rating whose cluster pca and umap draw from, 0 to 5; default 5",
+        "enqueue": "true: queue the suggestions as the study's next trials; default false",
+        **PLACES,
+    },
+    required=["study"],
+)
 
 Points = NDArray[np.float64]
 
@@ -77,11 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         ConfigError: Never: it becomes one line and exit code 2.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
     with exit_on_error(SweepError, OSError):
-        options = read_options(
-            words, ("study", "method", "n", "target_rating", "enqueue", *PLACES), USAGE, "study"
-        )
+        options = COMMAND.read(arguments).options
         method, enqueue = options.get("method", "model"), options.get("enqueue", "false")
         if method not in METHODS:
             raise ConfigError(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nca.cli.errors import ConfigError, exit_on_error
-from nca.cli.options import read_number, read_options, read_out, writing
+from nca.cli.options import Command, read_number, read_out, writing
 from nca.records.paths import PLACES, read_places
 
 if TYPE_CHECKING:
@@ -20,18 +19,28 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-USAGE = (
-    "python -m nca.render run=ID|PATH [size=PIXELS] [frames=N] [ca_steps=N] [seed=N] "
-    "[out=FILE.html|png|gif|mp4|webm] [runs_dir=mlruns] [tracking.uri=ADDRESS]"
-)
-OPTIONS = ("run", "size", "frames", "ca_steps", "seed", "out", *PLACES)
 CODECS = {".mp4": "libx264", ".webm": "libvpx-vp9"}
 KINDS = (".html", ".png", ".gif", *CODECS)
 LARGEST_PX = 4096
 MULTIPLE_PX = 16  # of which a size is a multiple
 FRAMES_PER_S = 25
 CA_STEPS_PER_FRAME = 4
+MAX_FRAMES, MAX_CA_STEPS = 100_000, 10_000_000
 SHORTEST_VIDEO_SIDE_PX = 256  # smaller textures are enlarged to about this
+COMMAND = Command(
+    "nca.render",
+    "Render a trained automaton: a viewer (.html), a picture (.png) or an animation (.gif, .mp4, .webm).",
+    {
+        "run": "id of an MLflow run, or path of a run's folder",
+        "size": f"height and width in px, a multiple of {MULTIPLE_PX} up to {LARGEST_PX}; default as trained",
+        "frames": f"frames of an animation, 1 to {MAX_FRAMES}; default 300",
+        "ca_steps": f"CA steps of a picture, default as trained, or per frame, default {CA_STEPS_PER_FRAME}",
+        "seed": "seed of the random updates, 0 or more; default 0",
+        "out": f"file to write, one of {', '.join(KINDS)}; default: by the other options",
+        **PLACES,
+    },
+    required=["run"],
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -40,16 +49,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         ConfigError: Never: it becomes one line and exit code 2.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
     with exit_on_error(OSError):
-        options = read_options(words, OPTIONS, USAGE, "run")
+        options = COMMAND.read(arguments).options
         out = _choose_file(options)
         size = read_number(options, "size", 0, 0, LARGEST_PX)
         if size % MULTIPLE_PX:
             raise ConfigError(f"size={size}: must be a multiple of {MULTIPLE_PX}")
-        frames = read_number(options, "frames", 300, 1, 100_000)
+        frames = read_number(options, "frames", 300, 1, MAX_FRAMES)
         seed = read_number(options, "seed", 0, 0, 2**31 - 1)
-        ca_steps = read_number(options, "ca_steps", 0, 0, 10_000_000)
+        ca_steps = read_number(options, "ca_steps", 0, 0, MAX_CA_STEPS)
         places, run = read_places(options), options["run"]
         from nca.outputs.model_file import load_model
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nca.cli.errors import ConfigError, exit_on_error
-from nca.cli.options import read_options
+from nca.cli.options import Command
 from nca.tracking import refuse_moved
 from sweeps.storage.sqlite import SQLITE
 
@@ -21,8 +21,17 @@ __all__ = ["LOOPBACK", "free_port", "main"]
 LOOPBACK = "127.0.0.1"
 PORTS = {"ui": 5000, "dashboard": 8080}
 STORES = {"ui": "mlflow.db", "dashboard": "optuna.db"}
-USAGE = "python -m nca.serve ui|dashboard [runs_dir=mlruns] [port=N]; dashboard: [sweep.storage=ADDRESS]"
 PORTS_TRIED = 20
+COMMAND = Command(
+    "nca.serve",
+    "Serve the pages of MLflow or of the Optuna dashboard on this machine, until ctrl-C.",
+    {
+        "runs_dir": "folder of all records; default mlruns",
+        "port": f"port to listen on; default: the first free one from {PORTS['ui']} or {PORTS['dashboard']}",
+        "sweep.storage": "SQLAlchemy address of the dashboard's storage; default optuna.db in runs_dir",
+    },
+    subcommands={"ui": "MLflow: runs, curves and files", "dashboard": "Optuna dashboard: trials and studies"},
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,13 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         ConfigError: Never: it becomes one line and exit code 2.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
     with exit_on_error():
-        if not words or words[0] not in PORTS:
-            raise ConfigError(f"say what to serve: {USAGE}")
-        kind = words[0]
-        known = ("runs_dir", "port", *(["sweep.storage"] if kind == "dashboard" else []))
-        options = read_options(words[1:], known, USAGE)
+        options, (kind,), _ = COMMAND.read(arguments)
+        if kind == "ui" and "sweep.storage" in options:
+            raise COMMAND.error("sweep.storage belongs to the dashboard")
         runs = Path(options.get("runs_dir", "mlruns")).absolute()
         store = runs / STORES[kind]
         address = options.get("sweep.storage", f"{SQLITE}{store}")

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from nca.cli.errors import ConfigError, exit_on_error, nearest
-from nca.cli.options import read_options
+from nca.cli.errors import ConfigError, exit_on_error
+from nca.cli.options import Command
 from nca.records.paths import PLACES, Places, format_size, is_study_name, read_places, size_of
 from nca.records.repair import list_left, mend
 from sweeps import SweepError
@@ -19,19 +19,20 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-USAGE = (
-    "python -m nca.studies list | show STUDY | stop STUDY [TRIAL] | delete STUDY [--yes] | mend [--yes] | "
-    "deliver [runs_dir=mlruns] [sweep.storage=ADDRESS] [tracking.uri=ADDRESS|none]"
-)
-WORDS = {  # fewest, most
-    "list": (0, 0),
-    "show": (1, 1),
-    "stop": (1, 2),
-    "delete": (1, 1),
-    "mend": (0, 0),
-    "deliver": (0, 0),
-}
 YES = "--yes"
+COMMAND = Command(
+    "nca.studies",
+    "Look after studies, also while sweeps run.",
+    PLACES,
+    subcommands={
+        "list": "list all studies",
+        "show STUDY": "show the state of a study and its trials",
+        "stop STUDY [TRIAL]": "stop the sweeps of a study, or one running trial",
+        f"delete STUDY [{YES}]": "delete a study with its runs and files, after a confirmation",
+        f"mend [{YES}]": "repair what crashes have left, after a confirmation",
+        "deliver": "send records that wait on disk to the MLflow server of tracking.uri",
+    },
+)
 SHOWN_FAILURES = 10
 
 
@@ -41,14 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: With these.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
     with exit_on_error(SweepError, OSError):
-        options = read_options([word for word in words if "=" in word], PLACES, USAGE)
-        flags = [word for word in words if word.startswith("-") and "=" not in word]
-        rest = [word for word in words if "=" not in word and word not in flags]
-        _check(rest, flags)
+        options, subcommand, flags = COMMAND.read(arguments)
         places = read_places(options)
-        match rest:
+        match subcommand:
             case ["list"]:
                 list_studies(places)
             case ["show", study]:
@@ -61,23 +58,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 mend_all(places, yes=YES in flags)
             case ["deliver"]:
                 deliver(places)
-
-
-def _check(words: Sequence[str], flags: Sequence[str]) -> None:
-    """Refuse what is no command.
-
-    Raises:
-        ConfigError: If so.
-    """
-    name = words[0] if words else ""
-    if name not in WORDS:
-        raise ConfigError(f"'{name}': {nearest(name, WORDS).removeprefix(', ') or 'say what to do'}; {USAGE}")
-    fewest, most = WORDS[name]
-    if not fewest <= len(words) - 1 <= most:
-        raise ConfigError(f"{name} {' '.join(words[1:])}: {USAGE}")
-    for flag in flags:
-        if flag != YES or name not in {"delete", "mend"}:
-            raise ConfigError(f"{flag}: {USAGE}")
 
 
 def list_studies(places: Places) -> None:
@@ -231,7 +211,7 @@ def deliver(places: Places) -> None:
 
     trials, uri = places.runs / "trials", places.tracking
     if uri is None or uri == Places.under(places.runs).tracking:
-        raise ConfigError(f"say which tracking.uri: {USAGE}")
+        raise COMMAND.error("no server is given: give tracking.uri=ADDRESS")
     waiting = find_outboxes(trials, uri)
     if not waiting:
         print(f"nothing in {trials} waits for {uri}")

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import statistics
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from analysis.ratings.ratings import Rating, Ratings, group, self_agreement
 from analysis.ratings.table import read_csv, write_csv
 from nca.cli.errors import exit_on_error
-from nca.cli.options import read_options, read_out, writing
+from nca.cli.options import Command, read_out, writing
 from nca.records.paths import PLACES, Places, read_places
 from sweeps import SweepError
 
-USAGE = (
-    "python -m analysis.ratings study=NAME [import=FILE.csv] [export=FILE.csv] [runs_dir=mlruns] "
-    "[sweep.storage=ADDRESS] [tracking.uri=ADDRESS|none]"
+COMMAND = Command(
+    "analysis.ratings",
+    "Import, export and summarize the ratings of a study's outputs.",
+    {
+        "study": "name of the study",
+        "import": "CSV file of ratings to add",
+        "export": "CSV file to write all ratings to",
+        **PLACES,
+    },
+    required=["study"],
 )
 
 
@@ -26,9 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         ConfigError: Never: it becomes one line and exit code 2.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
     with exit_on_error(SweepError, OSError):
-        options = read_options(words, ("study", "import", "export", *PLACES), USAGE, "study")
+        options = COMMAND.read(arguments).options
         out = read_out(options, "export", "") if "export" in options else None
         places, study = read_places(options), options["study"]
         _run(places, study, Path(options["import"]).expanduser() if "import" in options else None, out)

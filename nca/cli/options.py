@@ -1,46 +1,116 @@
-"""Options of the small entry points, KEY=VALUE each, without a config to compose."""
+"""Command lines of KEY=VALUE options, with their help; a config composed of conf/ has overrides instead."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from nca.cli.errors import ConfigError, nearest
 
-__all__ = ["read_number", "read_options", "read_out", "writing"]
+__all__ = ["HELP_FLAGS", "Arguments", "Command", "read_number", "read_out", "split_argv", "writing"]
+
+HELP_FLAGS = {"--help", "-h"}
 
 
-def read_options(
-    words: Sequence[str], known: Collection[str], usage: str, needs: str | None = None
-) -> dict[str, str]:
-    """Return options by key.
+class Arguments(NamedTuple):
+    """A command line that was understood: values by key, a subcommand with its arguments, and flags."""
+
+    options: dict[str, str]
+    subcommand: list[str]
+    flags: set[str]
+
+
+@dataclass(frozen=True)
+class Command:
+    """The command line of an entry point that composes no config.
 
     Args:
-        words: Those of a command line that hold a `=`.
-        known: Keys that are allowed.
-        usage: What is said of a mistake.
-        needs: The key that must be given.
-
-    Raises:
-        ConfigError: If a key is unknown, or a value or what is needed is missing.
+        module: As `python -m` takes it.
+        summary: What it does, in a sentence.
+        options: A line on each key.
+        required: The keys that must be given.
+        subcommands: A line on each form, such as `stop STUDY [TRIAL]` or `delete STUDY [--yes]`.
     """
-    options = {}
-    for word in words:
-        key, _, value = word.partition("=")
-        if key not in known:
-            raise ConfigError(f"unknown key '{key}'{nearest(key, known)}; {usage}")
-        if not value:
-            raise ConfigError(f"{word}: give a value; {usage}")
-        options[key] = value
-    if needs is not None and needs not in options:
-        raise ConfigError(f"say which {needs}: {usage}")
-    return options
+
+    module: str
+    summary: str
+    options: Mapping[str, str]
+    required: Collection[str] = ()
+    subcommands: Mapping[str, str] = field(default_factory=dict)
+
+    def read(self, argv: Sequence[str] | None = None) -> Arguments:
+        """Read a command line, that of the process if none is given.
+
+        Raises:
+            ConfigError: If a key, a subcommand or a flag is unknown, or a value is missing.
+            SystemExit: After the help, where that is asked for.
+        """
+        flags, words = split_argv(sys.argv[1:] if argv is None else argv)
+        if flags & HELP_FLAGS:
+            print(self.help())
+            raise SystemExit(0)
+        given = Arguments({}, [word for word in words if "=" not in word], flags)
+        for word in words:
+            key, equals, value = word.partition("=")
+            if equals and key not in self.options:
+                raise self.error(f"unknown key '{key}'{nearest(key, self.options)}")
+            if equals and not value:
+                raise self.error(f"{word} has no value")
+            if equals:
+                given.options[key] = value
+        self._check_subcommand(given)
+        for key in self.required:
+            if key not in given.options:
+                raise self.error(f"'{key}' is missing: give {key}=VALUE")
+        return given
+
+    def error(self, message: str) -> ConfigError:
+        """Return an error that points to the help."""
+        return ConfigError(f"{message}; see python -m {self.module} --help")
+
+    def help(self) -> str:
+        """Return the text of `--help`."""
+        words = ["SUBCOMMAND"] * bool(self.subcommands) + [f"{key}=VALUE" for key in self.required]
+        usage = " ".join(["python -m", self.module, *words, "[KEY=VALUE ...]"])
+        tables = self.subcommands, {f"{key}=": text for key, text in self.options.items()}
+        width = max(len(name) for table in tables for name in table) + 2
+        blocks = ["\n".join(f"  {key:{width}}{text}" for key, text in each.items()) for each in tables]
+        return "\n\n".join([usage, self.summary, *filter(None, blocks)])
+
+    def _check_subcommand(self, given: Arguments) -> None:
+        """Compare a subcommand, its arguments and the flags with the forms that are allowed.
+
+        Raises:
+            ConfigError: If none fits.
+        """
+        name, *arguments = given.subcommand or [""]
+        if not self.subcommands:
+            if given.subcommand or given.flags:
+                raise self.error(f"'{name or min(given.flags)}' cannot be read as KEY=VALUE")
+            return
+        forms = {form.split()[0]: form.split()[1:] for form in self.subcommands}
+        if name not in forms:
+            given_name = f"unknown subcommand '{name}'{nearest(name, forms)}; " if name else ""
+            raise self.error(f"{given_name}give one of {', '.join(forms)}")
+        flags = {part.strip("[]") for part in forms[name] if "--" in part}
+        allowed = [part for part in forms[name] if "--" not in part]
+        required = [part for part in allowed if not part.startswith("[")]
+        if not len(required) <= len(arguments) <= len(allowed) or not given.flags <= flags:
+            raise self.error(f"give {' '.join([name, *forms[name]])}")
 
 
-def read_out(options: dict[str, str], key: str, default: str, kinds: Collection[str] = ()) -> Path:
+def split_argv(argv: Sequence[str]) -> tuple[set[str], list[str]]:
+    """Return the flags of a command line, and its other words in their order."""
+    return {word for word in argv if word.startswith("-")}, [w for w in argv if not w.startswith("-")]
+
+
+def read_out(options: Mapping[str, str], key: str, default: str, kinds: Collection[str] = ()) -> Path:
     """Return where to write.
 
     Args:
@@ -92,7 +162,7 @@ def writing(out: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def read_number(options: dict[str, str], key: str, default: int, at_least: int, at_most: int) -> int:
+def read_number(options: Mapping[str, str], key: str, default: int, at_least: int, at_most: int) -> int:
     """Return a whole number of the options.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +26,11 @@ __all__ = [
     "size_of",
 ]
 
-PLACES = ("runs_dir", "sweep.storage", "tracking.uri")  # what `read_places` reads
+PLACES = {  # what `read_places` reads
+    "runs_dir": "folder of all records; default mlruns",
+    "sweep.storage": "SQLAlchemy address of the Optuna storage; default optuna.db in runs_dir",
+    "tracking.uri": "address of the MLflow store, or none; default mlflow.db in runs_dir",
+}
 SINGLE_RUNS = "single-runs"  # MLflow experiment of runs that belong to no study, and their folder
 MLFLOW_UI, DASHBOARD = "http://127.0.0.1:5000", "http://127.0.0.1:8080/dashboard"  # where `make` serves them
 
@@ -141,7 +146,7 @@ class Places:
         return MlflowStore(self.tracking)
 
 
-def read_places(options: dict[str, str]) -> Places:
+def read_places(options: Mapping[str, str]) -> Places:
     """Return where records are, as `runs_dir`, `sweep.storage` and `tracking.uri` say."""
     runs = Path(options.get("runs_dir", "mlruns")).expanduser().absolute()
     usual = Places.under(runs)

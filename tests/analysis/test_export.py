@@ -36,7 +36,7 @@ def test_every_trial_of_every_study_is_a_row(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "say which study"),
+        ([], "'study' is missing: give study=VALUE; see python -m analysis.export --help"),
         (["study=leaf", "out=x.xlsx"], "out=x.xlsx: must end with one of .csv, .parquet"),
         (["study=leaf", "out=/nowhere/x.csv"], "/nowhere is not a folder"),
         (["study=nothing"], "study 'nothing': no such study"),

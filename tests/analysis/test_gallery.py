@@ -50,7 +50,7 @@ def test_the_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "say which study"),
+        ([], "'study' is missing: give study=VALUE; see python -m analysis.gallery --help"),
         (["study=leef"], "study 'leef': no such study; there are: leaf"),
         (["study=leaf", "out=/nowhere/x.html"], "/nowhere is not a folder"),
         (["studi=leaf"], "unknown key 'studi', did you mean 'study'?"),

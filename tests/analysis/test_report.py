@@ -95,7 +95,7 @@ def test_an_exported_folder_that_is_none_is_said_so(
 ) -> None:
     expect_refusal(main, [f"exported={tmp_path}"], "is not what `analysis.export out=FOLDER` writes", capsys)
     words = [f"exported={tmp_path}", "study=leaf"]
-    expect_refusal(main, words, "say which study, or which exported folder", capsys)
+    expect_refusal(main, words, "give either study=NAME or exported=FOLDER", capsys)
 
 
 def numbers(text: str) -> list[float]:
@@ -198,7 +198,7 @@ def test_the_same_data_give_the_same_report(tables: list[StudyTable], places: Pl
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "say which study"),
+        ([], "give either study=NAME or exported=FOLDER; see python -m analysis.report --help"),
         (["study=leef"], "study 'leef': no such study; there are: leaf"),
         (["study=leaf,nothing"], "study 'nothing': no such study"),
         (["study=leaf", "out=/nowhere/x"], "/nowhere is not a folder"),

@@ -121,7 +121,7 @@ def test_queued_suggestions_are_marked_and_wait(tmp_path: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "say which study"),
+        ([], "'study' is missing: give study=VALUE; see python -m analysis.suggest --help"),
         (["study=leaf", "method=pcaa"], "method=pcaa: must be one of model, pca, umap, did you mean 'pca'?"),
         (["study=leaf", "n=0"], "n=0: must be a whole number from 1 to 100"),
         (["study=leaf", "target_rating=6"], "target_rating=6: must be a number from 0 to 5"),

@@ -75,7 +75,7 @@ def test_outputs_are_rated_by_keyboard_and_a_restart_goes_on(
 
 def test_mistakes_are_one_line(finished: Finished, tmp_path: Path) -> None:
     for words, said in (
-        ((), "say which study"),
+        ((), "'study' is missing: give study=VALUE; see python -m analysis.rate --help"),
         (("study=nothing",), "study 'nothing': no such study"),
         ((f"study={finished.name}", "rater=<b>"), "rater=<b>: 1 to 40 letters"),
         ((f"study={finished.name}", "port=x"), "port=x: must be 1 to 65535"),

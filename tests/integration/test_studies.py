@@ -153,11 +153,11 @@ def test_a_deleted_study_leaves_nothing_and_its_name_is_free(runs: Path) -> None
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("shwo", "x"), "'shwo': did you mean 'show'?"),
-        ((), "'': say what to do"),
-        (("show",), "show : python -m nca.studies"),
+        (("shwo", "x"), "unknown subcommand 'shwo', did you mean 'show'?; give one of list, show"),
+        ((), "error: give one of list, show, stop, delete"),
+        (("show",), "error: give show STUDY; see python -m nca.studies --help"),
         (("list", "run_dir=b"), "unknown key 'run_dir', did you mean 'runs_dir'?"),
-        (("list", "--yes"), "--yes: python -m nca.studies"),
+        (("list", "--yes"), "error: give list; see"),
         (("stop", STUDY, "two"), "must be a trial's number"),
         (("show", "leaf"), f"study 'leaf': no such study; there are: {STUDY}"),
         (("delete", "../other", "--yes"), "is no study"),

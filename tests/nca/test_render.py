@@ -66,7 +66,7 @@ def test_a_video_has_its_frames(run: str, tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "say which run"),
+        ([], "'run' is missing: give run=VALUE; see python -m nca.render --help"),
         (["run=nowhere"], "run=nowhere: no such path, and no such run in sqlite:///"),
         (["run=RUN", "sise=5"], "unknown key 'sise', did you mean 'size'?"),
         (["run=RUN", "size=40"], "size=40: must be a multiple of 16"),

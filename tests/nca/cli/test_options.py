@@ -1,14 +1,97 @@
-"""What is written is whole or not there, and what cannot be is said in a line."""
+"""Command lines with their help; files that are written as a whole or not at all."""
 
 from __future__ import annotations
 
 import errno
+import importlib
 from pathlib import Path
 
 import pytest
 
 from nca.cli.errors import ConfigError
-from nca.cli.options import read_out, writing
+from nca.cli.options import Command, read_number, read_out, writing
+
+COMMAND = Command("nca.x", "Do something.", {"run": "which run", "size": "in px"}, required=["run"])
+STUDIES = Command(
+    "nca.y", "Do more.", {"port": "a port"}, subcommands={"list": "all", "stop STUDY [TRIAL] [--yes]": "one"}
+)
+
+
+@pytest.mark.parametrize(
+    ("command", "argv", "options", "subcommand", "flags"),
+    [
+        (COMMAND, ["run=a=b", "size=3"], {"run": "a=b", "size": "3"}, [], set()),
+        (STUDIES, ["list"], {}, ["list"], set()),
+        (STUDIES, ["stop", "leaf", "port=1"], {"port": "1"}, ["stop", "leaf"], set()),
+        (STUDIES, ["--yes", "stop", "leaf", "3"], {}, ["stop", "leaf", "3"], {"--yes"}),
+    ],
+)
+def test_command_lines_are_read(
+    command: Command, argv: list[str], options: dict[str, str], subcommand: list[str], flags: set[str]
+) -> None:
+    assert command.read(argv) == (options, subcommand, flags)
+
+
+@pytest.mark.parametrize(
+    ("command", "argv", "message"),
+    [
+        (COMMAND, [], "'run' is missing: give run=VALUE"),
+        (COMMAND, ["run=1", "sise=3"], r"unknown key 'sise', did you mean 'size'\?"),
+        (COMMAND, ["run="], "run= has no value"),
+        (COMMAND, ["run=1", "quick"], "'quick' cannot be read as KEY=VALUE"),
+        (COMMAND, ["run=1", "--size=3"], "'--size=3' cannot be read as KEY=VALUE"),
+        (STUDIES, [], "^give one of list, stop"),
+        (STUDIES, ["lits"], r"unknown subcommand 'lits', did you mean 'list'\?; give one of list, stop"),
+        (STUDIES, ["list", "leaf"], "^give list"),
+        (STUDIES, ["list", "--yes"], "^give list"),
+        (STUDIES, ["stop"], r"^give stop STUDY \[TRIAL\] \[--yes\]"),
+        (STUDIES, ["stop", "leaf", "1", "2"], "^give stop STUDY .*"),
+    ],
+)
+def test_mistakes_point_to_the_help(command: Command, argv: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"{message}; see python -m {command.module} --help$") as error:
+        command.read(argv)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_the_help_has_a_line_on_everything(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for command, usage in ((COMMAND, "run=VALUE [KEY=VALUE ...]"), (STUDIES, "SUBCOMMAND [KEY=VALUE ...]")):
+        with pytest.raises(SystemExit) as end:
+            command.read([flag, "unknown"])
+        assert end.value.code == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[:3] == [f"python -m {command.module} {usage}", "", command.summary]
+        rows = [line.strip().split("  ", 1) for line in lines[3:] if line]
+        expected = {**command.subcommands, **{f"{key}=": text for key, text in command.options.items()}}
+        assert {name: text.strip() for name, text in rows} == expected
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        *(f"nca.{name}" for name in ("render", "serve", "studies")),
+        *(f"analysis.{name}" for name in ("export", "gallery", "rate", "ratings", "report", "suggest")),
+    ],
+)
+def test_every_small_entry_point_has_a_help(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main = importlib.import_module(
+        "analysis.ratings.__main__" if module == "analysis.ratings" else module
+    ).main
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    help_ = capsys.readouterr().out
+    assert help_.startswith(f"python -m {module} ")
+    assert max(map(len, help_.splitlines())) <= 110
+
+
+def test_whole_numbers_have_a_range() -> None:
+    assert read_number({"n": "3"}, "n", 4, 1, 9) == 3
+    assert read_number({}, "n", 4, 1, 9) == 4
+    for text in ("0", "10", "-1", "1.5", "many"):
+        with pytest.raises(ConfigError, match=f"^n={text}: must be a whole number from 1 to 9$"):
+            read_number({"n": text}, "n", 4, 1, 9)
 
 
 def test_a_file_appears_when_all_of_it_is_written(tmp_path: Path) -> None:
