@@ -1,8 +1,8 @@
-"""The same rollout as `model.plain_rollout`, exact and faster: forward and backward written by hand.
+"""A faster `model.plain_rollout`, equal up to rounding: forward and backward pass without autograd.
 
-States lie channels-last with a margin of one cell that wraps around, so that a convolution reads them where
-they are. Of a CA step only the state and its coins, as bytes, stay for the backward pass: whether the clamp
-let a value through shows in the next state, and hidden features are computed again.
+States are stored channels-last on padded grids, so that convolutions read them in place. Per CA step, only
+the state and its mask (int8) are kept for the backward pass: the next state shows where the clamp was active,
+and hidden features are computed again.
 """
 
 from __future__ import annotations
@@ -18,102 +18,96 @@ from torch import Tensor
 
 from nca.automaton.fast_rules import Rule, prepare_rule
 from nca.automaton.model import Automaton, State
-from nca.automaton.padded_grid import Torus
+from nca.automaton.padded_grid import PaddedGrid
 
-__all__ = ["Rollout", "n_kept_steps"]
-
-
-def n_kept_steps(ca_steps: int, *, recompute: bool) -> int:
-    """Return how many CA steps' states a rollout keeps at a time for its backward pass."""
-    return math.ceil(math.sqrt(ca_steps)) if recompute else ca_steps
+__all__ = ["Rollout"]
 
 
 class _Tape:
-    """What the backward pass needs of consecutive CA steps.
+    """Buffers for the states and masks of consecutive CA steps.
 
     Args:
         state: Gives size, dtype and device.
-        n_steps: CA steps it can hold.
-        n_coins: Per cell.
+        n_steps: Capacity in CA steps.
+        mask_channels: Mask values per cell.
     """
 
-    def __init__(self, state: Tensor, n_steps: int, n_coins: int) -> None:
+    def __init__(self, state: State, n_steps: int, mask_channels: int) -> None:
         batch, channels, height, width = state.shape
         shape = (batch, height + 2, width + 2, channels)
-        self.states = [Torus(state.new_empty(shape)) for _ in range(n_steps + 1)]
-        self.coins = state.new_empty(n_steps, batch, height, width, n_coins, dtype=torch.int8)
+        self.states = [PaddedGrid(state.new_empty(shape)) for _ in range(n_steps + 1)]
+        self.masks = state.new_empty(n_steps, batch, height, width, mask_channels, dtype=torch.int8)
+        self._key = (state.shape, state.dtype, state.device, mask_channels)
 
-    def fits(self, state: Tensor, n_steps: int, n_coins: int) -> bool:
-        """Say whether it can take `n_steps` of such a state."""
-        batch, channels, height, width = state.shape
-        padded = self.states[0].padded
-        return (
-            padded.shape == (batch, height + 2, width + 2, channels)
-            and (padded.dtype, padded.device) == (state.dtype, state.device)
-            and self.coins.shape[-1] == n_coins
-            and len(self.coins) >= n_steps
-        )
+    def fits(self, state: State, n_steps: int, mask_channels: int) -> bool:
+        """Return whether the tape can record `n_steps` CA steps of such a state."""
+        key = (state.shape, state.dtype, state.device, mask_channels)
+        return self._key == key and len(self.masks) >= n_steps
 
 
 class Rollout:
-    """A rollout that keeps its buffers from one call to the next.
+    """A rollout that reuses its buffers between calls.
 
-    Called like `plain_rollout` and equal to it but for the order of summation. Buffers come back when the
-    autograd graph is freed; until then another call allocates its own.
+    Called like `plain_rollout`, with the same result up to rounding. The buffers become free with the
+    autograd graph; a call before that allocates new ones.
 
     Args:
-        recompute: Whether to keep the states of about every square root of `ca_steps` steps alone, and to
-            run the steps between them a second time for the backward pass: the same numbers.
-        most_ca_steps: What buffers are allocated for at once; a longer rollout gets larger ones.
+        recompute: Keep about sqrt(`ca_steps`) states instead of all, and recompute the others, bit-identical,
+            in the backward pass.
+        max_ca_steps: CA steps that buffers are allocated for; a longer rollout allocates larger ones.
     """
 
-    def __init__(self, *, recompute: bool = False, most_ca_steps: int = 0) -> None:
+    def __init__(self, *, recompute: bool = False, max_ca_steps: int = 0) -> None:
         self._recompute = recompute
-        self._most_ca_steps = most_ca_steps
+        self._max_ca_steps = max_ca_steps
         self._spare: _Tape | None = None
 
     def __call__(
         self, model: Automaton, state: State, ca_steps: int, generator: torch.Generator | None
     ) -> State:
-        """Return the state after `ca_steps` CA steps; masks are drawn as `plain_rollout` draws them.
+        """Return the state after `ca_steps` CA steps; draws the same masks as `plain_rollout`.
 
         Args:
-            model: The automaton; its first kernel is the identity.
+            model: The automaton.
             state: Cell states in [0, 1].
             ca_steps: 0 or more.
             generator: The stream `masks`.
         """
         make_rule, weights = prepare_rule(model)
-        n_kept = n_kept_steps(ca_steps, recompute=self._recompute)
-        course = _Course(self, model, ca_steps, n_kept, generator, make_rule)
-        final: Tensor = _Rollout.apply(course, state, *weights)
+        n_kept = self._n_kept(ca_steps)
+        context = _RolloutContext(self, model, ca_steps, n_kept, generator, make_rule)
+        final: Tensor = _Rollout.apply(context, state, *weights)
         return final
 
-    def take(self, state: State, n_steps: int, n_coins: int) -> _Tape:
-        """Return a tape of at least `n_steps`, the spare one if it fits."""
+    def acquire_tape(self, state: State, n_steps: int, mask_channels: int) -> _Tape:
+        """Return a tape for at least `n_steps` CA steps: the spare one if it fits, else a new one."""
         spare, self._spare = self._spare, None
-        if spare is not None and spare.fits(state, n_steps, n_coins):
+        if spare is not None and spare.fits(state, n_steps, mask_channels):
             return spare
-        del spare  # before its successor is allocated
-        most = n_kept_steps(self._most_ca_steps, recompute=self._recompute)
-        return _Tape(state, max(n_steps, most), n_coins)
+        del spare  # frees its memory before the new tape is allocated
+        capacity = self._n_kept(self._max_ca_steps)
+        return _Tape(state, max(n_steps, capacity), mask_channels)
 
-    def give_back(self, tape: _Tape) -> None:
+    def release_tape(self, tape: _Tape) -> None:
         """Keep a tape for the next call."""
         self._spare = tape
 
+    def _n_kept(self, ca_steps: int) -> int:
+        """Return the number of CA steps whose states are kept at a time for the backward pass."""
+        return math.ceil(math.sqrt(ca_steps)) if self._recompute else ca_steps
+
 
 @dataclass(frozen=True)
-class _Course:
-    """What a rollout needs beside tensors with gradients.
+class _RolloutContext:
+    """The inputs of a rollout that get no gradients.
 
     Args:
-        owner: Of the tape.
+        owner: Owner of the tape.
         model: The automaton.
-        ca_steps: CA steps in all.
-        n_kept: CA steps whose states are kept at a time.
+        ca_steps: CA steps of the rollout.
+        n_kept: CA steps whose states are kept at a time for the backward pass.
         generator: The stream `masks`.
-        make_rule: Makes the rule of its weights.
+        make_rule: Constructs the rule from its weights.
     """
 
     owner: Rollout
@@ -123,95 +117,83 @@ class _Course:
     generator: torch.Generator | None
     make_rule: Callable[..., Rule]
 
-    @property
-    def n_coins(self) -> int:
-        return self.model.channels if self.model.mask == "channel" else 1
-
     def run(self, rule: Rule, tape: _Tape, n_steps: int, generator: torch.Generator | None) -> None:
-        """Take CA steps from the tape's first state on, of which the interior is given."""
+        """Compute `n_steps` CA steps on the tape, from the interior of its first state."""
         shape = tape.states[0].interior.permute(0, 3, 1, 2)
         for step in range(n_steps):
-            state, coins = tape.states[step], tape.coins[step]
+            state, mask = tape.states[step], tape.masks[step]
             state.wrap()
-            coins.copy_(self.model.draw_mask(shape, generator).permute(0, 2, 3, 1))
-            rule.advance(state, coins, tape.states[step + 1])
+            mask.copy_(self.model.draw_mask(shape, generator).permute(0, 2, 3, 1))
+            rule.forward(state, mask, tape.states[step + 1])
 
-    def run_again(self, rule: Rule, tape: _Tape, segment: _Segment) -> None:
-        """Take a segment's CA steps again, with the same coins; the stream stays where it is."""
+    def recompute(self, rule: Rule, tape: _Tape, segment: _Segment) -> None:
+        """Compute a segment again with the same masks; the stream `masks` does not advance."""
         assert segment.start is not None
         tape.states[0].interior.copy_(segment.start)
         generator = None
-        if segment.coins is not None:
-            generator = torch.Generator(segment.start.device).set_state(segment.coins)
+        if segment.generator_state is not None:
+            generator = torch.Generator(segment.start.device).set_state(segment.generator_state)
         self.run(rule, tape, segment.n_steps, generator)
 
 
 @dataclass(frozen=True)
 class _Segment:
-    """Consecutive CA steps whose states are on the tape at the same time.
+    """Consecutive CA steps that are on the tape at the same time.
 
     Args:
-        n_steps: How many.
-        start: The state before them, (batch, height, width, channel); None where they stay on the tape.
-        coins: State of the stream `masks` before them; None where nothing is drawn.
+        n_steps: Number of CA steps.
+        start: The state before them, (batch, height, width, channel); None if they are never recomputed.
+        generator_state: State of the stream `masks` before them; None if they are never recomputed, or
+            without a generator.
     """
 
     n_steps: int
-    start: Tensor | None
-    coins: Tensor | None
+    start: Tensor | None = None
+    generator_state: Tensor | None = None
 
 
 class _Rollout(torch.autograd.Function):
-    """All CA steps of a rollout as one node of the autograd graph."""
+    """A whole rollout as one node of the autograd graph."""
 
     @staticmethod
-    def forward(ctx: Any, course: _Course, state: Tensor, *weights: Tensor) -> Tensor:
-        rule, generator = course.make_rule(*weights), course.generator
-        n_kept = course.n_kept if any(ctx.needs_input_grad) else min(course.ca_steps, 1)
-        tape = course.owner.take(state, n_kept, course.n_coins)
+    def forward(ctx: Any, context: _RolloutContext, state: Tensor, *weights: Tensor) -> Tensor:
+        rule, generator = context.make_rule(*weights), context.generator
+        has_backward, ca_steps = any(ctx.needs_input_grad), context.ca_steps
+        n_kept = context.n_kept if has_backward else min(ca_steps, 1)
+        tape = context.owner.acquire_tape(state, n_kept, context.model.mask_channels)
         first = tape.states[0].interior
         first.copy_(state.permute(0, 2, 3, 1))
         segments: list[_Segment] = []
-        for n_steps in _split(course.ca_steps, n_kept):
+        for done in range(0, ca_steps, n_kept) if ca_steps else (0,):
+            n_steps = min(n_kept, ca_steps - done)
             if segments:
-                first.copy_(tape.states[segments[-1].n_steps].interior)
-            if n_kept < course.ca_steps and any(ctx.needs_input_grad):
-                coins = None if generator is None else generator.get_state()
-                segments.append(_Segment(n_steps, first.contiguous(), coins))
+                first.copy_(tape.states[n_kept].interior)
+            if has_backward and n_kept < ca_steps:
+                generator_state = None if generator is None else generator.get_state()
+                segments.append(_Segment(n_steps, first.contiguous(), generator_state))
             else:
-                segments.append(_Segment(n_steps, None, None))
-            course.run(rule, tape, n_steps, generator)
+                segments.append(_Segment(n_steps))
+            context.run(rule, tape, n_steps, generator)
         ctx.save_for_backward(*weights)
-        ctx.course, ctx.tape, ctx.segments = course, tape, segments
+        ctx.context, ctx.tape, ctx.segments = context, tape, segments
         ctx.on_tape = segments[-1]
-        weakref.finalize(ctx, course.owner.give_back, tape).atexit = False
+        weakref.finalize(ctx, context.owner.release_tape, tape).atexit = False
         final = tape.states[segments[-1].n_steps].interior.permute(0, 3, 1, 2)
         return final.contiguous(memory_format=torch.channels_last)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, by_final: Tensor) -> tuple[Tensor | None, ...]:
-        course: _Course = ctx.course
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        context: _RolloutContext = ctx.context
         tape: _Tape = ctx.tape
-        rule = course.make_rule(*ctx.saved_tensors)
-        gradient = by_final.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
+        rule = context.make_rule(*ctx.saved_tensors)
+        grad = grad_output.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
         for segment in reversed(ctx.segments):
             if segment is not ctx.on_tape:
-                course.run_again(rule, tape, segment)
+                context.recompute(rule, tape, segment)
                 ctx.on_tape = segment
-            _pull_back(rule, tape, segment.n_steps, gradient)
-        return (None, gradient.permute(0, 3, 1, 2), *rule.gradients())
-
-
-def _split(n_steps: int, at_most: int) -> list[int]:
-    """Split a number of steps into parts, one of 0 where there are none."""
-    n_whole, rest = divmod(n_steps, at_most) if at_most else (0, 0)
-    return [at_most] * n_whole + [rest] * (rest > 0 or n_whole == 0)
-
-
-def _pull_back(rule: Rule, tape: _Tape, n_steps: int, gradient: Tensor) -> None:
-    """Turn the gradient by the state after the tape's first CA steps into that by the state before them."""
-    for step in reversed(range(n_steps)):
-        clamped = tape.states[step + 1].interior
-        torch.ops.aten.hardtanh_backward.grad_input(gradient, clamped, 0, 1, grad_input=gradient)
-        rule.pull_back(tape.states[step], tape.coins[step], gradient)
+            for step in reversed(range(segment.n_steps)):
+                clamped = tape.states[step + 1].interior
+                torch.ops.aten.hardtanh_backward.grad_input(grad, clamped, 0, 1, grad_input=grad)
+                rule.backward(tape.states[step], tape.masks[step], grad)
+        return (None, grad.permute(0, 3, 1, 2), *rule.weight_grads())

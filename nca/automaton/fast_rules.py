@@ -1,51 +1,54 @@
-"""Update rules by hand on grids that lie channels-last: a CA step, and the gradients through it.
+"""Update rules on padded grids: one CA step forward, and its gradients, without autograd.
 
-Without a ReLU a CA step is linear between clamps: perception and both convolutions fold to one 3x3
-convolution `channels -> channels`. With a ReLU the perception stays apart, a depthwise convolution for each
-kernel: folded into the first convolution it takes 9 products where `filters` do. With one coin per cell, all
-that follows it is done on the CPU for the cells that take the update alone.
+Without a ReLU, a CA step is linear between clamps: perception and both convolutions fold to one 3x3
+convolution `channels -> channels`. With a ReLU, perception stays a depthwise convolution per kernel: folded
+into the first convolution it would take 9 products instead of `filters`. With one mask value per cell, the
+CPU computes everything after the perception for the active cells alone.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int8
 from torch import Tensor
 
 from nca.automaton.model import Automaton
-from nca.automaton.padded_grid import Cells, Numbering, Torus
+from nca.automaton.padded_grid import ActiveCells, CellIndex, PaddedGrid
 
 __all__ = ["Rule", "fold_kernel", "prepare_rule"]
 
+Mask = Int8[Tensor, "batch height width mask_channel"]  # 1 where a cell takes the update
+Rows = Float[Tensor, "row channel"]  # one cell per row
+
 TAPS = 9  # cells of a 3x3 neighborhood
-ROW_BLOCKS = 16  # rows of a matrix are taken as a batch of so many images, where they divide
+ROW_BLOCKS = 16  # images that a matrix is viewed as, if they divide its rows
 # oneDNN's kernel gradient is slower by a third with 13 to 15 input channels than with 16.
 FAST_CHANNELS = 16
 SLOW_CHANNELS = range(13, 16)
 
 
 def prepare_rule(model: Automaton) -> tuple[Callable[..., Rule], tuple[Tensor, ...]]:
-    """Return what makes the rule of weights, and those weights; gradients flow on to the model's own."""
+    """Return a constructor of the rule and its weights, through which autograd reaches the model's."""
     if model.bias is None:
         return LinearRule, (fold_kernel(model),)
-    kernels, w0 = _few_kernels(model)
+    kernels, w0 = _reduce_kernels(model)
     return functools.partial(ReluRule, kernels), (w0, model.bias, model.w1)
 
 
 def fold_kernel(model: Automaton) -> Float[Tensor, "channel channel 3 3"]:
-    """Return a linear rule's perception and convolutions as one kernel; gradients flow to w0 and w1."""
+    """Return a linear rule's perception and convolutions as one kernel, differentiable in w0 and w1."""
     weight = (model.w1 @ model.w0).view(model.channels, model.channels, -1)
     return torch.einsum("ocf,fyx->ocyx", weight, model.kernels)
 
 
-def _few_kernels(model: Automaton) -> tuple[Tensor, Tensor]:
-    """Return perception kernels, at most 9 and the identity first, and w0 with its inputs kernel-major."""
+def _reduce_kernels(model: Automaton) -> tuple[Tensor, Tensor]:
+    """Return at most 9 perception kernels, the identity first, and w0 with its inputs kernel-major."""
     kernels, w0 = model.kernels, model.w0.view(-1, model.channels, len(model.kernels))
     if len(kernels) > TAPS:
         taps = torch.eye(TAPS, dtype=kernels.dtype, device=kernels.device).roll(-(TAPS // 2), dims=0)
@@ -54,192 +57,199 @@ def _few_kernels(model: Automaton) -> tuple[Tensor, Tensor]:
     return kernels, w0.transpose(1, 2).flatten(1)
 
 
-@runtime_checkable  # tests check annotations
-class Rule(Protocol):
-    """An update rule and the gradients by its weights so far."""
+class Rule(ABC):
+    """An update rule with fixed weights; it sums their gradients over all calls of `backward`."""
 
-    def advance(self, state: Torus, coins: Tensor, following: Torus) -> None:
-        """Write the state after a CA step to the interior of `following`.
+    def __init__(self) -> None:
+        self._buffer: PaddedGrid | None = None
 
-        Args:
-            state: Before it, its margin wrapped.
-            coins: 1 where a cell takes the update, (batch, height, width, coin).
-            following: Overwritten.
-        """
-
-    def pull_back(self, state: Torus, coins: Tensor, gradient: Tensor) -> None:
-        """Turn the gradient by what the clamp let through into that by the state; add those by weights.
+    @abstractmethod
+    def forward(self, state: PaddedGrid, mask: Mask, out: PaddedGrid) -> None:
+        """Compute one CA step.
 
         Args:
-            state: As in `advance`.
-            coins: As in `advance`.
-            gradient: (batch, height, width, channel), contiguous; changed in place.
+            state: The state before the step, its margin wrapped.
+            mask: The update mask.
+            out: Its interior is overwritten with the state after the step; its margin is left undefined.
         """
 
-    def gradients(self) -> tuple[Tensor, ...]:
-        """Return the gradients by the weights."""
+    @abstractmethod
+    def backward(
+        self, state: PaddedGrid, mask: Mask, grad: Float[Tensor, "batch height width channel"]
+    ) -> None:
+        """Propagate a gradient back through one CA step, from before the clamp.
+
+        Args:
+            state: The state before the step, its margin wrapped.
+            mask: The update mask.
+            grad: Gradient in `state + mask * delta`, contiguous; overwritten with the gradient in `state`.
+        """
+
+    @abstractmethod
+    def weight_grads(self) -> tuple[Tensor, ...]:
+        """Return the weights' gradients, in the order of the constructor's arguments."""
+
+    def _scatter(self, values: Tensor, active: ActiveCells | None, like: PaddedGrid) -> PaddedGrid:
+        """Return a wrapped grid of the given values, valid until the next call.
+
+        Args:
+            values: One row per active cell with the unused rows 0, or a value for every cell.
+            active: The active cells; None for all cells.
+            like: A grid of the result's shape.
+        """
+        self._buffer = self._buffer or like.empty_like()
+        if active is None:
+            self._buffer.interior.copy_(values.view(like.interior.shape))
+            self._buffer.wrap()
+        else:
+            torch.index_select(values, 0, active.row_of_cell, out=self._buffer.cells)
+        return self._buffer
 
 
-class LinearRule:
-    """One 3x3 convolution."""
+class LinearRule(Rule):
+    """A rule without ReLU: one 3x3 convolution."""
 
     def __init__(self, kernel: Tensor) -> None:
+        super().__init__()
         self._kernel = _channels_last(kernel)
-        # Gradients are convolved with the kernel mirrored, inputs and outputs exchanged.
+        # The gradient in the state is a convolution with the kernel mirrored, inputs and outputs exchanged.
         self._mirrored = _channels_last(kernel.transpose(0, 1).flip(2, 3))
         n_added = FAST_CHANNELS - len(kernel) if len(kernel) in SLOW_CHANNELS else 0
         self._widened = _channels_last(F.pad(kernel, (0, 0, 0, 0, 0, n_added)))
-        self._gradient = torch.zeros_like(self._widened)
-        self._images: Tensor | None = None
-        self._spread: Torus | None = None
+        self._kernel_grad = torch.zeros_like(self._widened)
+        self._wide_state: Tensor | None = None
 
-    def advance(self, state: Torus, coins: Tensor, following: Torus) -> None:
+    def forward(self, state: PaddedGrid, mask: Mask, out: PaddedGrid) -> None:
         delta = F.conv2d(state.image, self._kernel).permute(0, 2, 3, 1)
-        _update(state, coins, delta, following)
+        _apply_update(state, mask, delta, out)
 
-    def pull_back(self, state: Torus, coins: Tensor, gradient: Tensor) -> None:
-        by_delta = gradient * coins.to(gradient.dtype)
-        by_outputs = by_delta.permute(0, 3, 1, 2)
-        self._gradient += _weight_gradients(by_outputs, self._widen(state), self._widened)[0]
-        if self._spread is None:
-            self._spread = Torus(torch.empty_like(state.padded))
-        self._spread.interior.copy_(by_delta)
-        self._spread.wrap()
-        gradient += F.conv2d(self._spread.image, self._mirrored).permute(0, 2, 3, 1)
+    def backward(self, state: PaddedGrid, mask: Mask, grad: Tensor) -> None:
+        grad_delta = grad * mask.to(grad.dtype)
+        image = self._widen(state)
+        self._kernel_grad += _weight_grads(grad_delta.permute(0, 3, 1, 2), image, self._widened)[0]
+        grad_image = self._scatter(grad_delta, None, state).image
+        grad += F.conv2d(grad_image, self._mirrored).permute(0, 2, 3, 1)
 
-    def gradients(self) -> tuple[Tensor, ...]:
-        return (self._gradient[:, : len(self._kernel)],)
+    def weight_grads(self) -> tuple[Tensor, ...]:
+        return (self._kernel_grad[:, : len(self._kernel)],)
 
-    def _widen(self, state: Torus) -> Tensor:
-        """Return the state as images with as many channels as the widened kernel takes, those added 0."""
+    def _widen(self, state: PaddedGrid) -> Tensor:
+        """Return the state's image with zero channels added, as many as the widened kernel takes."""
         n_channels = self._widened.shape[1]
         if n_channels == len(self._kernel):
             return state.image
-        if self._images is None:
-            self._images = state.padded.new_zeros(*state.padded.shape[:3], n_channels)
-        self._images[..., : len(self._kernel)] = state.padded
-        return self._images.permute(0, 3, 1, 2)
+        if self._wide_state is None:
+            self._wide_state = state.padded.new_zeros(*state.padded.shape[:3], n_channels)
+        self._wide_state[..., : len(self._kernel)] = state.padded
+        return self._wide_state.permute(0, 3, 1, 2)
 
 
-class ReluRule:
-    """Depthwise perception, a 1x1 convolution, ReLU, a 1x1 convolution."""
+class ReluRule(Rule):
+    """A rule with ReLU: depthwise perception, a 1x1 convolution, ReLU, a 1x1 convolution."""
 
     def __init__(self, kernels: Tensor, w0: Tensor, bias: Tensor, w1: Tensor) -> None:
+        super().__init__()
         self._n_channels = len(w1)
         depthwise = [kernel.expand(self._n_channels, 1, 3, 3) for kernel in kernels[1:]]
         self._depthwise = [_channels_last(kernel) for kernel in depthwise]
         self._mirrored = [_channels_last(kernel.flip(2, 3)) for kernel in depthwise]
         self._w0, self._w1, self._bias = w0[:, :, None, None], w1[:, :, None, None], bias
-        self._w0_back, self._w1_back = self._w0.transpose(0, 1), self._w1.transpose(0, 1)
-        self._gradients = torch.zeros_like(self._w0), torch.zeros_like(bias), torch.zeros_like(self._w1)
-        self._numbering: Numbering | None = None
-        self._spread: Torus | None = None
+        self._grads = torch.zeros_like(self._w0), torch.zeros_like(bias), torch.zeros_like(self._w1)
+        self._cell_index: CellIndex | None = None
 
-    def advance(self, state: Torus, coins: Tensor, following: Torus) -> None:
-        cells = self._updated(state, coins)
-        delta = _as_rows(F.conv2d(self._hide(self._perceive(state, cells)), self._w1))
-        if cells is None:
-            _update(state, coins, delta.view(state.interior.shape), following)
+    def forward(self, state: PaddedGrid, mask: Mask, out: PaddedGrid) -> None:
+        active = self._find_active(state, mask)
+        delta = _as_rows(F.conv2d(self._hidden(self._perceive(state, active)), self._w1))
+        if active is None:
+            _apply_update(state, mask, delta.view(state.interior.shape), out)
         else:
-            change = self._lay_out(cells.clear(delta), cells, state)
-            torch.add(state.padded, change.padded, out=following.padded).clamp_(0.0, 1.0)
+            change = self._scatter(active.clear_unused(delta), active, state)
+            torch.add(state.padded, change.padded, out=out.padded).clamp_(0.0, 1.0)
 
-    def pull_back(self, state: Torus, coins: Tensor, gradient: Tensor) -> None:
-        w0_gradient, bias_gradient, w1_gradient = self._gradients
-        cells = self._updated(state, coins)
-        if cells is None:
-            by_delta = _as_images((gradient * coins.to(gradient.dtype)).flatten(0, 2))
+    def backward(self, state: PaddedGrid, mask: Mask, grad: Tensor) -> None:
+        active = self._find_active(state, mask)
+        if active is None:
+            grad_delta = _as_image((grad * mask.to(grad.dtype)).flatten(0, 2))
         else:
-            taken = gradient.flatten(0, 2).index_select(0, cells.inner)
-            by_delta = _as_images(cells.clear(taken))
-        perception = self._perceive(state, cells)
-        hidden = self._hide(perception)
-        w1_gradient += _weight_gradients(by_delta, hidden, self._w1)[0]
-        by_hidden = F.conv2d(by_delta, self._w1_back)
-        torch.ops.aten.threshold_backward.grad_input(by_hidden, hidden, 0, grad_input=by_hidden)
-        by_w0, by_bias = _weight_gradients(by_hidden, perception, self._w0)
-        w0_gradient += by_w0
-        bias_gradient += by_bias
-        by_perception = _as_rows(F.conv2d(by_hidden, self._w0_back))
-        own, *others = by_perception.split(self._n_channels, dim=1)
-        gradient += self._lay_out(own, cells, state).interior
-        for by_response, kernel in zip(others, self._mirrored, strict=True):
-            image = self._lay_out(by_response, cells, state).image
-            gradient += F.conv2d(image, kernel, groups=self._n_channels).permute(0, 2, 3, 1)
+            grad_delta = _as_image(active.clear_unused(grad.flatten(0, 2).index_select(0, active.index)))
+        perception = self._perceive(state, active)
+        hidden = self._hidden(perception)
+        grad_w0, grad_bias, grad_w1 = self._grads
+        grad_w1 += _weight_grads(grad_delta, hidden, self._w1)[0]
+        grad_hidden = F.conv2d(grad_delta, self._w1.transpose(0, 1))
+        torch.ops.aten.threshold_backward.grad_input(grad_hidden, hidden, 0, grad_input=grad_hidden)
+        part_w0, part_bias = _weight_grads(grad_hidden, perception, self._w0)
+        grad_w0 += part_w0
+        grad_bias += part_bias
+        grad_perception = _as_rows(F.conv2d(grad_hidden, self._w0.transpose(0, 1)))
+        grad_identity, *grad_others = grad_perception.split(self._n_channels, dim=1)
+        grad += self._scatter(grad_identity, active, state).interior
+        for grad_response, kernel in zip(grad_others, self._mirrored, strict=True):
+            grad_image = self._scatter(grad_response, active, state).image
+            grad += F.conv2d(grad_image, kernel, groups=self._n_channels).permute(0, 2, 3, 1)
 
-    def gradients(self) -> tuple[Tensor, ...]:
-        by_w0, by_bias, by_w1 = self._gradients
-        return by_w0[:, :, 0, 0], by_bias, by_w1[:, :, 0, 0]
+    def weight_grads(self) -> tuple[Tensor, ...]:
+        grad_w0, grad_bias, grad_w1 = self._grads
+        return grad_w0[:, :, 0, 0], grad_bias, grad_w1[:, :, 0, 0]
 
-    def _perceive(self, state: Torus, cells: Cells | None) -> Tensor:
-        """Return the perception of the cells, kernel-major, (cell, kernel * channel), as images."""
-        n_cells = state.interior.shape[:3].numel() if cells is None else len(cells.inner)
-        perception = state.padded.new_empty(n_cells, self._n_channels * (1 + len(self._depthwise)))
-        own, *others = perception.split(self._n_channels, dim=1)
-        if cells is None:
-            own.view(state.interior.shape).copy_(state.interior)
+    def _perceive(self, state: PaddedGrid, active: ActiveCells | None) -> Tensor:
+        """Return the perception of the active cells, or of all, kernel-major, as an image."""
+        n_rows = state.interior.shape[:3].numel() if active is None else len(active.index)
+        perception = state.padded.new_empty(n_rows, self._n_channels * (1 + len(self._depthwise)))
+        identity, *others = perception.split(self._n_channels, dim=1)
+        if active is None:
+            identity.view(state.interior.shape).copy_(state.interior)
         else:
-            torch.index_select(state.cells, 0, cells.outer, out=own)
+            torch.index_select(state.cells, 0, active.padded_index, out=identity)
         for part, kernel in zip(others, self._depthwise, strict=True):
             response = _as_rows(F.conv2d(state.image, kernel, groups=self._n_channels))
-            if cells is None:
+            if active is None:
                 part.copy_(response)
             else:
-                torch.index_select(response, 0, cells.inner, out=part)
-        return _as_images(perception)
+                torch.index_select(response, 0, active.index, out=part)
+        return _as_image(perception)
 
-    def _hide(self, perception: Tensor) -> Tensor:
-        """Return the rectified hidden features, as images."""
+    def _hidden(self, perception: Tensor) -> Tensor:
+        """Return the rectified hidden features, as an image."""
         return F.conv2d(perception, self._w0, self._bias).relu_()
 
-    def _lay_out(self, rows: Tensor, cells: Cells | None, state: Torus) -> Torus:
-        """Return the rows on a grid like the state's, wrapped; the next call overwrites it."""
-        if self._spread is None:
-            self._spread = Torus(torch.empty_like(state.padded))
-        if cells is None:
-            self._spread.interior.copy_(rows.view(state.interior.shape))
-            self._spread.wrap()
-        else:
-            torch.index_select(rows, 0, cells.rows, out=self._spread.cells)
-        return self._spread
+    def _find_active(self, state: PaddedGrid, mask: Mask) -> ActiveCells | None:
+        """Return the active cells; None to compute all cells and multiply by the mask.
 
-    def _updated(self, state: Torus, coins: Tensor) -> Cells | None:
-        """Return the cells that take the update; None for all, whose coins are still to be applied.
-
-        To find them on another device than the CPU is a host sync, so there all are taken.
+        All cells are computed with one mask value per channel, and off the CPU, where finding the active
+        cells would be a host sync.
         """
-        if coins.device.type != "cpu" or coins.shape[-1] > 1:
+        if mask.device.type != "cpu" or mask.shape[-1] > 1:
             return None
-        if self._numbering is None:
-            self._numbering = Numbering(state)
-        return self._numbering.find(coins)
+        self._cell_index = self._cell_index or CellIndex(state)
+        return self._cell_index.find_active(mask)
 
 
-def _update(state: Torus, coins: Tensor, delta: Tensor, following: Torus) -> None:
-    """Write the state changed where a coin is 1."""
-    torch.addcmul(state.interior, coins.to(delta.dtype), delta, out=following.interior)
-    following.interior.clamp_(0.0, 1.0)
+def _apply_update(state: PaddedGrid, mask: Mask, delta: Tensor, out: PaddedGrid) -> None:
+    """Write `clamp(state + mask * delta, 0, 1)` to the interior of `out`."""
+    torch.addcmul(state.interior, mask.to(delta.dtype), delta, out=out.interior)
+    out.interior.clamp_(0.0, 1.0)
 
 
-def _as_images(rows: Tensor) -> Tensor:
-    """View rows as a batch of images of height 1, (batch, channel, 1, width).
+def _as_image(rows: Rows) -> Float[Tensor, "batch channel 1 width"]:
+    """View rows as a batch of images of height 1.
 
-    A matrix product as a 1x1 convolution over them is the fastest of the equal ways on a CPU, and one that
-    PyTorch gives to oneDNN with a single thread too.
+    A matrix product is computed as a 1x1 convolution over them: on a CPU the fastest of the equivalent calls,
+    and the only one that PyTorch passes to oneDNN with a single thread too.
     """
     return rows.view(math.gcd(len(rows), ROW_BLOCKS), 1, -1, rows.shape[1]).permute(0, 3, 1, 2)
 
 
-def _as_rows(images: Tensor) -> Tensor:
-    """Return (batch, channel, height, width) as (cell, channel)."""
-    return images.permute(0, 2, 3, 1).flatten(0, 2)
+def _as_rows(image: Float[Tensor, "batch channel height width"]) -> Rows:
+    """View a channels-last image as rows."""
+    return image.permute(0, 2, 3, 1).flatten(0, 2)
 
 
-def _weight_gradients(by_outputs: Tensor, images: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gradients of a convolution by its kernel and by its bias."""
+def _weight_grads(grad_output: Tensor, image: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of a convolution's kernel and bias."""
     options = ([len(kernel)], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [False, True, True])
-    _, by_kernel, by_bias = torch.ops.aten.convolution_backward(by_outputs, images, kernel, *options)
-    return by_kernel, by_bias
+    _, grad_kernel, grad_bias = torch.ops.aten.convolution_backward(grad_output, image, kernel, *options)
+    return grad_kernel, grad_bias
 
 
 def _channels_last(tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The automaton: update rule, update mask, seed state. Plain and readable; `rollout` is the fast twin."""
+"""The automaton: update rule, update mask, seed state, and the plain rollout."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ MaskKind = Literal["channel", "cell"]
 State = Float[Tensor, "batch channel height width"]
 Mask = Int8[Tensor, "batch #channel height width"]  # 1 where a cell takes the update
 
-COIN_BITS = 16
-COINS_PER_WORD = 64 // COIN_BITS
+MASK_BITS = 16  # random bits per mask value
+VALUES_PER_DRAW = 64 // MASK_BITS
 SEED_SIDE = 1 / 8  # of the grid's side
-SEED_LOW, SEED_SPAN = 0.99, 0.01
+SEED_LOW, SEED_SPAN = 0.99, 0.01  # seed values
 
 
 class Automaton(nn.Module):
@@ -32,16 +32,16 @@ class Automaton(nn.Module):
     `state <- clamp(state + mask * delta, 0, 1)`, `delta = w1 @ f(w0 @ perception + bias)`.
 
     Args:
-        kernels: Perception kernels, (filters, 3, 3), the identity first.
-        w0: First 1x1 convolution, (hidden, channels * filters).
-        w1: Second 1x1 convolution, (channels, hidden).
-        bias: Of the first convolution, (hidden,). None is the study's rule, where f is the identity;
-            with a bias f is ReLU.
+        kernels: Perception kernels, the identity first.
+        w0: Weight of the first 1x1 convolution; inputs are channel-major.
+        w1: Weight of the second 1x1 convolution.
+        bias: Bias of the first convolution, where f is ReLU; None for the study's rule, where f is the
+            identity.
         update_rate: Probability of an update, in (0, 1]; 1 is synchronous.
-        mask: One coin per cell and `channel`, or one per `cell`.
+        mask: `channel` for one mask value per cell and channel, `cell` for one per cell.
 
     Raises:
-        ValueError: If the first kernel is another.
+        ValueError: If the first kernel is not the identity.
 
     Source: the SRNCA texture model (Symbolic Regression Neural Cellular Automata) for the linear rule,
     as the study ran it; Niklasson et al. 2021, "Self-Organising Textures", for the ReLU rule, which is
@@ -52,10 +52,10 @@ class Automaton(nn.Module):
 
     def __init__(
         self,
-        kernels: Tensor,
-        w0: Tensor,
-        w1: Tensor,
-        bias: Tensor | None,
+        kernels: Float[Tensor, "filter 3 3"],
+        w0: Float[Tensor, "hidden input"],
+        w1: Float[Tensor, "channel hidden"],
+        bias: Float[Tensor, " hidden"] | None,
         *,
         update_rate: float,
         mask: MaskKind,
@@ -76,8 +76,13 @@ class Automaton(nn.Module):
         """Number of state channels; the first three are RGB."""
         return self.w1.shape[0]
 
+    @property
+    def mask_channels(self) -> int:
+        """Mask values per cell: 1, or one per state channel."""
+        return self.channels if self.mask == "channel" else 1
+
     def delta(self, state: State) -> State:
-        """Return the change that every cell would take if no coin held it back."""
+        """Return the change of every cell, before the update mask."""
         perception = perceive(state, self.kernels)
         hidden = F.conv2d(perception, self.w0[:, :, None, None], self.bias)
         if self.bias is not None:
@@ -90,15 +95,16 @@ class Automaton(nn.Module):
 
     def draw_mask(self, state: State, generator: torch.Generator | None) -> Mask:
         """Draw one CA step's update mask for `state` from the stream `masks`."""
-        batch, channels, height, width = state.shape
-        coins = channels if self.mask == "channel" else 1
-        return draw_update_mask((batch, coins, height, width), self.update_rate, generator, state.device)
+        batch, _, height, width = state.shape
+        shape = (batch, self.mask_channels, height, width)
+        return draw_update_mask(shape, self.update_rate, generator, state.device)
 
 
 def make_automaton(config: ModelConfig, streams: Streams) -> Automaton:
-    """Return a fresh automaton on the CPU: PyTorch's default first convolution, zero second one.
+    """Return an untrained automaton on the CPU.
 
-    Uses the streams `filters` and `weights`.
+    The first convolution is initialized as PyTorch does by default, the second one is zero. Draws from the
+    streams `filters` and `weights`.
     """
     generator = streams["weights"]
     n_inputs = config.channels * config.filters
@@ -123,39 +129,39 @@ def draw_update_mask(
     update_rate: float,
     generator: torch.Generator | None,
     device: torch.device,
-) -> Int8[Tensor, "batch coin height width"]:
-    """Draw a mask that is 1 where a cell takes the update; channels-last in memory.
+) -> Int8[Tensor, "batch mask_channel height width"]:
+    """Draw a mask that is 1 where a cell takes the update; channels-last in memory, without a host sync.
 
-    The coins are 16 bits, four from one 64-bit draw, so the probability is `update_rate` rounded to a
-    multiple of 2^-16 (a bias under 2^-17; at least 2^-16). Rate 1 updates every cell.
+    Each value is decided by 16 random bits, four values per 64-bit draw, so its probability is `update_rate`
+    rounded to a multiple of 2^-16 (off by at most 2^-17), and at least 2^-16.
 
     Args:
-        shape: (batch, coins per cell, height, width).
-        update_rate: In (0, 1].
+        shape: (batch, mask channels, height, width).
+        update_rate: In (0, 1]; 1 updates every cell.
         generator: The stream `masks`, on `device`.
-        device: Where the mask is made; no host sync.
+        device: Device of the mask.
     """
-    batch, coins, height, width = shape
-    n_coins = batch * coins * height * width
-    words = torch.empty(-(-n_coins // COINS_PER_WORD), dtype=torch.int64, device=device)
-    words.random_(-(2**63), None, generator=generator)
-    # Compared with the largest accepted coin: 32768 itself would wrap to -32768 in int16.
-    largest = max(1, round(update_rate * 2**COIN_BITS)) - 1 - 2 ** (COIN_BITS - 1)
-    mask: Tensor = words.view(torch.int16)[:n_coins].le_(largest).to(torch.int8)
-    return mask.view(batch, height, width, coins).permute(0, 3, 1, 2)
+    batch, mask_channels, height, width = shape
+    n_values = math.prod(shape)
+    bits = torch.empty(math.ceil(n_values / VALUES_PER_DRAW), dtype=torch.int64, device=device)
+    bits.random_(-(2**63), None, generator=generator)
+    # Compared with the largest accepted number: 32768 itself would wrap to -32768 in int16.
+    largest = max(1, round(update_rate * 2**MASK_BITS)) - 1 - 2 ** (MASK_BITS - 1)
+    mask: Tensor = bits.view(torch.int16)[:n_values].le_(largest).to(torch.int8)
+    return mask.view(batch, height, width, mask_channels).permute(0, 3, 1, 2)
 
 
 def make_seed_state(
     n_states: int, channels: int, size: int, generator: torch.Generator | None, device: torch.device
 ) -> State:
-    """Return zero states with a centered square of side size / 8 drawn in [0.99, 1).
+    """Return zero states with a centered square of side size / 8 drawn uniformly from [0.99, 1).
 
     Args:
-        n_states: Batch size of the result.
+        n_states: Batch size.
         channels: State channels.
-        size: Height and width in pixels, a multiple of 16.
+        size: Height and width in px, a multiple of 16.
         generator: The stream `seed_states`, on `device`.
-        device: Where the states are made.
+        device: Device of the states.
     """
     half = int(size * SEED_SIDE) // 2
     inside = slice(size // 2 - half, size // 2 + half)
@@ -166,7 +172,7 @@ def make_seed_state(
 
 
 def plain_rollout(model: Automaton, state: State, ca_steps: int, generator: torch.Generator | None) -> State:
-    """Return the state after `ca_steps` CA steps, by the definition; draws from the stream `masks`."""
+    """Return the state after `ca_steps` CA steps, as defined; draws from the stream `masks`."""
     for _ in range(ca_steps):
         state = model.update(state, model.draw_mask(state, generator))
     return state

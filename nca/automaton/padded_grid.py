@@ -1,4 +1,4 @@
-"""Grids whose edges meet, and the cells of them that take an update."""
+"""Periodic grids stored with a margin, and index tables of the cells that take an update."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Int8, Int64, Shaped
 from torch import Tensor
 
-__all__ = ["Cells", "Numbering", "Torus"]
+__all__ = ["ActiveCells", "CellIndex", "PaddedGrid"]
 
-# oneDNN keeps its kernels by shape: cells that take an update are filled up to whole blocks.
-CELLS_BLOCK = 512
+# oneDNN caches its kernels by shape: the number of rows is rounded up to whole blocks.
+ROWS_PER_BLOCK = 512
 
 
-class Torus:
-    """A grid of values with a margin of one cell, channels-last, and the views of it that are needed.
+class PaddedGrid:
+    """A periodic grid of values, channels-last, with a margin of one cell; its attributes are views.
 
     Args:
-        padded: (batch, height + 2, width + 2, channel).
+        padded: Values with the margin.
     """
 
-    def __init__(self, padded: Tensor) -> None:
+    def __init__(self, padded: Shaped[Tensor, "batch padded_height padded_width channel"]) -> None:
         self.padded = padded
         self.interior = padded[:, 1:-1, 1:-1]
         self.image = padded.permute(0, 3, 1, 2)
@@ -35,55 +36,59 @@ class Torus:
         )
 
     def wrap(self) -> None:
-        """Copy each edge of the interior to the margin on the other side."""
+        """Copy each edge of the interior to the margin on the opposite side."""
         for margin, edge in self._edges:
             margin.copy_(edge)
 
+    def empty_like(self) -> PaddedGrid:
+        """Return an uninitialized grid of the same shape and type."""
+        return PaddedGrid(torch.empty_like(self.padded))
+
 
 @dataclass(frozen=True)
-class Cells:
-    """The cells that take an update, as rows of a matrix; at least its last row belongs to no cell.
+class ActiveCells:
+    """The cells that take an update, one per row of a matrix; the remaining rows, at least one, are unused.
 
     Args:
-        n_updated: How many.
-        inner: Their numbers, counted without the margin; filled up with the first cell's.
-        outer: Their numbers, counted with the margin; filled up likewise.
-        rows: The row of every cell, the margin wrapped; the last row for those without an update.
+        n_active: Number of active cells.
+        index: Each row's cell in the grid without its margin; cell 0 for unused rows.
+        padded_index: Each row's cell in the grid with its margin.
+        row_of_cell: Each cell's row, margin included and wrapped; the last row for inactive cells.
     """
 
-    n_updated: int
-    inner: Tensor
-    outer: Tensor
-    rows: Tensor
+    n_active: int
+    index: Int64[Tensor, " row"]
+    padded_index: Int64[Tensor, " row"]
+    row_of_cell: Int64[Tensor, " padded_cell"]
 
-    def clear(self, rows: Tensor) -> Tensor:
-        """Set the rows that belong to no cell to 0, and return all."""
-        rows[self.n_updated :].zero_()
+    def clear_unused(self, rows: Shaped[Tensor, "row channel"]) -> Shaped[Tensor, "row channel"]:
+        """Set the unused rows to 0 in place; return all rows."""
+        rows[self.n_active :].zero_()
         return rows
 
 
-class Numbering:
-    """Numbers of a grid's cells, by which those that take an update are found.
+class CellIndex:
+    """Index tables that turn an update mask into row indices.
 
     Args:
-        like: A grid of the shape.
+        like: A grid of the shape to index, on the CPU.
     """
 
-    def __init__(self, like: Torus) -> None:
-        numbers = torch.arange(like.padded.shape[:3].numel()).view(*like.padded.shape[:3], 1)
-        self._outer = numbers[:, 1:-1, 1:-1].flatten()
-        self._count = torch.arange(len(self._outer))
-        wrapped = Torus(torch.empty_like(numbers))
-        wrapped.interior.copy_(self._count.view(wrapped.interior.shape))
+    def __init__(self, like: PaddedGrid) -> None:
+        cells = torch.arange(like.padded.shape[:3].numel()).view(*like.padded.shape[:3], 1)
+        self._padded_index = cells[:, 1:-1, 1:-1].flatten()
+        self._index = torch.arange(len(self._padded_index))
+        wrapped = PaddedGrid(torch.empty_like(cells))
+        wrapped.interior.copy_(self._index.view(wrapped.interior.shape))
         wrapped.wrap()
-        self._wrapped = wrapped.padded.flatten()
+        self._wrapped_index = wrapped.cells.flatten()
 
-    def find(self, coins: Tensor) -> Cells:
-        """Return the cells whose coin is 1."""
-        # Eight times as fast as torch.nonzero
-        found = torch.from_numpy(np.flatnonzero(coins.numpy().view(np.bool_)))
-        n_rows = (len(found) // CELLS_BLOCK + 1) * CELLS_BLOCK
-        rows = torch.full_like(self._count, n_rows - 1).scatter_(0, found, self._count[: len(found)])
-        inner = F.pad(found, (0, n_rows - len(found)))
-        outer = self._outer.index_select(0, inner)
-        return Cells(len(found), inner, outer, rows.index_select(0, self._wrapped))
+    def find_active(self, mask: Int8[Tensor, "batch height width 1"]) -> ActiveCells:
+        """Return the cells where the mask is 1."""
+        # np.flatnonzero is eight times as fast as torch.nonzero.
+        active = torch.from_numpy(np.flatnonzero(mask.numpy().view(np.bool_)))
+        n_rows = (len(active) // ROWS_PER_BLOCK + 1) * ROWS_PER_BLOCK
+        rows = torch.full_like(self._index, n_rows - 1).scatter_(0, active, self._index[: len(active)])
+        index = F.pad(active, (0, n_rows - len(active)))
+        padded_index = self._padded_index.index_select(0, index)
+        return ActiveCells(len(active), index, padded_index, rows.index_select(0, self._wrapped_index))

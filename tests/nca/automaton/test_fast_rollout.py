@@ -63,23 +63,25 @@ def test_gradients_of_fast_and_plain_rollouts_agree(
 
 @pytest.mark.parametrize("ca_steps", [0, 1, 2, 4, 7, 12])
 @pytest.mark.parametrize("name", RULES)
-def test_a_rollout_run_again_has_the_same_gradients(name: str, ca_steps: int) -> None:
+def test_a_recomputed_rollout_has_the_same_gradients(name: str, ca_steps: int) -> None:
     model = automaton(name)
-    fast, again = (gradients(ROLLOUTS[kind], model, ca_steps) for kind in ("fast", "recompute"))
-    assert fast.keys() == again.keys()
-    assert all(torch.equal(again[key], fast[key]) for key in fast)
+    fast, recomputed = (gradients(ROLLOUTS[kind], model, ca_steps) for kind in ("fast", "recompute"))
+    assert fast.keys() == recomputed.keys()
+    assert all(torch.equal(recomputed[key], fast[key]) for key in fast)
 
 
-def test_a_rollout_run_again_keeps_few_states() -> None:
+def test_a_recomputed_rollout_keeps_few_states() -> None:
     model = automaton("srnca")
     kept = {kind: Rollout(recompute=kind) for kind in (False, True)}
     for run in kept.values():
         run(model, states(model).requires_grad_(), 64, generator())
-    n_states = {kind: len(run.take(states(model), 1, model.channels).states) for kind, run in kept.items()}
+    n_states = {
+        kind: len(run.acquire_tape(states(model), 1, model.channels).states) for kind, run in kept.items()
+    }
     assert n_states == {False: 65, True: 9}
 
 
-def test_a_rollout_run_again_takes_several_backward_passes() -> None:
+def test_a_recomputed_rollout_takes_several_backward_passes() -> None:
     model = automaton("srnca")
     loss = ROLLOUTS["recompute"](model, states(model), 9, generator()).sum()
     first, second = (torch.autograd.grad(loss, model.w0, retain_graph=True)[0] for _ in range(2))
@@ -90,7 +92,7 @@ def test_a_rollout_without_gradients_keeps_one_state() -> None:
     model, run = automaton("srnca"), Rollout()
     with torch.no_grad():
         run(model, states(model), 64, generator())
-    assert len(run.take(states(model), 1, model.channels).states) == 2
+    assert len(run.acquire_tape(states(model), 1, model.channels).states) == 2
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -155,7 +157,7 @@ def test_gradients_agree_on_seeds_of_a_fresh_rule(name: str) -> None:
         assert relative_error(fast, plain) < 1e-5
 
 
-def test_buffers_are_used_again_once_the_graph_is_gone() -> None:
+def test_buffers_are_reused_once_the_graph_is_freed() -> None:
     model, rollout = automaton("srnca"), Rollout()
     first = rollout(model, states(model), 4, generator(2))
     second = rollout(model, states(model), 4, generator(3))
@@ -167,9 +169,9 @@ def test_buffers_are_used_again_once_the_graph_is_gone() -> None:
         plain_rollout(model, states(model), 4, generator(seed)).sum().backward()
         assert relative_error(fast, model.w0.grad) < 1e-5
     del first, second, output
-    spare = rollout.take(states(model), 4, model.channels)
-    rollout.give_back(spare)
-    assert rollout.take(states(model), 3, model.channels) is spare
+    spare = rollout.acquire_tape(states(model), 4, model.channels)
+    rollout.release_tape(spare)
+    assert rollout.acquire_tape(states(model), 3, model.channels) is spare
 
 
 @pytest.mark.parametrize("kind", ROLLOUTS)

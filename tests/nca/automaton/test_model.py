@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nca.automaton.model import (
-    COIN_BITS,
+    MASK_BITS,
     Automaton,
     draw_update_mask,
     make_automaton,
@@ -109,7 +109,7 @@ def test_a_cell_mask_moves_all_channels_of_a_cell_together() -> None:
     model, state = automaton("relu", update_rate=0.5), 0.5 + 0.0 * states()
     mask = model.draw_mask(state, generator())
     assert mask.shape == (2, 1, 16, 16)
-    # A constant state changes by the same nonzero amount wherever the coin says so.
+    # A constant state changes by the same nonzero amount wherever the mask is 1.
     changed = model.update(state, mask) != state
     assert torch.equal(changed, mask.expand_as(changed) == 1)
     assert automaton("srnca").draw_mask(state, generator()).shape == state.shape
@@ -126,21 +126,21 @@ def test_rollouts_add_up(name: str, first: int, second: int) -> None:
     )
 
 
-@pytest.mark.parametrize("n_coins", [1, 3, 4, 5, 4096])
-def test_update_rate_1_updates_every_cell(n_coins: int) -> None:
-    assert bool(draw_update_mask((1, 1, 1, n_coins), 1.0, generator(), CPU).all())
+@pytest.mark.parametrize("n_values", [1, 3, 4, 5, 4096])
+def test_update_rate_1_updates_every_cell(n_values: int) -> None:
+    assert bool(draw_update_mask((1, 1, 1, n_values), 1.0, generator(), CPU).all())
 
 
 @pytest.mark.parametrize("update_rate", [0.01, 0.25, 0.5, 0.559994317, 0.980292, 0.999])
-@pytest.mark.parametrize("coins", [1, 15])
-def test_the_masks_mean_is_near_the_update_rate(update_rate: float, coins: int) -> None:
-    mask = draw_update_mask((2, coins, 128, 128), update_rate, generator(11), CPU)
+@pytest.mark.parametrize("mask_channels", [1, 15])
+def test_the_masks_mean_is_near_the_update_rate(update_rate: float, mask_channels: int) -> None:
+    mask = draw_update_mask((2, mask_channels, 128, 128), update_rate, generator(11), CPU)
     deviation = math.sqrt(update_rate * (1 - update_rate) / mask.numel())
     assert mask.dtype == torch.int8
     assert abs(float(mask.double().mean()) - update_rate) < 4 * deviation + 2.0**-17
 
 
-def test_all_four_coins_of_a_word_are_fair_and_independent() -> None:
+def test_all_four_values_of_a_draw_are_fair_and_independent() -> None:
     mask = draw_update_mask((1, 1, 400, 400), 0.5, generator(3), CPU)
     quarters = mask.flatten().view(-1, 4).double()
     n = len(quarters)
@@ -149,16 +149,16 @@ def test_all_four_coins_of_a_word_are_fair_and_independent() -> None:
     assert float(correlation.abs().max()) < 4 / math.sqrt(n)
 
 
-def test_every_bit_of_every_coin_counts_and_is_fair() -> None:
-    n_words = 20000
-    words = torch.empty(n_words, dtype=torch.int64).random_(-(2**63), None, generator=generator(3))
-    coins = words.view(torch.int16).int() + 2 ** (COIN_BITS - 1)
+def test_every_random_bit_counts_and_is_fair() -> None:
+    n_draws = 20000
+    draws = torch.empty(n_draws, dtype=torch.int64).random_(-(2**63), None, generator=generator(3))
+    numbers = draws.view(torch.int16).int() + 2 ** (MASK_BITS - 1)
     for accepted in (1, 100, 32767, 32768, 32769, 65535, 65536):
-        rate = accepted / 2**COIN_BITS
-        mask = draw_update_mask((1, 1, 1, 4 * n_words), rate, generator(3), CPU)
-        assert torch.equal(mask.flatten(), coins < accepted)
-    bits = (coins.view(n_words, 4, 1) >> torch.arange(COIN_BITS)) & 1
-    assert float((bits.double().mean(0) - 0.5).abs().max()) < 4.5 * 0.5 / math.sqrt(n_words)
+        rate = accepted / 2**MASK_BITS
+        mask = draw_update_mask((1, 1, 1, 4 * n_draws), rate, generator(3), CPU)
+        assert torch.equal(mask.flatten(), numbers < accepted)
+    bits = (numbers.view(n_draws, 4, 1) >> torch.arange(MASK_BITS)) & 1
+    assert float((bits.double().mean(0) - 0.5).abs().max()) < 4.5 * 0.5 / math.sqrt(n_draws)
 
 
 def test_masks_are_channels_last_and_reproducible() -> None:
