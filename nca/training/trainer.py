@@ -104,14 +104,8 @@ class Trainer:
         self._pool = pool
         self._config = config
         self._streams = streams
-<<<<<<< HEAD
-        fast = Rollout(recompute=config.recompute, most_ca_steps=config.max_ca_steps - 1)
+        fast = Rollout(recompute=config.recompute, max_ca_steps=config.max_ca_steps - 1)
         self._rollout = fast if config.rollout == "fast" else plain_rollout
-=======
-        fast = config.rollout == "fast"
-        rollout = Rollout(recompute=config.recompute, max_ca_steps=config.max_ca_steps - 1)
-        self._rollout = rollout if fast else plain_rollout
->>>>>>> 6c16904 (The automaton in the words of the field: masks, padded grids, active cells, forward and backward; numbers unchanged)
         device = pool.states.device
         learning_rate: float | Tensor = config.learning_rate
         if config.cuda_graph:  # a graph reads it from memory
