@@ -13,19 +13,19 @@ from scipy import stats
 
 __all__ = [
     "N_RESAMPLES",
-    "SURE",
+    "Z_95",
     "Estimate",
-    "corrected",
     "correlate",
     "correlate_within",
-    "curved",
-    "detectable",
+    "holm_adjust",
+    "log10_std",
+    "min_detectable_correlation",
     "permutation_p",
-    "spread",
+    "quadratic_ranks",
 ]
 
 CONFIDENCE = 0.95
-SURE = 1.96  # standard deviations to each side that hold it
+Z_95 = 1.96  # standard deviations to each side that hold it
 N_RESAMPLES = 2000
 FEWEST_CORRELATED = 4  # below which an interval would be made up
 SEED = 0
@@ -55,7 +55,7 @@ class Estimate:
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
-def spread(values: Sequence[float] | Vector) -> Estimate:
+def log10_std(values: Sequence[float] | Vector) -> Estimate:
     """Return the standard deviation of the decimal logarithms: 1 is an order of magnitude.
 
     Its interval is a jackknife's, of the deviation's logarithm: percentiles of a bootstrap cover two in three
@@ -155,7 +155,7 @@ def permutation_p(columns: Vector, y: Sequence[float] | Vector, order: Sequence[
     return float((1 + ((permuted**2).sum(axis=1) >= found * (1 - 1e-12)).sum()) / (1 + N_RESAMPLES))
 
 
-def curved(values: Sequence[float] | Vector) -> Vector:
+def quadratic_ranks(values: Sequence[float] | Vector) -> Vector:
     """Return ranks and their squares about the middle, (value, 2)."""
     ranks = stats.rankdata(np.asarray(values, float))
     return np.column_stack([ranks, (ranks - ranks.mean()) ** 2])
@@ -171,13 +171,13 @@ def _basis(columns: Vector) -> Vector:
     return np.asarray(left[:, lengths > 1e-9 * max(1.0, lengths.max(initial=0.0))], float)
 
 
-def detectable(n: int, n_tests: int) -> float:
+def min_detectable_correlation(n: int, n_tests: int) -> float:
     """Return the rank correlation that `n` trials would most likely show (80%) in one of so many tests."""
     reach = stats.norm.ppf((1 + CONFIDENCE ** (1 / n_tests)) / 2) + stats.norm.ppf(0.8)
     return float(np.tanh(reach / np.sqrt(max(1, n - 3))))
 
 
-def corrected(p_values: Sequence[float]) -> list[float]:
+def holm_adjust(p_values: Sequence[float]) -> list[float]:
     """Return p-values corrected for their number by Holm's method."""
     order = np.argsort(p_values)
     steps = [min(1.0, (len(p_values) - rank) * p_values[index]) for rank, index in enumerate(order)]

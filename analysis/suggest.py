@@ -195,12 +195,12 @@ class Model:
 
     def coverage(self) -> float:
         """Return the share of the values that lie in the 95% range predicted without them."""
-        from analysis.statistics import SURE
+        from analysis.statistics import Z_95
 
         inverse = np.linalg.inv(self.process.kernel_(self.points))
         errors = inverse @ ((self.values - self.mean) / self.sd)
         errors = errors / np.sqrt(np.diag(inverse))  # Rasmussen and Williams 5.12, in standard deviations
-        return float((np.abs(errors) <= SURE).mean())
+        return float((np.abs(errors) <= Z_95).mean())
 
 
 def _fit_models(points: Points, complete: pd.DataFrame) -> dict[str, Model]:

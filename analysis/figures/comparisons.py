@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from analysis.figures.drawing import FEW, INK, LOSS, LOSS_AXIS, MARK, RATING_AXIS, Drawn, make_figure
-from analysis.statistics import N_RESAMPLES, SURE, correlate, correlate_within, spread
+from analysis.statistics import N_RESAMPLES, Z_95, correlate, correlate_within, log10_std
 
 __all__ = [
     "plot_losses_by_texture",
@@ -58,7 +58,7 @@ def plot_losses_by_texture(trials: pd.DataFrame) -> Drawn | str:
     text = [
         f"{len(shared)} sets on {shared.shape[1]} textures, a line for each. Spread, as the standard "
         "deviation of the losses in orders of magnitude with its 95% jackknife interval: "
-        + "; ".join(f"{spoken(texture)} {spread(shared[texture])}" for texture in shared)
+        + "; ".join(f"{spoken(texture)} {log10_std(shared[texture])}" for texture in shared)
         + ".",
         describe_widest(np.log10(shared)),
     ]
@@ -278,11 +278,11 @@ def plot_suggestions(trials: pd.DataFrame) -> Drawn | str:
     groups, text = {"not suggested": others[LOSS]}, []
     for method, each in suggested.groupby("suggested_by"):
         mean, sd = each["predicted_log10_loss"], each["predicted_log10_loss_sd"]
-        reach = [10**mean - 10 ** (mean - SURE * sd), 10 ** (mean + SURE * sd) - 10**mean]
+        reach = [10**mean - 10 ** (mean - Z_95 * sd), 10 ** (mean + Z_95 * sd) - 10**mean]
         style = {"fmt": "o", "ms": 4, "lw": 0.8, "color": colors[method], "label": method}
         left.errorbar(10**mean, each[LOSS], xerr=reach, **style)
         groups[method] = each[LOSS]
-        inside = float(((np.log10(each[LOSS]) - mean).abs() <= SURE * sd).mean())
+        inside = float(((np.log10(each[LOSS]) - mean).abs() <= Z_95 * sd).mean())
         median = f"{len(each)} sets, median loss {each[LOSS].median():.2g}"
         text.append(
             f"{method}: {median}; {inside:.0%} within the predicted 95% range (bars){describe_rated(each)}."

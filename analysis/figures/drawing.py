@@ -14,7 +14,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from analysis.statistics import curved
+from analysis.statistics import quadratic_ranks
 
 LOSS = "final_loss"
 LABELS = {
@@ -96,7 +96,7 @@ def as_numbers(values: pd.Series) -> NDArray[np.float64]:
 def as_columns(values: pd.Series) -> NDArray[np.float64]:
     """Return what a loss may follow of a column: a curve of its ranks, or a level for each word."""
     if is_ordered(values):
-        return curved(as_numbers(values))
+        return quadratic_ranks(as_numbers(values))
     return np.asarray(pd.get_dummies(values), float)
 
 

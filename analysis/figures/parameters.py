@@ -34,7 +34,7 @@ from analysis.figures.drawing import (
     make_figure,
     ticks_of,
 )
-from analysis.statistics import corrected, correlate, detectable, permutation_p
+from analysis.statistics import correlate, holm_adjust, min_detectable_correlation, permutation_p
 
 __all__ = [
     "plot_curves",
@@ -60,7 +60,7 @@ def plot_parameters(trials: pd.DataFrame, params: Sequence[str], left_out: str =
     if len(trials) < FEW or not params:
         return f"{count_complete(trials)}; this figure takes {FEW}, and something that is searched. {MORE}"
     varied = [name for name in params if trials[name].nunique() > 1]
-    p_values = corrected(
+    p_values = holm_adjust(
         [permutation_p(as_columns(trials[name]), trials[LOSS], trials["trial"]) for name in varied]
     )
     n_columns = min(3, len(varied))
@@ -102,7 +102,7 @@ def plot_parameters(trials: pd.DataFrame, params: Sequence[str], left_out: str =
         f"Related to the loss beyond chance: {named}."
         if named
         else "No parameter alone is related to the loss beyond chance; so many trials would show a rank "
-        f"correlation of {detectable(len(trials), len(varied)):.2f} four times in five.",
+        f"correlation of {min_detectable_correlation(len(trials), len(varied)):.2f} four times in five.",
     ]
     if left_out:
         text.append(left_out)

@@ -9,13 +9,13 @@ from statsmodels.stats.multitest import multipletests
 
 from analysis import statistics
 from analysis.statistics import (
-    corrected,
     correlate,
     correlate_within,
-    curved,
-    detectable,
+    holm_adjust,
+    log10_std,
+    min_detectable_correlation,
     permutation_p,
-    spread,
+    quadratic_ranks,
 )
 
 
@@ -72,21 +72,23 @@ def test_what_groups_differ_by_is_no_correlation_within() -> None:
 def test_spreads_interval_covers_the_truth_from_few_values() -> None:
     draw, covered = np.random.default_rng(2), 0
     for _ in range(300):
-        found = spread(10 ** draw.normal(scale=0.5, size=10))
+        found = log10_std(10 ** draw.normal(scale=0.5, size=10))
         covered += found.low <= 0.5 <= found.high
     assert 0.88 <= covered / 300 <= 0.99
-    assert str(spread([2.0, 2.0, 2.0])) == "0.00 [0.00, 0.00]"
-    assert spread([1.0, 1.0, 1.0, 1.0, 10.0]).high == np.inf
+    assert str(log10_std([2.0, 2.0, 2.0])) == "0.00 [0.00, 0.00]"
+    assert log10_std([1.0, 1.0, 1.0, 1.0, 10.0]).high == np.inf
 
 
 def test_p_values_without_an_effect_are_uniform_and_with_one_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "N_RESAMPLES", 400)
     draw, order = np.random.default_rng(3), np.arange(30)
-    null = [permutation_p(curved(draw.normal(size=30)), draw.normal(size=30), order) for _ in range(200)]
+    null = [
+        permutation_p(quadratic_ranks(draw.normal(size=30)), draw.normal(size=30), order) for _ in range(200)
+    ]
     assert stats.kstest(null, "uniform").pvalue > 0.01
     x = draw.normal(size=30)
     for y in (-x, np.exp(x), (x - np.median(x)) ** 2 + 0.1 * draw.normal(size=30)):
-        assert permutation_p(curved(x), y, order) < 0.01
+        assert permutation_p(quadratic_ranks(x), y, order) < 0.01
     words = np.eye(3)[draw.integers(0, 3, 30)]
     assert permutation_p(words, words @ [1.0, 5.0, 2.0] + draw.normal(size=30), order) < 0.01
 
@@ -97,12 +99,12 @@ def test_what_a_sampler_comes_back_to_while_losses_fall_is_no_effect(monkeypatch
     for _ in range(100):
         narrows = draw.normal(size=60) * (60 - order) / 60 + order / 60
         losses = -order / 20 + draw.normal(size=60)
-        found.append(permutation_p(curved(narrows), losses, order))
+        found.append(permutation_p(quadratic_ranks(narrows), losses, order))
     assert np.mean(np.array(found) < 0.05) < 0.15
 
 
 def test_the_detectable_correlation_is_found_four_times_in_five() -> None:
-    rho = detectable(50, 1)
+    rho = min_detectable_correlation(50, 1)
     draw, found = np.random.default_rng(7), 0
     for _ in range(200):
         x = draw.normal(size=50)
@@ -113,5 +115,5 @@ def test_the_detectable_correlation_is_found_four_times_in_five() -> None:
 
 def test_the_correction_is_holms() -> None:
     p = [0.01, 0.04, 0.03, 0.8, 0.005]
-    assert corrected(p) == pytest.approx(multipletests(p, method="holm")[1].tolist())
-    assert corrected([]) == []
+    assert holm_adjust(p) == pytest.approx(multipletests(p, method="holm")[1].tolist())
+    assert holm_adjust([]) == []
