@@ -15,6 +15,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 from scipy import stats
 from statsmodels.nonparametric.smoothers_lowess import lowess
+from statsmodels.stats.multitest import multipletests
 
 from analysis.figures.drawing import (
     ALL_THE_SAME,
@@ -34,7 +35,7 @@ from analysis.figures.drawing import (
     make_figure,
     ticks_of,
 )
-from analysis.statistics import correlate, holm_adjust, min_detectable_correlation, permutation_p
+from analysis.statistics import correlate, min_detectable_correlation, permutation_p
 
 __all__ = [
     "plot_curves",
@@ -60,9 +61,8 @@ def plot_parameters(trials: pd.DataFrame, params: Sequence[str], left_out: str =
     if len(trials) < FEW or not params:
         return f"{count_complete(trials)}; this figure takes {FEW}, and something that is searched. {MORE}"
     varied = [name for name in params if trials[name].nunique() > 1]
-    p_values = holm_adjust(
-        [permutation_p(as_columns(trials[name]), trials[LOSS], trials["trial"]) for name in varied]
-    )
+    raw = [permutation_p(as_columns(trials[name]), trials[LOSS], trials["trial"]) for name in varied]
+    p_values = multipletests(raw, method="holm")[1]
     n_columns = min(3, len(varied))
     n_rows = -(-len(varied) // n_columns)
     figure = make_figure(n_rows, n_columns, 2.6 * n_columns + 0.6, 2.4 * n_rows)

@@ -1,17 +1,16 @@
-"""Intervals cover as often as they say, p-values are uniform without an effect, corrections are Holm's."""
+"""Intervals cover as often as they say, p-values are uniform without an effect."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from analysis import statistics
 from analysis.statistics import (
+    Kind,
     correlate,
     correlate_within,
-    holm_adjust,
     log10_std,
     min_detectable_correlation,
     permutation_p,
@@ -19,13 +18,14 @@ from analysis.statistics import (
 )
 
 
+@pytest.mark.parametrize("n", [10, 40])
 @pytest.mark.parametrize("kind", ["pearson", "spearman"])
-def test_intervals_of_correlations_cover_the_truth(kind: str) -> None:
+def test_intervals_of_correlations_cover_the_truth(kind: Kind, n: int) -> None:
     draw, covered = np.random.default_rng(0), 0
     truth = 0.6 if kind == "pearson" else 6 / np.pi * np.arcsin(0.3)
     for _ in range(400):
-        x = draw.normal(size=40)
-        y = 0.6 * x + 0.8 * draw.normal(size=40)
+        x = draw.normal(size=n)
+        y = 0.6 * x + 0.8 * draw.normal(size=n)
         found = correlate(x, y, kind)
         covered += found.low <= truth <= found.high
     assert 0.92 <= covered / 400 <= 0.98
@@ -39,7 +39,7 @@ def test_pearsons_interval_is_scipys() -> None:
 
 
 @pytest.mark.parametrize("kind", ["pearson", "spearman"])
-def test_few_pairs_have_wide_intervals_and_constants_none(kind: str) -> None:
+def test_few_pairs_have_wide_intervals_and_constants_none(kind: Kind) -> None:
     three, four = (correlate(range(n), range(n), kind) for n in (3, 4))
     assert (three.value, three.low, three.high) == pytest.approx((1.0, -1.0, 1.0))
     assert four.value == pytest.approx(1.0)
@@ -64,7 +64,7 @@ def test_what_groups_differ_by_is_no_correlation_within() -> None:
         pooled += not alone.low <= 0 <= alone.high
         within += not ours.low <= 0 <= ours.high
     assert pooled / 200 > 0.5
-    assert within / 200 < 0.2
+    assert within / 200 < 0.12
     x = draw.normal(size=40)
     assert correlate_within(x, np.exp(x), groups, clusters, "spearman").value == pytest.approx(1.0)
 
@@ -74,7 +74,7 @@ def test_spreads_interval_covers_the_truth_from_few_values() -> None:
     for _ in range(300):
         found = log10_std(10 ** draw.normal(scale=0.5, size=10))
         covered += found.low <= 0.5 <= found.high
-    assert 0.88 <= covered / 300 <= 0.99
+    assert 0.92 <= covered / 300 <= 0.98
     assert str(log10_std([2.0, 2.0, 2.0])) == "0.00 [0.00, 0.00]"
     assert log10_std([1.0, 1.0, 1.0, 1.0, 10.0]).high == np.inf
 
@@ -111,9 +111,3 @@ def test_the_detectable_correlation_is_found_four_times_in_five() -> None:
         y = rho * x + np.sqrt(1 - rho**2) * draw.normal(size=50)
         found += stats.spearmanr(x, y).pvalue < 0.05
     assert 0.65 < found / 200 < 0.9
-
-
-def test_the_correction_is_holms() -> None:
-    p = [0.01, 0.04, 0.03, 0.8, 0.005]
-    assert holm_adjust(p) == pytest.approx(multipletests(p, method="holm")[1].tolist())
-    assert holm_adjust([]) == []
