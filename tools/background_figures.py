@@ -89,9 +89,7 @@ def draw_growth(trained: TrainedAutomaton) -> Figure:
 def draw_reach(trained: TrainedAutomaton) -> Figure:
     """Draw where and when a pixel's color comes from: its gradient by the states of earlier CA steps."""
     size, model = trained.config.train.size, trained.automaton
-    states = grow(model, size, AGE, Streams(0, CPU))
-    next(states)
-    start = next(states)
+    (start,) = grow(model, size, (AGE,), Streams(0, CPU))
     figure = make_figure(1, len(REACH_STEPS), 7, 2.7)
     for axes, n_steps in zip(figure.axes, REACH_STEPS, strict=True):
         state = start.detach().clone().requires_grad_()

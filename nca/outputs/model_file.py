@@ -1,4 +1,4 @@
-"""Trained automata on disk, and back: safetensors with the run's config in the header."""
+"""Model files: a trained automaton as safetensors, with its run's config in the header."""
 
 from __future__ import annotations
 
@@ -8,21 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from nca.automaton.model import Automaton
-from nca.automaton.seeding import Streams
 from nca.cli.errors import ConfigError
 from nca.config.schema import TrialConfig
 from nca.config.validation import build
-from nca.outputs.pictures import grow, to_pixels
-
-__all__ = ["TrainedAutomaton", "load_model", "save_model"]
-
-CA_STEPS_PER_PX = 1.5  # of a picture's side; a pattern spreads by less than a cell a step
+from nca.outputs.pictures import render_texture
 
 
 @dataclass(frozen=True)
@@ -32,7 +26,7 @@ class TrainedAutomaton:
     Args:
         automaton: On the CPU.
         config: Of its run.
-        metrics: What its run came to, by name.
+        metrics: Final metrics of its run by name.
     """
 
     automaton: Automaton
@@ -40,18 +34,15 @@ class TrainedAutomaton:
     metrics: Mapping[str, float]
 
     def grow(self, size: int | None = None, ca_steps: int | None = None, seed: int = 0) -> Image.Image:
-        """Return the texture that grows from a seed.
+        """Return the texture that grows from a seed state.
 
         Args:
             size: Side in pixels, a multiple of 16; the trained one if not given.
             ca_steps: CA steps; 1.5 per pixel of the side if not given.
-            seed: Of the seed state and the update masks.
+            seed: Seed of the seed state and the update masks.
         """
         side = size or self.config.train.size
-        n_steps = round(CA_STEPS_PER_PX * side) if ca_steps is None else ca_steps
-        states = grow(self.automaton, side, n_steps, Streams(seed, torch.device("cpu")))
-        next(states)
-        return Image.fromarray(to_pixels(next(states)[:, :3]))
+        return Image.fromarray(render_texture(self.automaton, side, seed, ca_steps))
 
 
 def save_model(
@@ -63,13 +54,10 @@ def save_model(
 
 
 def load_model(path: Path) -> TrainedAutomaton:
-    """Read what `save_model` has written.
-
-    Args:
-        path: A model.safetensors.
+    """Read a model file that `save_model` has written.
 
     Raises:
-        ConfigError: If the file is missing, damaged, or no automaton's.
+        ConfigError: If the file is missing, damaged, or not a model file.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -86,5 +74,5 @@ def load_model(path: Path) -> TrainedAutomaton:
             mask=config.model.mask,
         )
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise ConfigError(f"{path}: no saved automaton ({error})") from error
+        raise ConfigError(f"{path}: not the file of a trained automaton ({error})") from error
     return TrainedAutomaton(automaton, config, metrics)

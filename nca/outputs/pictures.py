@@ -1,8 +1,9 @@
-"""Pictures of an automaton: outputs, growth from the seed, the loss curve."""
+"""Pictures of an automaton: outputs, growth from the seed state, the loss curve."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,23 +17,12 @@ from nca.automaton.fast_rollout import Rollout
 from nca.automaton.model import Automaton, State, make_seed_state
 from nca.automaton.seeding import Streams
 
-__all__ = [
-    "FRAMES",
-    "grow",
-    "make_contact_sheet",
-    "render_large",
-    "save_frames",
-    "save_growth",
-    "save_loss_curve",
-    "save_pixels",
-    "to_pixels",
-]
-
-LARGE = 4  # side of output_large.png over the trained side
-LARGE_CA_STEPS_PER_PX = 1.5  # the pattern spreads by less than a cell a step
-FRAMES = 48  # of an animation
-GROWTH_CA_STEPS_PER_FRAME = 4
-FRAME_MS = 80
+CA_STEPS_PER_PX = 1.5  # of a picture's side; a pattern spreads by less than a cell per CA step
+N_FRAMES = 48  # of a GIF that belongs to a run
+CA_STEPS_PER_FRAME = 4
+FRAME_MS = 80  # of a GIF
+FRAMES_PER_S = 25  # of a video
+CODECS = {".mp4": "libx264", ".webm": "libvpx-vp9"}
 ANIMATION_SIDE_PX = 256  # smaller textures are enlarged to about this
 SHEET_COLUMNS = 10
 SHEET_SIDE_PX = 128
@@ -42,8 +32,10 @@ SHEET_FONT_PX = 13
 GAP_PX = 2
 WHITE = 255
 
+Pixels = NDArray[np.uint8]  # (height, width, 3)
 
-def to_pixels(images: Float[Tensor, "batch 3 height width"]) -> NDArray[np.uint8]:
+
+def to_pixels(images: Float[Tensor, "batch 3 height width"]) -> Pixels:
     """Return images in [0, 1] side by side, (height, total width, 3); syncs with the device."""
     columns = (images.detach().clamp(0, 1) * WHITE).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     gap = np.full((columns.shape[1], GAP_PX, 3), WHITE, dtype=np.uint8)
@@ -52,49 +44,69 @@ def to_pixels(images: Float[Tensor, "batch 3 height width"]) -> NDArray[np.uint8
 
 
 def grow(
-    model: Automaton, size: int, ca_steps_per_frame: int, streams: Streams, state: State | None = None
+    model: Automaton, size: int, ages: Iterable[int], streams: Streams, state: State | None = None
 ) -> Iterator[State]:
-    """Yield the states of an endless rollout from a seed state, the seed itself first.
+    """Yield the states of one rollout at given ages.
 
     Args:
         model: The automaton.
         size: Height and width in pixels, a multiple of 16.
-        ca_steps_per_frame: CA steps between the yielded states.
+        ages: CA steps since the first state, ascending; 0 yields the first state itself.
         streams: Uses `seed_states` and `masks`.
-        state: Where to start instead of a seed.
+        state: The first state, (1, channels, size, size); a fresh seed state if not given.
     """
-    device = model.w0.device
     if state is None:
-        state = make_seed_state(1, model.channels, size, streams["seed_states"], device)
-    while True:
+        state = make_seed_state(1, model.channels, size, streams["seed_states"], model.w0.device)
+    for before, age in itertools.pairwise((0, *ages)):
+        if age > before:
+            with torch.no_grad():
+                state = Rollout()(model, state, age - before, streams["masks"])
         yield state
-        with torch.no_grad():
-            state = Rollout()(model, state, ca_steps_per_frame, streams["masks"])
 
 
-def render_large(model: Automaton, size: int, seed: int) -> NDArray[np.uint8]:
-    """Return a texture grown from the seed on a grid of four times the trained side."""
-    side = LARGE * size
-    states = grow(model, side, int(LARGE_CA_STEPS_PER_PX * side), Streams(seed, model.w0.device))
-    next(states)
-    return to_pixels(next(states)[:, :3])
+def render_texture(model: Automaton, size: int, seed: int, ca_steps: int | None = None) -> Pixels:
+    """Return the texture that grows from a seed state, by default for 1.5 CA steps per pixel of the side."""
+    age = round(CA_STEPS_PER_PX * size) if ca_steps is None else ca_steps
+    (state,) = grow(model, size, (age,), Streams(seed, model.w0.device))
+    return to_pixels(state[:, :3])
 
 
 def save_growth(model: Automaton, size: int, seed: int, path: Path) -> None:
-    """Write an animation of the first 188 CA steps from the seed as GIF."""
-    states = grow(model, size, GROWTH_CA_STEPS_PER_FRAME, Streams(seed, model.w0.device))
-    save_frames([to_pixels(next(states)[:, :3]) for _ in range(FRAMES)], path)
+    """Write an animation of the first 188 CA steps from a seed state as GIF."""
+    ages = range(0, N_FRAMES * CA_STEPS_PER_FRAME, CA_STEPS_PER_FRAME)
+    save_animation(grow(model, size, ages, Streams(seed, model.w0.device)), path)
 
 
-def save_frames(frames: Sequence[NDArray[np.uint8]], path: Path) -> None:
-    """Write frames, (height, width, 3), as an endless GIF; small ones enlarged."""
-    zoom = max(1, ANIMATION_SIDE_PX // frames[0].shape[0])
-    images = [Image.fromarray(frame.repeat(zoom, axis=0).repeat(zoom, axis=1)) for frame in frames]
-    images[0].save(path, save_all=True, append_images=images[1:], duration=FRAME_MS, loop=0)
+def save_animation(states: Iterable[State], path: Path) -> None:
+    """Write states, of a batch of 1, as an endless GIF, or as a video if the name ends with .mp4 or .webm.
+
+    Textures of less than 256 px are enlarged to about that.
+    """
+    frames = map(_draw_frame, states)
+    if path.suffix not in CODECS:
+        first, *others = map(Image.fromarray, frames)
+        first.save(path, save_all=True, append_images=others, duration=FRAME_MS, loop=0)
+        return
+    import imageio_ffmpeg
+
+    start = next(frames)
+    video = imageio_ffmpeg.write_frames(
+        str(path), start.shape[:2], fps=FRAMES_PER_S, codec=CODECS[path.suffix]
+    )
+    video.send(None)
+    for frame in itertools.chain([start], frames):
+        video.send(frame.tobytes())
+    video.close()
 
 
-def save_pixels(pixels: NDArray[np.uint8], path: Path) -> None:
-    """Write pixels, (height, width, 3), as PNG."""
+def _draw_frame(state: State) -> Pixels:
+    pixels = to_pixels(state[:, :3])
+    zoom = max(1, ANIMATION_SIDE_PX // len(pixels))
+    return pixels.repeat(zoom, axis=0).repeat(zoom, axis=1)
+
+
+def save_pixels(pixels: Pixels, path: Path) -> None:
+    """Write pixels as PNG."""
     Image.fromarray(pixels).save(path)
 
 

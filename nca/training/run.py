@@ -21,8 +21,8 @@ from nca.config.validation import flatten
 from nca.loss.features import load_extractor
 from nca.loss.style import StyleLoss
 from nca.outputs.model_file import save_model
-from nca.outputs.pictures import render_large, save_growth, save_loss_curve, save_pixels, to_pixels
-from nca.outputs.robustness import endure
+from nca.outputs.pictures import render_texture, save_growth, save_loss_curve, save_pixels, to_pixels
+from nca.outputs.robustness import measure_robustness
 from nca.outputs.viewer import describe_facts, make_viewer
 from nca.textures.load import load_pixels, load_texture
 from nca.tracking import MlflowStore, MlflowTracker, Tracker
@@ -37,6 +37,7 @@ from nca.training.trainer import DivergedError, Trainer, smoothed_loss
 __all__ = ["build_trainer", "is_out_of_memory", "open_tracker", "train"]
 
 N_REPORTS = 32  # intermediate values of a whole run
+LARGE = 4  # side of output_large.png over the trained side
 
 
 def build_trainer(config: TrialConfig, device: torch.device) -> Trainer:
@@ -169,7 +170,8 @@ class _Run:
         files = self._folder / "artifacts"
         files.mkdir(parents=True, exist_ok=True)
         if reason == "complete" and self._config.tracking.endurance:
-            metrics |= self._endure(files)
+            size, seed = self._config.train.size, self._config.seed
+            metrics |= measure_robustness(trainer.model, size, seed, trainer.style_loss, files)
         self._tracker.log_metrics(metrics, max(0, n_steps - 1))
         if reason == "complete" and self._config.train.keep_checkpoint:
             Checkpoints(files / "checkpoints", 1, 0.0).save(trainer.state(), n_steps)
@@ -218,13 +220,6 @@ class _Run:
             "n_parameters": float(sum(p.numel() for p in trainer.model.parameters())),
         }
 
-    def _endure(self, files: Path) -> dict[str, float]:
-        """See whether the texture holds; write the pictures of it, and return its losses."""
-        trainer, config = self._trainer, self._config
-        endurance = endure(trainer.model, config.train.size, config.seed, trainer.style_loss)
-        endurance.save(files)
-        return endurance.losses
-
     def _save_files(self, files: Path, reason: Reason, metrics: Mapping[str, float]) -> Path:
         """Write the run's files, hand them to the tracker, and return a kept copy of the output.
 
@@ -242,7 +237,7 @@ class _Run:
         (files / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False))
         save_model(trainer.model, asdict(config), files / "model.safetensors", metrics)
         if reason != "diverged":
-            save_pixels(render_large(trainer.model, size, seed), files / "output_large.png")
+            save_pixels(render_texture(trainer.model, LARGE * size, seed), files / "output_large.png")
             save_growth(trainer.model, size, seed, files / "growth.gif")
             self._save_viewer(files / "viewer.html", metrics)
         for name in ("output.png", "target.png"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +12,11 @@ from PIL import Image, ImageSequence
 from nca.automaton.model import make_automaton, make_seed_state, plain_rollout
 from nca.automaton.seeding import Streams
 from nca.outputs.pictures import (
-    FRAMES,
     GAP_PX,
+    N_FRAMES,
     grow,
     make_contact_sheet,
-    render_large,
+    render_texture,
     save_growth,
     save_loss_curve,
     save_pixels,
@@ -56,7 +55,7 @@ def test_images_that_want_gradients_can_be_shown() -> None:
 
 def test_growing_starts_with_the_seed_and_follows_the_rule() -> None:
     model = automaton("relu")
-    states = list(itertools.islice(grow(model, 16, 3, Streams(0, CPU)), 3))
+    states = list(grow(model, 16, (0, 3, 6), Streams(0, CPU)))
     streams = Streams(0, CPU)
     expected = make_seed_state(1, 4, 16, streams["seed_states"], CPU)
     assert torch.equal(states[0], expected)
@@ -68,25 +67,33 @@ def test_growing_starts_with_the_seed_and_follows_the_rule() -> None:
 
 def test_growing_goes_on_from_a_given_state() -> None:
     state = torch.rand(1, 4, 8, 8, generator=generator())
-    assert next(grow(automaton(), 8, 3, Streams(0, CPU), state)) is state
+    assert next(grow(automaton(), 8, (0, 3), Streams(0, CPU), state)) is state
 
 
-def test_the_large_picture_has_four_times_the_side_and_depends_on_the_seed() -> None:
+@pytest.mark.parametrize("rule", ["srnca", "relu"])
+def test_a_texture_is_the_same_whichever_of_its_ages_are_asked_for(rule: str) -> None:
+    model = automaton(rule)
+    *_, state = grow(model, 16, (0, 1, 4, 9), Streams(0, CPU))
+    (at_once,) = grow(model, 16, (9,), Streams(0, CPU))
+    assert torch.equal(state, at_once)
+
+
+def test_a_rendered_texture_depends_on_the_seed() -> None:
     model = automaton("relu")
-    pixels, again, other = (render_large(model, 16, seed) for seed in (0, 0, 1))
+    pixels, again, other = (render_texture(model, 64, seed) for seed in (0, 0, 1))
     assert pixels.shape == (64, 64, 3)
     assert np.array_equal(pixels, again)
     assert not np.array_equal(pixels, other)
 
 
-def test_the_pattern_reaches_the_corners_of_the_large_picture() -> None:
+def test_the_pattern_reaches_the_corners_of_a_rendered_texture() -> None:
     # A rule that only adds what the neighbors have spreads by a cell a step.
     model = make_automaton(model_config("srnca", filters=5, update_rate=0.9), Streams(0, CPU))
     with torch.no_grad():
         model.w0.zero_()
         model.w0[0, 4::5] = 1.0
         model.w1[:, 0] = 1.0
-    assert (render_large(model, 16, 0) == 255).all()
+    assert (render_texture(model, 64, 0) == 255).all()
 
 
 @pytest.mark.parametrize(("size", "side"), [(16, 256), (48, 240)])
@@ -98,7 +105,7 @@ def test_growth_has_all_its_frames_and_a_size_to_look_at(tmp_path: Path, size: i
         durations = [frame.info["duration"] for frame in ImageSequence.Iterator(animation)]
     # Frames without a change are merged with the one before: the time they take stays.
     assert len(durations) > 1
-    assert sum(durations) == FRAMES * 80
+    assert sum(durations) == N_FRAMES * 80
 
 
 def test_pixels_come_back_from_the_file(tmp_path: Path) -> None:
