@@ -100,8 +100,10 @@ def _write_viewer(trained: TrainedAutomaton, places: Places, run: str, size: int
 def _write_pictures(
     trained: TrainedAutomaton, size: int, seed: int, ca_steps: int | None, n_frames: int, out: Path
 ) -> None:
-    """Write the picture of a grown texture or an animation of its growth."""
+    """Write the picture of a grown texture or an animation of its growth; a terminal shows the time left."""
     import torch
+    from rich.console import Console
+    from rich.progress import track
 
     from nca.automaton.seeding import Streams
     from nca.outputs.pictures import (
@@ -119,7 +121,14 @@ def _write_pictures(
     else:
         every = ca_steps or CA_STEPS_PER_FRAME
         ages = list(range(0, n_frames * every, every))
-    states = grow(trained.automaton, size, ages, Streams(seed, torch.device("cpu")))
+    console = Console(stderr=True)
+    states = track(
+        grow(trained.automaton, size, ages, Streams(seed, torch.device("cpu"))),
+        "growing",
+        total=len(ages),
+        console=console,
+        disable=not console.is_terminal,
+    )
     if out.suffix == ".png":
         (grown,) = deque(states, maxlen=1)
         save_pixels(to_pixels(grown[:, :3]), out)

@@ -57,6 +57,18 @@ def test_an_animation_has_its_frames(run: str, tmp_path: Path) -> None:
         assert animation.size == (256, 256)
 
 
+@pytest.mark.parametrize("out", ["p.png", "a.gif"])
+def test_a_terminal_shows_how_far_it_is(
+    run: str, tmp_path: Path, out: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes stderr for a terminal
+    file = render(tmp_path, f"run={run}", "frames=7", f"out={out}")
+    found = capsys.readouterr()
+    assert found.out == f"{file}\n"
+    assert "growing" in found.err
+    assert "100%" in found.err
+
+
 @pytest.mark.parametrize("kind", ["mp4", "webm"])
 def test_a_video_has_its_frames(run: str, tmp_path: Path, kind: str) -> None:
     video = render(tmp_path, f"run={run}", "size=32", "frames=9", f"out=a.{kind}")
