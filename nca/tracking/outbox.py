@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sweeps.worker import write_atomically
+
 __all__ = ["Outbox", "Record", "find_outboxes"]
 
 RECORD_FILE = "record.json"
@@ -43,19 +45,9 @@ class Outbox:
     @run_id.setter
     def run_id(self, run_id: str) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        partial = self._folder / f"{RUN_FILE}.partial"
-        partial.write_text(run_id)
-        partial.replace(self._folder / RUN_FILE)
+        write_atomically(self._folder / RUN_FILE, run_id)
 
-    @property
-    def n_losses(self) -> int:
-        """The number of losses up to the last one that waits here; 0 where none does."""
-        ends = [
-            record["first"] + len(record["values"]) for _, record, _ in self if record["kind"] == "losses"
-        ]
-        return max(ends, default=0)
-
-    def put(self, record: Record, data: Path | None = None) -> None:
+    def append(self, record: Record, data: Path | None, run_id: str | None) -> None:
         """Append a record with a copy of its files; it is there whole or not at all.
 
         Raises:
@@ -68,12 +60,15 @@ class Outbox:
         if data is not None:
             shutil.copytree(data, partial / DATA)
         (partial / RECORD_FILE).write_text(json.dumps(record))
+        if run_id is not None:
+            self.run_id = run_id
         Path(partial).rename(self._folder / f"{number:08d}")
 
-    def __iter__(self) -> Iterator[tuple[Path, Record, Path]]:
+    def __iter__(self) -> Iterator[tuple[Path, Record, Path | None]]:
         """Yield each record with its place and the folder of its files, the oldest first."""
         for entry in self._entries():
-            yield entry, json.loads((entry / RECORD_FILE).read_text()), entry / DATA
+            data = entry / DATA
+            yield entry, json.loads((entry / RECORD_FILE).read_text()), data if data.exists() else None
 
     def drop(self, entry: Path) -> None:
         """Forget a record that was delivered; the last one takes the outbox with it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -113,8 +112,7 @@ class MlflowStore:
         """Return a tracker for the run that a folder names."""
         note = folder / RUN_ID
         known = note.read_text() if note.exists() else Outbox(folder, self._uri).run_id
-        created = functools.partial(write_atomically, note)
-        return MlflowTracker(self._client, known, self._outbox(folder), created)
+        return MlflowTracker(self._client, known, self._outbox(folder), note)
 
     def _outbox(self, folder: Path) -> Outbox | None:
         return None if self._uri.startswith(SQLITE) else Outbox(folder, self._uri)
