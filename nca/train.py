@@ -114,10 +114,10 @@ def run_single(config: TrialConfig, again: Again | None = None) -> int:
 
 def _run_in(folder: Path, config: TrialConfig, name: str, tags: Mapping[str, str]) -> int:
     """Train a run in its folder."""
-    from nca.tracking import MlflowStore, NullTracker, Tracker
+    from nca.tracking import MlflowStore, Tracker
     from nca.training.run import open_tracker, train
 
-    tracker: Tracker = NullTracker()
+    tracker = Tracker()
     if config.tracking.uri is not None:
         store = MlflowStore(config.tracking.uri)
         artifacts = Path(config.runs_dir) / "artifacts" / SINGLE_RUNS

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nca.config.schema import TrialConfig
-from nca.tracking import MlflowStore, MlflowTracker, NullTracker, Tracker
+from nca.tracking import MlflowStore, MlflowTracker, Tracker
 from nca.tracking.run_lock import hold
 from nca.training.outcome import STATUS, Outcome
 from nca.training.run import open_tracker, train
@@ -66,7 +66,7 @@ class TrialRuns:
     def _train_in(self, folder: Path, index: int, config: TrialConfig) -> Outcome:
         trial = self._trial
         tags = {"optuna_study": trial.study_name, "optuna_trial": str(trial.number)}
-        tracker: Tracker = NullTracker()
+        tracker = Tracker()
         done = Outcome.load(folder)
         if done is not None:
             if done.run_id is not None and config.tracking.uri is not None:

@@ -4,7 +4,7 @@ from nca.tracking.client import load_mlflow, one_line
 from nca.tracking.outbox import find_outboxes
 from nca.tracking.relocation import Moved, find_moved, refuse_moved, take_along
 from nca.tracking.store import MlflowStore, describe_folder
-from nca.tracking.tracker import FOLDER, MlflowTracker, NullTracker, Status, Tracker
+from nca.tracking.tracker import FOLDER, MlflowTracker, Status, Tracker
 from nca.tracking.uri import check_address
 
 __all__ = [
@@ -12,7 +12,6 @@ __all__ = [
     "MlflowStore",
     "MlflowTracker",
     "Moved",
-    "NullTracker",
     "Status",
     "Tracker",
     "check_address",

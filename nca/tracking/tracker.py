@@ -1,4 +1,4 @@
-"""What records a training run: in MLflow, or nowhere."""
+"""Trackers, which record a training run in MLflow or nowhere."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from sweeps.worker import write_atomically
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["MlflowTracker", "NullTracker", "Status", "Tracker", "is_away"]
+__all__ = ["MlflowTracker", "Status", "Tracker", "is_away"]
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -34,9 +34,11 @@ PAUSE = 20.0  # times as long as the last attempt took, so that a server that ha
 AWAY = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED"}
 
 
-@runtime_checkable  # tests check annotations
-class Tracker(Protocol):
-    """Records one training run. Called from one thread of the process that trains."""
+class Tracker:
+    """Records one training run; this base class records nothing, and files stay in the trial's folder.
+
+    Called from one thread of the process that trains.
+    """
 
     def log_losses(self, losses: Sequence[float], *, now: bool = False) -> None:
         """Record those of all losses so far that are not stored yet; in batches unless `now`."""
@@ -48,7 +50,8 @@ class Tracker(Protocol):
         """Record the output at a training step, (height, width, 3); a step already stored is skipped."""
 
     def log_files(self, folder: Path) -> bool:
-        """Record every file of a folder as an artifact; return whether it is kept elsewhere now."""
+        """Record every file of a folder as an artifact; return whether the caller may delete them."""
+        return False
 
     def log_text(self, text: str, name: str) -> None:
         """Record a text as an artifact."""
@@ -58,32 +61,6 @@ class Tracker(Protocol):
 
     def finish(self, status: Status) -> None:
         """End the run; nothing is recorded after it."""
-
-
-class NullTracker:
-    """Records nothing; files stay in the trial's folder."""
-
-    def log_losses(self, losses: Sequence[float], *, now: bool = False) -> None:
-        """Do nothing."""
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Do nothing."""
-
-    def log_image(self, pixels: NDArray[np.uint8], step: int) -> None:
-        """Do nothing."""
-
-    def log_files(self, folder: Path) -> bool:
-        """Return False: the files are the caller's to keep."""
-        return False
-
-    def log_text(self, text: str, name: str) -> None:
-        """Do nothing."""
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Do nothing."""
-
-    def finish(self, status: Status) -> None:
-        """Do nothing."""
 
 
 def is_away(error: BaseException) -> bool:
@@ -99,7 +76,7 @@ def is_away(error: BaseException) -> bool:
     return isinstance(error, RequestException | OperationalError | InterfaceError)
 
 
-class MlflowTracker:
+class MlflowTracker(Tracker):
     """Records one MLflow run, new or taken up again.
 
     A record may be sent twice: after an answer that was lost, or by a run resumed from an older checkpoint.

@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from nca.config.compose import compose_plain
 from nca.config.schema import FeaturesConfig, TrialConfig
 from nca.config.validation import build
-from nca.tracking import NullTracker
+from nca.tracking import Tracker
 from nca.train import main, run_single
 from nca.training.run import train
 from tests.builders import mlflow, trial_config
@@ -103,7 +103,7 @@ def test_ctrl_c_stops_and_the_same_command_goes_on_to_the_same_loss_but_not_twic
 ) -> None:
     words = [*TINY, "train.steps=120", "train.checkpoint_every=20", "train.checkpoint_every_s=0"]
     config = build(TrialConfig, compose_plain("train", [*words, f"runs_dir={tmp_path}"]))
-    whole = train(config, tmp_path / "whole", NullTracker(), Silent())
+    whole = train(config, tmp_path / "whole", Tracker(), Silent())
 
     words.append(f"runs_dir={tmp_path / 'runs'}")
     process = start(*words)

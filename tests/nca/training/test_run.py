@@ -18,7 +18,7 @@ from nca.cli.errors import ConfigError
 from nca.config.schema import FeaturesConfig, ImageTexture, TrialConfig
 from nca.config.validation import build, flatten
 from nca.loss.style import StyleLoss
-from nca.tracking import NullTracker
+from nca.tracking import Tracker
 from nca.training.outcome import Outcome
 from nca.training.run import (
     build_trainer,
@@ -49,7 +49,7 @@ def recorded(tmp_path: Path, mlflow_uri: str) -> Recorded:
 
 
 def train_untracked(config: TrialConfig, folder: Path, listener: FakeListener | None = None) -> Outcome:
-    return train(config, folder, NullTracker(), listener or FakeListener())
+    return train(config, folder, Tracker(), listener or FakeListener())
 
 
 def test_a_complete_run_is_recorded(recorded: Recorded) -> None:
