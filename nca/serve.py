@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nca.cli.errors import ConfigError, exit_on_error
 from nca.cli.options import Command
-from nca.tracking import refuse_moved
+from nca.tracking import check_not_relocated
 from sweeps.storage.sqlite import SQLITE
 
 __all__ = ["LOOPBACK", "free_port", "main"]
@@ -70,7 +70,7 @@ def _check(store: Path, kind: str) -> None:
     except sqlite3.Error as error:
         raise ConfigError(f"{store}: cannot be read ({error})") from error
     if kind == "ui":
-        refuse_moved(store)
+        check_not_relocated(store)
 
 
 def free_port(asked: str | None, usual: int) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nca.records.paths import SINGLE_RUNS, Places, format_size, size_of
-from nca.tracking import FOLDER, describe_folder, find_moved, take_along
+from nca.tracking import FOLDER, describe_folder, find_relocated, relocate
 from nca.tracking.run_lock import is_held
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ __all__ = ["list_left", "mend"]
 def list_left(places: Places) -> Iterator[str]:
     """Yield a line for everything that crashes have left, as far as it shows on this host."""
     store = places.own_store()
-    moved = find_moved(store) if store else []
-    for each in moved:
-        yield f"{each.here}: was moved or copied, and MLflow looks for it in {each.there}"
-    states, tracking = _look(places), None if moved else places.open_tracking()
+    relocated = find_relocated(store) if store else []
+    for uri, folder in relocated.items():
+        yield f"{folder}: was moved or copied, MLflow has it as {uri}"
+    states, tracking = _look(places), None if relocated else places.open_tracking()
     for state in states:
         for trial in state.left:
             owner = trial.owner or "its process"
@@ -41,7 +41,7 @@ def mend(places: Places) -> str:
     Trials of other hosts are among it where their heartbeat has stopped.
     """
     store = places.own_store()
-    moved = take_along(store) if store else []
+    n_relocated = relocate(store) if store else 0
     studies, tracking = _open_studies(places), places.open_tracking()
     n_trials = sum(studies.mend(name) for name in studies.names()) if studies else 0
     states = _look(places)
@@ -53,7 +53,7 @@ def mend(places: Places) -> str:
     for path in files:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     done = f"{n_trials} trials queued again, {len(runs)} MLflow runs ended, {len(files)} files deleted"
-    return done + (f", {len(moved)} MLflow experiments taken along" if moved else "")
+    return done + (f", artifact URIs of {n_relocated} MLflow experiments updated" if n_relocated else "")
 
 
 def _open_studies(places: Places) -> Studies | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from nca.cli.errors import ConfigError
-from nca.tracking.relocation import refuse_moved
+from nca.tracking.relocation import check_not_relocated
 from nca.tracking.uri import refuse_password
 from sweeps.storage.postgresql import creating_tables
 from sweeps.storage.sqlite import SQLITE, create_database
@@ -79,7 +79,7 @@ def open_client(uri: str) -> MlflowClient:
             mode, which takes some seconds.
 
     Raises:
-        ConfigError: If it cannot be opened, in one line; if it was moved or copied, see `refuse_moved`.
+        ConfigError: If it cannot be opened, or if it was moved or copied.
     """
     refuse_password(uri)
     load_mlflow()
@@ -104,7 +104,7 @@ def open_client(uri: str) -> MlflowClient:
         reason = str(error).partition("\n")[0]
         raise ConfigError(f"tracking.uri={uri}: cannot be opened ({reason})") from error
     if uri.startswith(SQLITE):
-        refuse_moved(Path(uri.removeprefix(SQLITE)))
+        check_not_relocated(Path(uri.removeprefix(SQLITE)))
     return client
 
 

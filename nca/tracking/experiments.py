@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nca.cli.errors import ConfigError
+from nca.tracking.relocation import relative_path_tag
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -51,7 +52,7 @@ class Experiments:
         if self._client.get_experiment_by_name(name) is None:
             try:
                 own = None if self._uri.startswith("http") else artifacts.absolute().as_uri()
-                tags = {OWNER: owner} if owner else {}
+                tags = relative_path_tag(self._uri, artifacts) | ({OWNER: owner} if owner else {})
                 self._client.create_experiment(name, artifact_location=own, tags=tags)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was first

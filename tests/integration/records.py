@@ -11,14 +11,14 @@ from mlflow.entities import Run
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from nca.tracking import take_along
+from nca.tracking import relocate
 from sweeps.storage.optuna_storage import open_storage
 
 
 def copy_records(runs: Path, copy: Path) -> Path:
     """Copy a `runs_dir` and return the copy, whose artifacts are its own: MLflow keeps whole addresses."""
     shutil.copytree(runs, copy)
-    take_along(copy / "mlflow.db")
+    relocate(copy / "mlflow.db")
     return copy
 
 

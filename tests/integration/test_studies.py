@@ -106,23 +106,21 @@ def test_a_run_that_another_program_left_is_mended_and_a_finished_trial_keeps_no
     assert "nothing to mend" in look_after(runs, "mend")
 
 
-def test_records_that_were_moved_or_copied_are_taken_along_before_anything_is_written(
-    finished: Finished, tmp_path: Path
-) -> None:
+def test_copied_records_are_relocated_before_anything_is_written(finished: Finished, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     shutil.copytree(finished.runs, runs)
     before = listing(finished.runs / "artifacts")
     larger = (*SMALL, "train.steps=12", "sweep.n_trials=4")
     line = (
         f"error: {runs}: was moved or copied, and MLflow would write and delete in "
-        f"{finished.runs / 'artifacts' / STUDY}; python -m nca.studies mend runs_dir={runs} "
-        "takes its records along"
+        f"{(finished.runs / 'artifacts' / STUDY).as_uri()}; python -m nca.studies mend runs_dir={runs} "
+        "updates its artifact URIs"
     )
     done = run_module("nca.sweep", "-m", *larger, f"runs_dir={runs}", folder=tmp_path)
     assert (done.returncode, done.stderr.splitlines()) == (2, [line])
     assert line in look_after(runs, "delete", STUDY, "--yes", code=2)
     assert "mend this? nobody can be asked" in look_after(runs, "mend", code=2)
-    assert "1 MLflow experiments taken along" in look_after(runs, "mend", "--yes")
+    assert "artifact URIs of 1 MLflow experiments updated" in look_after(runs, "mend", "--yes")
     assert "nothing to mend" in look_after(runs, "mend")
     sweep(runs, *larger, folder=tmp_path)
     records = Records(runs, STUDY)

@@ -1,10 +1,11 @@
-"""Whether records were moved or copied is told from what lies where, never from the address alone."""
+"""Stores that were moved or copied are told from stores that are kept apart from their artifacts."""
 
 from __future__ import annotations
 
 import shutil
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from nca.cli.errors import ConfigError
 from nca.records.paths import Places
 from nca.records.repair import list_left, mend
-from nca.tracking import MlflowStore, find_moved, refuse_moved
+from nca.tracking import MlflowStore, check_not_relocated, find_relocated
 
 NAME = "a study, 50 %"
 
@@ -21,60 +22,81 @@ NAME = "a study, 50 %"
 def runs(tmp_path: Path) -> Path:
     """Return records of one run with an artifact, and of an experiment without."""
     made = tmp_path / "runs"
-    store = MlflowStore(f"sqlite:///{made / 'mlflow.db'}")
-    store.experiments.open("empty", made / "artifacts" / "empty")
-    run_id = store.create_run(store.experiments.open(NAME, made / "artifacts" / NAME), "run")
-    note = tmp_path / "note.txt"
-    note.write_text("kept")
-    store.log_file(run_id, note)
+    make_store(made, made / "artifacts")
     return made
 
 
-def test_records_in_their_place_or_seen_through_a_link_are_not_moved(runs: Path) -> None:
-    assert find_moved(runs / "mlflow.db") == []
+def make_store(folder: Path, artifacts: Path) -> None:
+    store = MlflowStore(f"sqlite:///{folder / 'mlflow.db'}")
+    store.experiments.open("empty", artifacts / "empty")
+    run_id = store.create_run(store.experiments.open(NAME, artifacts / NAME), "run")
+    note = folder.with_name("note.txt")
+    note.write_text("kept")
+    store.log_file(run_id, note)
+
+
+def forget_tags(store: Path) -> None:
+    """Make a store as earlier versions did."""
+    with closing(sqlite3.connect(store)) as connection, connection:
+        connection.execute("DELETE FROM experiment_tags")
+
+
+def test_records_in_their_place_or_seen_through_a_link_are_not_relocated(runs: Path) -> None:
     link = runs.with_name("link")
     link.symlink_to(runs)
-    assert find_moved(link / "mlflow.db") == []
+    for folder in (runs, link):
+        assert find_relocated(folder / "mlflow.db") == {}
+    forget_tags(runs / "mlflow.db")
+    for folder in (runs, link):
+        assert find_relocated(folder / "mlflow.db") == {}
 
 
-def test_a_store_that_is_kept_apart_from_its_artifacts_is_not_moved(runs: Path) -> None:
-    apart = runs.with_name("apart")
-    apart.mkdir()
-    shutil.copy(runs / "mlflow.db", apart)
-    (apart / "artifacts" / NAME / "another run").mkdir(parents=True)
-    assert find_moved(apart / "mlflow.db") == []
+@pytest.mark.parametrize("tagged", [True, False])
+def test_a_store_that_is_kept_apart_from_its_artifacts_is_not_relocated(tmp_path: Path, tagged: bool) -> None:
+    apart = tmp_path / "apart"
+    make_store(apart, tmp_path / "runs" / "artifacts")
+    (apart / "artifacts" / "another study").mkdir(parents=True)
+    if not tagged:
+        forget_tags(apart / "mlflow.db")
+    new = tmp_path / "new"
+    shutil.move(apart, new)
+    assert find_relocated(new / "mlflow.db") == {}
+    assert len(list(tmp_path.glob("runs/artifacts/*/*/artifacts/note.txt"))) == 1
 
 
-def test_a_copy_of_the_store_alone_is_told_from_the_original_beside_its_artifacts(runs: Path) -> None:
+def test_a_copy_of_the_store_alone_writes_and_deletes_nothing_beside_the_original(runs: Path) -> None:
     copy = runs.with_name("copy")
     copy.mkdir()
     with sqlite3.connect(runs / "mlflow.db") as source, sqlite3.connect(copy / "mlflow.db") as target:
         source.backup(target)  # with what its journal holds
-    (moved,) = find_moved(copy / "mlflow.db")
-    assert (moved.there, moved.here) == (runs / "artifacts" / NAME, copy / "artifacts" / NAME)
+    assert find_relocated(copy / "mlflow.db") == {
+        (runs / "artifacts" / name).as_uri(): copy / "artifacts" / name for name in ("empty", NAME)
+    }
     before = sorted(runs.rglob("*.txt"))
     mend(Places.under(copy))
     assert MlflowStore(f"sqlite:///{copy / 'mlflow.db'}").experiments.delete(NAME)
     assert sorted(runs.rglob("*.txt")) == before != []
 
 
+@pytest.mark.parametrize("tagged", [True, False])
 @pytest.mark.parametrize("how", [shutil.move, shutil.copytree])
-def test_what_was_moved_or_copied_is_refused_until_it_is_taken_along(
-    how: Callable[[Path, Path], object], runs: Path
+def test_moved_or_copied_records_are_refused_until_they_are_repaired(
+    how: Callable[[Path, Path], object], tagged: bool, runs: Path
 ) -> None:
     new = runs.with_name("new")
+    if not tagged:
+        forget_tags(runs / "mlflow.db")
     how(runs, new)
     store, uri = new / "mlflow.db", f"sqlite:///{new / 'mlflow.db'}"
-    (moved,) = find_moved(store)
-    assert (moved.there, moved.here) == (runs / "artifacts" / NAME, new / "artifacts" / NAME)
-    for refuse in (lambda: refuse_moved(store), lambda: MlflowStore(uri)):
+    names = ["empty", NAME] if tagged else [NAME]
+    for refuse in (lambda: check_not_relocated(store), lambda: MlflowStore(uri)):
         with pytest.raises(ConfigError, match=r"moved or copied.*nca\.studies mend runs_dir="):
             refuse()
     places = Places.under(new)  # without any study
-    assert list(list_left(places)) == [
-        f"{new / 'artifacts' / NAME}: was moved or copied, and MLflow looks for it in {moved.there}"
-    ]
-    assert mend(places).endswith(", 1 MLflow experiments taken along")
+    folders = [(new / "artifacts" / name, (runs / "artifacts" / name).as_uri()) for name in names]
+    moved = [f"{folder}: was moved or copied, MLflow has it as {uri}" for folder, uri in folders]
+    assert list(list_left(places)) == moved
+    assert mend(places).endswith(f", artifact URIs of {len(names)} MLflow experiments updated")
     assert list(list_left(places)) == []
     opened = MlflowStore(uri)
     experiment = opened.experiments.open(NAME, new / "artifacts" / NAME)
@@ -89,4 +111,4 @@ def test_a_file_that_is_no_store_is_named(tmp_path: Path) -> None:
     file = tmp_path / "mlflow.db"
     file.touch()
     with pytest.raises(ConfigError, match=r"mlflow.db: cannot be read \(no such table: experiments\)"):
-        find_moved(file)
+        find_relocated(file)
