@@ -1,4 +1,4 @@
-"""`python -m nca.studies list|show|stop|delete|mend|deliver`: look after studies, also while sweeps run."""
+"""`python -m nca.studies list|show|stop|delete|repair|deliver`: look after studies, also while sweeps run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from nca.cli.errors import ConfigError, exit_on_error
 from nca.cli.options import Command
 from nca.records.paths import PLACES, Places, format_size, is_study_name, read_places, size_of
-from nca.records.repair import list_left, mend
+from nca.records.repair import find_orphans, repair
 from sweeps import SweepError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ COMMAND = Command(
         "show STUDY": "show the state of a study and its trials",
         "stop STUDY [TRIAL]": "stop the sweeps of a study, or one running trial",
         f"delete STUDY [{YES}]": "delete a study with its runs and files, after a confirmation",
-        f"mend [{YES}]": "repair what crashes have left, after a confirmation",
+        f"repair [{YES}]": "repair orphaned trials, runs and files, after a confirmation",
         "deliver": "send records that wait on disk to the MLflow server of tracking.uri",
     },
 )
@@ -54,8 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 stop(places, study, trial)
             case ["delete", study]:
                 delete(places, study, yes=YES in flags)
-            case ["mend"]:
-                mend_all(places, yes=YES in flags)
+            case ["repair"]:
+                repair_all(places, yes=YES in flags)
             case ["deliver"]:
                 deliver(places)
 
@@ -74,7 +74,7 @@ def list_studies(places: Places) -> None:
     states = [studies.look(name) for name in studies.names()]
     for state in states:
         best = "" if state.best is None else f"{state.best.values[0]:.4g}"
-        running = f"{len(state.running)}" + (f", {len(state.left)} left" if state.left else "")
+        running = f"{len(state.running)}" + (f", {len(state.left)} orphaned" if state.left else "")
         table.add_row(
             state.name,
             str(sum(state.counts.values())),
@@ -86,7 +86,7 @@ def list_studies(places: Places) -> None:
         )
     Console().print(table if states else "no studies yet: python -m nca.sweep -m texture=roundleaf")
     if any(state.left for state in states):
-        print("some trials were left running by a process that is gone: python -m nca.studies mend")
+        print("the process of some trials is gone: python -m nca.studies repair")
 
 
 def show_study(places: Places, name: str) -> None:
@@ -103,7 +103,8 @@ def show_study(places: Places, name: str) -> None:
     for trial in state.running:
         print(f"running  trial {trial.number}, {_describe(places, name, trial)}")
     for trial in state.left:
-        print(f"left     trial {trial.number} by {trial.owner or 'nobody known'}: python -m nca.studies mend")
+        owner = trial.owner or "its process"
+        print(f"orphaned trial {trial.number}, {owner} is gone: python -m nca.studies repair")
     for trial in state.failed[:SHOWN_FAILURES]:
         log = places.folders(name)[0] / str(trial.origin) / "log.txt"
         print(
@@ -188,17 +189,17 @@ def _count_idle(state: StudyState) -> int:
     return sum(state.counts.values())
 
 
-def mend_all(places: Places, *, yes: bool) -> None:
-    """List what crashes have left, and mend it after a yes.
+def repair_all(places: Places, *, yes: bool) -> None:
+    """List orphaned records, and repair them after a confirmation.
 
     Raises:
         SystemExit: 1 if it was not confirmed.
     """
-    found = list(list_left(places))
-    print("\n".join(found) or "nothing to mend on this host")
-    if found and not (yes or _confirmed("mend this")):
+    found = list(find_orphans(places))
+    print("\n".join(found) or "nothing to repair on this host")
+    if found and not (yes or _confirmed("repair these")):
         raise SystemExit(1)
-    print(f"mended: {mend(places)}")  # also where nothing shows: a stopped heartbeat does only now
+    print(f"repaired: {repair(places)}")  # even if nothing was found: a stopped heartbeat shows only here
 
 
 def deliver(places: Places) -> None:

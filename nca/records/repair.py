@@ -1,4 +1,4 @@
-"""What crashes and other programs have left in the records, and its repair."""
+"""Repair of records that crashes and other programs have left unfinished."""
 
 from __future__ import annotations
 
@@ -15,41 +15,39 @@ if TYPE_CHECKING:
     from nca.tracking import MlflowStore
     from sweeps.admin import Studies, StudyState
 
-__all__ = ["list_left", "mend"]
 
-
-def list_left(places: Places) -> Iterator[str]:
-    """Yield a line for everything that crashes have left, as far as it shows on this host."""
+def find_orphans(places: Places) -> Iterator[str]:
+    """Yield a line for each orphaned trial, run and file that can be told from this host."""
     store = places.own_store()
-    relocated = find_relocated(store) if store else []
+    relocated = find_relocated(store) if store else {}
     for uri, folder in relocated.items():
         yield f"{folder}: was moved or copied, MLflow has it as {uri}"
-    states, tracking = _look(places), None if relocated else places.open_tracking()
+    states, tracking = _read_states(places), None if relocated else places.open_tracking()
     for state in states:
         for trial in state.left:
             owner = trial.owner or "its process"
             yield f"study {state.name}: trial {trial.number} is RUNNING, {owner} is gone"
-    for experiment, run_id, reason in _runs_left(places, states, tracking):
+    for experiment, run_id, reason in _orphaned_runs(places, states, tracking):
         yield f"MLflow experiment {experiment}: run {run_id} is RUNNING, its trial is {reason}"
-    for path in _files_left(places, states):
-        yield f"{path}: {format_size(size_of(path))} that nothing needs any more"
+    for path in _orphaned_files(places, states):
+        yield f"{path}: {format_size(size_of(path))}, no longer needed"
 
 
-def mend(places: Places) -> str:
-    """Queue again, end and delete what crashes have left; return what was done.
+def repair(places: Places) -> str:
+    """Queue orphaned trials again, end orphaned runs, delete orphaned files; return a line that counts them.
 
-    Trials of other hosts are among it where their heartbeat has stopped.
+    Trials of other hosts are among them where their heartbeat has stopped.
     """
     store = places.own_store()
     n_relocated = relocate(store) if store else 0
     studies, tracking = _open_studies(places), places.open_tracking()
     n_trials = sum(studies.mend(name) for name in studies.names()) if studies else 0
-    states = _look(places)
-    runs = list(_runs_left(places, states, tracking))
+    states = _read_states(places)
+    runs = list(_orphaned_runs(places, states, tracking))
     for _, run_id, reason in runs:
         assert tracking is not None
         tracking.end_run(run_id, "FINISHED" if reason == "complete" else "KILLED", {"reason": reason})
-    files = list(_files_left(places, states))
+    files = list(_orphaned_files(places, states))
     for path in files:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     done = f"{n_trials} trials queued again, {len(runs)} MLflow runs ended, {len(files)} files deleted"
@@ -57,26 +55,25 @@ def mend(places: Places) -> str:
 
 
 def _open_studies(places: Places) -> Studies | None:
-    """Open the Optuna storage, None where there is none yet and single runs alone are recorded.
+    """Open the Optuna storage; return None if there is none yet, but a store of single runs.
 
     Raises:
         SweepError: If there are no records at all.
     """
-    none_yet = (
-        places.storage == Places.under(places.runs).storage and not (places.runs / "optuna.db").exists()
-    )
-    return None if none_yet and places.own_store() else places.open_studies()
+    usual = places.storage == Places.under(places.runs).storage
+    only_single_runs = usual and not (places.runs / "optuna.db").exists() and places.own_store()
+    return None if only_single_runs else places.open_studies()
 
 
-def _look(places: Places) -> list[StudyState]:
+def _read_states(places: Places) -> list[StudyState]:
     studies = _open_studies(places)
     return [studies.look(name) for name in studies.names()] if studies else []
 
 
-def _runs_left(
+def _orphaned_runs(
     places: Places, states: Sequence[StudyState], tracking: MlflowStore | None
 ) -> Iterator[tuple[str, str, str]]:
-    """Yield experiment, id and reason of MLflow runs that are RUNNING though no process writes them."""
+    """Yield experiment, id and reason of MLflow runs that are RUNNING though no process writes to them."""
     if tracking is None:
         return
     for state in states:
@@ -84,7 +81,7 @@ def _runs_left(
         for run_id, tags in tracking.experiments.running_runs(state.name, state.uid).items():
             number = tags.get("optuna_trial")
             if number is None and alive:
-                continue  # the parent run, or one that has only begun
+                continue  # the parent run, or a run without its tags yet
             if number not in alive:
                 yield state.name, run_id, state.reasons.get(number or "", "killed")
     folder = places.runs / "trials" / SINGLE_RUNS
@@ -95,8 +92,8 @@ def _runs_left(
             yield SINGLE_RUNS, run_id, "killed"
 
 
-def _files_left(places: Places, states: Sequence[StudyState]) -> Iterator[Path]:
-    """Yield checkpoints of trials that have ended for good, and what writers that died left half-written."""
+def _orphaned_files(places: Places, states: Sequence[StudyState]) -> Iterator[Path]:
+    """Yield checkpoints of finished trials, and the partial files of processes that died while writing."""
     for state in states:
         trials, _ = places.folders(state.name)
         for number in state.ended:

@@ -57,7 +57,7 @@ def check_not_relocated(store: Path) -> None:
     for uri in find_relocated(store):
         raise ConfigError(
             f"{store.parent}: was moved or copied, and MLflow would write and delete in {uri}; "
-            f"python -m nca.studies mend runs_dir={store.parent} updates its artifact URIs"
+            f"python -m nca.studies repair runs_dir={store.parent} updates its artifact URIs"
         )
 
 

@@ -106,7 +106,7 @@ def test_command_on_records(command: str, study: Path, tmp_path: Path) -> None:
 def test_command_on_studies(command: str, study: Path, tmp_path: Path) -> None:
     runs = copy_records(study, tmp_path / "runs")
     words = [sys.executable, *shlex.split(command.replace("roundleaf-srnca-random_filters", "STUDY"))[1:]]
-    words += ["--yes"] * (words[3] in {"delete", "mend"}) + [f"runs_dir={runs}"]
+    words += ["--yes"] * (words[3] in {"delete", "repair"}) + [f"runs_dir={runs}"]
     if "stop" in words:  # what has ended is not stopped
         assert "no trial of it runs" in run(words, tmp_path, code=2).stderr
     else:

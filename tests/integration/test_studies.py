@@ -1,4 +1,4 @@
-"""Looking after studies from another terminal: real sweeps are seen, stopped, mended and deleted."""
+"""Looking after studies from another terminal: real sweeps are seen, stopped, repaired and deleted."""
 
 from __future__ import annotations
 
@@ -71,24 +71,24 @@ def test_a_running_sweep_is_seen_and_its_trials_and_itself_are_stopped(runs: Pat
         wait_until(lambda: "running  trial 3" in look_after(runs, "show", STUDY), process)
 
 
-def test_what_a_killed_sweep_left_is_listed_and_mended(runs: Path) -> None:
+def test_records_of_a_killed_sweep_are_listed_and_repaired(runs: Path) -> None:
     with begun(runs, *LONG, "sweep.n_trials=2") as process:
         wait_until(lambda: has_checkpoint(runs, 0) and has_checkpoint(runs, 1), process)
         process.send_signal(signal.SIGKILL)
         process.wait()
     time.sleep(1.0)  # for its workers
-    left = look_after(runs, "mend", code=2)
+    left = look_after(runs, "repair", code=2)
     assert left.count(" is RUNNING, ") == 5  # two trials, their runs, the parent run
     assert "give --yes" in left
-    assert "2 left" in look_after(runs, "list")
-    assert "2 trials queued again, 3 MLflow runs ended" in look_after(runs, "mend", "--yes")
-    assert "nothing to mend" in look_after(runs, "mend")
+    assert "2 orphaned" in look_after(runs, "list")
+    assert "2 trials queued again, 3 MLflow runs ended" in look_after(runs, "repair", "--yes")
+    assert "nothing to repair" in look_after(runs, "repair")
     records = Records(runs, STUDY)
     assert [t.state.name for t in records.study.get_trials()] == ["FAIL", "FAIL", "WAITING", "WAITING"]
     assert {run.info.status for run in (*records.parents, *records.children.values())} == {"KILLED"}
 
 
-def test_a_run_that_another_program_left_is_mended_and_a_finished_trial_keeps_no_checkpoint(
+def test_a_run_of_another_program_is_ended_and_a_finished_trial_keeps_no_checkpoint(
     finished: Finished, tmp_path: Path
 ) -> None:
     runs = copy_records(finished.runs, tmp_path / "runs")
@@ -98,12 +98,12 @@ def test_a_run_that_another_program_left_is_mended_and_a_finished_trial_keeps_no
     checkpoints = runs / "trials" / STUDY / "1" / "checkpoints"
     checkpoints.mkdir()
     (checkpoints / "00000004.safetensors").write_bytes(bytes(5000))
-    said = look_after(runs, "mend", "--yes")
+    said = look_after(runs, "repair", "--yes")
     assert f"run {run_id} is RUNNING, its trial is killed" in said
-    assert f"{checkpoints}: 5 kB that nothing needs" in said
+    assert f"{checkpoints}: 5 kB, no longer needed" in said
     assert "1 MLflow runs ended, 1 files deleted" in said
     assert not checkpoints.exists()
-    assert "nothing to mend" in look_after(runs, "mend")
+    assert "nothing to repair" in look_after(runs, "repair")
 
 
 def test_copied_records_are_relocated_before_anything_is_written(finished: Finished, tmp_path: Path) -> None:
@@ -113,15 +113,15 @@ def test_copied_records_are_relocated_before_anything_is_written(finished: Finis
     larger = (*SMALL, "train.steps=12", "sweep.n_trials=4")
     line = (
         f"error: {runs}: was moved or copied, and MLflow would write and delete in "
-        f"{(finished.runs / 'artifacts' / STUDY).as_uri()}; python -m nca.studies mend runs_dir={runs} "
+        f"{(finished.runs / 'artifacts' / STUDY).as_uri()}; python -m nca.studies repair runs_dir={runs} "
         "updates its artifact URIs"
     )
     done = run_module("nca.sweep", "-m", *larger, f"runs_dir={runs}", folder=tmp_path)
     assert (done.returncode, done.stderr.splitlines()) == (2, [line])
     assert line in look_after(runs, "delete", STUDY, "--yes", code=2)
-    assert "mend this? nobody can be asked" in look_after(runs, "mend", code=2)
-    assert "artifact URIs of 1 MLflow experiments updated" in look_after(runs, "mend", "--yes")
-    assert "nothing to mend" in look_after(runs, "mend")
+    assert "repair these? nobody can be asked" in look_after(runs, "repair", code=2)
+    assert "artifact URIs of 1 MLflow experiments updated" in look_after(runs, "repair", "--yes")
+    assert "nothing to repair" in look_after(runs, "repair")
     sweep(runs, *larger, folder=tmp_path)
     records = Records(runs, STUDY)
     assert sorted(records.children) == [0, 1, 2, 3]
