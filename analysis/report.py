@@ -318,13 +318,13 @@ def _save(drawn: Drawn | str, out: Path) -> dict[str, Any]:
 
 def _log(tables: Sequence[StudyTable], places: Places, files: Sequence[Path]) -> None:
     """Put the report's files among the artifacts of each study's parent run."""
-    from nca.tracking import one_line
+    from nca.tracking import mlflow_errors
 
     runs = [table.links["mlflow_run_id"] for table in tables if "mlflow_run_id" in table.links]
     store = places.open_tracking() if runs else None
     if store is None:
         return
-    with one_line(str(places.tracking)):
+    with mlflow_errors(str(places.tracking)):
         for run in filter(store.has_run, runs):
             for file in files:
                 store.log_file(run, file, "report")

@@ -126,7 +126,7 @@ def add_provenance(table: StudyTable, places: Places) -> pd.DataFrame:
     store, experiment = places.open_tracking(), table.links.get("mlflow_experiment_id")
     if store is None or experiment is None or "mlflow_run_id" not in trials:
         return trials
-    tags = store.experiments.all_tags(experiment)
+    tags = store.experiments.run_tags(experiment)
     of_trials = [tags.get(str(run), {}) for run in trials["mlflow_run_id"]]
     versions = {key for each in of_trials for key in each if key.startswith("version.")}
     for key in (*TAGS, *sorted(versions)):

@@ -208,7 +208,7 @@ def deliver(places: Places) -> None:
     Raises:
         ConfigError: If no store is given, or it still does not take it.
     """
-    from nca.tracking import MlflowStore, find_outboxes, one_line
+    from nca.tracking import MlflowStore, find_outboxes, mlflow_errors
 
     trials, uri = places.runs / "trials", places.tracking
     if uri is None or uri == Places.under(places.runs).tracking:
@@ -217,7 +217,7 @@ def deliver(places: Places) -> None:
     if not waiting:
         print(f"nothing in {trials} waits for {uri}")
         return
-    with one_line(uri):
+    with mlflow_errors(uri):
         n_left = MlflowStore(uri).deliver(trials)
     if n_left:
         raise ConfigError(f"tracking.uri={uri}: still away; {n_left} records wait in {trials}")

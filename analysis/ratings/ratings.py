@@ -120,11 +120,11 @@ class Ratings:
         store = self._places.open_tracking()
         if store is None:
             return
-        from nca.tracking import one_line
+        from nca.tracking import mlflow_errors
 
         runs = {n.number: n.attributes.get("mlflow_run_id") for n in self._studies.trials(self.study)}
         by_trial = group(self.all(), "trial")
-        with one_line(str(self._places.tracking)):
+        with mlflow_errors(str(self._places.tracking)):
             for trial in trials:
                 run = runs.get(trial)
                 if run is not None and store.has_run(run):

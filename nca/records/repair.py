@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nca.records.paths import SINGLE_RUNS, Places, format_size, size_of
-from nca.tracking import FOLDER, describe_folder, find_relocated, relocate
+from nca.tracking import FOLDER_TAG, describe_folder, find_relocated, relocate
 from nca.tracking.run_lock import is_held
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _orphaned_runs(
     folder = places.runs / "trials" / SINGLE_RUNS
     held = {note.read_text() for note in folder.glob("*/run_id") if is_held(note.parent)}
     for run_id, tags in tracking.experiments.running_runs(SINGLE_RUNS).items():
-        ours = places.own_store() or tags.get(FOLDER, "").startswith(describe_folder(folder))
+        ours = places.own_store() or tags.get(FOLDER_TAG, "").startswith(describe_folder(folder))
         if ours and run_id not in held:
             yield SINGLE_RUNS, run_id, "killed"
 

@@ -16,7 +16,7 @@ from nca.outputs.pictures import make_contact_sheet
 from nca.records.paths import Places
 from nca.study.dashboard_notes import make_notes
 from nca.study.repeats import TrialRuns
-from nca.tracking import MlflowStore, load_mlflow, one_line
+from nca.tracking import MlflowStore, load_mlflow, mlflow_errors
 from nca.training.run import is_out_of_memory
 from sweeps.application import EndedTrial, Result, StudyNotes
 from sweeps.running_trial import RunningTrial
@@ -39,7 +39,7 @@ class TextureSweep:
         if trial.tracking.uri is None:
             return links
         store = MlflowStore(trial.tracking.uri)
-        with one_line(trial.tracking.uri):
+        with mlflow_errors(trial.tracking.uri):
             artifacts = Path(trial.runs_dir) / "artifacts" / study
             experiment = store.experiments.open(study, artifacts, config["uid"])
             known = links.get("mlflow_experiment_id") == experiment and store.has_run(links["mlflow_run_id"])
@@ -49,7 +49,7 @@ class TextureSweep:
                     "mlflow_run_id": store.create_run(experiment, study),
                 }
             tags = {"optuna_study": study, "texture": trial.texture.name}
-            store.take_up_run(links["mlflow_run_id"]).set_tags(tags)
+            store.resume_run(links["mlflow_run_id"]).set_tags(tags)
         return links
 
     def warm_up(self) -> None:
@@ -80,8 +80,8 @@ class TextureSweep:
         trial = _trial_config(config)
         if trial.tracking.uri is None:
             return
-        with one_line(trial.tracking.uri):
-            MlflowStore(trial.tracking.uri).leave_runs(folder, reason)
+        with mlflow_errors(trial.tracking.uri):
+            MlflowStore(trial.tracking.uri).end_runs_in(folder, reason)
 
     def show_study(
         self, config: Mapping[str, Any], links: Mapping[str, str], ended: Sequence[EndedTrial]
@@ -120,8 +120,8 @@ class TextureSweep:
         trial = _trial_config(config)
         if trial.tracking.uri is not None:
             store, folder = MlflowStore(trial.tracking.uri), _folder(trial, config["sweep"]["study"])
-            with one_line(trial.tracking.uri):
-                run = store.take_up_run(links["mlflow_run_id"], folder)
+            with mlflow_errors(trial.tracking.uri):
+                run = store.resume_run(links["mlflow_run_id"], folder)
                 run.log_metrics(summary, int(summary["n_trials"]))
                 run.finish("FINISHED")
                 store.deliver(folder)

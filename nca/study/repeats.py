@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nca.config.schema import TrialConfig
-from nca.tracking import MlflowStore, MlflowTracker, Tracker
+from nca.tracking import MlflowStore, Tracker
 from nca.tracking.run_lock import hold
 from nca.training.outcome import STATUS, Outcome
 from nca.training.run import open_tracker, train
@@ -71,7 +71,7 @@ class TrialRuns:
         if done is not None:
             if done.run_id is not None and config.tracking.uri is not None:
                 store = MlflowStore(config.tracking.uri)
-                if store.may_have(done.run_id):
+                if store.has_run(done.run_id):
                     self.attributes.setdefault("mlflow_run_id", done.run_id)
                     store.end_run(done.run_id, STATUS[done.reason], tags, folder)
             return done
@@ -92,7 +92,7 @@ class TrialRuns:
             log = trial.folder / LOG_FILE
             if log.exists():
                 tracker.log_text(log.read_text(errors="replace")[-MOST_OF_LOG:], LOG_FILE)
-            if isinstance(tracker, MlflowTracker) and tracker.run_id is not None:
+            if tracker.run_id is not None:
                 self.attributes.setdefault("mlflow_run_id", tracker.run_id)
 
     def _folder(self, index: int) -> Path:

@@ -1,14 +1,14 @@
-"""The only door to MLflow, and a tracker that records nothing."""
+"""Experiment tracking: the only package that imports MLflow."""
 
-from nca.tracking.client import load_mlflow, one_line
+from nca.tracking.client import load_mlflow, mlflow_errors
 from nca.tracking.outbox import find_outboxes
 from nca.tracking.relocation import check_not_relocated, find_relocated, relocate
 from nca.tracking.store import MlflowStore, describe_folder
-from nca.tracking.tracker import FOLDER, MlflowTracker, Status, Tracker
+from nca.tracking.tracker import FOLDER_TAG, MlflowTracker, Status, Tracker
 from nca.tracking.uri import check_address
 
 __all__ = [
-    "FOLDER",
+    "FOLDER_TAG",
     "MlflowStore",
     "MlflowTracker",
     "Status",
@@ -19,6 +19,6 @@ __all__ = [
     "find_outboxes",
     "find_relocated",
     "load_mlflow",
-    "one_line",
+    "mlflow_errors",
     "relocate",
 ]

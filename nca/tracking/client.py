@@ -1,62 +1,61 @@
-"""Clients of MLflow stores: how MLflow is loaded, opened and waited for."""
+"""Clients of MLflow stores: how MLflow is loaded and opened, and what its errors mean."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import logging
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from nca.cli.errors import ConfigError
 from nca.tracking.relocation import check_not_relocated
-from nca.tracking.uri import refuse_password
-from sweeps.storage.postgresql import creating_tables
+from sweeps.storage.postgresql import creating_tables, has_password, without_password
 from sweeps.storage.sqlite import SQLITE, create_database
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["load_mlflow", "one_line", "open_client"]
-
-PATIENCE_S = 60.0  # as long as Optuna's storage has
+ENVIRONMENT = {  # of MLflow, unless they are set
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # not minutes: records wait in the outbox
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds
+}
+LOGIN = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+TIMEOUT_S = 60.0  # of a locked SQLite file, as of Optuna's storage
 RETRY_EVERY_S = 0.1
-LOCKED = "database is locked"  # in SQLite's words
+LOCKED = "database is locked"  # SQLite's message
+UNAVAILABLE = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED"}
 
 
 def load_mlflow(*, sql: bool = False) -> None:
-    """Import MLflow; unless the environment says otherwise its telemetry and progress bars are off.
-
-    Nor does a request wait minutes for a server then.
+    """Import MLflow without telemetry, progress bars and long retries, unless the environment asks for them.
 
     Args:
-        sql: Import what a store in a database needs too, which its first use would.
+        sql: Also import what a store in a database imports at its first use.
     """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("DO_NOT_TRACK", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # what waits for a server is the outbox
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     importlib.import_module("mlflow.store.tracking.sqlalchemy_store" if sql else "mlflow")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # what it logs it also raises
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it raises all that it logs
 
 
 @contextlib.contextmanager
-def one_line(uri: str) -> Iterator[None]:
-    """Turn what an MLflow store refuses into one line.
-
-    Args:
-        uri: Of the store, for the message.
+def mlflow_errors(uri: str) -> Iterator[None]:
+    """Raise errors of the MLflow store at `uri` as a message of one line.
 
     Raises:
-        ConfigError: In its place.
+        ConfigError: In place of MLflow's and SQLAlchemy's errors.
     """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -66,77 +65,90 @@ def one_line(uri: str) -> Iterator[None]:
     except (MlflowException, SQLAlchemyError) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(
-            f"tracking.uri={uri}: cannot be written ({reason}); "
-            "what it holds is kept, and the same command goes on"
+            f"tracking.uri={uri}: cannot be written ({reason}); existing records are kept, "
+            "and the same command continues"
         ) from error
 
 
-def open_client(uri: str) -> MlflowClient:
-    """Return a client of a store, which waits while another program holds the store's SQLite file.
+def is_unavailable(error: BaseException) -> bool:
+    """Return whether an error means that a server does not answer, or not as it should, and may later."""
+    from mlflow.exceptions import MlflowException
+    from requests import HTTPError, RequestException
+    from sqlalchemy.exc import InterfaceError, OperationalError
 
-    Args:
-        uri: SQLAlchemy address or that of a server. An SQLite file is created where missing, in WAL
-            mode, which takes some seconds.
+    if isinstance(error, HTTPError):
+        return error.response is None or error.response.status_code >= 500
+    if isinstance(error, MlflowException):
+        return error.error_code in UNAVAILABLE
+    return isinstance(error, RequestException | OperationalError | InterfaceError)
+
+
+def check_no_password(uri: str) -> None:
+    """Refuse a tracking URI with a password, and do not repeat it in the message.
 
     Raises:
-        ConfigError: If it cannot be opened, or if it was moved or copied.
+        ConfigError: If it holds one.
     """
-    refuse_password(uri)
+    if has_password(uri):
+        raise ConfigError(
+            f"tracking.uri={without_password(uri)}: leave the password out of the address, where it would be "
+            f"recorded; give it in {LOGIN if uri.startswith('http') else 'PGPASSWORD or in ~/.pgpass'}"
+        )
+
+
+def open_client(uri: str) -> MlflowClient:
+    """Return a client of the store at a tracking URI.
+
+    An SQLite file is created where missing, in WAL mode, which takes some seconds.
+
+    Raises:
+        ConfigError: If the store cannot be opened, or was moved or copied.
+    """
+    check_no_password(uri)
     load_mlflow()
     from alembic.util import CommandError
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
+    errors = (OSError, sqlite3.Error, SQLAlchemyError, ImportError, MlflowException, CommandError)
+    file = Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
     try:
-        if uri.startswith(SQLITE):
-            create_database(Path(uri.removeprefix(SQLITE)), _create_tables)
+        if file is not None:
+            create_database(file, _create_tables)
         with creating_tables(uri):
-            client = cast("MlflowClient", _Patient(MlflowClient(uri)))
-    except (
-        OSError,
-        sqlite3.Error,
-        SQLAlchemyError,
-        ImportError,
-        MlflowException,
-        CommandError,
-    ) as error:
+            client = MlflowClient(uri)
+    except errors as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(f"tracking.uri={uri}: cannot be opened ({reason})") from error
-    if uri.startswith(SQLITE):
-        check_not_relocated(Path(uri.removeprefix(SQLITE)))
-    return client
+    if file is not None:
+        check_not_relocated(file)
+    return cast("MlflowClient", _RetryingClient(client))
 
 
-class _Patient:
-    """An MLflow client that waits longer than MLflow's 20 s while another program holds its SQLite file."""
+class _RetryingClient:
+    """An MLflow client that waits longer than MLflow's 20 s for another program to unlock its SQLite file."""
 
     def __init__(self, client: MlflowClient) -> None:
         self._client = client
 
     def __getattr__(self, name: str) -> Any:
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
+        attribute = getattr(self._client, name)
+        return functools.partial(_call_while_locked, attribute) if callable(attribute) else attribute
 
-        method = getattr(self._client, name)
-        if not callable(method):
-            return method
 
-        def call(*args: Any, **kwargs: Any) -> Any:
-            until = time.monotonic() + PATIENCE_S
-            while True:
-                try:
-                    return method(*args, **kwargs)
-                except (MlflowException, SQLAlchemyError) as error:  # what was begun is undone
-                    if LOCKED not in str(error) or time.monotonic() > until:
-                        raise
-                    time.sleep(RETRY_EVERY_S)
-
-        return call
+def _call_while_locked(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    until = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            return method(*args, **kwargs)
+        except Exception as error:  # the transaction was rolled back
+            if LOCKED not in str(error) or time.monotonic() > until:
+                raise
+        time.sleep(RETRY_EVERY_S)
 
 
 def _create_tables(uri: str) -> None:
     from mlflow import MlflowClient
 
-    store = MlflowClient(uri)._tracking_client.store  # MLflow has no public way to let go of a file
-    store.engine.dispose()
+    MlflowClient(uri)._tracking_client.store.engine.dispose()  # there is no public way to close the file

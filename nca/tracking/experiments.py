@@ -1,4 +1,4 @@
-"""Experiments of an MLflow store: whose they are, their runs, how they are deleted."""
+"""Experiments of an MLflow store, each with the study that owns it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,12 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment
 
-__all__ = ["ACTIVE", "Experiments"]
-
 OWNER = "study_uid"  # tag of an experiment
-ACTIVE = "active"  # in MLflow's: not deleted
+ACTIVE = "active"  # MLflow's lifecycle stage of what is not deleted
 
 
 class Experiments:
-    """The experiments of a store.
+    """The experiments of one store.
 
     Args:
         client: Of the store.
@@ -40,20 +38,20 @@ class Experiments:
 
         Args:
             name: Its name.
-            artifacts: Where its artifacts go; a server keeps them where it was told to.
-            owner: Whose runs alone it holds; None for everybody's.
+            artifacts: Folder of a new one's artifacts; a server keeps them in a place of its own.
+            owner: Unique id of the study that owns it; None if everybody may use it.
 
         Raises:
-            ConfigError: If it is another's.
+            ConfigError: If another study owns it.
             MlflowException: If it can be neither found nor created.
         """
         from mlflow.exceptions import MlflowException
 
         if self._client.get_experiment_by_name(name) is None:
+            location = None if self._uri.startswith("http") else artifacts.absolute().as_uri()
+            tags = relative_path_tag(self._uri, artifacts) | ({OWNER: owner} if owner else {})
             try:
-                own = None if self._uri.startswith("http") else artifacts.absolute().as_uri()
-                tags = relative_path_tag(self._uri, artifacts) | ({OWNER: owner} if owner else {})
-                self._client.create_experiment(name, artifact_location=own, tags=tags)
+                self._client.create_experiment(name, artifact_location=location, tags=tags)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was first
                     raise
@@ -61,80 +59,68 @@ class Experiments:
         assert experiment is not None
         if not _may_use(experiment, owner):
             raise ConfigError(
-                f"tracking.uri={self._uri}: experiment '{name}' holds the runs of another study of its name; "
-                "give this one a name of its own with sweep.study=NAME, or, if that one has gone, "
+                f"tracking.uri={self._uri}: experiment '{name}' belongs to another study of the same name; "
+                "rename this one with sweep.study=NAME, or, if the other one no longer exists, "
                 "python -m nca.studies delete NAME"
             )
         id_ = str(experiment.experiment_id)
         if experiment.lifecycle_stage != ACTIVE:
             self._client.restore_experiment(id_)
-        if owner is not None and OWNER not in experiment.tags:  # begun before there were owners
+        if owner is not None and OWNER not in experiment.tags:  # of a version without owners
             self._client.set_experiment_tag(id_, OWNER, owner)
         return id_
 
     def delete(self, name: str, owner: str | None = None) -> bool:
-        """Delete an owner's experiment with its runs and artifacts, and free its name; say if it was there.
+        """Delete an experiment with its runs and artifacts, and free its name; return whether it existed.
 
-        None deletes it whosever it is.
-        On a server it is only marked as deleted, under another name: `mlflow gc` there deletes it.
+        A server only marks it as deleted, under another name, until `mlflow gc` is run there.
+
+        Args:
+            name: Its name.
+            owner: Only if this study owns it; None for any owner.
         """
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None or (owner is not None and not _may_use(experiment, owner)):
             return False
         id_ = str(experiment.experiment_id)
         if experiment.lifecycle_stage != ACTIVE:
-            self._client.restore_experiment(id_)  # what is deleted cannot be renamed
+            self._client.restore_experiment(id_)  # MLflow renames no deleted experiment
         self._client.rename_experiment(id_, f"{name} (deleted, {id_})")
         self._client.delete_experiment(id_)
         if not self._uri.startswith("http"):
-            subprocess.run(
-                [
-                    sys.executable,
-                    "-m",
-                    "mlflow",
-                    "gc",
-                    "--backend-store-uri",
-                    self._uri,
-                    "--experiment-ids",
-                    id_,
-                ],
-                env={**os.environ, "MLFLOW_TRACKING_URI": self._uri},
-                capture_output=True,
-                check=True,
-            )
+            options = ["--backend-store-uri", self._uri, "--experiment-ids", id_]
+            command = [sys.executable, "-m", "mlflow", "gc", *options]
+            environment = {**os.environ, "MLFLOW_TRACKING_URI": self._uri}
+            subprocess.run(command, env=environment, capture_output=True, check=True)
         return True
 
-    def running_runs(self, experiment: str, owner: str | None = None) -> dict[str, dict[str, str]]:
-        """Return the tags of an experiment's runs that are RUNNING, by run id; none of another owner's."""
-        known = self._client.get_experiment_by_name(experiment)
-        if known is None or not _may_use(known, owner):
+    def running_runs(self, name: str, owner: str | None = None) -> dict[str, dict[str, str]]:
+        """Return the tags of an experiment's RUNNING runs by run id; none if another study owns it."""
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is None or not _may_use(experiment, owner):
             return {}
-        found = self._client.search_runs(
-            [known.experiment_id], "attributes.status = 'RUNNING'", max_results=5000
-        )
-        return {str(run.info.run_id): dict(run.data.tags) for run in found}
+        return self.run_tags(experiment.experiment_id, "attributes.status = 'RUNNING'")
 
-    def all_tags(self, experiment_id: str) -> dict[str, dict[str, str]]:
-        """Return the tags of an experiment's runs, by run id; empty where it is not in this store.
+    def run_tags(self, experiment_id: str, condition: str = "") -> dict[str, dict[str, str]]:
+        """Return the tags of an experiment's runs by run id; none if the store has no such experiment.
+
+        Args:
+            experiment_id: The experiment.
+            condition: Of the runs, in MLflow's search syntax.
 
         Raises:
-            MlflowException: If the store cannot be asked.
+            MlflowException: If the store does not answer.
         """
-        from mlflow.exceptions import MlflowException
-
         found: dict[str, dict[str, str]] = {}
-        token = None
-        try:
-            while token is None or token:
-                page = self._client.search_runs([experiment_id], max_results=5000, page_token=token)
-                found |= {str(run.info.run_id): dict(run.data.tags) for run in page}
-                token = page.token or ""
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-        return found
+        token: str | None = None
+        while True:
+            page = self._client.search_runs([experiment_id], condition, max_results=5000, page_token=token)
+            found |= {str(run.info.run_id): dict(run.data.tags) for run in page}
+            token = page.token
+            if not token:
+                return found
 
 
 def _may_use(experiment: Experiment, owner: str | None) -> bool:
-    """Say whether an experiment is an owner's, or nobody's."""
+    """Return whether a study owns an experiment, or nobody does."""
     return experiment.tags.get(OWNER, owner) == owner

@@ -1,4 +1,4 @@
-"""Records of a run that its MLflow server has not taken yet, on disk and in order."""
+"""Records of a run that wait on disk, in order, while its MLflow server is unavailable."""
 
 from __future__ import annotations
 
@@ -9,21 +9,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sweeps.worker import write_atomically
-
-__all__ = ["Outbox", "Record", "find_outboxes"]
+from sweeps.files import write_atomically
 
 RECORD_FILE = "record.json"
 DATA = "data"
 RUN_FILE = "run"  # holds the run's id
 
-Record = dict[str, Any]  # JSON; `kind` says what it is
+Record = dict[str, Any]  # JSON; its `kind` names the method that sends it
 
 
 class Outbox:
-    """The records, each in a folder of its own, numbered; it is there only while it holds some.
+    """The pending records, each in a numbered folder; its own folder exists only while there are any.
 
-    One process at a time uses it: whoever holds the run's folder.
+    Only the process that holds the run's folder uses it.
 
     Args:
         folder: The run's.
@@ -36,19 +34,24 @@ class Outbox:
     def __len__(self) -> int:
         return len(self._entries())
 
+    def __iter__(self) -> Iterator[tuple[Path, Record, Path | None]]:
+        """Yield each record's folder, the record and the folder of its files, the oldest first."""
+        for entry in self._entries():
+            data = entry / DATA
+            yield entry, json.loads((entry / RECORD_FILE).read_text()), data if data.exists() else None
+
     @property
     def run_id(self) -> str | None:
-        """The run's; None where it is not known, or still to be created."""
-        note = self._folder / RUN_FILE
-        return note.read_text() if note.exists() else None
+        """The run's id; None if nothing is pending or the run is still to be created."""
+        file = self._folder / RUN_FILE
+        return file.read_text() if file.exists() else None
 
     @run_id.setter
     def run_id(self, run_id: str) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self._folder / RUN_FILE, run_id)
 
     def append(self, record: Record, data: Path | None, run_id: str | None) -> None:
-        """Append a record with a copy of its files; it is there whole or not at all.
+        """Append a record of a run with a copy of its files, completely or not at all.
 
         Raises:
             OSError: If the disk is full.
@@ -57,24 +60,18 @@ class Outbox:
         partial = self._folder / f"{number:08d}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
+        if run_id is not None:
+            self.run_id = run_id
         if data is not None:
             shutil.copytree(data, partial / DATA)
         (partial / RECORD_FILE).write_text(json.dumps(record))
-        if run_id is not None:
-            self.run_id = run_id
-        Path(partial).rename(self._folder / f"{number:08d}")
+        partial.rename(partial.with_suffix(""))
 
-    def __iter__(self) -> Iterator[tuple[Path, Record, Path | None]]:
-        """Yield each record with its place and the folder of its files, the oldest first."""
-        for entry in self._entries():
-            data = entry / DATA
-            yield entry, json.loads((entry / RECORD_FILE).read_text()), data if data.exists() else None
-
-    def drop(self, entry: Path) -> None:
-        """Forget a record that was delivered; the last one takes the outbox with it."""
-        gone = entry.with_suffix(".partial")
-        Path(entry).rename(gone)
-        shutil.rmtree(gone)
+    def remove(self, entry: Path) -> None:
+        """Remove a delivered record, and with the last one the outbox."""
+        removed = entry.with_suffix(".partial")
+        entry.rename(removed)
+        shutil.rmtree(removed)
         if not self._entries():
             shutil.rmtree(self._folder)
 
@@ -88,5 +85,5 @@ def name_outbox(uri: str) -> str:
 
 
 def find_outboxes(folder: Path, uri: str) -> list[Path]:
-    """Return the folders below one, itself among them, whose runs have records that wait for a store."""
+    """Return the folders of runs in a folder, itself included, that have pending records for a store."""
     return sorted({entry.parents[2] for entry in folder.glob(f"**/{name_outbox(uri)}/*/{RECORD_FILE}")})

@@ -1,4 +1,4 @@
-"""One process at a time in a run's folder."""
+"""Lock of a run's folder, held by one process at a time."""
 
 from __future__ import annotations
 
@@ -11,27 +11,25 @@ from pathlib import Path
 
 from nca.cli.errors import ConfigError
 
-__all__ = ["hold", "is_held"]
-
-LOCK_FILE = "lock"  # holds the process id of who holds it, or held it last
+LOCK_FILE = "lock"  # has the id of the process that holds it, or held it last
 RETRY_EVERY_S = 0.1
 
 
 @contextlib.contextmanager
-def hold(folder: Path, patience_s: float = 0.0) -> Iterator[None]:
-    """Hold a run's folder, created where missing, against other processes; a dead one holds nothing.
+def hold(folder: Path, timeout_s: float = 0.0) -> Iterator[None]:
+    """Lock a run's folder, created where missing; the end of the process unlocks it too.
 
     Args:
         folder: The run's.
-        patience_s: How long to wait for another that is about to leave.
+        timeout_s: How long to wait for another process that is about to unlock it.
 
     Raises:
         ConfigError: If another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    until = time.monotonic() + patience_s
+    until = time.monotonic() + timeout_s
     with (folder / LOCK_FILE).open("a+") as file:
-        while not _try(file.fileno()):
+        while not _try_lock(file.fileno()):
             if time.monotonic() > until:
                 file.seek(0)
                 raise ConfigError(
@@ -45,15 +43,15 @@ def hold(folder: Path, patience_s: float = 0.0) -> Iterator[None]:
 
 
 def is_held(folder: Path) -> bool:
-    """Say whether a process holds a run's folder."""
+    """Return whether a process holds a run's folder."""
     file = folder / LOCK_FILE
     if not file.exists():
         return False
     with file.open("r+") as opened:
-        return not _try(opened.fileno())
+        return not _try_lock(opened.fileno())
 
 
-def _try(descriptor: int) -> bool:
+def _try_lock(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

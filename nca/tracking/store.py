@@ -1,34 +1,37 @@
-"""Experiments and runs of an MLflow store."""
+"""Runs of an MLflow store."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nca.cli.errors import ConfigError
-from nca.tracking.client import open_client
+from nca.tracking.client import is_unavailable, open_client
 from nca.tracking.experiments import ACTIVE, Experiments
 from nca.tracking.outbox import Outbox, Record, find_outboxes
-from nca.tracking.run_lock import hold, is_held
-from nca.tracking.tracker import MlflowTracker, Status, is_away
-from sweeps.files import write_atomically
+from nca.tracking.run_lock import hold
+from nca.tracking.tracker import MlflowTracker, Status
 from sweeps.storage.sqlite import SQLITE
-
-__all__ = ["MlflowStore", "describe_folder"]
 
 RUN_ID = "run_id"  # file of a run's folder, until the run has ended for good
 
 
 class MlflowStore:
-    """Experiments and runs of one MLflow store.
+    """One MLflow store: its experiments, and its runs.
+
+    A server may be unavailable for a while; records of runs that have a folder wait there.
 
     Args:
         uri: SQLAlchemy address or that of a server, see `open_client`.
 
+    Attributes:
+        experiments: Of the store.
+
     Raises:
-        ConfigError: If it cannot be opened; if it was moved or copied.
+        ConfigError: If it cannot be opened, or was moved or copied.
     """
 
     def __init__(self, uri: str) -> None:
@@ -44,12 +47,9 @@ class MlflowStore:
         parent_run_id: str | None = None,
         params: Mapping[str, Any] | None = None,
     ) -> str:
-        """Create a run in state RUNNING with its params and return its id.
-
-        One of that name and parent that is RUNNING already is taken, see `MlflowTracker`.
-        """
+        """Create a run and return its id; one of its name and parent that is RUNNING is taken instead."""
         tracker = MlflowTracker(self._client, None)
-        tracker.record(_creation(experiment_id, name, parent_run_id, params or {}))
+        tracker.record(_creation(experiment_id, name, parent_run_id, params))
         assert tracker.run_id is not None
         return tracker.run_id
 
@@ -64,89 +64,106 @@ class MlflowStore:
     ) -> MlflowTracker:
         """Return a tracker for the run of a folder, RUNNING: the one begun there before, else a new one.
 
-        Where the server is away it records in the folder, the creation of the run too.
-
         Args:
             folder: Created where missing; holds the run's id in the file `run_id` until the run has ended for
-                good.
-            experiment_id: Where a new run goes.
+                good, and records while the server is unavailable, the creation of the run among them.
+            experiment_id: Of a new run.
             name: Of a new run.
             parent_run_id: Of a new run.
             params: Of a new run.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        tracker = self._tracker(folder)
-        if tracker.deliver() and not (tracker.run_id is not None and self.may_have(tracker.run_id)):
+        tracker = self._find_tracker(folder)
+        if tracker.deliver() and not (tracker.run_id is not None and self.has_run(tracker.run_id)):
             tracker.run_id = None
-            own = None if parent_run_id else describe_folder(folder)
-            tracker.record(_creation(experiment_id, name, parent_run_id, params or {}, own))
+            tag = None if parent_run_id else describe_folder(folder)
+            tracker.record(_creation(experiment_id, name, parent_run_id, params, tag))
         tracker.record({"kind": "status", "status": "RUNNING"})
         return tracker
 
-    def leave_runs(self, folder: Path, reason: str) -> None:
-        """End the runs whose processes died, of a folder and those in it; those in this store."""
-        begun = {note.parent for note in folder.glob(f"**/{RUN_ID}")}
-        waiting = set(find_outboxes(folder, self._uri))
-        for each in sorted(begun | waiting):
-            tracker = self._tracker(each)
-            if each in waiting or (tracker.run_id is not None and self.may_have(tracker.run_id)):
+    def resume_run(self, run_id: str, folder: Path | None = None) -> MlflowTracker:
+        """Return a tracker for a run, set back to RUNNING if it had ended.
+
+        Args:
+            run_id: The run.
+            folder: Where records wait while the server is unavailable; None to raise its error.
+        """
+        tracker = MlflowTracker(self._client, run_id, self._outbox(folder))
+        tracker.record({"kind": "status", "status": "RUNNING"})
+        return tracker
+
+    def end_run(
+        self, run_id: str, status: Status, tags: Mapping[str, str] | None = None, folder: Path | None = None
+    ) -> None:
+        """End a run for a process that could not do so itself.
+
+        Args:
+            run_id: The run.
+            status: How it ended.
+            tags: To be set.
+            folder: Where records wait while the server is unavailable; None to raise its error.
+        """
+        tracker = MlflowTracker(self._client, run_id, self._outbox(folder))
+        tracker.set_tags(tags or {})
+        tracker.finish(status)
+
+    def end_runs_in(self, folder: Path, reason: str) -> None:
+        """End the runs of a folder and its subfolders, whose processes died, as KILLED; only this store's."""
+        begun = {file.parent for file in folder.glob(f"**/{RUN_ID}")}
+        pending = set(find_outboxes(folder, self._uri))
+        for each in sorted(begun | pending):
+            tracker = self._find_tracker(each)
+            if each in pending or (tracker.run_id is not None and self.has_run(tracker.run_id)):
                 tracker.set_tags({"reason": reason})
                 tracker.finish("KILLED")
 
     def deliver(self, folder: Path) -> int:
-        """Send what waits in a folder and those in it; return how many records still wait.
+        """Send the pending records of a folder and its subfolders; return how many are still pending.
 
-        Those of runs that are being trained wait for their own process.
+        Those of a run that is being trained are left to its own process.
         """
         n_left = 0
         for each in find_outboxes(folder, self._uri):
             outbox = Outbox(each, self._uri)
-            if is_held(each):
-                continue
-            with hold(each):
+            with contextlib.suppress(ConfigError), hold(each):
                 if not MlflowTracker(self._client, outbox.run_id, outbox).deliver():
                     n_left += len(outbox)
         return n_left
 
-    def _tracker(self, folder: Path) -> MlflowTracker:
-        """Return a tracker for the run that a folder names."""
-        note = folder / RUN_ID
-        known = note.read_text() if note.exists() else Outbox(folder, self._uri).run_id
-        return MlflowTracker(self._client, known, self._outbox(folder), note)
-
-    def _outbox(self, folder: Path) -> Outbox | None:
-        return None if self._uri.startswith(SQLITE) else Outbox(folder, self._uri)
-
-    def may_have(self, run_id: str) -> bool:
-        """Say whether a run is in this store as far as can be told: yes, while its server is away."""
-        try:
-            return self.has_run(run_id)
-        except Exception as error:
-            if self._uri.startswith(SQLITE) or not is_away(error):
-                raise
-            return True
-
     def has_run(self, run_id: str) -> bool:
-        """Say whether a run is in this store, neither deleted nor in another that was used before.
+        """Return whether this store has a run that is not deleted; True while its server is unavailable.
 
         Raises:
-            MlflowException: If the store cannot be asked.
+            MlflowException: If the store refuses to answer.
         """
         from mlflow.exceptions import MlflowException
 
         try:
             return str(self._client.get_run(run_id).info.lifecycle_stage) == ACTIVE
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+        except Exception as error:
+            if isinstance(error, MlflowException) and error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return False
-            raise
+            if self._uri.startswith(SQLITE) or not is_unavailable(error):
+                raise
+            return True
 
     def tags(self, run_id: str) -> dict[str, str]:
         """Return the tags of a run."""
         return dict(self._client.get_run(run_id).data.tags)
 
+    def replace_tags(self, run_id: str, prefix: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a run; delete those named PREFIX or PREFIX.ANYTHING that are not among them."""
+        from mlflow.entities import RunTag
+
+        stored = self.tags(run_id)
+        for key in stored:
+            if key.partition(".")[0] == prefix and key not in tags:
+                self._client.delete_tag(run_id, key)
+        changed = [RunTag(key, value) for key, value in tags.items() if stored.get(key) != value]
+        self._client.log_batch(run_id, tags=changed)
+
     def fetch(self, run_id: str, name: str) -> Path:
-        """Return a local copy of a run's artifact, the artifact itself where it lies on this machine.
+        """Return the path of a run's artifact on this machine, downloaded from a server.
 
         Raises:
             ConfigError: If the run has none of that name.
@@ -158,49 +175,22 @@ class MlflowStore:
         except (MlflowException, OSError) as error:
             raise ConfigError(f"run={run_id}: has no {name}") from error
 
-    def log_file(self, run_id: str, file: Path, below: str | None = None) -> None:
-        """Put a file among a run's artifacts, or below a name among them, in place of one of that name."""
-        self._client.log_artifact(run_id, str(file), below)
+    def log_file(self, run_id: str, file: Path, folder: str | None = None) -> None:
+        """Add a file to a run's artifacts, in a folder among them, or replace the one of its name."""
+        self._client.log_artifact(run_id, str(file), folder)
 
-    def replace_tags(self, run_id: str, prefix: str, tags: Mapping[str, str]) -> None:
-        """Set tags of a run; of those named PREFIX or PREFIX.ANYTHING delete what is not among them."""
-        from mlflow.entities import RunTag
+    def _find_tracker(self, folder: Path) -> MlflowTracker:
+        """Return a tracker for the run whose id is in a folder."""
+        file = folder / RUN_ID
+        run_id = file.read_text() if file.exists() else Outbox(folder, self._uri).run_id
+        return MlflowTracker(self._client, run_id, self._outbox(folder), file)
 
-        there = self._client.get_run(run_id).data.tags
-        for key in there:
-            if key.partition(".")[0] == prefix and key not in tags:
-                self._client.delete_tag(run_id, key)
-        self._client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items() if there.get(k) != v])
-
-    def take_up_run(self, run_id: str, folder: Path | None = None) -> MlflowTracker:
-        """Return a tracker for a run, set back to RUNNING if it had ended.
-
-        Args:
-            run_id: The run.
-            folder: Where records wait while the server is away; None for nowhere.
-        """
-        tracker = MlflowTracker(self._client, run_id, None if folder is None else self._outbox(folder))
-        tracker.record({"kind": "status", "status": "RUNNING"})
-        return tracker
-
-    def end_run(
-        self, run_id: str, status: Status, tags: Mapping[str, str] | None = None, folder: Path | None = None
-    ) -> None:
-        """End a run from outside, for a process that could not do so itself.
-
-        Args:
-            run_id: The run.
-            status: How it ended.
-            tags: To be set.
-            folder: Where records wait while the server is away; None for nowhere.
-        """
-        tracker = MlflowTracker(self._client, run_id, None if folder is None else self._outbox(folder))
-        tracker.set_tags(tags or {})
-        tracker.finish(status)
+    def _outbox(self, folder: Path | None) -> Outbox | None:
+        return None if folder is None or self._uri.startswith(SQLITE) else Outbox(folder, self._uri)
 
 
 def describe_folder(folder: Path) -> str:
-    """Return a folder with its host, which tells single runs in a store of many machines apart."""
+    """Return a folder's path with its host; it identifies a single run in a store of several machines."""
     return f"{socket.gethostname()}:{folder.absolute()}"
 
 
@@ -208,9 +198,9 @@ def _creation(
     experiment_id: str,
     name: str,
     parent_run_id: str | None,
-    params: Mapping[str, Any],
+    params: Mapping[str, Any] | None,
     folder: str | None = None,
 ) -> Record:
-    values = {key: str(value) for key, value in params.items()}
+    values = {key: str(value) for key, value in (params or {}).items()}
     where = {"experiment_id": experiment_id, "name": name, "parent_run_id": parent_run_id, "folder": folder}
     return {"kind": "run", "params": values, **where}

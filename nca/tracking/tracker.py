@@ -13,41 +13,44 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from nca.tracking.client import is_unavailable
 from nca.tracking.outbox import Outbox, Record
-from sweeps.worker import write_atomically
+from sweeps.files import write_atomically
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["MlflowTracker", "Status", "Tracker", "is_away"]
-
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 MAX_BATCH = 1000  # metrics in one MLflow request
-FLUSH_EVERY_S = 10.0  # so that a curve in the UI is never older
+FLUSH_EVERY_S = 10.0  # maximum age of a curve in the UI
 IMAGE_KEY = "output"
 PIXELS = "pixels.png"
-PARENT = "mlflow.parentRunId"  # tag
-FOLDER = "folder"  # tag of a run without a parent: its host and folder
-RETRY_EVERY_S = 5.0  # at least, while a server is away
-PAUSE = 20.0  # times as long as the last attempt took, so that a server that hangs costs training 5%
-AWAY = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED"}
+PARENT_TAG = "mlflow.parentRunId"
+FOLDER_TAG = "folder"  # of a run without a parent: its host and folder
+MIN_BACKOFF_S = 5.0  # while a server is unavailable
+BACKOFF_FACTOR = 20.0  # times the duration of the failed request: a server that hangs costs training 5%
 
 
 class Tracker:
-    """Records one training run; this base class records nothing, and files stay in the trial's folder.
+    """Records one training run; this base class records nothing.
 
     Called from one thread of the process that trains.
+
+    Attributes:
+        run_id: The MLflow run; None if there is none, or it is not created yet.
     """
 
+    run_id: str | None = None
+
     def log_losses(self, losses: Sequence[float], *, now: bool = False) -> None:
-        """Record those of all losses so far that are not stored yet; in batches unless `now`."""
+        """Record the new ones of all losses so far; in batches unless `now`."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Record single values at a training step."""
 
     def log_image(self, pixels: NDArray[np.uint8], step: int) -> None:
-        """Record the output at a training step, (height, width, 3); a step already stored is skipped."""
+        """Record the output at a training step, (height, width, 3), unless that step has one."""
 
     def log_files(self, folder: Path) -> bool:
         """Record every file of a folder as an artifact; return whether the caller may delete them."""
@@ -63,32 +66,19 @@ class Tracker:
         """End the run; nothing is recorded after it."""
 
 
-def is_away(error: BaseException) -> bool:
-    """Say whether an error means that a server does not answer, or not as it should, and may again."""
-    from mlflow.exceptions import MlflowException
-    from requests import HTTPError, RequestException
-    from sqlalchemy.exc import InterfaceError, OperationalError
-
-    if isinstance(error, HTTPError):
-        return error.response is None or error.response.status_code >= 500
-    if isinstance(error, MlflowException):
-        return error.error_code in AWAY
-    return isinstance(error, RequestException | OperationalError | InterfaceError)
-
-
 class MlflowTracker(Tracker):
-    """Records one MLflow run, new or taken up again.
+    """Records one MLflow run, new or resumed.
 
-    A record may be sent twice: after an answer that was lost, or by a run resumed from an older checkpoint.
-    MLflow keeps a metric of the same step, time and value once; losses and images that the store holds are
-    skipped as they are sent.
+    Records may repeat what the store has: after an answer was lost, or in a run resumed from an older
+    checkpoint. Losses and images of steps that the store has are skipped when they are sent; of single
+    values MLflow keeps one per step, time and value.
 
     Args:
-        client: Of the store that holds the run.
-        run_id: The run; None where the outbox holds its creation.
-        outbox: Where records wait while the store is away; None for a store that never is. What waits there
-            is delivered before anything else.
-        id_file: Gets the id of a run that is created.
+        client: Of the store that has the run.
+        run_id: The run; None if the outbox has its creation.
+        outbox: Where records wait while the server is unavailable, delivered before any new one; None to
+            raise errors at once.
+        id_file: File to write the id of a new run to.
     """
 
     def __init__(
@@ -104,38 +94,38 @@ class MlflowTracker(Tracker):
         self._id_file = id_file
         self._flushed_at = time.monotonic()
         self._retry_at = float("-inf")
-        self._n_recorded = 0  # losses sent or kept by this tracker
-        self._n_stored: int | None = None  # losses in the store; None before it was asked
-        self._stored_images: set[int] | None = None  # steps; None before the store was asked
+        self._n_recorded = 0  # losses, by this tracker
+        self._n_stored: int | None = None  # losses in the store; None until it is asked
+        self._stored_images: set[int] | None = None  # steps; None until the store is asked
 
     def log_losses(self, losses: Sequence[float], *, now: bool = False) -> None:
-        """Append losses beyond the last recorded step, so that a curve has neither gap nor overlap."""
+        """Append the losses after the last recorded step, once there are enough or some are old."""
         first = self._n_recorded
         age_s = time.monotonic() - self._flushed_at
         if not (now or age_s >= FLUSH_EVERY_S or len(losses) - first >= MAX_BATCH):
             return
         if len(losses) > first:
-            self.record({"kind": "losses", "first": first, "values": list(losses[first:]), "at": stamp()})
+            self.record({"kind": "losses", "first": first, "values": list(losses[first:]), "at": now_ms()})
             self._n_recorded = len(losses)
         self._flushed_at = time.monotonic()
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Record single values in one request."""
-        self.record({"kind": "metrics", "values": dict(metrics), "step": step, "at": stamp()})
+        self.record({"kind": "metrics", "values": dict(metrics), "step": step, "at": now_ms()})
 
     def log_image(self, pixels: NDArray[np.uint8], step: int) -> None:
         """Record the output under the key that the UI's step slider shows."""
         with tempfile.TemporaryDirectory() as folder:
             Image.fromarray(pixels).save(Path(folder) / PIXELS)
-            self.record({"kind": "image", "step": step, "at": stamp()}, Path(folder))
+            self.record({"kind": "image", "step": step, "at": now_ms()}, Path(folder))
 
     def log_files(self, folder: Path) -> bool:
-        """Copy the folder's files to the run's artifacts and return True."""
+        """Copy a folder's files to the run's artifacts and return True."""
         self.record({"kind": "files"}, folder)
         return True
 
     def log_text(self, text: str, name: str) -> None:
-        """Put a text among the run's artifacts."""
+        """Record a text as an artifact."""
         self.record({"kind": "text", "text": text, "name": name})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
@@ -143,17 +133,17 @@ class MlflowTracker(Tracker):
         self.record({"kind": "tags", "tags": dict(tags)})
 
     def finish(self, status: Status) -> None:
-        """End the run with a status; say what waits where the store is still away then."""
-        self.record({"kind": "status", "status": status, "at": stamp()})
+        """End the run; print how many records are pending if the server is still unavailable."""
+        self.record({"kind": "status", "status": status, "at": now_ms()})
         if self._outbox is not None and not self.deliver():
             print(
-                f"{len(self._outbox)} records of this run wait for the MLflow server; they go there when it "
-                "is back, at the latest by python -m nca.studies deliver",
+                f"{len(self._outbox)} records of this run wait for the MLflow server; they are delivered "
+                "when it is available, at the latest by python -m nca.studies deliver",
                 flush=True,
             )
 
     def record(self, record: Record, data: Path | None = None) -> None:
-        """Send a record to the store, or keep it where the store is away or others wait before it.
+        """Send a record, or put it into the outbox if the server is unavailable or others are pending.
 
         Args:
             record: Its `kind`, and the arguments of the method that sends it.
@@ -165,25 +155,25 @@ class MlflowTracker(Tracker):
             self._outbox.append(record, data, self.run_id)
 
     def deliver(self) -> bool:
-        """Send what waits, in order; return whether nothing waits any more."""
+        """Send the pending records in order; return whether none is pending any more."""
         if self._outbox is not None:
             for entry, record, data in self._outbox:
                 if not self._try_send(record, data):
                     return False
-                self._outbox.drop(entry)
+                self._outbox.remove(entry)
         return True
 
     def _try_send(self, record: Record, data: Path | None) -> bool:
-        """Send a record; return False where the store is away, and leave it alone for a while then."""
+        """Send a record; return False and wait before the next attempt if the server is unavailable."""
         began = time.monotonic()
         try:
             self._send(record, data)
         except Exception as error:
-            if not is_away(error):
+            if not is_unavailable(error):
                 raise
-            self._n_stored = self._stored_images = None  # it may have taken the record
+            self._n_stored = self._stored_images = None  # it may have stored the record
             now = time.monotonic()
-            self._retry_at = now + max(RETRY_EVERY_S, PAUSE * (now - began))
+            self._retry_at = now + max(MIN_BACKOFF_S, BACKOFF_FACTOR * (now - began))
             return False
         self._retry_at = float("-inf")
         return True
@@ -245,17 +235,16 @@ class MlflowTracker(Tracker):
         params: Mapping[str, str],
         folder: str | None = None,
     ) -> None:
-        """Create the run.
+        """Create the run, or take one of the same name and parent that is RUNNING already.
 
-        One of that name and parent that is RUNNING already was lost by a process that died before it could
-        note its id, or belongs to another coordinator of the study: that one is taken; of runs without a
-        parent only one of the same folder.
+        That one was created by a process that died before it wrote the id, or by another coordinator of the
+        study. Of runs without a parent only one of the same folder is taken.
         """
         from mlflow.entities import Param
 
-        known = {PARENT: parent_run_id, FOLDER: folder}
+        known = {PARENT_TAG: parent_run_id, FOLDER_TAG: folder}
         wanted = "attributes.status = 'RUNNING'"
-        if "'" not in name:  # which MLflow cannot quote; among hundreds that run it finds one much sooner
+        if "'" not in name:  # MLflow cannot quote it; the condition is faster among hundreds of runs
             wanted += f" AND attributes.run_name = '{name}'"
         ids = [
             str(run.info.run_id)
@@ -274,10 +263,10 @@ class MlflowTracker(Tracker):
 
     @property
     def _id(self) -> str:
-        assert self.run_id is not None  # its creation was delivered first
+        assert self.run_id is not None  # its creation is the first record
         return self.run_id
 
 
-def stamp() -> int:
-    """Return the time in milliseconds, as MLflow notes it."""
+def now_ms() -> int:
+    """Return the time in milliseconds since 1970, as MLflow keeps it."""
     return int(time.time() * 1000)

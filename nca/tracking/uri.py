@@ -1,28 +1,25 @@
-"""Addresses of MLflow stores, refused in a line where they cannot be one."""
+"""Check of a tracking URI before anything is recorded there."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
 
 from nca.cli.errors import ConfigError
-from sweeps.storage.postgresql import has_password, without_password
-
-__all__ = ["check_address", "refuse_password"]
+from nca.tracking.client import LOGIN, check_no_password, load_mlflow
 
 SERVER_TIMEOUT_S = 10.0
-LOGIN = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")  # MLflow 3 refuses its file store
 
 
 def check_address(uri: str) -> None:
-    """Refuse an address that MLflow does not know, and a server that is not there or wants another login.
+    """Refuse a tracking URI that MLflow does not know, and a server that does not answer or accept the login.
 
-    Imports MLflow only where a server asks for a login.
+    Imports MLflow only if a server asks for a login.
 
     Raises:
         ConfigError: If so.
     """
-    refuse_password(uri)
+    check_no_password(uri)
     scheme, separator, rest = uri.partition("://")
     if not separator or scheme.partition("+")[0] not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES)
@@ -31,32 +28,19 @@ def check_address(uri: str) -> None:
         raise ConfigError(f"tracking.uri={uri}: trials cannot share a store in memory; give a file")
     if scheme not in ("http", "https"):
         return
-    status = _ask(uri)
+    status = _get_status(uri)
     if status is None:
         # MLflow itself would try for minutes, and in every trial.
         raise ConfigError(f"tracking.uri={uri}: no server answers there; start it, or give tracking=none")
-    if status == HTTPStatus.UNAUTHORIZED and not _lets_in(uri):
+    if status == HTTPStatus.UNAUTHORIZED and not _accepts_login(uri):
         raise ConfigError(
-            f"tracking.uri={uri}: asks for a login, and refuses what it was given; set {LOGIN}, "
+            f"tracking.uri={uri}: the server asks for a login and refuses the one given; set {LOGIN}, "
             "or give tracking=none"
         )
 
 
-def refuse_password(uri: str) -> None:
-    """Refuse an address with a password.
-
-    Raises:
-        ConfigError: If it holds one; without it.
-    """
-    if has_password(uri):
-        raise ConfigError(
-            f"tracking.uri={without_password(uri)}: leave the password out of the address, where it would be "
-            f"recorded; give it in {LOGIN if uri.startswith('http') else 'PGPASSWORD or in ~/.pgpass'}"
-        )
-
-
-def _ask(uri: str) -> int | None:
-    """Return the HTTP status of an address, None where nobody answers."""
+def _get_status(uri: str) -> int | None:
+    """Return the HTTP status of a server, None if it does not answer."""
     import urllib.error
     import urllib.request
 
@@ -69,10 +53,8 @@ def _ask(uri: str) -> int | None:
         return None
 
 
-def _lets_in(uri: str) -> bool:
-    """Say whether MLflow's client finds a login that the server takes; it has several places to look."""
-    from nca.tracking.client import load_mlflow
-
+def _accepts_login(uri: str) -> bool:
+    """Return whether a server accepts the login that MLflow's client finds, in any of several places."""
     load_mlflow()
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException

@@ -19,8 +19,8 @@ from optuna.trial import TrialState
 
 from nca.cli.errors import ConfigError
 from nca.tracking import MlflowStore, MlflowTracker, check_address, describe_folder, find_outboxes
+from nca.tracking.client import is_unavailable
 from nca.tracking.outbox import Outbox
-from nca.tracking.tracker import is_away
 from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import find_study
 from tests.cluster.mlflow_server import MlflowServer, run_mlflow_server
@@ -175,7 +175,7 @@ class AnswersGetLost:
 def test_an_answer_that_is_lost_doubles_nothing(
     mlflow_server: MlflowServer, experiment: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nca.tracking.tracker.RETRY_EVERY_S", 0.0)
+    monkeypatch.setattr("nca.tracking.tracker.MIN_BACKOFF_S", 0.0)
     client = AnswersGetLost(MlflowClient(mlflow_server.uri))
     tracker = MlflowTracker(client, None, Outbox(folder, mlflow_server.uri))  # type: ignore[arg-type]
     where = {"experiment_id": experiment, "name": "lossy", "parent_run_id": None}
@@ -214,7 +214,7 @@ def test_what_a_server_refuses_for_good_is_no_absence(
             {"kind": "run", "experiment_id": experiment, "name": "trial 0", "parent_run_id": None}
             | {"folder": describe_folder(folder), "params": {"a": "2"}}
         )
-    assert not is_away(caught.value)
+    assert not is_unavailable(caught.value)
     assert not len(Outbox(folder, mlflow_server.uri))
 
 
@@ -292,11 +292,13 @@ def test_a_login_comes_from_the_environment_and_goes_nowhere_else(
             check=False,
         )
 
-    with pytest.raises(ConfigError, match=r"asks for a login, and refuses what it was given"):
+    with pytest.raises(ConfigError, match=r"the server asks for a login and refuses the one given"):
         check_address(guarded_server.uri)
     refused = sweep(MLFLOW_TRACKING_USERNAME=USER, MLFLOW_TRACKING_PASSWORD="a wrong one")
     assert refused.returncode == 2
-    assert refused.stderr.startswith(f"error: tracking.uri={guarded_server.uri}: asks for a login, and ")
+    assert refused.stderr.startswith(
+        f"error: tracking.uri={guarded_server.uri}: the server asks for a login and "
+    )
     assert refused.stderr.count("\n") == 1
     assert not runs.exists()
     done = sweep(MLFLOW_TRACKING_USERNAME=USER, MLFLOW_TRACKING_PASSWORD=SECRET)

@@ -43,8 +43,8 @@ def test_a_held_folder_is_refused_with_who_holds_it(tmp_path: Path) -> None:
         pass
 
 
-def test_patience_waits_for_one_that_leaves(tmp_path: Path) -> None:
-    with holder(tmp_path, 0.5), hold(tmp_path, patience_s=30):
+def test_a_timeout_waits_for_the_holder_to_end(tmp_path: Path) -> None:
+    with holder(tmp_path, 0.5), hold(tmp_path, timeout_s=30):
         assert is_held(tmp_path)
     assert not is_held(tmp_path)
 
