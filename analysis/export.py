@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from nca.cli.errors import exit_on_error
 from nca.cli.options import Command, read_out, writing
-from nca.records.paths import PLACES, read_places
+from nca.records.paths import RECORD_OPTIONS, read_record_paths
 from sweeps import SweepError
 
 __all__ = ["main"]
@@ -20,7 +20,7 @@ COMMAND = Command(
     {
         "study": "name of the study, or names as A,B",
         "out": "FILE.csv, FILE.parquet or a folder to write; default STUDY.csv",
-        **PLACES,
+        **RECORD_OPTIONS,
     },
     required=["study"],
 )
@@ -42,14 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from analysis.export_folder import write_exported
         from analysis.runs import add_provenance, read_study
 
-        places = read_places(options)
-        studies = [read_study(places, name) for name in names]
+        paths = read_record_paths(options)
+        studies = [read_study(paths, name) for name in names]
         if not out.suffix:
             with writing(out) as partial:
-                n_trials = write_exported(studies, places, partial)
+                n_trials = write_exported(studies, paths, partial)
             print(f"{out}: {n_trials} trials; python -m analysis.report exported={out}")
             return
-        tables = [add_provenance(study, places) for study in studies]
+        tables = [add_provenance(study, paths) for study in studies]
         table = pd.concat([each for each in tables if not each.empty] or tables)
         with writing(out) as partial:
             if out.suffix == ".csv":

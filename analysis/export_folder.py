@@ -15,7 +15,7 @@ from analysis.ratings.ratings import Rating
 from analysis.runs import StudyTable, add_provenance
 from analysis.trial_pictures import SheetPictures, make_sheet
 from nca.cli.errors import ConfigError
-from nca.records.paths import Places
+from nca.records.paths import RecordPaths
 
 __all__ = ["read_exported", "write_exported"]
 
@@ -26,16 +26,16 @@ STUDIES = "studies.json"  # what is no table, by study
 PRIVATE = ("folder", "host", "mlflow_run_id")  # columns that say nothing elsewhere
 
 
-def write_exported(tables: Sequence[StudyTable], places: Places, folder: Path) -> int:
+def write_exported(tables: Sequence[StudyTable], paths: RecordPaths, folder: Path) -> int:
     """Write studies into a new folder and return how many trials they have.
 
     Args:
         tables: The studies.
-        places: Where records are.
+        paths: Where records are.
         folder: Created.
     """
     folder.mkdir()
-    told = [add_provenance(table, places).drop(columns=[*PRIVATE], errors="ignore") for table in tables]
+    told = [add_provenance(table, paths).drop(columns=[*PRIVATE], errors="ignore") for table in tables]
     trials = pd.concat([each for each in told if not each.empty] or told)
     trials.to_csv(folder / TRIALS, index=False)
     curves = [

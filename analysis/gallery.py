@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 from nca.cli.errors import ConfigError, exit_on_error
 from nca.cli.options import Command, read_out, writing
-from nca.records.paths import PLACES, read_places
+from nca.records.paths import RECORD_OPTIONS, read_record_paths
 from sweeps import SweepError
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from analysis.runs import StudyTable
-    from nca.records.paths import Places
+    from nca.records.paths import RecordPaths
 
 __all__ = ["main", "make_gallery"]
 
 COMMAND = Command(
     "analysis.gallery",
     "Write all outputs of a study as one HTML page.",
-    {"study": "name of the study", "out": "file to write; default STUDY.html", **PLACES},
+    {"study": "name of the study", "out": "file to write; default STUDY.html", **RECORD_OPTIONS},
     required=["study"],
 )
 TEMPLATE = Path(__file__).with_name("assets") / "gallery.html"
@@ -45,22 +45,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         out = read_out(options, "out", f"{options['study'].replace('/', '-')}.html")
         from analysis.runs import read_study
 
-        places = read_places(options)
-        table = read_study(places, options["study"])
+        paths = read_record_paths(options)
+        table = read_study(paths, options["study"])
         if table.trials.empty:
             raise ConfigError(f"study={options['study']}: no trial has ended yet")
-        page = make_gallery(table, places, out.absolute().parent)
+        page = make_gallery(table, paths, out.absolute().parent)
         with writing(out) as partial:
             partial.write_text(page, encoding="utf-8")
         print(out)
 
 
-def make_gallery(table: StudyTable, places: Places, beside: Path) -> str:
+def make_gallery(table: StudyTable, paths: RecordPaths, beside: Path) -> str:
     """Return the page.
 
     Args:
         table: The study.
-        places: Where its files are.
+        paths: Where its files are.
         beside: Folder that the page will lie in; links to viewers are relative to it where they can be.
     """
     objective = table.objectives[0]
@@ -71,7 +71,7 @@ def make_gallery(table: StudyTable, places: Places, beside: Path) -> str:
     trials = [
         {key: _plain(row[key]) for key in columns}
         | {"picture": _thumbnail(table.pictures.output(row["trial"]))}
-        | {"links": dict(_links(table, places, row, beside))}
+        | {"links": dict(_links(table, paths, row, beside))}
         for row in table.trials.to_dict("records")
     ]
     data: dict[str, Any] = {
@@ -94,12 +94,14 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def _links(table: StudyTable, places: Places, row: dict[str, Any], beside: Path) -> Iterator[tuple[str, str]]:
+def _links(
+    table: StudyTable, paths: RecordPaths, row: dict[str, Any], beside: Path
+) -> Iterator[tuple[str, str]]:
     run_id, experiment = row.get("mlflow_run_id"), table.links.get("mlflow_experiment_id")
     if not isinstance(run_id, str) or experiment is None:
         return
-    yield "MLflow run", places.page(experiment, run_id)
-    viewer = places.folders(table.name)[1] / run_id / "artifacts" / "viewer.html"
+    yield "MLflow run", paths.mlflow_url(experiment, run_id)
+    viewer = paths.study_folders(table.name)[1] / run_id / "artifacts" / "viewer.html"
     if viewer.exists():
         near = viewer.is_relative_to(beside)
         yield "viewer", str(viewer.relative_to(beside)) if near else viewer.as_uri()

@@ -24,7 +24,7 @@ from analysis.ratings.ratings import LARGEST, Rating, Ratings, check_rater, now
 from analysis.trial_pictures import data_url, read_output, read_target
 from nca.cli.errors import ConfigError, exit_on_error
 from nca.cli.options import Command
-from nca.records.paths import PLACES, read_places
+from nca.records.paths import RECORD_OPTIONS, read_record_paths
 from nca.serve import LOOPBACK, free_port
 from sweeps import SweepError
 
@@ -38,7 +38,7 @@ COMMAND = Command(
         "study": "name of the study",
         "rater": "who rates; default: the page asks",
         "port": f"port to listen on; default: the first free one from {PORT}",
-        **PLACES,
+        **RECORD_OPTIONS,
     },
     required=["study"],
 )
@@ -243,18 +243,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options = COMMAND.read(arguments).options
         rater = check_rater(options["rater"]) if "rater" in options else ""
         port = free_port(options.get("port"), PORT)
-        places = read_places(options)
-        ratings = Ratings(places, options["study"])
-        target = read_target(places, options["study"])
+        paths = read_record_paths(options)
+        ratings = Ratings(paths, options["study"])
+        target = read_target(paths, options["study"])
         if target is None or not ratings.complete():
             raise ConfigError(f"study={options['study']}: no trial is complete yet; there is nothing to rate")
-        places.open_tracking()  # loads MLflow before the first rating waits for it
+        paths.open_tracking()  # loads MLflow before the first rating waits for it
     server = make_server(LOOPBACK, port, make_app(ratings, target, port, rater), request_handler=_Quiet)
     with contextlib.suppress(KeyboardInterrupt):  # werkzeug swallows it too, while it serves
         said = "ctrl-C ends; every rating is kept as it is given"
         print(f"rate: http://{LOOPBACK}:{port}/ ({said})", flush=True)
         server.serve_forever()
-    print(f"over: {places.command('analysis.ratings', 'study=' + options['study'])} sums up")
+    print(f"over: {paths.command('analysis.ratings', 'study=' + options['study'])} sums up")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from analysis import check_extra
 from nca.cli.errors import ConfigError, exit_on_error
 from nca.cli.options import Command, read_out, writing
-from nca.records.paths import PLACES, read_places
+from nca.records.paths import RECORD_OPTIONS, read_record_paths
 from sweeps import SweepError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from analysis.figures.drawing import Drawn
     from analysis.runs import StudyTable
-    from nca.records.paths import Places
+    from nca.records.paths import RecordPaths
 
 __all__ = ["main", "write_report"]
 
@@ -38,7 +38,7 @@ COMMAND = Command(
         "study": "name of the study, or names as A,B",
         "exported": "folder that analysis.export has written, in place of a study",
         "out": "folder to write; default report-STUDY",
-        **PLACES,
+        **RECORD_OPTIONS,
     },
 )
 TEMPLATES = Path(__file__).with_name("assets")
@@ -82,26 +82,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from analysis.export_folder import read_exported
         from analysis.runs import read_study
 
-        places = read_places(options)
+        paths = read_record_paths(options)
         if "study" in options:
-            tables = [read_study(places, name) for name in source.split(",")]
+            tables = [read_study(paths, name) for name in source.split(",")]
         else:
             tables = read_exported(Path(source).expanduser())
         if all(table.trials.empty for table in tables):
             raise ConfigError(f"{source}: no trial has ended yet")
         with writing(out) as partial:
-            write_report(tables, places, partial)
+            write_report(tables, paths, partial)
             names = sorted(file.name for file in partial.iterdir())
-        _log(tables, places, [out / name for name in names])
+        _log(tables, paths, [out / name for name in names])
         print(out / PAGE)
 
 
-def write_report(tables: Sequence[StudyTable], places: Places, out: Path) -> Path:
+def write_report(tables: Sequence[StudyTable], paths: RecordPaths, out: Path) -> Path:
     """Draw everything into a folder and return the page.
 
     Args:
         tables: The studies.
-        places: Where records are.
+        paths: Where records are.
         out: Created where missing; files of that name are replaced.
     """
     from jinja2 import Environment, FileSystemLoader
@@ -110,7 +110,7 @@ def write_report(tables: Sequence[StudyTable], places: Places, out: Path) -> Pat
 
     out.mkdir(parents=True, exist_ok=True)
     with styled():
-        sections = list(make_sections(tables, places))
+        sections = list(make_sections(tables, paths))
         for section in sections:
             section.figures = [_save(each, out) for each in section.drawn]
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)
@@ -129,7 +129,7 @@ def write_report(tables: Sequence[StudyTable], places: Places, out: Path) -> Pat
     return page
 
 
-def make_sections(tables: Sequence[StudyTable], places: Places) -> Iterator[Section]:
+def make_sections(tables: Sequence[StudyTable], paths: RecordPaths) -> Iterator[Section]:
     """Yield the parts of the report."""
     import numpy as np
 
@@ -200,7 +200,7 @@ def make_sections(tables: Sequence[StudyTable], places: Places) -> Iterator[Sect
     yield Section(
         "Curves, costs, the best",
         [parameters.plot_curves(curves, everything)],
-        best_table(tables, places, BEST),
+        best_table(tables, paths, BEST),
         [*costs(everything), *noise(comparable)],
     )
 
@@ -316,15 +316,15 @@ def _save(drawn: Drawn | str, out: Path) -> dict[str, Any]:
     return {"name": drawn.name, "text": drawn.text, "url": f"data:image/png;base64,{png}"}
 
 
-def _log(tables: Sequence[StudyTable], places: Places, files: Sequence[Path]) -> None:
+def _log(tables: Sequence[StudyTable], paths: RecordPaths, files: Sequence[Path]) -> None:
     """Put the report's files among the artifacts of each study's parent run."""
     from nca.tracking import mlflow_errors
 
     runs = [table.links["mlflow_run_id"] for table in tables if "mlflow_run_id" in table.links]
-    store = places.open_tracking() if runs else None
+    store = paths.open_tracking() if runs else None
     if store is None:
         return
-    with mlflow_errors(str(places.tracking)):
+    with mlflow_errors(str(paths.tracking)):
         for run in filter(store.has_run, runs):
             for file in files:
                 store.log_file(run, file, "report")

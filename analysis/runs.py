@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution
 
 from analysis.ratings.ratings import Rating, Ratings, mean_ratings
 from analysis.trial_pictures import FolderPictures, Pictures
-from nca.records.paths import Places, read_places
+from nca.records.paths import RecordPaths, read_record_paths
 from sweeps.admin import StudyState, TrialNote
 
 __all__ = ["StudyTable", "add_provenance", "load", "read_study"]
@@ -75,27 +75,27 @@ def load(study: str, *, runs_dir: str | Path = "mlruns", storage: str | None = N
         SweepError: If there is no such study.
     """
     options = {"runs_dir": str(runs_dir)} | ({} if storage is None else {"sweep.storage": storage})
-    return read_study(read_places(options), study).trials
+    return read_study(read_record_paths(options), study).trials
 
 
-def read_study(places: Places, name: str) -> StudyTable:
+def read_study(paths: RecordPaths, name: str) -> StudyTable:
     """Read a study.
 
     Args:
-        places: Where records are.
+        paths: Where records are.
         name: The study's.
 
     Raises:
         SweepError: If there is no such study.
     """
-    studies = places.open_studies()
+    studies = paths.open_studies()
     state, notes = studies.look(name), studies.trials(name)
     distributions = studies.distributions(name)
     params = sorted(distributions)
-    rows = [_row(state, note, places.folders(name)[0]) for note in notes]
+    rows = [_row(state, note, paths.study_folders(name)[0]) for note in notes]
     columns = ["trial", "reason", "began", "seconds", "folder", "warm_start", "rating", *params]
     trials = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
-    ratings = Ratings(places, name).all()
+    ratings = Ratings(paths, name).all()
     trials["rating"] = trials["trial"].map(mean_ratings(ratings)).astype(float)
     return StudyTable(
         name,
@@ -107,23 +107,23 @@ def read_study(places: Places, name: str) -> StudyTable:
         distributions,
         {note.number: note.reports for note in notes},
         ratings,
-        FolderPictures(places, name, dict(zip(trials["trial"], trials["folder"], strict=True))),
+        FolderPictures(paths, name, dict(zip(trials["trial"], trials["folder"], strict=True))),
     )
 
 
-def add_provenance(table: StudyTable, places: Places) -> pd.DataFrame:
+def add_provenance(table: StudyTable, paths: RecordPaths) -> pd.DataFrame:
     """Return a study's trials with what is the same for all, and where each was trained, as MLflow knows it.
 
     Args:
         table: The study.
-        places: Where records are.
+        paths: Where records are.
     """
     trials = table.trials.copy()
     trials.insert(0, "study", table.name)
     same = {key: value for key, value in table.fixed.items() if key in FIXED or key.startswith(FIXED_PARAMS)}
     for key in sorted(same.keys() - set(trials.columns)):
         trials[key] = [same[key]] * len(trials)
-    store, experiment = places.open_tracking(), table.links.get("mlflow_experiment_id")
+    store, experiment = paths.open_tracking(), table.links.get("mlflow_experiment_id")
     if store is None or experiment is None or "mlflow_run_id" not in trials:
         return trials
     tags = store.experiments.run_tags(experiment)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from nca.cli.errors import ConfigError, exit_on_error, nearest
 from nca.cli.options import Command, read_number
-from nca.records.paths import PLACES, read_places
+from nca.records.paths import RECORD_OPTIONS, read_record_paths
 from sweeps import SweepError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ COMMAND = Command(
         "n": "number of suggestions, 1 to 100; default 4",
         "target_rating": "mean rating whose cluster pca and umap draw from, 0 to 5; default 5",
         "enqueue": "true: queue the suggestions as the study's next trials; default false",
-        **PLACES,
+        **RECORD_OPTIONS,
     },
     required=["study"],
 )
@@ -99,14 +99,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from analysis.runs import read_study
 
         check_extra()
-        places, name = read_places(options), options["study"]
-        table = read_study(places, name)
+        paths, name = read_record_paths(options), options["study"]
+        table = read_study(paths, name)
         suggestions, why = suggest(table, method, n, target)
         print(why)
         _show(suggestions)
         if enqueue == "true":
             sets = [each.params for each in suggestions]
-            places.open_studies().queue(name, sets, [each.attributes() for each in suggestions])
+            paths.open_studies().queue(name, sets, [each.attributes() for each in suggestions])
             print(f"queued {len(sets)}: they run first, on top of the total, with the sweep's next command")
 
 
@@ -257,13 +257,13 @@ def _by_cluster(
     clusters = find_clusters(points, cube.names)
     good, why = _choose_cluster(clusters.labels, complete, target_rating)
     plane = PCA(min(3, points.shape[1])).fit(points) if method == "pca" else fit_umap(points)
-    places = plane.transform(points) if method == "pca" else np.asarray(plane.embedding_, float)
-    inside = places[clusters.labels == good]
+    positions = plane.transform(points) if method == "pca" else np.asarray(plane.embedding_, float)
+    inside = positions[clusters.labels == good]
     draw, center = np.random.default_rng(len(complete)), inside.mean(axis=0)
-    around = center + WIDTH * inside.std(axis=0) * draw.normal(size=(TRIES, places.shape[1]))
+    around = center + WIDTH * inside.std(axis=0) * draw.normal(size=(TRIES, positions.shape[1]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        decoded = plane.inverse_transform(np.vstack([center, around]).astype(places.dtype))
+        decoded = plane.inverse_transform(np.vstack([center, around]).astype(positions.dtype))
     return _new(cube, cube.decode(np.asarray(decoded, float)), points)[:n], f"{why}, by {method.upper()}"
 
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from nca.records.paths import Places
+from nca.records.paths import RecordPaths
 
 __all__ = [
     "FolderPictures",
@@ -42,18 +42,18 @@ class FolderPictures:
     """Pictures in the folders that trials have left.
 
     Args:
-        places: Where records are.
+        paths: Where records are.
         study: The study's name.
         folders: By trial.
     """
 
-    places: Places
+    paths: RecordPaths
     study: str
     folders: Mapping[int, str]
 
     def target(self) -> Image.Image | None:
         """Return the target."""
-        return read_target(self.places, self.study)
+        return read_target(self.paths, self.study)
 
     def output(self, trial: int) -> Image.Image | None:
         """Return the first of a trial's outputs."""
@@ -133,9 +133,9 @@ def has_output(folder: str | Path) -> bool:
         return False
 
 
-def read_target(places: Places, study: str) -> Image.Image | None:
+def read_target(paths: RecordPaths, study: str) -> Image.Image | None:
     """Return a study's target; None where no trial has kept it."""
-    file = places.find_target(study)
+    file = paths.find_target(study)
     if file is None:
         return None
     with Image.open(file) as picture:

@@ -48,9 +48,9 @@ def measure(page: Path) -> tuple[float, float]:
 def main() -> None:
     """Measure, print, and write gallery.json."""
     with tempfile.TemporaryDirectory() as folder:
-        places = make_study(Path(folder), N_TRIALS)
+        paths = make_study(Path(folder), N_TRIALS)
         page = Path(folder) / "gallery.html"
-        page.write_text(make_gallery(read_study(places, STUDY), places, Path(folder)))
+        page.write_text(make_gallery(read_study(paths, STUDY), paths, Path(folder)))
         size_mb = page.stat().st_size / 1e6
         times = [measure(page) for _ in range(REPEATS)]
     loaded, shown = (statistics.median(each) for each in zip(*times, strict=True))

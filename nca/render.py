@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from nca.cli.errors import ConfigError, exit_on_error
 from nca.cli.options import Command, read_number, read_out, writing
-from nca.records.paths import PLACES, read_places
+from nca.records.paths import RECORD_OPTIONS, read_record_paths
 
 if TYPE_CHECKING:
     from nca.outputs.model_file import TrainedAutomaton
-    from nca.records.paths import Places
+    from nca.records.paths import RecordPaths
 
 VIDEOS = (".mp4", ".webm")
 SUFFIXES = (".html", ".png", ".gif", *VIDEOS)
@@ -30,7 +30,7 @@ COMMAND = Command(
         "ca_steps": "CA steps of a picture, default 1.5 per px of its side, or per frame, default 4",
         "seed": "seed of the seed state and the random updates, 0 or more; default 0",
         "out": f"file to write, one of {', '.join(SUFFIXES)}; default: by the other options",
-        **PLACES,
+        **RECORD_OPTIONS,
     },
     required=["run"],
 )
@@ -51,14 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         n_frames = read_number(options, "frames", 300, 1, MAX_FRAMES)
         seed = read_number(options, "seed", 0, 0, 2**31 - 1)
         ca_steps = read_number(options, "ca_steps", 0, 0, MAX_CA_STEPS) if "ca_steps" in options else None
-        places, run = read_places(options), options["run"]
+        paths, run = read_record_paths(options), options["run"]
         from nca.outputs.model_file import load_model
 
-        trained = load_model(places.fetch(run, "model.safetensors"))
+        trained = load_model(paths.fetch(run, "model.safetensors"))
         side = size or trained.config.train.size
         with writing(out) as partial:
             if out.suffix == ".html":
-                _write_viewer(trained, places, run, side, partial)
+                _write_viewer(trained, paths, run, side, partial)
             else:
                 _write_pictures(trained, side, seed, ca_steps, n_frames, partial)
         print(out)
@@ -80,7 +80,7 @@ def _choose_file(options: dict[str, str]) -> Path:
     return out
 
 
-def _write_viewer(trained: TrainedAutomaton, places: Places, run: str, size: int, out: Path) -> None:
+def _write_viewer(trained: TrainedAutomaton, paths: RecordPaths, run: str, size: int, out: Path) -> None:
     import numpy as np
     from PIL import Image
 
@@ -88,7 +88,7 @@ def _write_viewer(trained: TrainedAutomaton, places: Places, run: str, size: int
     from nca.outputs.viewer import describe_facts, make_viewer
 
     pictures = {
-        name: np.asarray(Image.open(places.fetch(run, f"{name}.png")).convert("RGB"))
+        name: np.asarray(Image.open(paths.fetch(run, f"{name}.png")).convert("RGB"))
         for name in ("target", "output")
     }
     trained_px = trained.config.train.size

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 
 from nca.cli.errors import ConfigError, exit_on_error
 from nca.cli.options import Command
-from nca.records.paths import PLACES, Places, format_size, is_study_name, read_places, size_of
+from nca.records.paths import (
+    RECORD_OPTIONS,
+    RecordPaths,
+    format_size,
+    is_study_name,
+    read_record_paths,
+    size_of,
+)
 from nca.records.repair import find_orphans, repair
 from sweeps import SweepError
 
@@ -23,7 +30,7 @@ YES = "--yes"
 COMMAND = Command(
     "nca.studies",
     "Look after studies, also while sweeps run.",
-    PLACES,
+    RECORD_OPTIONS,
     subcommands={
         "list": "list all studies",
         "show STUDY": "show the state of a study and its trials",
@@ -44,29 +51,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     with exit_on_error(SweepError, OSError):
         options, subcommand, flags = COMMAND.read(arguments)
-        places = read_places(options)
+        paths = read_record_paths(options)
         match subcommand:
             case ["list"]:
-                list_studies(places)
+                list_studies(paths)
             case ["show", study]:
-                show_study(places, study)
+                show_study(paths, study)
             case ["stop", study, *trial]:
-                stop(places, study, trial)
+                stop(paths, study, trial)
             case ["delete", study]:
-                delete(places, study, yes=YES in flags)
+                delete(paths, study, yes=YES in flags)
             case ["repair"]:
-                repair_all(places, yes=YES in flags)
+                repair_all(paths, yes=YES in flags)
             case ["deliver"]:
-                deliver(places)
+                deliver(paths)
 
 
-def list_studies(places: Places) -> None:
+def list_studies(paths: RecordPaths) -> None:
     """Print a line for every study."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    studies = places.open_studies()
+    studies = paths.open_studies()
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
     table.add_column("study", overflow="fold")
     for name in ("ended", "running", "best", "steps", "disk", "last"):
@@ -81,7 +88,7 @@ def list_studies(places: Places) -> None:
             running,
             best,
             str(state.n_steps),
-            format_size(sum(map(size_of, places.folders(state.name)))),
+            format_size(sum(map(size_of, paths.study_folders(state.name)))),
             "" if state.last_at is None else f"{state.last_at:%m-%d %H:%M}",
         )
     Console().print(table if states else "no studies yet: python -m nca.sweep -m texture=roundleaf")
@@ -89,53 +96,53 @@ def list_studies(places: Places) -> None:
         print("the process of some trials is gone: python -m nca.studies repair")
 
 
-def show_study(places: Places, name: str) -> None:
+def show_study(paths: RecordPaths, name: str) -> None:
     """Print what is known of one study."""
     from sweeps.progress import format_set
 
-    state = places.open_studies().look(name)
+    state = paths.open_studies().look(name)
     counts = ", ".join(f"{count} {reason}" for reason, count in sorted(state.counts.items()))
     print(f"study    {name}: {counts or 'no trial has ended'}, {state.n_queued} queued")
     if state.best is not None:
         values = ", ".join(f"{k} {v:.6g}" for k, v in zip(state.objectives, state.best.values, strict=True))
         print(f"best     trial {state.best.number}, {values}, {format_set(state.best.params)}")
-        print(f"         {places.folders(name)[0] / str(state.best.origin) / 'output.png'}")
+        print(f"         {paths.study_folders(name)[0] / str(state.best.origin) / 'output.png'}")
     for trial in state.running:
-        print(f"running  trial {trial.number}, {_describe(places, name, trial)}")
+        print(f"running  trial {trial.number}, {_describe(paths, name, trial)}")
     for trial in state.left:
         owner = trial.owner or "its process"
         print(f"orphaned trial {trial.number}, {owner} is gone: python -m nca.studies repair")
     for trial in state.failed[:SHOWN_FAILURES]:
-        log = places.folders(name)[0] / str(trial.origin) / "log.txt"
+        log = paths.study_folders(name)[0] / str(trial.origin) / "log.txt"
         print(
             f"failed   trial {trial.number} {trial.reason}{': ' * bool(trial.error)}{trial.error}, see {log}"
         )
     if len(state.failed) > SHOWN_FAILURES:
         print(f"failed   and {len(state.failed) - SHOWN_FAILURES} more")
     print(f"steps    {state.n_steps} trained, without those of running trials")
-    for folder in places.folders(name):
+    for folder in paths.study_folders(name):
         print(f"disk     {format_size(size_of(folder))} in {folder}")
     if state.links:
         print("records  " + ", ".join(f"{key} {value}" for key, value in state.links.items()))
 
 
-def _describe(places: Places, study: str, trial: TrialNote) -> str:
+def _describe(paths: RecordPaths, study: str, trial: TrialNote) -> str:
     from sweeps.assignment import read_progress
     from sweeps.progress import format_duration, format_set
 
-    note = read_progress(places.folders(study)[0] / str(trial.origin))
+    note = read_progress(paths.study_folders(study)[0] / str(trial.origin))
     where = f"step {note['n_steps']:.0f}/{note['of']:.0f} loss {note['loss']:.4g}" if note else "starting"
     seconds = (datetime.now() - trial.since).total_seconds() if trial.since else 0.0
     return f"{where}, for {format_duration(max(0.0, seconds))}, by {trial.owner}, {format_set(trial.params)}"
 
 
-def stop(places: Places, name: str, trial: Sequence[str]) -> None:
+def stop(paths: RecordPaths, name: str, trial: Sequence[str]) -> None:
     """Ask a study's sweeps, or one of its trials, to end.
 
     Raises:
         ConfigError: If the trial is no number.
     """
-    studies = places.open_studies()
+    studies = paths.open_studies()
     if trial:
         if not trial[0].isdecimal():
             raise ConfigError(f"stop {name} {trial[0]}: must be a trial's number")
@@ -147,7 +154,7 @@ def stop(places: Places, name: str, trial: Sequence[str]) -> None:
     print(f"asked to stop: {'; '.join(owners)}. Trials save what they have; the same command goes on")
 
 
-def delete(places: Places, name: str, *, yes: bool) -> None:
+def delete(paths: RecordPaths, name: str, *, yes: bool) -> None:
     """Delete a study, its runs and its files, after a yes; or the files of one that has gone.
 
     Raises:
@@ -156,8 +163,8 @@ def delete(places: Places, name: str, *, yes: bool) -> None:
     """
     if not is_study_name(name):
         raise ConfigError(f"delete {name}: is no study")
-    studies, tracking = places.open_studies(), places.open_tracking()
-    folders = [folder for folder in places.folders(name) if folder.exists()]
+    studies, tracking = paths.open_studies(), paths.open_tracking()
+    folders = [folder for folder in paths.study_folders(name) if folder.exists()]
     known = name in studies.names()
     state = studies.look(name) if known or not folders else None
     if state is not None:
@@ -166,10 +173,10 @@ def delete(places: Places, name: str, *, yes: bool) -> None:
         print(f"{folder}: {format_size(size_of(folder))}")
     if not (yes or _confirmed("delete all of this for ever")):
         raise SystemExit(1)
-    if tracking is not None and (state or places.own_store()):  # else nobody knows whose it is
+    if tracking is not None and (state or paths.local_mlflow_db()):  # else nobody knows whose it is
         tracking.experiments.delete(name, (state.uid or "") if state else None)
     if known:
-        studies.delete(name, places.runs / "artifacts" / "optuna")
+        studies.delete(name, paths.runs / "artifacts" / "optuna")
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
     print(f"deleted {name}")
@@ -189,20 +196,20 @@ def _count_idle(state: StudyState) -> int:
     return sum(state.counts.values())
 
 
-def repair_all(places: Places, *, yes: bool) -> None:
+def repair_all(paths: RecordPaths, *, yes: bool) -> None:
     """List orphaned records, and repair them after a confirmation.
 
     Raises:
         SystemExit: 1 if it was not confirmed.
     """
-    found = list(find_orphans(places))
+    found = list(find_orphans(paths))
     print("\n".join(found) or "nothing to repair on this host")
     if found and not (yes or _confirmed("repair these")):
         raise SystemExit(1)
-    print(f"repaired: {repair(places)}")  # even if nothing was found: a stopped heartbeat shows only here
+    print(f"repaired: {repair(paths)}")  # even if nothing was found: a stopped heartbeat shows only here
 
 
-def deliver(places: Places) -> None:
+def deliver(paths: RecordPaths) -> None:
     """Send what waits on disk for an MLflow server that was away.
 
     Raises:
@@ -210,8 +217,8 @@ def deliver(places: Places) -> None:
     """
     from nca.tracking import MlflowStore, find_outboxes, mlflow_errors
 
-    trials, uri = places.runs / "trials", places.tracking
-    if uri is None or uri == Places.under(places.runs).tracking:
+    trials, uri = paths.runs / "trials", paths.tracking
+    if uri is None or uri == RecordPaths.in_folder(paths.runs).tracking:
         raise COMMAND.error("no server is given: give tracking.uri=ADDRESS")
     waiting = find_outboxes(trials, uri)
     if not waiting:

@@ -14,7 +14,7 @@ from analysis.figures.drawing import FEW, LOSS, Drawn, label_of, make_figure
 from analysis.ratings.ratings import LARGEST
 from analysis.runs import StudyTable
 from analysis.trial_pictures import data_url
-from nca.records.paths import Places
+from nca.records.paths import RecordPaths
 
 __all__ = ["best_table", "plot_examples", "plot_published_sets"]
 
@@ -107,7 +107,7 @@ def find_published(tables: Sequence[StudyTable]) -> dict[tuple[str, str], tuple[
     return found
 
 
-def best_table(tables: Sequence[StudyTable], places: Places, n: int) -> str:
+def best_table(tables: Sequence[StudyTable], paths: RecordPaths, n: int) -> str:
     """Return the best trials as an HTML table with pictures and links to their viewers."""
     relative = len({table.texture for table in tables}) > 1 and all(RELATIVE in t.trials for t in tables)
     by = RELATIVE if relative else LOSS
@@ -124,8 +124,8 @@ def best_table(tables: Sequence[StudyTable], places: Places, n: int) -> str:
         links = ""
         if experiment is not None and isinstance(run, str):
             pages = {
-                "run": places.page(experiment, run),
-                "viewer": places.page(experiment, run, "viewer.html"),
+                "run": paths.mlflow_url(experiment, run),
+                "viewer": paths.mlflow_url(experiment, run, "viewer.html"),
             }
             links = " ".join(f'<a href="{html.escape(page)}">{name}</a>' for name, page in pages.items())
         output = table.pictures.output(int(row["trial"]))

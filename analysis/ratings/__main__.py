@@ -10,7 +10,7 @@ from analysis.ratings.ratings import Rating, Ratings, group, self_agreement
 from analysis.ratings.table import read_csv, write_csv
 from nca.cli.errors import exit_on_error
 from nca.cli.options import Command, read_out, writing
-from nca.records.paths import PLACES, Places, read_places
+from nca.records.paths import RECORD_OPTIONS, RecordPaths, read_record_paths
 from sweeps import SweepError
 
 COMMAND = Command(
@@ -20,7 +20,7 @@ COMMAND = Command(
         "study": "name of the study",
         "import": "CSV file of ratings to add",
         "export": "CSV file to write all ratings to",
-        **PLACES,
+        **RECORD_OPTIONS,
     },
     required=["study"],
 )
@@ -35,12 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with exit_on_error(SweepError, OSError):
         options = COMMAND.read(arguments).options
         out = read_out(options, "export", "") if "export" in options else None
-        places, study = read_places(options), options["study"]
-        _run(places, study, Path(options["import"]).expanduser() if "import" in options else None, out)
+        paths, study = read_record_paths(options), options["study"]
+        _run(paths, study, Path(options["import"]).expanduser() if "import" in options else None, out)
 
 
-def _run(places: Places, study: str, given: Path | None, out: Path | None) -> None:
-    ratings = Ratings(places, study)
+def _run(paths: RecordPaths, study: str, given: Path | None, out: Path | None) -> None:
+    ratings = Ratings(paths, study)
     trials = ratings.complete()
     new = [] if given is None else read_csv(study, given, trials)
     if given is not None:
@@ -57,7 +57,7 @@ def _run(places: Places, study: str, given: Path | None, out: Path | None) -> No
         print(f"{out}: {len(found)} ratings")
     for line in describe(found, len(trials)):
         print(line)
-    print(f"to rate: {places.command('analysis.rate', f'study={study}')}")
+    print(f"to rate: {paths.command('analysis.rate', f'study={study}')}")
 
 
 def describe(ratings: Sequence[Rating], n_trials: int) -> Iterator[str]:

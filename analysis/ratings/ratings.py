@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nca.cli.errors import ConfigError
-from nca.records.paths import Places
+from nca.records.paths import RecordPaths
 
 __all__ = ["LARGEST", "Rating", "Ratings", "check_rater", "mean_ratings", "now"]
 
@@ -72,17 +72,17 @@ class Ratings:
     """The ratings of one study.
 
     Args:
-        places: Where records are.
+        paths: Where records are.
         study: Its name.
 
     Raises:
         SweepError: If there is no such study.
     """
 
-    def __init__(self, places: Places, study: str) -> None:
+    def __init__(self, paths: RecordPaths, study: str) -> None:
         self.study = study
-        self._places = places
-        self._studies = places.open_studies()
+        self._paths = paths
+        self._studies = paths.open_studies()
         self._studies.look(study)
 
     def all(self) -> list[Rating]:
@@ -106,7 +106,7 @@ class Ratings:
         """Return the folders of the trials that can be rated, by number: complete ones with an output."""
         from analysis.trial_pictures import has_output
 
-        trials = self._places.folders(self.study)[0]
+        trials = self._paths.study_folders(self.study)[0]
         notes = self._studies.trials(self.study)
         folders = {n.number: trials / str(n.origin) for n in notes if n.reason == "complete"}
         return {number: folder for number, folder in folders.items() if has_output(folder)}
@@ -117,14 +117,14 @@ class Ratings:
         Raises:
             ConfigError: If the MLflow store cannot be opened.
         """
-        store = self._places.open_tracking()
+        store = self._paths.open_tracking()
         if store is None:
             return
         from nca.tracking import mlflow_errors
 
         runs = {n.number: n.attributes.get("mlflow_run_id") for n in self._studies.trials(self.study)}
         by_trial = group(self.all(), "trial")
-        with mlflow_errors(str(self._places.tracking)):
+        with mlflow_errors(str(self._paths.tracking)):
             for trial in trials:
                 run = runs.get(trial)
                 if run is not None and store.has_run(run):

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 __all__ = [
     "DASHBOARD",
     "MLFLOW_UI",
-    "PLACES",
+    "RECORD_OPTIONS",
     "SINGLE_RUNS",
-    "Places",
+    "RecordPaths",
     "format_size",
     "is_study_name",
-    "read_places",
+    "read_record_paths",
     "size_of",
 ]
 
-PLACES = {  # what `read_places` reads
+RECORD_OPTIONS = {  # of `read_record_paths`, with their help
     "runs_dir": "folder of all records; default mlruns",
     "sweep.storage": "SQLAlchemy address of the Optuna storage; default optuna.db in runs_dir",
     "tracking.uri": "address of the MLflow store, or none; default mlflow.db in runs_dir",
@@ -36,7 +36,7 @@ MLFLOW_UI, DASHBOARD = "http://127.0.0.1:5000", "http://127.0.0.1:8080/dashboard
 
 
 @dataclass(frozen=True)
-class Places:
+class RecordPaths:
     """Where records are.
 
     Args:
@@ -72,21 +72,21 @@ class Places:
 
     def command(self, module: str, *words: str) -> str:
         """Return the command line of an entry point that finds its records here."""
-        return shlex.join(["python", "-m", module, *words, *self.words()])
+        return shlex.join(["python", "-m", module, *words, *self.cli_overrides()])
 
-    def words(self) -> list[str]:
+    def cli_overrides(self) -> list[str]:
         """Return the words of a command line that lead here; none from where `mlruns` is this folder."""
-        usual = Places.under(Path("mlruns").absolute())
+        usual = RecordPaths.in_folder(Path("mlruns").absolute())
         if self.runs == usual.runs and (self.storage, self.tracking) == (usual.storage, usual.tracking):
             return []
-        words, here = [f"runs_dir={self.runs}"], Places.under(self.runs)
+        words, here = [f"runs_dir={self.runs}"], RecordPaths.in_folder(self.runs)
         if self.storage != here.storage:
             words.append(f"sweep.storage={self.storage}")
         if self.tracking != here.tracking:
             words.append(f"tracking.uri={self.tracking or 'none'}")
         return words
 
-    def page(self, experiment: str, run: str | None = None, artifact: str | None = None) -> str:
+    def mlflow_url(self, experiment: str, run: str | None = None, artifact: str | None = None) -> str:
         """Return where MLflow shows an experiment, a run or one of its artifacts."""
         at_server = self.tracking is not None and self.tracking.startswith("http")
         base = str(self.tracking).rstrip("/") if at_server else MLFLOW_UI
@@ -96,22 +96,22 @@ class Places:
         return f"{base}/#/experiments/{experiment}/runs/{run}{below}?workflowType=machine_learning"
 
     @classmethod
-    def under(cls, runs: Path) -> Places:
-        """Return the usual places in a folder of all records."""
+    def in_folder(cls, runs: Path) -> RecordPaths:
+        """Return the usual paths in a folder of all records."""
         return cls(runs, f"sqlite:///{runs / 'optuna.db'}", f"sqlite:///{runs / 'mlflow.db'}")
 
-    def tags_of(self, run: str) -> dict[str, str]:
+    def run_tags(self, run: str) -> dict[str, str]:
         """Return the tags of an MLflow run, none of one that is a folder."""
         store = None if Path(run).exists() else self.open_tracking()
         return {} if store is None else store.tags(run)
 
-    def folders(self, study: str) -> list[Path]:
+    def study_folders(self, study: str) -> list[Path]:
         """Return the folders that a study has: its trials', and its runs' artifacts."""
         return [self.runs / "trials" / study, self.runs / "artifacts" / study]
 
     def find_target(self, study: str) -> Path | None:
         """Return a study's target picture, as any of its trials holds it."""
-        trials, artifacts = self.folders(study)
+        trials, artifacts = self.study_folders(study)
         below = ("", "artifacts/")  # as runs leave it now, those of seeds too; where older ones have it
         patterns = [f"{trial}/{folder}target.png" for folder in below for trial in ("*", "*/*")]
         folders = (trials, artifacts)
@@ -127,10 +127,12 @@ class Places:
 
         return Studies(self.storage)
 
-    def own_store(self) -> Path | None:
+    def local_mlflow_db(self) -> Path | None:
         """Return the file of this folder's own MLflow store, if that is used and there is one."""
         store = self.runs / "mlflow.db"
-        return store if self.tracking == Places.under(self.runs).tracking and store.exists() else None
+        return (
+            store if self.tracking == RecordPaths.in_folder(self.runs).tracking and store.exists() else None
+        )
 
     def open_tracking(self) -> MlflowStore | None:
         """Open the MLflow store, None where there is none yet.
@@ -140,18 +142,20 @@ class Places:
         """
         from nca.tracking import MlflowStore, check_address
 
-        if self.tracking is None or self.tracking == Places.under(self.runs).tracking:
-            return MlflowStore(self.tracking) if self.tracking and self.own_store() else None
+        if self.tracking is None or self.tracking == RecordPaths.in_folder(self.runs).tracking:
+            return MlflowStore(self.tracking) if self.tracking and self.local_mlflow_db() else None
         check_address(self.tracking)
         return MlflowStore(self.tracking)
 
 
-def read_places(options: Mapping[str, str]) -> Places:
+def read_record_paths(options: Mapping[str, str]) -> RecordPaths:
     """Return where records are, as `runs_dir`, `sweep.storage` and `tracking.uri` say."""
     runs = Path(options.get("runs_dir", "mlruns")).expanduser().absolute()
-    usual = Places.under(runs)
+    usual = RecordPaths.in_folder(runs)
     tracking = options.get("tracking.uri", usual.tracking)
-    return Places(runs, options.get("sweep.storage", usual.storage), None if tracking == "none" else tracking)
+    return RecordPaths(
+        runs, options.get("sweep.storage", usual.storage), None if tracking == "none" else tracking
+    )
 
 
 def is_study_name(name: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nca.records.paths import SINGLE_RUNS, Places, format_size, size_of
+from nca.records.paths import SINGLE_RUNS, RecordPaths, format_size, size_of
 from nca.tracking import FOLDER_TAG, describe_folder, find_relocated, relocate
 from nca.tracking.run_lock import is_held
 
@@ -16,62 +16,62 @@ if TYPE_CHECKING:
     from sweeps.admin import Studies, StudyState
 
 
-def find_orphans(places: Places) -> Iterator[str]:
+def find_orphans(paths: RecordPaths) -> Iterator[str]:
     """Yield a line for each orphaned trial, run and file that can be told from this host."""
-    store = places.own_store()
+    store = paths.local_mlflow_db()
     relocated = find_relocated(store) if store else {}
     for uri, folder in relocated.items():
         yield f"{folder}: was moved or copied, MLflow has it as {uri}"
-    states, tracking = _read_states(places), None if relocated else places.open_tracking()
+    states, tracking = _read_states(paths), None if relocated else paths.open_tracking()
     for state in states:
         for trial in state.left:
             owner = trial.owner or "its process"
             yield f"study {state.name}: trial {trial.number} is RUNNING, {owner} is gone"
-    for experiment, run_id, reason in _orphaned_runs(places, states, tracking):
+    for experiment, run_id, reason in _orphaned_runs(paths, states, tracking):
         yield f"MLflow experiment {experiment}: run {run_id} is RUNNING, its trial is {reason}"
-    for path in _orphaned_files(places, states):
+    for path in _orphaned_files(paths, states):
         yield f"{path}: {format_size(size_of(path))}, no longer needed"
 
 
-def repair(places: Places) -> str:
+def repair(paths: RecordPaths) -> str:
     """Queue orphaned trials again, end orphaned runs, delete orphaned files; return a line that counts them.
 
     Trials of other hosts are among them where their heartbeat has stopped.
     """
-    store = places.own_store()
+    store = paths.local_mlflow_db()
     n_relocated = relocate(store) if store else 0
-    studies, tracking = _open_studies(places), places.open_tracking()
+    studies, tracking = _open_studies(paths), paths.open_tracking()
     n_trials = sum(studies.mend(name) for name in studies.names()) if studies else 0
-    states = _read_states(places)
-    runs = list(_orphaned_runs(places, states, tracking))
+    states = _read_states(paths)
+    runs = list(_orphaned_runs(paths, states, tracking))
     for _, run_id, reason in runs:
         assert tracking is not None
         tracking.end_run(run_id, "FINISHED" if reason == "complete" else "KILLED", {"reason": reason})
-    files = list(_orphaned_files(places, states))
+    files = list(_orphaned_files(paths, states))
     for path in files:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     done = f"{n_trials} trials queued again, {len(runs)} MLflow runs ended, {len(files)} files deleted"
     return done + (f", artifact URIs of {n_relocated} MLflow experiments updated" if n_relocated else "")
 
 
-def _open_studies(places: Places) -> Studies | None:
+def _open_studies(paths: RecordPaths) -> Studies | None:
     """Open the Optuna storage; return None if there is none yet, but a store of single runs.
 
     Raises:
         SweepError: If there are no records at all.
     """
-    usual = places.storage == Places.under(places.runs).storage
-    only_single_runs = usual and not (places.runs / "optuna.db").exists() and places.own_store()
-    return None if only_single_runs else places.open_studies()
+    usual = paths.storage == RecordPaths.in_folder(paths.runs).storage
+    only_single_runs = usual and not (paths.runs / "optuna.db").exists() and paths.local_mlflow_db()
+    return None if only_single_runs else paths.open_studies()
 
 
-def _read_states(places: Places) -> list[StudyState]:
-    studies = _open_studies(places)
+def _read_states(paths: RecordPaths) -> list[StudyState]:
+    studies = _open_studies(paths)
     return [studies.look(name) for name in studies.names()] if studies else []
 
 
 def _orphaned_runs(
-    places: Places, states: Sequence[StudyState], tracking: MlflowStore | None
+    paths: RecordPaths, states: Sequence[StudyState], tracking: MlflowStore | None
 ) -> Iterator[tuple[str, str, str]]:
     """Yield experiment, id and reason of MLflow runs that are RUNNING though no process writes to them."""
     if tracking is None:
@@ -84,18 +84,18 @@ def _orphaned_runs(
                 continue  # the parent run, or a run without its tags yet
             if number not in alive:
                 yield state.name, run_id, state.reasons.get(number or "", "killed")
-    folder = places.runs / "trials" / SINGLE_RUNS
+    folder = paths.runs / "trials" / SINGLE_RUNS
     held = {note.read_text() for note in folder.glob("*/run_id") if is_held(note.parent)}
     for run_id, tags in tracking.experiments.running_runs(SINGLE_RUNS).items():
-        ours = places.own_store() or tags.get(FOLDER_TAG, "").startswith(describe_folder(folder))
+        ours = paths.local_mlflow_db() or tags.get(FOLDER_TAG, "").startswith(describe_folder(folder))
         if ours and run_id not in held:
             yield SINGLE_RUNS, run_id, "killed"
 
 
-def _orphaned_files(places: Places, states: Sequence[StudyState]) -> Iterator[Path]:
+def _orphaned_files(paths: RecordPaths, states: Sequence[StudyState]) -> Iterator[Path]:
     """Yield checkpoints of finished trials, and the partial files of processes that died while writing."""
     for state in states:
-        trials, _ = places.folders(state.name)
+        trials, _ = paths.study_folders(state.name)
         for number in state.ended:
             found = trials.glob(f"{number}/**/checkpoints")
             yield from (folder for folder in found if folder.parent.name != "artifacts")  # one is kept there

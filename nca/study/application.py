@@ -13,7 +13,7 @@ from typing import Any
 from nca.config.schema import TrialConfig
 from nca.config.validation import build
 from nca.outputs.pictures import make_contact_sheet
-from nca.records.paths import Places
+from nca.records.paths import RecordPaths
 from nca.study.dashboard_notes import make_notes
 from nca.study.repeats import TrialRuns
 from nca.tracking import MlflowStore, load_mlflow, mlflow_errors
@@ -93,8 +93,8 @@ class TextureSweep:
         if ended:
             self._draw_outputs(trial, links, ended)
         runs = Path(trial.runs_dir).absolute()
-        places = Places(runs, config["sweep"]["storage"], trial.tracking.uri)
-        return make_notes(config["sweep"]["study"], trial, places, links, ended)
+        paths = RecordPaths(runs, config["sweep"]["storage"], trial.tracking.uri)
+        return make_notes(config["sweep"]["study"], trial, paths, links, ended)
 
     def _draw_outputs(
         self, trial: TrialConfig, links: Mapping[str, str], ended: Sequence[EndedTrial]

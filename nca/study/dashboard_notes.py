@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nca.config.schema import TrialConfig
-from nca.records.paths import Places
+from nca.records.paths import RecordPaths
 from sweeps.application import EndedTrial, StudyNotes
 
 __all__ = ["make_notes"]
@@ -24,25 +24,29 @@ SHOWN_METRICS = (
 
 
 def make_notes(
-    study: str, config: TrialConfig, places: Places, links: Mapping[str, str], trials: Sequence[EndedTrial]
+    study: str,
+    config: TrialConfig,
+    paths: RecordPaths,
+    links: Mapping[str, str],
+    trials: Sequence[EndedTrial],
 ) -> StudyNotes:
     """Return notes with sets, results, links into MLflow and commands to go on with.
 
     Args:
         study: Its name.
         config: Of any trial.
-        places: Where records are.
+        paths: Where records are.
         links: Of the study.
         trials: Ended for good.
     """
     return StudyNotes(
-        "\n\n".join(_describe_study(study, config, places, links)),
-        {trial.number: "\n\n".join(_describe_trial(trial, places, links)) for trial in trials},
+        "\n\n".join(_describe_study(study, config, paths, links)),
+        {trial.number: "\n\n".join(_describe_trial(trial, paths, links)) for trial in trials},
     )
 
 
 def _describe_study(
-    study: str, config: TrialConfig, places: Places, links: Mapping[str, str]
+    study: str, config: TrialConfig, paths: RecordPaths, links: Mapping[str, str]
 ) -> Iterator[str]:
     train = config.train
     yield (
@@ -50,12 +54,12 @@ def _describe_study(
         f"{config.model.name}, features {config.features.name}"
     )
     if "mlflow_experiment_id" in links:
-        page = places.page(links["mlflow_experiment_id"])
+        page = paths.mlflow_url(links["mlflow_experiment_id"])
         yield f"[MLflow]({page}): curves and files, while `make ui` runs"
-    yield f"All outputs: `{places.command('analysis.gallery', f'study={study}')}`"
+    yield f"All outputs: `{paths.command('analysis.gallery', f'study={study}')}`"
 
 
-def _describe_trial(trial: EndedTrial, places: Places, links: Mapping[str, str]) -> Iterator[str]:
+def _describe_trial(trial: EndedTrial, paths: RecordPaths, links: Mapping[str, str]) -> Iterator[str]:
     error = trial.attributes.get("error")
     yield f"**{trial.reason}**" if error is None else f"**{trial.reason}**: {error}"
     yield _table({key.rpartition(".")[2]: value for key, value in trial.params.items()})
@@ -65,10 +69,10 @@ def _describe_trial(trial: EndedTrial, places: Places, links: Mapping[str, str])
         yield f"Its files: `{trial.folder}`"
         return
     experiment = links["mlflow_experiment_id"]
-    page, viewer = (places.page(experiment, run, artifact) for artifact in (None, "viewer.html"))
+    page, viewer = (paths.mlflow_url(experiment, run, artifact) for artifact in (None, "viewer.html"))
     yield f"[MLflow run]({page}), [viewer]({viewer}), while `make ui` runs"
-    yield f"`{places.command('nca.render', f'run={run}', 'size=512', 'out=grown.png')}`"
-    yield f"`{places.command('nca.train', f'run={run}')}` trains it again"
+    yield f"`{paths.command('nca.render', f'run={run}', 'size=512', 'out=grown.png')}`"
+    yield f"`{paths.command('nca.train', f'run={run}')}` trains it again"
 
 
 def _table(values: Mapping[str, Any]) -> str:

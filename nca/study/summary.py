@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from nca.records.paths import DASHBOARD, Places
+from nca.records.paths import DASHBOARD, RecordPaths
 from nca.study.plan import Plan
 from nca.tracking import find_outboxes
 from sweeps.progress import format_set
@@ -34,7 +34,7 @@ def describe_end(plan: Plan, summary: Summary) -> Iterator[str]:
             yield f"  trial {trial.number}: {_format_values(plan, trial.values)}, {format_set(trial.params)}"
         if len(summary.front) > SHOWN_FRONT:
             yield f"  and {len(summary.front) - SHOWN_FRONT} more, in the dashboard"
-    yield from _describe_places(plan, summary)
+    yield from _describe_paths(plan, summary)
     if summary.at_limit:
         yield "stopped at its limit; with a larger one the same command goes on"
     elif summary.interrupted:
@@ -50,12 +50,12 @@ def _describe_pruning(plan: Plan, summary: Summary) -> str:
     return f"pruning saved {n_saved} of {n_all} training steps ({n_saved / n_all:.0%})"
 
 
-def _describe_places(plan: Plan, summary: Summary) -> Iterator[str]:
+def _describe_paths(plan: Plan, summary: Summary) -> Iterator[str]:
     """Yield where to look, with addresses as the servers that `make` starts have them."""
     config, best, steps = plan.config, summary.best, plan.config.train.steps
-    places = Places(Path(config.runs_dir).absolute(), config.sweep.storage, config.tracking.uri)
-    trials, artifacts = places.folders(plan.name)
-    words = [word for word in places.words() if not word.startswith("tracking.uri")]
+    paths = RecordPaths(Path(config.runs_dir).absolute(), config.sweep.storage, config.tracking.uri)
+    trials, artifacts = paths.study_folders(plan.name)
+    words = [word for word in paths.cli_overrides() if not word.startswith("tracking.uri")]
     uri, experiment = config.tracking.uri, summary.links.get("mlflow_experiment_id")
     at_server = uri is not None and uri.startswith("http")
     if best is not None:
@@ -63,20 +63,21 @@ def _describe_places(plan: Plan, summary: Summary) -> Iterator[str]:
         run = str(best.user_attrs.get("mlflow_run_id"))
         viewer = artifacts / run / "artifacts" / "viewer.html"
         if viewer.exists() or (at_server and "mlflow_run_id" in best.user_attrs):
-            yield f"it lives on: {places.page(str(experiment), run, viewer.name) if at_server else viewer}"
-            yield f"it grows: {places.command('nca.render', f'run={run}', 'size=512', 'out=grown.png')}"
-            yield f"it goes on: {places.command('nca.train', f'run={run}', f'train.steps={2 * steps}')}"
+            url = paths.mlflow_url(str(experiment), run, viewer.name)
+            yield f"it lives on: {url if at_server else viewer}"
+            yield f"it grows: {paths.command('nca.render', f'run={run}', 'size=512', 'out=grown.png')}"
+            yield f"it goes on: {paths.command('nca.train', f'run={run}', f'train.steps={2 * steps}')}"
     if uri is not None and experiment is not None:
         start = "" if at_server else f"make ui{_serve(words[:1])}, "
-        yield f"MLflow: {start}{places.page(experiment)}"
+        yield f"MLflow: {start}{paths.mlflow_url(experiment)}"
     if uri is not None and (waiting := find_outboxes(trials, uri)):
-        deliver = f"deliver tracking.uri={uri} runs_dir={shlex.quote(str(places.runs))}"
+        deliver = f"deliver tracking.uri={uri} runs_dir={shlex.quote(str(paths.runs))}"
         yield f"{len(waiting)} runs have records for the MLflow server; python -m nca.studies {deliver}"
     yield f"Optuna: make dashboard{_serve(words)}, {DASHBOARD}"
     if best is not None:
-        yield f"all outputs: {places.command('analysis.gallery', f'study={plan.name}')}"
-        yield f"every figure: {places.command('analysis.report', f'study={plan.name}')}"
-        yield f"rate them: {places.command('analysis.rate', f'study={plan.name}')}"
+        yield f"all outputs: {paths.command('analysis.gallery', f'study={plan.name}')}"
+        yield f"every figure: {paths.command('analysis.report', f'study={plan.name}')}"
+        yield f"rate them: {paths.command('analysis.rate', f'study={plan.name}')}"
 
 
 def _serve(words: Sequence[str]) -> str:

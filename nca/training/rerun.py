@@ -12,7 +12,7 @@ from typing import Any
 from nca.cli.errors import ConfigError
 from nca.config.schema import TrialConfig, training_values
 from nca.config.validation import build
-from nca.records.paths import Places, read_places
+from nca.records.paths import RecordPaths, read_record_paths
 
 __all__ = ["WORDS", "Again", "check_same_inputs", "read_again", "take_up"]
 
@@ -57,16 +57,16 @@ def read_again(words: Sequence[str]) -> Again:
     overrides = [word for word in words if word.partition("=")[0] not in WORDS]
     texture = [] if "texture" in keys_of(overrides) else ANY_TEXTURE
     composed = compose_plain("train", [*texture, *overrides])
-    places = _find_places(composed, options)
-    run = _find_run(places, options)
-    base = _read_config(places.fetch(run, "config.yaml"), composed)
+    paths = _find_paths(composed, options)
+    run = _find_run(paths, options)
+    base = _read_config(paths.fetch(run, "config.yaml"), composed)
     config = build(TrialConfig, _override(base, composed, overrides))
     before = build(TrialConfig, base)
     n_before, n_after = before.train.steps, config.train.steps
     goes_on = n_after > n_before and _same_training(before, config)
     if goes_on:
         config = replace(config, train=replace(config.train, drop_step=_drop_step(before)))
-    checkpoint = _find_checkpoint(places, run, n_before) if goes_on else None
+    checkpoint = _find_checkpoint(paths, run, n_before) if goes_on else None
     same = _same_training(before, config) and n_after == n_before
     how = "repeats" if same else "goes_on_from" if goes_on else "made_from"
     what = f"{how.replace('_', ' ')} run {run}"
@@ -74,7 +74,7 @@ def read_again(words: Sequence[str]) -> Again:
         what += f"; it kept no checkpoint (train.keep_checkpoint), so its {n_before} steps are trained again"
     elif goes_on:
         what += f", step {n_before}"
-    tags = places.tags_of(run)
+    tags = paths.run_tags(run)
     threads = int(tags["threads"]) if tags.get("threads", "").isdecimal() else None
     return Again(config, what, {how: run}, checkpoint, threads, {} if how == "made_from" else tags)
 
@@ -112,13 +112,13 @@ def take_up(again: Again, folder: Path) -> None:
         partial.replace(checkpoints / again.checkpoint.name)
 
 
-def _find_places(composed: Mapping[str, Any], options: Mapping[str, str]) -> Places:
+def _find_paths(composed: Mapping[str, Any], options: Mapping[str, str]) -> RecordPaths:
     storage = {key: value for key, value in options.items() if key == "sweep.storage"}
     tracking = composed["tracking"].get("uri") or "none"
-    return read_places({"runs_dir": composed["runs_dir"], "tracking.uri": tracking, **storage})
+    return read_record_paths({"runs_dir": composed["runs_dir"], "tracking.uri": tracking, **storage})
 
 
-def _find_run(places: Places, options: Mapping[str, str]) -> str:
+def _find_run(paths: RecordPaths, options: Mapping[str, str]) -> str:
     """Return the run that is asked for: an MLflow id, or the path of its folder.
 
     Raises:
@@ -132,7 +132,7 @@ def _find_run(places: Places, options: Mapping[str, str]) -> str:
     if "study" not in options:
         raise ConfigError(f"trial={options.get('trial')}: say of which study, with study=NAME")
     name, trial = options["study"], options.get("trial")
-    notes = [note for note in places.open_studies().trials(name) if note.reason == "complete"]
+    notes = [note for note in paths.open_studies().trials(name) if note.reason == "complete"]
     if trial is not None:
         notes = [note for note in notes if str(note.number) == trial]
     if not notes:
@@ -140,7 +140,7 @@ def _find_run(places: Places, options: Mapping[str, str]) -> str:
         raise ConfigError(f"study={name}: {which}")
     best = min(notes, key=lambda note: note.values[0])
     run = best.attributes.get("mlflow_run_id")
-    return str(run or places.folders(name)[0] / str(best.origin))
+    return str(run or paths.study_folders(name)[0] / str(best.origin))
 
 
 def _read_config(file: Path, composed: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,10 +193,10 @@ def _same_training(one: TrialConfig, other: TrialConfig) -> bool:
     return first == second
 
 
-def _find_checkpoint(places: Places, run: str, n_steps: int) -> Path | None:
+def _find_checkpoint(paths: RecordPaths, run: str, n_steps: int) -> Path | None:
     from nca.training.checkpoint import file_name
 
     try:
-        return places.fetch(run, f"checkpoints/{file_name(n_steps)}")
+        return paths.fetch(run, f"checkpoints/{file_name(n_steps)}")
     except ConfigError:
         return None

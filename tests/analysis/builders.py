@@ -11,7 +11,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 from PIL import Image
 
-from nca.records.paths import Places, read_places
+from nca.records.paths import RecordPaths, read_record_paths
 from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import FINGERPRINT, LINKS
 
@@ -26,7 +26,7 @@ REPORTS = (8, 16, 24, 32)  # training steps
 
 def make_study(
     runs: Path, n_trials: int, n_failed: int = 1, name: str = STUDY, texture: str = "roundleaf"
-) -> Places:
+) -> RecordPaths:
     """Make a study of complete trials and some failed ones; every complete one has a picture.
 
     The sets are the same for every name, the losses fall with the learning rate, and a texture's follow the
@@ -77,4 +77,4 @@ def make_study(
             )
         )
     study.add_trials(trials)
-    return read_places({"runs_dir": str(runs)})
+    return read_record_paths({"runs_dir": str(runs)})

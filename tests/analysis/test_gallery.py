@@ -18,8 +18,8 @@ from tests.analysis.mistakes import expect_refusal
 
 
 def test_it_holds_every_trial_with_its_picture_and_the_target(tmp_path: Path) -> None:
-    places = make_study(tmp_path, 5, n_failed=1)
-    page = make_gallery(read_study(places, STUDY), places, tmp_path)
+    paths = make_study(tmp_path, 5, n_failed=1)
+    page = make_gallery(read_study(paths, STUDY), paths, tmp_path)
     data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
     assert data["columns"][:3] == ["final_loss", "reason", "model.channels"]
     assert [trial["trial"] for trial in data["trials"]] == [0, 1, 2, 3, 4]
@@ -32,12 +32,12 @@ def test_it_holds_every_trial_with_its_picture_and_the_target(tmp_path: Path) ->
 
 
 def test_a_picture_that_cannot_be_read_leaves_the_others(tmp_path: Path) -> None:
-    places = make_study(tmp_path, 4)
+    paths = make_study(tmp_path, 4)
     (tmp_path / "trials" / STUDY / "1" / "output.png").write_bytes(b"no picture")
-    page = make_gallery(read_study(places, STUDY), places, tmp_path)
+    page = make_gallery(read_study(paths, STUDY), paths, tmp_path)
     data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
     assert [trial["picture"] is None for trial in data["trials"]] == [False, True, False, True]
-    assert 1 not in Ratings(places, STUDY).complete()
+    assert 1 not in Ratings(paths, STUDY).complete()
 
 
 def test_the_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

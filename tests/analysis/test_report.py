@@ -16,7 +16,7 @@ from analysis.export import main as export
 from analysis.ratings.ratings import Rating, Ratings, now
 from analysis.report import main, make_sections, write_report
 from analysis.runs import StudyTable, read_study
-from nca.records.paths import Places
+from nca.records.paths import RecordPaths
 from tests.analysis.builders import make_study
 from tests.analysis.mistakes import expect_refusal
 
@@ -36,27 +36,27 @@ FIGURES = {
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory) -> Places:
+def paths(tmp_path_factory: pytest.TempPathFactory) -> RecordPaths:
     """Return two studies of the same sets on two textures; the first one is rated."""
     runs = tmp_path_factory.mktemp("report")
-    places = make_study(runs, N_TRIALS + 1, name="leaf", texture="roundleaf")
+    paths = make_study(runs, N_TRIALS + 1, name="leaf", texture="roundleaf")
     make_study(runs, N_TRIALS + 1, name="petal", texture="orchid_petal")
-    ratings = Ratings(places, "leaf")
-    table = read_study(places, "leaf").trials.dropna(subset=["final_loss"])
+    ratings = Ratings(paths, "leaf")
+    table = read_study(paths, "leaf").trials.dropna(subset=["final_loss"])
     for row in table.itertuples():
         rating = float(np.clip(round(-1 - 2 * np.log10(row.final_loss)), 0, 5))
         ratings.add(Rating(row.trial, "ada", 0, rating, now()))
-    return places
+    return paths
 
 
 @pytest.fixture(scope="module")
-def tables(places: Places) -> list[StudyTable]:
-    return [read_study(places, name) for name in ("leaf", "petal")]
+def tables(paths: RecordPaths) -> list[StudyTable]:
+    return [read_study(paths, name) for name in ("leaf", "petal")]
 
 
 @pytest.fixture(scope="module")
-def report(tables: list[StudyTable], places: Places, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report(tables, places, tmp_path_factory.mktemp("out") / "report")
+def report(tables: list[StudyTable], paths: RecordPaths, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(tables, paths, tmp_path_factory.mktemp("out") / "report")
 
 
 def sentences(report: Path) -> list[str]:
@@ -66,9 +66,9 @@ def sentences(report: Path) -> list[str]:
 
 
 def test_a_report_of_what_was_exported_is_the_same(
-    report: Path, places: Places, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    report: Path, paths: RecordPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    export(["study=leaf,petal", f"out={tmp_path / 'shared'}", f"runs_dir={places.runs}", "tracking.uri=none"])
+    export(["study=leaf,petal", f"out={tmp_path / 'shared'}", f"runs_dir={paths.runs}", "tracking.uri=none"])
     assert capsys.readouterr().out.endswith(f"python -m analysis.report exported={tmp_path / 'shared'}\n")
     main([f"exported={tmp_path / 'shared'}", f"out={tmp_path / 'again'}", f"runs_dir={tmp_path / 'none'}"])
     for name in FIGURES:
@@ -86,7 +86,7 @@ def test_a_report_of_what_was_exported_is_the_same(
         Image.open(tmp_path / "again/examples.png") as again,
     ):
         assert drawn.tobytes() == again.tobytes()
-    assert str(places.runs) not in "".join(file.read_text() for file in (tmp_path / "shared").glob("*.[cj]*"))
+    assert str(paths.runs) not in "".join(file.read_text() for file in (tmp_path / "shared").glob("*.[cj]*"))
     assert not (tmp_path / "none").exists()
 
 
@@ -161,8 +161,8 @@ def test_the_best_trials_are_listed_the_best_first(report: Path, tables: list[St
 
 @pytest.mark.parametrize(("n_trials", "n_failed"), [(1, 0), (2, 1), (2, 2), (4, 0)])
 def test_few_trials_give_sentences(tmp_path: Path, n_trials: int, n_failed: int) -> None:
-    places = make_study(tmp_path, n_trials, n_failed)
-    report = write_report([read_study(places, "leaf")], places, tmp_path / "out")
+    paths = make_study(tmp_path, n_trials, n_failed)
+    report = write_report([read_study(paths, "leaf")], paths, tmp_path / "out")
     said = " ".join(sentences(report))
     assert "experiment=ten_sets" in said
     assert "<code>python -m analysis.rate study=leaf</code>" in said
@@ -175,18 +175,20 @@ def test_few_trials_give_sentences(tmp_path: Path, n_trials: int, n_failed: int)
 
 
 def test_pruned_trials_alone_give_sentences(tmp_path: Path) -> None:
-    places = make_study(tmp_path, 6, 0)
-    table = read_study(places, "leaf")
+    paths = make_study(tmp_path, 6, 0)
+    table = read_study(paths, "leaf")
     pruned = table.trials.assign(reason="pruned", final_loss=np.nan)
-    report = write_report([replace(table, trials=pruned)], places, tmp_path / "out")
+    report = write_report([replace(table, trials=pruned)], paths, tmp_path / "out")
     assert {file.stem for file in (tmp_path / "out").glob("*.png")} == {"curves"}
     assert "6 pruned" in " ".join(sentences(report))
 
 
-def test_the_same_data_give_the_same_report(tables: list[StudyTable], places: Places, report: Path) -> None:
+def test_the_same_data_give_the_same_report(
+    tables: list[StudyTable], paths: RecordPaths, report: Path
+) -> None:
     texts = [
         [each if isinstance(each, str) else list(each.text) for each in section.drawn]
-        for section in make_sections(tables, places)
+        for section in make_sections(tables, paths)
     ]
     said = re.sub("</?code>", "`", " ".join(sentences(report))).replace("&gt;", ">")
     said = said.replace("study=leaf", "study=STUDY")
@@ -213,15 +215,15 @@ def test_mistakes_are_one_line(
 
 
 def test_suggestions_are_held_against_what_they_came_to(tmp_path: Path) -> None:
-    places = make_study(tmp_path, 20)
-    table = read_study(places, "leaf")
+    paths = make_study(tmp_path, 20)
+    table = read_study(paths, "leaf")
     trials = table.trials.copy()
     losses = np.log10(trials["final_loss"])
     chosen = trials.index[:8]
     trials.loc[chosen, "suggested_by"] = ["pca"] * 4 + ["model"] * 4
     trials.loc[chosen, "predicted_log10_loss"] = losses[chosen] + [0, 0, 0, 9, 0, 0, 0, 0]
     trials.loc[chosen, "predicted_log10_loss_sd"] = 0.1
-    report = write_report([replace(table, trials=trials)], places, tmp_path / "out")
+    report = write_report([replace(table, trials=trials)], paths, tmp_path / "out")
     said = " ".join(sentences(report))
     assert "pca: 4 sets" in said
     assert "75% within the predicted 95% range" in said
@@ -231,15 +233,15 @@ def test_suggestions_are_held_against_what_they_came_to(tmp_path: Path) -> None:
 
 
 def test_raters_are_held_against_themselves_and_each_other(tmp_path: Path) -> None:
-    places = make_study(tmp_path, 8)
-    ratings = Ratings(places, "leaf")
+    paths = make_study(tmp_path, 8)
+    ratings = Ratings(paths, "leaf")
     for trial in range(6):
         ratings.add(Rating(trial, "ada", 0, trial % 5, now()))
         ratings.add(Rating(trial, "bob", 0, min(5, trial % 5 + 1), now()))
     for trial in range(5):
         ratings.add(Rating(trial, "ada", 1, min(5, trial % 5 + trial // 4), now()))
     ratings.add(Rating(1, "bob", 1, 0, now()))
-    said = " ".join(sentences(write_report([read_study(places, "leaf")], places, tmp_path / "out")))
+    said = " ".join(sentences(write_report([read_study(paths, "leaf")], paths, tmp_path / "out")))
     assert "ada looked at 5 outputs twice: the two ratings are 0.2 apart on average, those of any two" in said
     assert "bob looked at 1 outputs twice; to say how well the ratings agree takes 5." in said
     assert "ada and bob both rated 6 outputs, " in said
@@ -253,29 +255,29 @@ def with_changes(
 
 
 def test_studies_on_other_terms_are_not_compared(
-    tables: list[StudyTable], places: Places, tmp_path: Path
+    tables: list[StudyTable], paths: RecordPaths, tmp_path: Path
 ) -> None:
     leaf, petal = tables
     larger = with_changes(petal, "larger", **{"train.size": 256})
-    report = write_report([leaf, larger], places, tmp_path / "terms")
+    report = write_report([leaf, larger], paths, tmp_path / "terms")
     said = " ".join(sentences(report))
     assert "Not compared with leaf, for trained on other terms: larger." in said
     assert "No 5 sets were trained on several textures each." in said
     assert not (tmp_path / "terms" / "texture_against_texture.png").exists()
 
 
-def test_presets_are_textures_of_their_own(tables: list[StudyTable], places: Places) -> None:
+def test_presets_are_textures_of_their_own(tables: list[StudyTable], paths: RecordPaths) -> None:
     presets = [
         with_changes(table, preset, **{"texture.name": "gray_scott", "texture.preset": preset})
         for table, preset in zip(tables, ("spots", "coral"), strict=True)
     ]
-    first = next(make_sections(presets, places)).drawn[0]
+    first = next(make_sections(presets, paths)).drawn[0]
     assert not isinstance(first, str)
     assert set(first.data["texture"]) == {"gray_scott spots", "gray_scott coral"}
 
 
 def test_studies_with_different_spaces_are_reported_together(
-    tables: list[StudyTable], places: Places, tmp_path: Path
+    tables: list[StudyTable], paths: RecordPaths, tmp_path: Path
 ) -> None:
     """One searches less: its fixed value is that of some of the other's sets, there a whole number."""
     leaf, petal = tables
@@ -285,7 +287,7 @@ def test_studies_with_different_spaces_are_reported_together(
         params=["model.update_rate", "train.learning_rate"],
         distributions={key: each for key, each in petal.distributions.items() if key != "model.channels"},
     )
-    report = write_report([leaf, narrow], places, tmp_path / "spaces")
+    report = write_report([leaf, narrow], paths, tmp_path / "spaces")
     said = " ".join(sentences(report))
     assert "30 complete trials" in said
     assert "Not compared" not in said
@@ -297,14 +299,14 @@ def test_studies_with_different_spaces_are_reported_together(
 
 @pytest.mark.parametrize("losses", ["constant", "constant on one texture"])
 def test_losses_that_do_not_differ_give_sentences(
-    tables: list[StudyTable], places: Places, tmp_path: Path, losses: str
+    tables: list[StudyTable], paths: RecordPaths, tmp_path: Path, losses: str
 ) -> None:
     leaf, petal = tables
     same = leaf.trials.assign(
         final_loss=leaf.trials["final_loss"].where(leaf.trials["final_loss"].isna(), 1e-3)
     )
     other = petal if losses == "constant on one texture" else with_changes(petal, "petal", same)
-    report = write_report([with_changes(leaf, "leaf", same), other], places, tmp_path / "same")
+    report = write_report([with_changes(leaf, "leaf", same), other], paths, tmp_path / "same")
     said = " ".join(sentences(report))
     assert "All final losses are the same: nothing explains them." in said
     assert "rank correlation not defined (all the same)" in said
@@ -313,13 +315,13 @@ def test_losses_that_do_not_differ_give_sentences(
 
 
 def test_a_set_that_alone_carries_a_fit_is_left_out(
-    tables: list[StudyTable], places: Places, tmp_path: Path
+    tables: list[StudyTable], paths: RecordPaths, tmp_path: Path
 ) -> None:
     leaf, petal = tables
     apart = leaf.trials.assign(
         final_loss=leaf.trials["final_loss"] * np.where(leaf.trials["trial"] == 3, 1e6, 1)
     )
-    report = write_report([with_changes(leaf, "leaf", apart), petal], places, tmp_path / "apart")
+    report = write_report([with_changes(leaf, "leaf", apart), petal], paths, tmp_path / "apart")
     assert "so far from the others that the curves would only pass there" in " ".join(sentences(report))
     table = pd.read_csv(tmp_path / "apart" / "texture_against_texture.csv")
     assert (table["r2"] > 0.3).all()

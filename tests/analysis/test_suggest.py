@@ -11,7 +11,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from analysis.ratings.ratings import Rating, Ratings, now
 from analysis.runs import read_study
 from analysis.suggest import METHODS, Model, main, suggest
-from nca.records.paths import Places
+from nca.records.paths import RecordPaths
 from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import find_study
 from tests.analysis.builders import DISTRIBUTIONS, STUDY, make_study
@@ -21,13 +21,13 @@ N = 4
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory) -> Places:
+def paths(tmp_path_factory: pytest.TempPathFactory) -> RecordPaths:
     return make_study(tmp_path_factory.mktemp("suggest"), 40)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_suggestions_are_valid_new_and_different(places: Places, method: str) -> None:
-    table = read_study(places, STUDY)
+def test_suggestions_are_valid_new_and_different(paths: RecordPaths, method: str) -> None:
+    table = read_study(paths, STUDY)
     found, _ = suggest(table, method, N, 5.0)
     tried = {tuple(row[name] for name in DISTRIBUTIONS) for row in table.trials.to_dict("records")}
     sets = {tuple(each.params[name] for name in DISTRIBUTIONS) for each in found}
@@ -42,9 +42,9 @@ def test_suggestions_are_valid_new_and_different(places: Places, method: str) ->
         assert distances == sorted(distances)
 
 
-def test_the_model_finds_where_the_loss_is_small(places: Places) -> None:
+def test_the_model_finds_where_the_loss_is_small(paths: RecordPaths) -> None:
     """Losses are about 1e-6 over the learning rate: the model must propose large rates, and predict them."""
-    found, why = suggest(read_study(places, STUDY), "model", N, 5.0)
+    found, why = suggest(read_study(paths, STUDY), "model", N, 5.0)
     assert "logarithm of the final loss" in why
     for each in found:
         rate = each.params["train.learning_rate"]
@@ -54,12 +54,12 @@ def test_the_model_finds_where_the_loss_is_small(places: Places) -> None:
 
 @pytest.mark.parametrize("method", ["pca", "umap", "model"])
 def test_ratings_lead_where_there_are_some(tmp_path: Path, method: str) -> None:
-    places = make_study(tmp_path, 40)
-    ratings = Ratings(places, STUDY)
-    for row in read_study(places, STUDY).trials.dropna(subset=["final_loss"]).itertuples():
-        liked = read_rate(places, row.trial) < 1e-4  # whatever the loss says
+    paths = make_study(tmp_path, 40)
+    ratings = Ratings(paths, STUDY)
+    for row in read_study(paths, STUDY).trials.dropna(subset=["final_loss"]).itertuples():
+        liked = read_rate(paths, row.trial) < 1e-4  # whatever the loss says
         ratings.add(Rating(row.trial, "ada", 0, 5 if liked else 0, now()))
-    found, why = suggest(read_study(places, STUDY), method, N, 5.0)
+    found, why = suggest(read_study(paths, STUDY), method, N, 5.0)
     assert "rating" in why
     assert all(each.rating is not None for each in found)
     assert np.median([each.params["train.learning_rate"] for each in found]) < 2e-4
@@ -96,19 +96,19 @@ def test_a_trials_noise_is_no_promise_of_improvement() -> None:
     assert (of_mean < 0.5 * with_noise).all()
 
 
-def read_rate(places: Places, trial: int) -> float:
-    study = find_study(open_storage(places.storage, create=False), STUDY)
+def read_rate(paths: RecordPaths, trial: int) -> float:
+    study = find_study(open_storage(paths.storage, create=False), STUDY)
     assert study is not None
     return float(study.get_trials(deepcopy=False)[trial].params["train.learning_rate"])
 
 
 def test_queued_suggestions_are_marked_and_wait(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    places = make_study(tmp_path, 20)
+    paths = make_study(tmp_path, 20)
     main([f"study={STUDY}", "method=pca", "n=3", "enqueue=true", f"runs_dir={tmp_path}"])
     said = capsys.readouterr().out
     assert "queued 3" in said
     assert said.count("nearest tried: trial ") == 3
-    study = find_study(open_storage(places.storage, create=False), STUDY)
+    study = find_study(open_storage(paths.storage, create=False), STUDY)
     assert study is not None
     waiting = [trial for trial in study.get_trials() if trial.state.name == "WAITING"]
     assert [trial.user_attrs["suggested_by"] for trial in waiting] == ["pca"] * 3

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from nca.records.paths import Places
+from nca.records.paths import RecordPaths
 from sweeps.trials import RETRY_OF, ended_for_good, reason_of
 from tests.cluster.mlflow_server import MlflowServer, run_mlflow_server
 from tests.cluster.postgres import Postgres
@@ -96,7 +96,7 @@ def test_a_lost_node_costs_what_came_after_the_last_checkpoint(
         assert (folder / "output.png").exists()
         assert not (folder / "run_id").exists()
     assert list((runs / "artifacts" / "optuna").iterdir())  # the dashboard's pictures
-    assert Places(runs, postgres.address, server.uri).find_target("leaf") is not None
+    assert RecordPaths(runs, postgres.address, server.uri).find_target("leaf") is not None
 
     # What came of it is what an undisturbed sweep on this machine brings, to the last bit.
     local = tmp_path / "local"

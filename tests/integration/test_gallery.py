@@ -20,11 +20,11 @@ N_TRIALS, N_RATED = 500, 12
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("gallery")
-    places = make_study(folder, N_TRIALS, n_failed=20)
+    paths = make_study(folder, N_TRIALS, n_failed=20)
     for trial in range(N_RATED):
-        Ratings(places, STUDY).add(Rating(trial, "ada", 0, trial % 6, now()))
+        Ratings(paths, STUDY).add(Rating(trial, "ada", 0, trial % 6, now()))
     file = folder / "gallery.html"
-    file.write_text(make_gallery(read_study(places, STUDY), places, folder))
+    file.write_text(make_gallery(read_study(paths, STUDY), paths, folder))
     return file
 
 

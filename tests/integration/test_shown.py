@@ -21,7 +21,7 @@ from analysis.gallery import make_gallery
 from analysis.runs import read_study
 from nca.outputs.model_file import load_model
 from nca.outputs.viewer import describe_facts, make_viewer
-from nca.records.paths import MLFLOW_UI, Places
+from nca.records.paths import MLFLOW_UI, RecordPaths
 from nca.textures.load import load_pixels
 from tests.integration.browsing import PATIENCE_S, save_screenshot, wait_for_image, wait_for_text
 from tests.integration.conftest import WEBGL, Finished, Serve
@@ -76,10 +76,10 @@ def test_a_trained_texture_grows_and_a_hole_in_it_heals(browser: Chrome, tmp_pat
 
 
 def test_the_gallery(browser: Chrome, shown: Finished, tmp_path: Path) -> None:
-    places = Places.under(shown.runs)
-    table = read_study(places, shown.name)
+    paths = RecordPaths.in_folder(shown.runs)
+    table = read_study(paths, shown.name)
     page = tmp_path / "gallery.html"
-    page.write_text(make_gallery(table, places, tmp_path))
+    page.write_text(make_gallery(table, paths, tmp_path))
     browser.get(page.as_uri())
     save_screenshot(browser, "gallery", tmp_path)
     browser.find_element(By.CSS_SELECTOR, ".card").click()
@@ -119,17 +119,17 @@ def study_number(browser: Chrome, address: str, name: str) -> str:
 
 @pytest.mark.parametrize("browser", [WEBGL], indirect=True)
 def test_mlflow(serve: Serve, browser: Chrome, shown: Finished, tmp_path: Path) -> None:
-    places = Places.under(shown.runs)
-    table = read_study(places, shown.name)
+    paths = RecordPaths.in_folder(shown.runs)
+    table = read_study(paths, shown.name)
     at = serve("nca.serve", "ui", shown=shown.runs).partition("/#")[0]
     experiment = table.links["mlflow_experiment_id"]
-    browser.get(places.page(experiment).replace(MLFLOW_UI, at))
+    browser.get(paths.mlflow_url(experiment).replace(MLFLOW_UI, at))
     wait_for_text(browser, shown.name, "matching runs")
     browser.find_element(By.CSS_SELECTOR, "[role=row] [col-id*='Run Name'] button").click()
     wait_for_text(browser, "trial 0", "trial 1")
     save_screenshot(browser, "mlflow_runs", tmp_path)
     best = table.trials.sort_values("final_loss").iloc[0]["mlflow_run_id"]
-    browser.get(places.page(experiment, best, "viewer.html").replace(MLFLOW_UI, at))
+    browser.get(paths.mlflow_url(experiment, best, "viewer.html").replace(MLFLOW_UI, at))
     frame = WebDriverWait(browser, PATIENCE_S).until(
         lambda b: b.find_elements(By.CSS_SELECTOR, "iframe[sandbox]")
     )[0]

@@ -10,7 +10,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support import expected_conditions
 from selenium.webdriver.support.ui import WebDriverWait
 
-from nca.records.paths import MLFLOW_UI, Places
+from nca.records.paths import MLFLOW_UI, RecordPaths
 from tests.integration.browsing import PATIENCE_S, save_screenshot, wait_for_image, wait_for_text
 from tests.integration.conftest import WEBGL, Finished, Serve
 from tests.integration.records import Records
@@ -66,8 +66,10 @@ def test_the_viewer_lives_in_mlflows_artifact_tab(
 ) -> None:
     serve_at = serve("nca.serve", "ui").partition("#")[0]
     run = records.children[1].info
-    places = Places.under(tmp_path)
-    browser.get(places.page(run.experiment_id, run.run_id, "viewer.html").replace(MLFLOW_UI + "/", serve_at))
+    paths = RecordPaths.in_folder(tmp_path)
+    browser.get(
+        paths.mlflow_url(run.experiment_id, run.run_id, "viewer.html").replace(MLFLOW_UI + "/", serve_at)
+    )
     frame = WebDriverWait(browser, PATIENCE_S).until(
         expected_conditions.presence_of_element_located((By.CSS_SELECTOR, "iframe[sandbox]"))
     )

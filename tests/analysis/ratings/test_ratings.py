@@ -15,7 +15,7 @@ from analysis.ratings.ratings import Rating, Ratings, now
 from analysis.runs import load
 from analysis.trial_pictures import read_target
 from nca.cli.errors import ConfigError
-from nca.records.paths import Places
+from nca.records.paths import RecordPaths
 from tests.analysis.builders import STUDY, make_study
 from tests.analysis.mistakes import expect_refusal
 
@@ -25,19 +25,19 @@ N_COMPLETE = 12
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> Places:
+def paths(tmp_path: Path) -> RecordPaths:
     """Return a study of twelve complete trials and a failed one."""
     return make_study(tmp_path, N_COMPLETE + 1)
 
 
 @pytest.fixture
-def ratings(places: Places) -> Ratings:
-    return Ratings(places, STUDY)
+def ratings(paths: RecordPaths) -> Ratings:
+    return Ratings(paths, STUDY)
 
 
 @pytest.fixture
-def client(places: Places, ratings: Ratings) -> Iterator[FlaskClient]:
-    target = read_target(places, STUDY)
+def client(paths: RecordPaths, ratings: Ratings) -> Iterator[FlaskClient]:
+    target = read_target(paths, STUDY)
     assert target is not None
     with make_app(ratings, target, PORT).test_client() as client:
         yield client
@@ -102,7 +102,7 @@ def test_ratings_are_kept_with_the_study_and_stand_in_its_table(ratings: Ratings
 
 
 def test_a_table_of_ratings_goes_out_and_in_again(
-    places: Places, ratings: Ratings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    paths: RecordPaths, ratings: Ratings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for trial in range(4):
         ratings.add(Rating(trial, "ada of Ö", 0, trial + 0.5, now()))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nca.cli.errors import ConfigError
-from nca.records.paths import Places
+from nca.records.paths import RecordPaths
 from nca.records.repair import find_orphans, repair
 from nca.tracking import MlflowStore, check_not_relocated, find_relocated
 
@@ -73,7 +73,7 @@ def test_a_copy_of_the_store_alone_writes_and_deletes_nothing_beside_the_origina
         (runs / "artifacts" / name).as_uri(): copy / "artifacts" / name for name in ("empty", NAME)
     }
     before = sorted(runs.rglob("*.txt"))
-    repair(Places.under(copy))
+    repair(RecordPaths.in_folder(copy))
     assert MlflowStore(f"sqlite:///{copy / 'mlflow.db'}").experiments.delete(NAME)
     assert sorted(runs.rglob("*.txt")) == before != []
 
@@ -92,12 +92,12 @@ def test_moved_or_copied_records_are_refused_until_they_are_repaired(
     for refuse in (lambda: check_not_relocated(store), lambda: MlflowStore(uri)):
         with pytest.raises(ConfigError, match=r"moved or copied.*nca\.studies repair runs_dir="):
             refuse()
-    places = Places.under(new)  # without any study
+    paths = RecordPaths.in_folder(new)  # without any study
     folders = [(new / "artifacts" / name, (runs / "artifacts" / name).as_uri()) for name in names]
     moved = [f"{folder}: was moved or copied, MLflow has it as {uri}" for folder, uri in folders]
-    assert list(find_orphans(places)) == moved
-    assert repair(places).endswith(f", artifact URIs of {len(names)} MLflow experiments updated")
-    assert list(find_orphans(places)) == []
+    assert list(find_orphans(paths)) == moved
+    assert repair(paths).endswith(f", artifact URIs of {len(names)} MLflow experiments updated")
+    assert list(find_orphans(paths)) == []
     opened = MlflowStore(uri)
     experiment = opened.experiments.open(NAME, new / "artifacts" / NAME)
     again = opened.create_run(experiment, "again")
