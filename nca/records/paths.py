@@ -1,4 +1,4 @@
-"""Where records are: databases and folders of studies, and how much room they take."""
+"""Paths of records: databases and folders of studies, and how much disk space they take."""
 
 from __future__ import annotations
 
@@ -9,29 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nca.cli.errors import ConfigError
+from sweeps.storage.sqlite import SQLITE
 
 if TYPE_CHECKING:
     from nca.tracking import MlflowStore
     from sweeps.admin import Studies
-
-__all__ = [
-    "DASHBOARD",
-    "MLFLOW_UI",
-    "RECORD_OPTIONS",
-    "SINGLE_RUNS",
-    "RecordPaths",
-    "format_size",
-    "is_study_name",
-    "read_record_paths",
-    "size_of",
-]
 
 RECORD_OPTIONS = {  # of `read_record_paths`, with their help
     "runs_dir": "folder of all records; default mlruns",
     "sweep.storage": "SQLAlchemy address of the Optuna storage; default optuna.db in runs_dir",
     "tracking.uri": "address of the MLflow store, or none; default mlflow.db in runs_dir",
 }
-SINGLE_RUNS = "single-runs"  # MLflow experiment of runs that belong to no study, and their folder
+SINGLE_RUNS = "single-runs"  # MLflow experiment and folder of runs outside any study
 MLFLOW_UI, DASHBOARD = "http://127.0.0.1:5000", "http://127.0.0.1:8080/dashboard"  # where `make` serves them
 
 
@@ -49,73 +38,41 @@ class RecordPaths:
     storage: str
     tracking: str | None
 
-    def fetch(self, run: str, name: str) -> Path:
-        """Return a file of a run: of an MLflow run by its id, or of a folder or a file beside it by its path.
-
-        Raises:
-            ConfigError: If there is no such run, or it has no such file.
-        """
-        beside = Path(run).expanduser()
-        if beside.exists():
-            folder = beside if beside.is_dir() else beside.parent
-            found = next((f for f in (folder / name, folder / "artifacts" / name) if f.exists()), None)
-            if found is None:
-                raise ConfigError(f"run={run}: there is no {name}")
-            return found
-        store = self.open_tracking()
-        if store is None or not store.has_run(run):
-            where = self.tracking or "without tracking"
-            raise ConfigError(
-                f"run={run}: no such path, and no such run in {where}; give an id as MLflow shows it"
-            )
-        return store.fetch(run, name)
-
-    def command(self, module: str, *words: str) -> str:
-        """Return the command line of an entry point that finds its records here."""
-        return shlex.join(["python", "-m", module, *words, *self.cli_overrides()])
-
-    def cli_overrides(self) -> list[str]:
-        """Return the words of a command line that lead here; none from where `mlruns` is this folder."""
-        usual = RecordPaths.in_folder(Path("mlruns").absolute())
-        if self.runs == usual.runs and (self.storage, self.tracking) == (usual.storage, usual.tracking):
-            return []
-        words, here = [f"runs_dir={self.runs}"], RecordPaths.in_folder(self.runs)
-        if self.storage != here.storage:
-            words.append(f"sweep.storage={self.storage}")
-        if self.tracking != here.tracking:
-            words.append(f"tracking.uri={self.tracking or 'none'}")
-        return words
-
-    def mlflow_url(self, experiment: str, run: str | None = None, artifact: str | None = None) -> str:
-        """Return where MLflow shows an experiment, a run or one of its artifacts."""
-        at_server = self.tracking is not None and self.tracking.startswith("http")
-        base = str(self.tracking).rstrip("/") if at_server else MLFLOW_UI
-        if run is None:
-            return f"{base}/#/experiments/{experiment}/runs?workflowType=machine_learning"
-        below = f"/artifacts/{artifact}" if artifact else ""
-        return f"{base}/#/experiments/{experiment}/runs/{run}{below}?workflowType=machine_learning"
-
     @classmethod
     def in_folder(cls, runs: Path) -> RecordPaths:
-        """Return the usual paths in a folder of all records."""
-        return cls(runs, f"sqlite:///{runs / 'optuna.db'}", f"sqlite:///{runs / 'mlflow.db'}")
+        """Return the default paths in a folder of all records."""
+        return cls(runs, f"{SQLITE}{runs / 'optuna.db'}", f"{SQLITE}{runs / 'mlflow.db'}")
 
-    def run_tags(self, run: str) -> dict[str, str]:
-        """Return the tags of an MLflow run, none of one that is a folder."""
-        store = None if Path(run).exists() else self.open_tracking()
-        return {} if store is None else store.tags(run)
+    def cli_overrides(self) -> list[str]:
+        """Return the command-line overrides for these paths, `runs_dir` first; none for the defaults."""
+        if self == RecordPaths.in_folder(Path("mlruns").absolute()):
+            return []
+        usual = RecordPaths.in_folder(self.runs)
+        storage = [] if self.storage == usual.storage else [f"sweep.storage={self.storage}"]
+        tracking = [] if self.tracking == usual.tracking else [f"tracking.uri={self.tracking or 'none'}"]
+        return [f"runs_dir={self.runs}", *storage, *tracking]
+
+    def command(self, module: str, *argv: str) -> str:
+        """Return the command line of an entry point with these paths."""
+        return shlex.join(["python", "-m", module, *argv, *self.cli_overrides()])
+
+    def mlflow_url(self, experiment: str, run: str | None = None, artifact: str | None = None) -> str:
+        """Return the URL at which MLflow shows an experiment, a run or one of its artifacts."""
+        on_server = self.tracking is not None and self.tracking.startswith("http")
+        base = str(self.tracking).rstrip("/") if on_server else MLFLOW_UI
+        path = f"runs/{run}" if run else "runs"
+        path += f"/artifacts/{artifact}" if artifact else ""
+        return f"{base}/#/experiments/{experiment}/{path}?workflowType=machine_learning"
 
     def study_folders(self, study: str) -> list[Path]:
-        """Return the folders that a study has: its trials', and its runs' artifacts."""
+        """Return the two folders of a study, of its trials and of its runs' artifacts."""
         return [self.runs / "trials" / study, self.runs / "artifacts" / study]
 
     def find_target(self, study: str) -> Path | None:
-        """Return a study's target picture, as any of its trials holds it."""
-        trials, artifacts = self.study_folders(study)
-        below = ("", "artifacts/")  # as runs leave it now, those of seeds too; where older ones have it
-        patterns = [f"{trial}/{folder}target.png" for folder in below for trial in ("*", "*/*")]
-        folders = (trials, artifacts)
-        return next((f for pattern in patterns for folder in folders for f in folder.glob(pattern)), None)
+        """Return a study's target picture from the first folder that has it."""
+        return next(
+            (file for folder in self.study_folders(study) for file in folder.rglob("target.png")), None
+        )
 
     def open_studies(self) -> Studies:
         """Open the Optuna storage.
@@ -128,50 +85,80 @@ class RecordPaths:
         return Studies(self.storage)
 
     def local_mlflow_db(self) -> Path | None:
-        """Return the file of this folder's own MLflow store, if that is used and there is one."""
-        store = self.runs / "mlflow.db"
-        return (
-            store if self.tracking == RecordPaths.in_folder(self.runs).tracking and store.exists() else None
-        )
+        """Return the file of the default MLflow store; None if another is used, or it does not exist."""
+        file = self.runs / "mlflow.db"
+        return file if self.tracking == f"{SQLITE}{file}" and file.exists() else None
 
     def open_tracking(self) -> MlflowStore | None:
-        """Open the MLflow store, None where there is none yet.
+        """Open the MLflow store; return None if there is none, or the default one does not exist.
 
         Raises:
-            ConfigError: If it cannot be opened, or is a server that is not there or wants another login.
+            ConfigError: If it cannot be opened, or its server does not answer or accept the login.
         """
         from nca.tracking import MlflowStore, check_address
 
-        if self.tracking is None or self.tracking == RecordPaths.in_folder(self.runs).tracking:
-            return MlflowStore(self.tracking) if self.tracking and self.local_mlflow_db() else None
+        usual = RecordPaths.in_folder(self.runs).tracking
+        if self.tracking is None or (self.tracking == usual and not self.local_mlflow_db()):
+            return None
         check_address(self.tracking)
         return MlflowStore(self.tracking)
 
+    def fetch(self, run: str, name: str) -> Path:
+        """Return the path of a run's file.
+
+        Args:
+            run: Id of an MLflow run, or path of a folder or of a file in it.
+            name: Of the file.
+
+        Raises:
+            ConfigError: If there is no such run, or it has no such file.
+        """
+        path = Path(run).expanduser()
+        if path.exists():
+            folder = path if path.is_dir() else path.parent
+            found = next((f for f in (folder / name, folder / "artifacts" / name) if f.exists()), None)
+            if found is None:
+                raise ConfigError(f"run={run}: has no {name}")
+            return found
+        store = self.open_tracking()
+        if store is None or not store.has_run(run):
+            where = self.tracking or "tracking=none"
+            raise ConfigError(
+                f"run={run}: not a path, and not a run in {where}; give a path or MLflow's run id"
+            )
+        return store.fetch(run, name)
+
+    def run_tags(self, run: str) -> dict[str, str]:
+        """Return the tags of an MLflow run; none if the run is given by a path."""
+        store = None if Path(run).expanduser().exists() else self.open_tracking()
+        return {} if store is None else store.tags(run)
+
 
 def read_record_paths(options: Mapping[str, str]) -> RecordPaths:
-    """Return where records are, as `runs_dir`, `sweep.storage` and `tracking.uri` say."""
+    """Return the paths given by `runs_dir`, `sweep.storage` and `tracking.uri`."""
     runs = Path(options.get("runs_dir", "mlruns")).expanduser().absolute()
     usual = RecordPaths.in_folder(runs)
-    tracking = options.get("tracking.uri", usual.tracking)
-    return RecordPaths(
-        runs, options.get("sweep.storage", usual.storage), None if tracking == "none" else tracking
+    storage, tracking = (
+        options.get("sweep.storage", usual.storage),
+        options.get("tracking.uri", usual.tracking),
     )
+    return RecordPaths(runs, storage, None if tracking == "none" else tracking)
 
 
 def is_study_name(name: str) -> bool:
-    """Say whether a study may be called so: its name is also that of folders among others."""
+    """Return whether a study may have a name, which also names its folders among others."""
     return "/" not in name and name not in {SINGLE_RUNS, "optuna", ".", ".."}
 
 
 def size_of(path: Path) -> int:
-    """Return the bytes of a file, or of all files below a folder."""
+    """Return the size in bytes of a file, or of all files in a folder."""
     if path.is_dir():
         return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return path.stat().st_size if path.exists() else 0
 
 
 def format_size(n_bytes: float) -> str:
-    """Return bytes as 12 B, 3.4 kB, 56 MB or 7.89 GB."""
+    """Return a size as 12 B, 3.4 kB, 56 MB or 7.89 GB."""
     for unit in ("B", "kB", "MB"):
         if n_bytes < 1000:
             return f"{n_bytes:.3g} {unit}"

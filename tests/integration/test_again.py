@@ -171,7 +171,7 @@ def test_mistakes_are_one_line(
     old.mkdir()
     (old / "config.yaml").write_text(yaml.safe_dump({"train": {"steps": "many"}}))
     cases = (
-        (("run=nothing",), "run=nothing: no such path, and no such run in sqlite:///"),
+        (("run=nothing",), "run=nothing: not a path, and not a run in sqlite:///"),
         ((f"run={broken}",), "is no config of a run"),
         ((f"run={old}",), "train.steps=many: must be a whole number"),
         (("run=x", "study=y"), "not both"),

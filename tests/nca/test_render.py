@@ -79,7 +79,7 @@ def test_a_video_has_its_frames(run: str, tmp_path: Path, kind: str) -> None:
     ("words", "said"),
     [
         ([], "'run' is missing: give run=VALUE; see python -m nca.render --help"),
-        (["run=nowhere"], "run=nowhere: no such path, and no such run in sqlite:///"),
+        (["run=nowhere"], "run=nowhere: not a path, and not a run in sqlite:///"),
         (["run=RUN", "sise=5"], "unknown key 'sise', did you mean 'size'?"),
         (["run=RUN", "size=40"], "size=40: must be a multiple of 16"),
         (["run=RUN", "size=big"], "size=big: must be a whole number from 0 to 4096"),
@@ -101,7 +101,7 @@ def test_mistakes_are_one_line(
 
 def test_a_run_without_its_files_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "trial").mkdir()
-    with pytest.raises(ConfigError, match=r"there is no model\.safetensors"):
+    with pytest.raises(ConfigError, match=r"has no model\.safetensors"):
         nca.load(tmp_path / "trial")
 
 
