@@ -73,12 +73,12 @@ def test_a_study_goes_on_in_another_store_with_a_parent_run_of_its_own(stores: l
     assert second.client.get_run(moved["mlflow_run_id"]).info.run_name == STUDY
 
 
-def test_a_study_of_the_same_name_is_refused_and_neither_adopts_mends_nor_deletes_the_first(
+def test_a_study_of_the_same_name_is_refused_and_neither_adopts_repairs_nor_deletes_the_first(
     stores: list[Store],
 ) -> None:
     first = stores[0]
     links = first.open({})
-    with pytest.raises(ConfigError, match="experiment 'leaf' holds the runs of another study of its name"):
+    with pytest.raises(ConfigError, match="experiment 'leaf' belongs to another study of the same name"):
         first.open({}, uid="theirs")
     store = MlflowStore(first.uri)
     assert store.experiments.running_runs(STUDY, "theirs") == {}
