@@ -20,7 +20,7 @@ from nca.study.plan import (
     resolve,
     sampler_spec,
 )
-from nca.study.trial_config import TrialComposer
+from nca.study.trial_config import TrialComposer, study_spec
 from sweeps import SweepError
 from sweeps.space import describe, n_sets
 
@@ -47,26 +47,24 @@ def run_studies(words: Sequence[str]) -> list[Summary]:
 
     asked = make_plans(words)
     for plan in asked:
-        check_surroundings(plan.trial_config({}, 0), elsewhere=plan.config.executor.name == "ray")
+        check_surroundings(plan.config.trial, elsewhere=plan.config.executor.name == "ray")
     resolved = [resolve(plan) for plan in asked]
     plans = [plan for plan, _ in resolved]
     for note in sorted({note for _, note in resolved if note}):
         print(note)
-    identities = [check_inputs(plan.trial_config({}, 0)) for plan in plans]
+    identities = [check_inputs(plan.config.trial) for plan in plans]
     executors = [_make_executor(plan) for plan in plans]
     summaries = []
     for plan, identity, executor in zip(plans, identities, executors, strict=True):
-        config = plan.config
-        runs = Path(config.runs_dir)
-        composer = TrialComposer(plan, identity)
+        config, runs = plan.config, Path(plan.config.trial.runs_dir)
         spec = SweepSpec(
-            study=composer.spec,
+            study=study_spec(plan, identity),
             sampler=sampler_spec(config),
             pruner=pruner_spec(config),
             n_trials=config.sweep.n_trials,
             retries=config.sweep.retries,
             application=_application(plan),
-            compose=composer,
+            compose=TrialComposer(plan, identity),
             trials=runs / "trials" / plan.name,
             artifacts=runs / "artifacts" / "optuna",
             timeout_s=read_duration("sweep.timeout", config.sweep.timeout),
@@ -99,7 +97,7 @@ def run_and_exit(words: Sequence[str]) -> None:
 
 
 def _application(plan: Plan) -> str:
-    return f"nca.study.application:{'TextureSweep' if plan.config.tracking.uri else 'UntrackedSweep'}"
+    return f"nca.study.application:{'TextureSweep' if plan.config.trial.tracking.uri else 'UntrackedSweep'}"
 
 
 def _make_executor(plan: Plan) -> Executor:
@@ -120,7 +118,7 @@ def _make_executor(plan: Plan) -> Executor:
         raise ConfigError("executor.threads=auto: the nodes of a cluster may differ; give a number")
     for key, address in (
         ("sweep.storage", plan.config.sweep.storage),
-        ("tracking.uri", plan.config.tracking.uri or ""),
+        ("tracking.uri", plan.config.trial.tracking.uri or ""),
     ):
         if not config.shared_disk and address.startswith("sqlite"):
             raise ConfigError(f"{key}={address}: not with executor.shared_disk=false; give that of a server")
@@ -131,8 +129,8 @@ def _make_executor(plan: Plan) -> Executor:
         str(config.address),
         config.workers,
         threads=config.threads,
-        trials_per_gpu=0 if plan.config.device == "cpu" else config.trials_per_gpu,
-        needs_gpu=plan.config.device.startswith("cuda"),
+        trials_per_gpu=0 if plan.config.trial.device == "cpu" else config.trials_per_gpu,
+        needs_gpu=plan.config.trial.device.startswith("cuda"),
         shared_disk=bool(config.shared_disk),
     )
 
@@ -158,14 +156,14 @@ def dry_run(words: Sequence[str]) -> None:
         SweepError: If the sampler cannot draw from the space.
     """
     for plan in make_plans(words):
-        config = plan.config
-        features = resolve_features(config.features, reach_out=False)
-        undecided = config.features.name == "auto" and features.name != "vgg16"
+        config, trial = plan.config, plan.config.trial
+        features = resolve_features(trial.features, reach_out=False)
+        undecided = trial.features.name == "auto" and features.name != "vgg16"
         note = " (vgg16 if its weights can be downloaded)" if undecided else ""
         named = plan.with_features(features)
         print(f"study     {named.name}")
-        print(f"texture   {config.texture.name} ({config.texture.source}), {config.train.size} px")
-        print(f"model     {config.model.name}")
+        print(f"texture   {trial.texture.name} ({trial.texture.source}), {trial.train.size} px")
+        print(f"model     {trial.model.name}")
         print(f"features  {features.name}{note}")
         for key, domain in describe(plan.space).items():
             print(f"search    {key} = {domain}")
@@ -177,7 +175,7 @@ def dry_run(words: Sequence[str]) -> None:
         )
         print(f"pruner    {config.pruner.name}")
         seeds = f", {config.sweep.repeats} seeds each" if config.sweep.repeats > 1 else ""
-        print(f"trials    {_n_trials(plan)} of {config.train.steps} steps{seeds}")
+        print(f"trials    {_n_trials(plan)} of {config.trial.train.steps} steps{seeds}")
         print(f"time      {_estimate(named)}")
     print("nothing was started; add -m to start")
 
@@ -205,7 +203,7 @@ def _estimate(plan: Plan) -> str:
         return f"{left} trials left, as many at once as the cluster holds then"
     slots = len(_make_slots(plan)) if workers == "auto" else workers
     pace = sum(paces) / len(paces)
-    seconds = pace * config.train.steps * config.sweep.repeats * -(-left // slots)
+    seconds = pace * config.trial.train.steps * config.sweep.repeats * -(-left // slots)
     return (
         f"about {format_duration(seconds)} for the {left} trials left, {pace:.3g} s a step, {slots} at once"
     )

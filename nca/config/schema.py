@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from nca.config.validation import leaf
+from nca.config.validation import build, leaf
 
 __all__ = [
     "FREE",
@@ -25,8 +26,10 @@ __all__ = [
     "TrackingConfig",
     "TrainConfig",
     "TrialConfig",
+    "build_sweep",
     "name_study",
     "training_values",
+    "with_values",
 ]
 
 
@@ -201,21 +204,39 @@ class SweepSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig:
-    """The schema of sweep.yaml: a trial's config and what draws, ends and runs trials."""
+    """The schema of sweep.yaml, where the keys of `trial` lie beside the others."""
 
-    texture: Texture
-    model: ModelConfig
-    features: FeaturesConfig
-    train: TrainConfig
-    tracking: TrackingConfig
+    trial: TrialConfig
     sweep: SweepSettings
     sampler: SamplerConfig
     pruner: PrunerConfig
     executor: ExecutorConfig
     search: dict[str, Any]
-    seed: int = leaf(at_least=0)
-    device: str
-    runs_dir: str
+
+
+def build_sweep(values: Mapping[str, Any]) -> SweepConfig:
+    """Build the config of a sweep from the composed values of sweep.yaml.
+
+    Raises:
+        ConfigError: If a value is wrong.
+    """
+    shared = {item.name for item in fields(TrialConfig)}
+    trial = build(TrialConfig, {key: value for key, value in values.items() if key in shared})
+    own = {key: value for key, value in values.items() if key not in shared}
+    return build(SweepConfig, {**own, "trial": trial})
+
+
+def with_values(config: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
+    """Return a config with other values, given by dotted keys such as `model.channels`.
+
+    Raises:
+        ConfigError: If a value is wrong.
+    """
+    parts: dict[str, Any] = {}
+    for key, value in values.items():
+        group, _, name = key.partition(".")
+        parts.setdefault(group, asdict(getattr(config, group)))[name] = value
+    return replace(config, **{g: build(type(getattr(config, g)), part, f"{g}.") for g, part in parts.items()})
 
 
 def training_values(config: TrialConfig) -> dict[str, Any]:

@@ -88,6 +88,8 @@ def _options(hint: Any) -> Iterator[Any]:
 
 
 def _build_nested(schemas: list[type], value: Any, key: str) -> Any:
+    if isinstance(value, tuple(schemas)):
+        return value
     if not isinstance(value, Mapping):
         raise ConfigError(f"{key}={_shown(value)}: must be one of conf/{key}/ by name")
     if len(schemas) == 1:

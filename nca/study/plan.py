@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
@@ -19,9 +18,11 @@ from nca.config.schema import (
     SweepConfig,
     TrainConfig,
     TrialConfig,
+    build_sweep,
     name_study,
+    with_values,
 )
-from nca.config.validation import build, flatten
+from nca.config.validation import flatten
 from nca.loss.vgg_weights import resolve_features
 from nca.records.paths import is_study_name
 from sweeps.space import Choice, Domain, Interval, check_sampler
@@ -53,37 +54,27 @@ class Plan:
     """One study as a command line asks for it.
 
     Args:
-        overrides: Plain Hydra overrides that compose its config.
         config: The whole config, features as asked for.
         space: What the sampler varies, by dotted key.
     """
 
-    overrides: list[str]
     config: SweepConfig
     space: dict[str, Domain]
 
     def trial_config(self, params: Mapping[str, Any], ordinal: int) -> TrialConfig:
-        """Compose one trial: the drawn values, and the first of its training seeds, which no other has."""
-        from nca.config.compose import compose_plain
-
-        drawn = [f"{key}={_as_override(value)}" for key, value in params.items()]
-        values = compose_plain("sweep", [*self.overrides, *drawn])
-        trial = build(TrialConfig, {item.name: values[item.name] for item in fields(TrialConfig)})
-        return replace(
-            trial, seed=trial.seed + ordinal * self.config.sweep.repeats, features=self.config.features
-        )
+        """Return the config of a trial: its params, and training seeds that no other trial has."""
+        trial = with_values(self.config.trial, params)
+        return replace(trial, seed=trial.seed + ordinal * self.config.sweep.repeats)
 
     def with_features(self, features: FeaturesConfig) -> Plan:
         """Return the plan with another feature extractor, which also names its study."""
-        return replace(self, config=replace(self.config, features=features))
+        trial = replace(self.config.trial, features=features)
+        return replace(self, config=replace(self.config, trial=trial))
 
     @property
     def name(self) -> str:
         """The study's name."""
-        trial = build(
-            TrialConfig, {item.name: _plain(self.config)[item.name] for item in fields(TrialConfig)}
-        )
-        return self.config.sweep.study or name_study(trial)
+        return self.config.sweep.study or name_study(self.config.trial)
 
 
 def make_plans(words: Sequence[str]) -> list[Plan]:
@@ -121,22 +112,20 @@ def _make_plan(overrides: list[str], domains: Mapping[str, Domain]) -> Plan:
     from nca.config.compose import compose_plain, read_domain
 
     values = compose_plain("sweep", overrides)
-    config = build(SweepConfig, values)
+    config = build_sweep(values)
     known = flatten({part: values[part] for part in ("model", "train")})
     fixed = {word.lstrip("+").partition("=")[0] for word in overrides}
     space: dict[str, Domain] = {}
-    plain: list[str] = []
+    plain: dict[str, Any] = {}
     for key, text in {**config.search, **domains}.items():
         _check_searchable(key, known)
         domain = text if isinstance(text, Choice | Interval) else read_domain(key, text)
-        if domain is None:
-            plain += [] if key in fixed else [f"{key}={_as_override(text)}"]
-        elif key in domains or key not in fixed:
+        if domain is None and key not in fixed:
+            plain[key] = text
+        elif domain is not None and (key in domains or key not in fixed):
             space[key] = _fit(domain, key)
-    if plain:
-        overrides = [*overrides, *plain]
-        config = build(SweepConfig, compose_plain("sweep", overrides))
-    plan = Plan(overrides, config, space)
+    config = replace(config, trial=with_values(config.trial, plain))
+    plan = Plan(config, space)
     _check_values(plan)
     read_duration("sweep.timeout", config.sweep.timeout)
     read_duration("sweep.storage_timeout", config.sweep.storage_timeout)
@@ -185,11 +174,9 @@ def _check_values(plan: Plan) -> None:
 
     What fits there fits everywhere: ranges have no holes, and a multiple plus a multiple is one.
     """
-    values = _plain(plan.config)
     for key, domain in plan.space.items():
-        group, _, name = key.partition(".")
         for value in domain.options if isinstance(domain, Choice) else _first_and_last(domain):
-            build(SweepConfig, {**values, group: {**values[group], name: value}})
+            with_values(plan.config.trial, {key: value})
 
 
 def _first_and_last(interval: Interval) -> list[float]:
@@ -205,16 +192,16 @@ def resolve(plan: Plan) -> tuple[Plan, str]:
     Returns:
         The plan with features resolved, and a line to say about it, empty where nothing was decided.
     """
-    features = plan.config.features
+    features = plan.config.trial.features
     if features.name != "auto":
         return plan, ""
     ours = plan.with_features(resolve_features(features))
     others = [plan.with_features(FeaturesConfig("vgg16", features.weights))]
     others.append(plan.with_features(FeaturesConfig("random_filters")))
     for found in filter(has_study, [ours, *others]):
-        kind = found.config.features.name
+        kind = found.config.trial.features.name
         return found, f"features=auto: {kind}, as study {found.name} already uses it"
-    if ours.config.features.name == "vgg16":
+    if ours.config.trial.features.name == "vgg16":
         return ours, "features=auto: vgg16"
     return ours, (
         "warning: features=auto: VGG-16's weights are neither cached nor to be downloaded here, so the style "
@@ -259,18 +246,8 @@ def pruner_spec(config: SweepConfig) -> PrunerSpec:
     """Return which trials end early."""
     from sweeps.study import PrunerSpec
 
-    return PrunerSpec(config.pruner.name, config.train.steps, _options(config.pruner))
+    return PrunerSpec(config.pruner.name, config.trial.train.steps, _options(config.pruner))
 
 
 def _options(part: Any) -> dict[str, int]:
     return {key: value for key, value in asdict(part).items() if key != "name" and value is not None}
-
-
-def _plain(config: SweepConfig) -> dict[str, Any]:
-    return asdict(config)
-
-
-def _as_override(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    return repr(value) if isinstance(value, str) else str(value)

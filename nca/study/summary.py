@@ -44,7 +44,7 @@ def describe_end(plan: Plan, summary: Summary) -> Iterator[str]:
 
 
 def _describe_pruning(plan: Plan, summary: Summary) -> str:
-    whole = plan.config.train.steps * plan.config.sweep.repeats
+    whole = plan.config.trial.train.steps * plan.config.sweep.repeats
     n_saved = sum(whole - n_steps for n_steps in summary.pruned_after)
     n_all = whole * sum(summary.counts.get(reason, 0) for reason in ("complete", "pruned"))
     return f"pruning saved {n_saved} of {n_all} training steps ({n_saved / n_all:.0%})"
@@ -52,11 +52,12 @@ def _describe_pruning(plan: Plan, summary: Summary) -> str:
 
 def _describe_paths(plan: Plan, summary: Summary) -> Iterator[str]:
     """Yield where to look, with addresses as the servers that `make` starts have them."""
-    config, best, steps = plan.config, summary.best, plan.config.train.steps
-    paths = RecordPaths(Path(config.runs_dir).absolute(), config.sweep.storage, config.tracking.uri)
+    config, best, trial = plan.config, summary.best, plan.config.trial
+    longer = f"train.steps={2 * trial.train.steps}"
+    paths = RecordPaths(Path(trial.runs_dir).absolute(), config.sweep.storage, trial.tracking.uri)
     trials, artifacts = paths.study_folders(plan.name)
     words = [word for word in paths.cli_overrides() if not word.startswith("tracking.uri")]
-    uri, experiment = config.tracking.uri, summary.links.get("mlflow_experiment_id")
+    uri, experiment = trial.tracking.uri, summary.links.get("mlflow_experiment_id")
     at_server = uri is not None and uri.startswith("http")
     if best is not None:
         yield f"its output: {trials / str(origin(best)) / 'output.png'}"
@@ -66,7 +67,7 @@ def _describe_paths(plan: Plan, summary: Summary) -> Iterator[str]:
             url = paths.mlflow_url(str(experiment), run, viewer.name)
             yield f"it lives on: {url if at_server else viewer}"
             yield f"it grows: {paths.command('nca.render', f'run={run}', 'size=512', 'out=grown.png')}"
-            yield f"it goes on: {paths.command('nca.train', f'run={run}', f'train.steps={2 * steps}')}"
+            yield f"it goes on: {paths.command('nca.train', f'run={run}', longer)}"
     if uri is not None and experiment is not None:
         start = "" if at_server else f"make ui{_serve(words[:1])}, "
         yield f"MLflow: {start}{paths.mlflow_url(experiment)}"

@@ -8,7 +8,7 @@ import pytest
 
 from nca.cli.errors import ConfigError
 from nca.config.compose import CONF, compose_plain, read_domain, sort_overrides
-from nca.config.schema import SweepConfig, TrialConfig
+from nca.config.schema import TrialConfig, build_sweep
 from nca.config.validation import build
 from sweeps.space import Choice, Interval
 
@@ -26,7 +26,7 @@ def test_composed_values_are_plain_and_hold_no_hydra() -> None:
     values = compose_plain("sweep", [TEXTURE])
     assert "hydra" not in values
     assert {type(part) for part in values.values()} <= {dict, int, str}
-    assert build(SweepConfig, values).texture.name == "roundleaf"
+    assert build_sweep(values).trial.texture.name == "roundleaf"
 
 
 def test_train_composes_without_the_sweep_parts() -> None:
@@ -122,7 +122,7 @@ def test_what_belongs_to_a_sweep_is_no_part_of_a_single_run() -> None:
 )
 def test_missing_values_are_named(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as error:
-        build(SweepConfig, compose_plain("sweep", overrides))
+        build_sweep(compose_plain("sweep", overrides))
     assert "\n" not in str(error.value)
 
 
