@@ -1,4 +1,4 @@
-"""Image files of any format and mode, as square sRGB pixels."""
+"""Reading of image files of any format and mode as square sRGB pixels."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ __all__ = ["MIN_SIDE_PX", "Pixels", "read_image"]
 
 Pixels = NDArray[np.uint8]
 
-# A smaller picture holds no texture: it is the smallest size of training.
-MIN_SIDE_PX = 16
+MIN_SIDE_PX = 16  # the smallest size of training
 _WHITE = (255, 255, 255, 255)
-# White of a picture of large whole numbers, or of real numbers: the first that its largest value allows.
+# Candidates for the value of white in images of large integers and of floats: the first one that is not
+# exceeded applies.
 _INTEGER_WHITES = (2**16 - 1, 2**31 - 1)
-_REAL_WHITES = (1.0, 2.0**8 - 1.0, 2.0**16 - 1.0)
+_FLOAT_WHITES = (1.0, 2.0**8 - 1.0, 2.0**16 - 1.0)
 
 
 def read_image(path: Path | str, size: int) -> Pixels:
-    """Read the centered square of an image, resized with Lanczos; (size, size, 3).
+    """Read the centered square of an image, resized with Lanczos, as sRGB pixels (size, size, 3).
 
-    PNG, JPEG, WebP, TIFF and whatever else Pillow reads, in any mode; of several frames the first. Turned
-    upright as its EXIF says, laid over white where transparent. Color profiles are ignored: values are sRGB.
+    PNG, JPEG, WebP, TIFF and every other format that Pillow reads, in any mode; the first frame of several.
+    EXIF rotation is applied, transparency is laid over white, color profiles are ignored.
 
     Args:
         path: The file.
@@ -44,15 +44,14 @@ def read_image(path: Path | str, size: int) -> Pixels:
     from PIL import Image
 
     path = Path(path)
-    _refuse_unreadable(path)
     with warnings.catch_warnings(), _one_line_errors(path):
         warnings.simplefilter("ignore")
-        # Pillow only warns up to twice its limit; a target of 90 million pixels is a mistake already.
+        # Pillow only warns up to twice its limit, but no sensible target has 90 million pixels.
         warnings.simplefilter("error", Image.DecompressionBombWarning)
+        _check_file(path)
         with path.open("rb") as stream, Image.open(stream) as image:
-            width, height = image.size
-            if min(width, height) < MIN_SIDE_PX:
-                found = f"{path} is {width} x {height} px"
+            if min(image.size) < MIN_SIDE_PX:
+                found = f"{path} is {image.width} x {image.height} px"
                 raise ConfigError(f"{found}: a texture needs at least {MIN_SIDE_PX} px on a side")
             upright = _convert_to_rgb(image)
     side = min(upright.size)
@@ -61,29 +60,29 @@ def read_image(path: Path | str, size: int) -> Pixels:
     return np.array(square.resize((size, size), Image.Resampling.LANCZOS))
 
 
-def _refuse_unreadable(path: Path) -> None:
-    """Refuse what is no file with something in it.
+def _check_file(path: Path) -> None:
+    """Check that a path leads to a file with content.
 
     Raises:
-        ConfigError: If it is missing, a folder or empty, or may not be looked at.
+        ConfigError: If it does not.
     """
-    try:
-        if path.is_dir():
-            raise ConfigError(f"{path} is a folder: give the path of an image file")
-        if path.stat().st_size == 0:
-            raise ConfigError(f"{path} is empty: give the path of an image file")
-    except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist: give the path of an image file") from None
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    if not path.exists():
+        problem = "does not exist"
+    elif path.is_dir():
+        problem = "is a folder"
+    elif path.stat().st_size == 0:
+        problem = "is empty"
+    else:
+        return
+    raise ConfigError(f"{path} {problem}: give the path of an image file")
 
 
 @contextmanager
 def _one_line_errors(path: Path) -> Generator[None]:
-    """Turn all that Pillow raises on a bad file into one line.
+    """Convert every exception of reading an image to one line.
 
     Raises:
-        ConfigError: In its place.
+        ConfigError: Instead of any exception.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -91,18 +90,16 @@ def _one_line_errors(path: Path) -> Generator[None]:
         yield
     except ConfigError:
         raise
-    except PermissionError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     except UnidentifiedImageError as error:
-        raise ConfigError(
-            f"{path} is not an image that Pillow can read: try PNG, JPEG, WebP or TIFF"
-        ) from error
+        hint = "try PNG, JPEG, WebP or TIFF"
+        raise ConfigError(f"{path} is not an image that Pillow can read: {hint}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ConfigError(
-            f"{path} is too large: at most {Image.MAX_IMAGE_PIXELS} px are read, shrink it"
-        ) from error
-    # Pillow's decoders let through whatever they stumble over: SyntaxError, struct.error, EOFError and more.
+        limit = Image.MAX_IMAGE_PIXELS
+        raise ConfigError(f"{path} is too large: at most {limit} px are read, shrink it") from error
+    # Pillow raises many types on damaged files: SyntaxError, struct.error, OSError without errno and more.
     except Exception as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(f"{path} is damaged or cut off: {reason}") from error
 
@@ -111,7 +108,7 @@ def _convert_to_rgb(image: Image) -> Image:
     """Return an upright 8-bit RGB copy of an image in any mode.
 
     Raises:
-        ValueError: If a picture of real numbers holds values that are not finite.
+        ValueError: If an image of floats has values that are not finite.
     """
     from PIL import Image, ImageOps
 
@@ -119,8 +116,8 @@ def _convert_to_rgb(image: Image) -> Image:
     if upright.mode[0] in "IF":
         values = np.asarray(upright, dtype=np.float64)
         if not np.isfinite(values).all():
-            raise ValueError("it holds values that are not finite")
-        whites = _REAL_WHITES if upright.mode == "F" else _INTEGER_WHITES
+            raise ValueError("it has values that are not finite")
+        whites = _FLOAT_WHITES if upright.mode == "F" else _INTEGER_WHITES
         white = next((white for white in whites if values.max() <= white), values.max())
         gray = np.rint(np.clip(values / white, 0.0, 1.0) * 255.0).astype(np.uint8)
         return Image.fromarray(gray).convert("RGB")

@@ -24,7 +24,7 @@ ASSETS = Path(__file__).parent / "assets"
 
 
 def load_texture(texture: Texture, size: int) -> Float[Tensor, "3 size size"]:
-    """Return the target as float32 RGB in [0, 1] on the CPU; arguments and errors as in `load_pixels`."""
+    """Return the target as float32 RGB in [0, 1] on the CPU; arguments and errors as for `load_pixels`."""
     import torch
 
     pixels = load_pixels(texture, size)
@@ -32,14 +32,14 @@ def load_texture(texture: Texture, size: int) -> Float[Tensor, "3 size size"]:
 
 
 def load_pixels(texture: Texture, size: int) -> Pixels:
-    """Return the target's sRGB pixels (size, size, 3): the same for the same config and size.
+    """Return the target's sRGB pixels (size, size, 3), determined by the config and the size.
 
     Args:
-        texture: What to load; a photograph that is not in the cache is downloaded.
-        size: Side in px, at least 3.
+        texture: The texture's config; a photograph that is not in the cache is downloaded.
+        size: Side in px.
 
     Raises:
-        ConfigError: If the texture is unknown, cannot be read or downloaded, or comes out empty.
+        ConfigError: If the texture is unknown, cannot be read or downloaded, or has no pattern.
     """
     match texture:
         case PlantTexture(source="photo"):
@@ -58,29 +58,27 @@ def load_pixels(texture: Texture, size: int) -> Pixels:
 
 
 def _render(texture: GrayScottTexture, size: int) -> Pixels:
-    """Render a Gray-Scott texture, with the config's own feed and kill where it has them.
+    """Render a Gray-Scott texture; the config's feed and kill rates override the preset's.
 
     Raises:
-        ConfigError: If the preset is unknown, the rates are refused or leave no pattern.
+        ConfigError: If the preset is unknown or the rates leave no pattern.
     """
     from nca.textures.gray_scott import N_STEPS, PRESETS, render_gray_scott
 
     if texture.preset not in PRESETS:
         hint = nearest(texture.preset, PRESETS)
         raise ConfigError(f"texture.preset={texture.preset}: must be one of {', '.join(PRESETS)}{hint}")
-    given = {"feed": texture.feed, "kill": texture.kill}
-    changes = {name: rate for name, rate in given.items() if rate is not None}
-    try:
-        parameters = dataclasses.replace(PRESETS[texture.preset], **changes)
-        pixels = render_gray_scott(parameters, size=size, n_steps=N_STEPS, seed=texture.seed)
-    except ValueError as error:
-        raise ConfigError(f"texture=gray_scott: {error}") from error
+    overrides = {"feed": texture.feed, "kill": texture.kill}
+    rates = dataclasses.replace(
+        PRESETS[texture.preset], **{name: rate for name, rate in overrides.items() if rate is not None}
+    )
+    pixels = render_gray_scott(rates, size=size, n_steps=N_STEPS, seed=texture.seed)
     if (pixels == pixels[0, 0]).all():
-        rates = f"texture.feed={parameters.feed:g} texture.kill={parameters.kill:g}"
-        raise ConfigError(f"{rates}: the reaction leaves no pattern, choose rates closer to a preset's")
+        given = f"texture.feed={rates.feed:g} texture.kill={rates.kill:g}"
+        raise ConfigError(f"{given}: the reaction leaves no pattern, choose rates closer to a preset's")
     return pixels
 
 
 def texture_hash(pixels: Pixels) -> str:
-    """Return the SHA-256, in hex, of the shape and bytes of a target at the trained size."""
+    """Return the SHA-256 in hex of a target's shape and pixels, at the size of training."""
     return hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""Photographs from the network, kept in the user's cache."""
+"""Photographs that are downloaded once and kept in the user's cache."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _CACHE_VARIABLE = "NCA_CACHE"
 
 
 def fetch_photo(name: str, url: str) -> Path:
-    """Return the path of a photograph in the user's cache, downloaded the first time.
+    """Return the path of a photograph in the user's cache; download it first if it is missing.
 
-    The cache is `$NCA_CACHE`, or pooch's folder for nca-sweep. The first download pins the file's SHA-256
-    beside it, in `<its stem>.sha256`; another URL is another file. Several processes may fetch at the same
-    time: files appear whole or not at all.
+    The cache is `$NCA_CACHE`, by default pooch's folder for nca-sweep. Each URL has its own file, and the
+    SHA-256 of its first download beside it. Safe with several processes: both files are moved into the cache
+    when they are complete.
 
     Args:
         name: The texture's name.
-        url: http or https address of an image.
+        url: http or https URL of an image.
 
     Raises:
-        ConfigError: If the URL cannot be downloaded or holds no image, or the cached file has changed.
+        ConfigError: If the URL cannot be downloaded or is not an image, or the cached file has changed.
     """
     import pooch
 
@@ -39,33 +39,33 @@ def fetch_photo(name: str, url: str) -> Path:
         )
     cache = Path(os.environ.get(_CACHE_VARIABLE) or pooch.os_cache("nca-sweep")).expanduser()
     stem = f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
-    photo, pin = cache / f"{stem}.photo", cache / f"{stem}.sha256"
-    if photo.is_file() and pin.is_file():
-        if _file_hash(photo) != pin.read_text().strip():
+    photo, sha256 = cache / f"{stem}.photo", cache / f"{stem}.sha256"
+    if photo.is_file() and sha256.is_file():
+        if _file_hash(photo) != sha256.read_text().strip():
             raise ConfigError(f"{photo} has changed since its download: delete it to download it again")
         return photo
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix=".download-") as folder:
             part = Path(folder) / photo.name
-            # Without streaming requests closes the socket also when the connection breaks off.
+            # Without streaming, requests closes the socket even if the connection breaks.
             pooch.HTTPDownloader(timeout=_DOWNLOAD_TIMEOUT_S, stream=False)(url, str(part), None)
             read_image(part, MIN_SIDE_PX)
-            part_pin = part.with_suffix(".sha256")
-            part_pin.write_text(_file_hash(part) + "\n")
-            # The pin goes first: a photograph in its place is always pinned.
-            part_pin.replace(pin)
+            part_sha256 = part.with_suffix(".sha256")
+            part_sha256.write_text(_file_hash(part) + "\n")
+            # The hash is moved first: a photograph in the cache always has one.
+            part_sha256.replace(sha256)
             part.replace(photo)
     except ConfigError as error:
         raise ConfigError(f"{url} did not give a photograph; {instead}") from error
-    # Every error of requests is an OSError too.
+    # Every exception of requests is an OSError.
     except OSError as error:
         raise ConfigError(f"{url} could not be downloaded ({_explain(error)}); {instead}") from error
     return photo
 
 
 def _explain(error: OSError) -> str:
-    """Name a download's error in a few words; the full text of requests fills several lines."""
+    """Return a short description of a download error; the message of requests has several lines."""
     response = getattr(error, "response", None)
     if response is not None:
         return f"HTTP {response.status_code}"

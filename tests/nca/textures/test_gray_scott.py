@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import numpy as np
@@ -12,7 +11,7 @@ from nca.textures import gray_scott
 from nca.textures.gray_scott import (
     N_STEPS,
     PRESETS,
-    GrayScottParameters,
+    GrayScottRates,
     render_gray_scott,
     simulate_gray_scott,
 )
@@ -53,9 +52,9 @@ def test_laplacian_of_a_long_wave_is_minus_its_wavenumber_squared() -> None:
 
 def test_checkerboard_is_the_fastest_mode(noise: gray_scott.Field) -> None:
     checkerboard = (-1.0) ** np.add.outer(np.arange(16), np.arange(24))
-    assert np.allclose(gray_scott._laplacian(checkerboard), -gray_scott._LAPLACIAN_RADIUS * checkerboard)
+    assert np.allclose(gray_scott._laplacian(checkerboard), -16 / 3 * checkerboard)
     spectrum = np.abs(np.fft.fft2(gray_scott._laplacian(noise)) / np.fft.fft2(noise))
-    assert spectrum.max() <= gray_scott._LAPLACIAN_RADIUS + 1e-9
+    assert spectrum.max() <= 16 / 3 + 1e-9
 
 
 def test_u_one_v_zero_is_a_fixed_point(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,14 +70,14 @@ def test_one_step_is_the_equation() -> None:
     u0, v0 = simulate_gray_scott(RATES, size=N_CELLS, n_steps=0, seed=3)
     u1, v1 = simulate_gray_scott(RATES, size=N_CELLS, n_steps=1, seed=3)
     reaction = u0 * v0**2
-    du = RATES.diffusion_u * gray_scott._laplacian(u0) - reaction + RATES.feed * (1 - u0)
-    dv = RATES.diffusion_v * gray_scott._laplacian(v0) + reaction - (RATES.feed + RATES.kill) * v0
+    du = gray_scott.DIFFUSION_U * gray_scott._laplacian(u0) - reaction + RATES.feed * (1 - u0)
+    dv = gray_scott.DIFFUSION_V * gray_scott._laplacian(v0) + reaction - (RATES.feed + RATES.kill) * v0
     assert np.allclose(u1, u0 + du, atol=1e-14)
     assert np.allclose(v1, v0 + dv, atol=1e-14)
 
 
 def test_without_feed_and_kill_u_plus_v_is_conserved() -> None:
-    closed = GrayScottParameters(feed=0.0, kill=0.0)
+    closed = GrayScottRates(feed=0.0, kill=0.0)
     before, after = (sum(simulate_gray_scott(closed, size=N_CELLS, n_steps=n, seed=0)) for n in (0, 200))
     assert np.mean(after) == pytest.approx(np.mean(before), rel=1e-12)
 
@@ -127,7 +126,7 @@ def test_color_map_rises_in_lightness() -> None:
 
 
 def test_pattern_that_died_out_is_one_color() -> None:
-    dead = GrayScottParameters(feed=0.01, kill=0.1)
+    dead = GrayScottRates(feed=0.01, kill=0.1)
     pixels = render_gray_scott(dead, size=16, n_steps=2000, seed=0)
     assert (pixels == gray_scott._COLOR_STOPS[0][1]).all()
 
@@ -156,29 +155,8 @@ def test_resampling_to_a_coarse_grid_leaves_out_what_it_cannot_hold() -> None:
     assert np.abs(gray_scott._resample(fast, 8)).max() < 1e-12
 
 
-@pytest.mark.parametrize("name", ["feed", "kill", "diffusion_u", "diffusion_v"])
-@pytest.mark.parametrize("value", [-0.1, 1.1, math.nan])
-def test_rate_out_of_range_is_refused(name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=rf"{name} must be in \[0, 1\], got {value}"):
-        dataclasses.replace(RATES, **{name: value})
-
-
-@pytest.mark.parametrize("name", ["diffusion_u", "diffusion_v"])
-def test_unstable_diffusion_is_refused(name: str) -> None:
-    dataclasses.replace(RATES, **{name: 0.35})
-    with pytest.raises(ValueError, match="must be at most 2 for the time step of 1"):
-        dataclasses.replace(RATES, **{name: 0.38})
-
-
-@pytest.mark.parametrize(("name", "value"), [("size", 2), ("n_steps", -1), ("seed", -1)])
-def test_argument_out_of_range_is_refused(name: str, value: int) -> None:
-    arguments = {"size": 8, "n_steps": 1, "seed": 0, name: value}
-    with pytest.raises(ValueError, match=rf"{name} must be at least \d, got {value}"):
-        simulate_gray_scott(RATES, **arguments)
-
-
-def test_diverged_simulation_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    bad = (np.full((8, 8), np.nan), np.zeros((8, 8)))
-    monkeypatch.setattr(gray_scott, "_seed_fields", lambda size, seed: bad)
-    with pytest.raises(ValueError, match="diverged within 1 steps"):
-        simulate_gray_scott(RATES, size=8, n_steps=1, seed=0)
+@pytest.mark.parametrize("feed", [0.0, 0.2])
+@pytest.mark.parametrize("kill", [0.0, 0.2])
+def test_simulation_is_stable_at_the_limits_of_the_config(feed: float, kill: float) -> None:
+    u, v = simulate_gray_scott(GrayScottRates(feed, kill), size=N_CELLS, n_steps=N_STEPS, seed=0)
+    assert max(np.abs(u).max(), np.abs(v).max()) < 1.5

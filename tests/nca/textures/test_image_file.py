@@ -169,9 +169,15 @@ def test_folder_is_refused(tmp_path: Path) -> None:
 
 def test_file_below_a_file_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "a.png", checkered())
-    with pytest.raises(ConfigError, match="cannot be read: Not a directory") as error:
+    with pytest.raises(ConfigError, match=r"b\.png does not exist") as error:
         read_image(tmp_path / "a.png" / "b.png", SIDE)
     assert_one_line(error)
+
+
+def test_name_that_the_file_system_refuses_is_one_line() -> None:
+    with pytest.raises(ConfigError, match="cannot be read: File name too long") as error:
+        read_image("a" * 300 + ".png", SIDE)
+    assert "\n" not in str(error.value)
 
 
 def test_empty_file_is_refused(tmp_path: Path) -> None:
