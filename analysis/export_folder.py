@@ -13,7 +13,7 @@ from optuna.distributions import IntDistribution, distribution_to_json, json_to_
 
 from analysis.ratings.ratings import Rating
 from analysis.runs import StudyTable, add_provenance
-from analysis.trial_pictures import SheetPictures, make_sheet
+from analysis.trial_pictures import make_sheet, open_sheet
 from nca.cli.errors import ConfigError
 from nca.records.paths import RecordPaths
 
@@ -113,5 +113,5 @@ def _read(
         distributions=distributions,
         curves={int(trial): dict(zip(each["step"], each["loss"], strict=True)) for trial, each in of_trials},
         ratings=[Rating(**{str(key): value for key, value in each.items()}) for each in given],
-        pictures=SheetPictures(folder / f"{name}.png", numbers),
+        pictures=open_sheet(folder / f"{name}.png", numbers),
     )

@@ -20,7 +20,7 @@ from PIL import Image
 from werkzeug.exceptions import HTTPException
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from analysis.ratings.ratings import LARGEST, Rating, Ratings, check_rater, now
+from analysis.ratings.ratings import MAX_RATING, Rating, Ratings, check_rater, now
 from analysis.trial_pictures import data_url, read_output, read_target
 from nca.cli.errors import ConfigError, exit_on_error
 from nca.cli.options import Command
@@ -139,8 +139,8 @@ class _Page:
 
     def rate(self) -> Response:
         name, rating = self._read_rater(), request.get_json().get("rating")
-        if not isinstance(rating, int) or isinstance(rating, bool) or not 0 <= rating <= LARGEST:
-            abort(400, f"rating={rating}: must be a whole number from 0 to {LARGEST}")
+        if not isinstance(rating, int) or isinstance(rating, bool) or not 0 <= rating <= MAX_RATING:
+            abort(400, f"rating={rating}: must be a whole number from 0 to {MAX_RATING}")
         shown = self._shown.get(name, _Shown())
         if shown.look is None or request.get_json().get("token") != shown.token:
             abort(409, "something else is shown by now: load the page anew")
@@ -155,7 +155,7 @@ class _Page:
         if not given:
             abort(409, "nothing to take back")
         last = given[-1]
-        self.ratings.take_back(last)
+        self.ratings.remove(last)
         self._tag(last.trial)
         return self._show(name, (last.trial, last.look))
 
@@ -174,7 +174,7 @@ class _Page:
         return [rating for rating in self.ratings.all() if rating.rater == name]
 
     def _show(self, name: str, look: tuple[int, int] | None = None) -> Response:
-        folders, given = self.ratings.complete(), self._given_by(name)
+        folders, given = self.ratings.folders(), self._given_by(name)
         queue = Queue(self.ratings.study, name, sorted(folders), given)
         shown = self._shown[name] = _Shown(look or queue.next(), secrets.token_hex(8))
         body: dict[str, Any] = {"left": queue.n_left, "done": len(given), "undo": bool(given)}
@@ -246,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         paths = read_record_paths(options)
         ratings = Ratings(paths, options["study"])
         target = read_target(paths, options["study"])
-        if target is None or not ratings.complete():
+        if target is None or not ratings.folders():
             raise ConfigError(f"study={options['study']}: no trial is complete yet; there is nothing to rate")
         paths.open_tracking()  # loads MLflow before the first rating waits for it
     server = make_server(LOOPBACK, port, make_app(ratings, target, port, rater), request_handler=_Quiet)

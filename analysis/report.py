@@ -140,7 +140,7 @@ def make_sections(tables: Sequence[StudyTable], paths: RecordPaths) -> Iterator[
     from analysis.figures.importances import plot_importances
     from analysis.figures.parallel import plot_parallel
     from analysis.ratings.agreement import describe_agreement
-    from analysis.unit_cube import Cube
+    from analysis.unit_cube import UnitCube
 
     everything = join(tables)
     complete = everything[everything["reason"] == "complete"].dropna(subset=[LOSS])
@@ -150,7 +150,7 @@ def make_sections(tables: Sequence[StudyTable], paths: RecordPaths) -> Iterator[
     own = tried[~is_suggested(tried)]
     searched = [name for name in table.params if own[name].nunique() > 1]
     distributions = {name: table.distributions[name] for name in searched}
-    cube = Cube(distributions)
+    cube = UnitCube(distributions)
     points = cube.encode(own[searched].to_dict("records"))
     alike = complete["terms"] == everything.loc[everything["study"] == table.name, "terms"].iloc[0]
     comparable, others = complete[alike], sorted(set(complete.loc[~alike, "study"]))

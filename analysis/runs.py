@@ -12,7 +12,7 @@ import pandas as pd
 from optuna.distributions import BaseDistribution
 
 from analysis.ratings.ratings import Rating, Ratings, mean_ratings
-from analysis.trial_pictures import FolderPictures, Pictures
+from analysis.trial_pictures import Pictures, open_folders
 from nca.records.paths import RecordPaths, read_record_paths
 from sweeps.admin import StudyState, TrialNote
 
@@ -107,7 +107,7 @@ def read_study(paths: RecordPaths, name: str) -> StudyTable:
         distributions,
         {note.number: note.reports for note in notes},
         ratings,
-        FolderPictures(paths, name, dict(zip(trials["trial"], trials["folder"], strict=True))),
+        open_folders(paths, name, dict(zip(trials["trial"], trials["folder"], strict=True))),
     )
 
 

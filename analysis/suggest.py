@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.runs import StudyTable
-    from analysis.unit_cube import Cube
+    from analysis.unit_cube import UnitCube
 
 __all__ = ["METHODS", "Model", "Suggestion", "main", "suggest"]
 
@@ -111,15 +111,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _read_rating(options: Mapping[str, str]) -> float:
-    from analysis.ratings.ratings import LARGEST
+    from analysis.ratings.ratings import MAX_RATING
 
-    text = options.get("target_rating", str(LARGEST))
+    text = options.get("target_rating", str(MAX_RATING))
     try:
         rating = float(text)
     except ValueError:
         rating = -1.0
-    if not 0 <= rating <= LARGEST:
-        raise ConfigError(f"target_rating={text}: must be a number from 0 to {LARGEST}")
+    if not 0 <= rating <= MAX_RATING:
+        raise ConfigError(f"target_rating={text}: must be a number from 0 to {MAX_RATING}")
     return rating
 
 
@@ -137,7 +137,7 @@ def suggest(table: StudyTable, method: str, n: int, target_rating: float) -> tup
     """
     from analysis.figures.clusters import FEWEST
     from analysis.figures.drawing import LOSS
-    from analysis.unit_cube import Cube
+    from analysis.unit_cube import UnitCube
 
     complete = table.trials[table.trials["reason"] == "complete"]
     complete = complete.dropna(subset=[LOSS, *table.params]) if LOSS in complete else complete.iloc[:0]
@@ -145,7 +145,7 @@ def suggest(table: StudyTable, method: str, n: int, target_rating: float) -> tup
         raise ConfigError(
             f"study={table.name}: {len(complete)} trials are complete; a suggestion takes {FEWEST}"
         )
-    cube = Cube(table.distributions)
+    cube = UnitCube(table.distributions)
     points = cube.encode(complete[list(table.params)].to_dict("records"))
     models = _fit_models(points, complete)
     if method == "model":
@@ -213,7 +213,7 @@ def _fit_models(points: Points, complete: pd.DataFrame) -> dict[str, Model]:
 
 
 def _by_model(
-    cube: Cube, points: Points, models: Mapping[str, Model], n: int, seed: int
+    cube: UnitCube, points: Points, models: Mapping[str, Model], n: int, seed: int
 ) -> tuple[list[dict[str, Any]], str]:
     """Return the sets of largest expected improvement; after each, the model believes its own prediction."""
     from scipy.stats import norm, qmc
@@ -241,7 +241,7 @@ def _by_model(
 
 
 def _by_cluster(
-    cube: Cube, points: Points, complete: pd.DataFrame, method: str, n: int, target_rating: float
+    cube: UnitCube, points: Points, complete: pd.DataFrame, method: str, n: int, target_rating: float
 ) -> tuple[list[dict[str, Any]], str]:
     """Return the center of the good cluster, decoded, and sets around it.
 
@@ -285,7 +285,7 @@ def _choose_cluster(
     )
 
 
-def _new(cube: Cube, sets: Sequence[dict[str, Any]], tried: Points) -> list[dict[str, Any]]:
+def _new(cube: UnitCube, sets: Sequence[dict[str, Any]], tried: Points) -> list[dict[str, Any]]:
     """Return different sets that were not tried."""
     seen, new = {tuple(point.round(9)) for point in tried}, []
     for each, point in zip(sets, cube.encode(sets), strict=True):
@@ -297,7 +297,11 @@ def _new(cube: Cube, sets: Sequence[dict[str, Any]], tried: Points) -> list[dict
 
 
 def _describe(
-    params: Mapping[str, Any], method: str, cube: Cube, models: Mapping[str, Model], complete: pd.DataFrame
+    params: Mapping[str, Any],
+    method: str,
+    cube: UnitCube,
+    models: Mapping[str, Model],
+    complete: pd.DataFrame,
 ) -> Suggestion:
     point, tried = cube.encode([params]), models["loss"].points
     predicted: dict[str, tuple[float, float]] = {}

@@ -1,121 +1,102 @@
-"""Pictures that trials have left, read and put into pages."""
+"""Pictures of trials, read from their folders or from a sheet, and embedded in pages."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from PIL import Image
 
 from nca.records.paths import RecordPaths
 
 __all__ = [
-    "FolderPictures",
     "Pictures",
-    "SheetPictures",
     "data_url",
     "has_output",
     "make_sheet",
+    "open_folders",
+    "open_sheet",
     "read_output",
     "read_target",
 ]
 
-COLUMNS = 10  # pictures side by side in a sheet
-
-
-class Pictures(Protocol):
-    """A study's target and outputs; None for what is missing or cannot be read."""
-
-    def target(self) -> Image.Image | None:
-        """Return the target."""
-
-    def output(self, trial: int) -> Image.Image | None:
-        """Return the first of a trial's outputs."""
+N_COLUMNS = 10  # of a sheet
 
 
 @dataclass(frozen=True)
-class FolderPictures:
-    """Pictures in the folders that trials have left.
+class Pictures:
+    """A study's pictures; None for one that is missing or unreadable.
 
     Args:
-        paths: Where records are.
+        target: Reads the target.
+        output: Reads the first output of a trial, by its number.
+    """
+
+    target: Callable[[], Image.Image | None]
+    output: Callable[[int], Image.Image | None]
+
+
+def open_folders(paths: RecordPaths, study: str, folders: Mapping[int, str]) -> Pictures:
+    """Return the pictures in the folders of a study's trials.
+
+    Args:
+        paths: Paths of the records.
         study: The study's name.
-        folders: By trial.
+        folders: Folder of each trial, by number.
     """
-
-    paths: RecordPaths
-    study: str
-    folders: Mapping[int, str]
-
-    def target(self) -> Image.Image | None:
-        """Return the target."""
-        return read_target(self.paths, self.study)
-
-    def output(self, trial: int) -> Image.Image | None:
-        """Return the first of a trial's outputs."""
-        return read_output(self.folders[trial])
+    return Pictures(lambda: read_target(paths, study), lambda trial: read_output(folders[trial]))
 
 
-@dataclass(frozen=True)
-class SheetPictures:
-    """Pictures cut out of one sheet.
+def open_sheet(sheet: Path, trials: Sequence[int]) -> Pictures:
+    """Return the pictures of a sheet that `make_sheet` made.
 
     Args:
-        sheet: The file that `make_sheet` made.
-        trials: In the order that they have there, after the target.
+        sheet: The file.
+        trials: Numbers of the trials, in the order of the sheet.
     """
 
-    sheet: Path
-    trials: Sequence[int]
-
-    def target(self) -> Image.Image | None:
-        """Return the target."""
-        return self._cut(0)
-
-    def output(self, trial: int) -> Image.Image | None:
-        """Return the first of a trial's outputs."""
-        return self._cut(1 + self.trials.index(trial))
-
-    def _cut(self, place: int) -> Image.Image | None:
-        if not self.sheet.exists():
+    def cut(position: int) -> Image.Image | None:
+        if not sheet.exists():
             return None
-        with Image.open(self.sheet) as sheet:
-            side = sheet.width // COLUMNS
-            row, column = divmod(place, COLUMNS)
-            tile = sheet.crop((column * side, row * side, (column + 1) * side, (row + 1) * side))
-        return tile.convert("RGB") if tile.getbbox() else None  # clear where one is missing
+        with Image.open(sheet) as picture:
+            side = picture.width // N_COLUMNS
+            row, column = divmod(position, N_COLUMNS)
+            tile = picture.crop((column * side, row * side, (column + 1) * side, (row + 1) * side))
+        return tile.convert("RGB") if tile.getbbox() else None  # transparent: missing
+
+    return Pictures(lambda: cut(0), lambda trial: cut(1 + trials.index(trial)))
 
 
 def make_sheet(pictures: Pictures, trials: Sequence[int]) -> Image.Image | None:
-    """Return the target and the outputs in rows, pixel by pixel, clear where one is missing.
+    """Return the target and the first output of each trial in rows of `N_COLUMNS`.
 
     Args:
-        pictures: A study's.
-        trials: In the order that they will have.
+        pictures: Of one study.
+        trials: Numbers of the trials, in the order of the sheet.
 
     Returns:
-        RGBA; None without a target.
+        RGBA, transparent where a picture is missing; None without a target.
     """
     target = pictures.target()
     if target is None:
         return None
     side = target.width
-    sheet = Image.new("RGBA", (COLUMNS * side, side * -(-(1 + len(trials)) // COLUMNS)))
-    for place, picture in enumerate([target, *map(pictures.output, trials)]):
+    sheet = Image.new("RGBA", (N_COLUMNS * side, side * -(-(1 + len(trials)) // N_COLUMNS)))
+    for position, picture in enumerate([target, *map(pictures.output, trials)]):
         if picture is not None:
-            row, column = divmod(place, COLUMNS)
+            row, column = divmod(position, N_COLUMNS)
             sheet.paste(picture.resize((side, side)), (column * side, row * side))
     return sheet
 
 
 def read_output(folder: str | Path) -> Image.Image | None:
-    """Return the first of the outputs that stand side by side in a trial's output.png.
+    """Return the first output in a trial's output.png, which shows several side by side.
 
-    None where there is none, or none that can be read: a page of many shows the others.
+    None if it is missing or unreadable, so that a page can show the other trials.
     """
     try:
         with Image.open(Path(folder) / "output.png") as picture:
@@ -125,7 +106,7 @@ def read_output(folder: str | Path) -> Image.Image | None:
 
 
 def has_output(folder: str | Path) -> bool:
-    """Say whether a trial has left an output, by the head of the file alone."""
+    """Return whether a trial has an output.png; reads only the file's header."""
     try:
         with Image.open(Path(folder) / "output.png"):
             return True
@@ -134,7 +115,7 @@ def has_output(folder: str | Path) -> bool:
 
 
 def read_target(paths: RecordPaths, study: str) -> Image.Image | None:
-    """Return a study's target; None where no trial has kept it."""
+    """Return a study's target; None if no trial has kept it."""
     file = paths.find_target(study)
     if file is None:
         return None
@@ -143,12 +124,12 @@ def read_target(paths: RecordPaths, study: str) -> Image.Image | None:
 
 
 def data_url(picture: Image.Image, kind: str = "PNG", **options: Any) -> str:
-    """Return a picture as a URL that holds it, without its name or anything else that tells of it.
+    """Return a picture as a data URL, without its file name or other metadata.
 
     Args:
         picture: RGB.
-        kind: Format, as Pillow names it.
-        options: Of the format.
+        kind: Pillow's name of the format.
+        options: Passed to Pillow's `save`.
     """
     file = io.BytesIO()
     picture.save(file, kind, **options)

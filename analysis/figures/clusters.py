@@ -17,8 +17,8 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import silhouette_score
 
 from analysis.figures.drawing import LOSS, RATING_AXIS, Drawn, label_of, make_figure
-from analysis.ratings.ratings import LARGEST
-from analysis.unit_cube import Cube
+from analysis.ratings.ratings import MAX_RATING
+from analysis.unit_cube import UnitCube
 
 __all__ = ["FEWEST", "Clusters", "find_clusters", "fit_umap", "plot_clusters", "silhouette_by_chance"]
 
@@ -89,7 +89,7 @@ def _best_means(points: NDArray[np.float64], n_init: int) -> tuple[KMeans, float
     return tried[int(np.argmax(found))], max(found)
 
 
-def silhouette_by_chance(cube: Cube, n: int) -> float:
+def silhouette_by_chance(cube: UnitCube, n: int) -> float:
     """Return the best silhouette that random sets of a search space reach or exceed in one of 20 cases."""
     draw, n = np.random.default_rng(SEED), min(n, MOST_DRAWN)
     drawn = (cube.encode(cube.decode(draw.random((n, len(cube.names))))) for _ in range(N_DRAWN))
@@ -171,7 +171,7 @@ def draw_places(
     known = np.isfinite(values)
     axes.scatter(places[~known, 0], places[~known, 1], s=12, facecolor="none", edgecolor="#9aa7b6", lw=0.6)
     colors = "viridis_r" if key == "loss" else "viridis"
-    ends: dict[str, Any] = {"vmin": 0, "vmax": LARGEST} if key == "rating" else {}
+    ends: dict[str, Any] = {"vmin": 0, "vmax": MAX_RATING} if key == "rating" else {}
     shown = axes.scatter(places[known, 0], places[known, 1], s=16, c=values[known], cmap=colors, **ends)
     label = "log10 of the final loss" if key == "loss" else RATING_AXIS
     axes.figure.colorbar(shown, ax=axes, label=label)

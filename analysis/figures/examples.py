@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from analysis.figures.drawing import FEW, LOSS, Drawn, label_of, make_figure
-from analysis.ratings.ratings import LARGEST
+from analysis.ratings.ratings import MAX_RATING
 from analysis.runs import StudyTable
 from analysis.trial_pictures import data_url
 from nca.records.paths import RecordPaths
@@ -42,12 +42,12 @@ def plot_examples(tables: Sequence[StudyTable]) -> Drawn | str:
             rated[table.texture] = table, ours
     if not rated:
         return "Examples for each rating need ratings: `python -m analysis.rate study=STUDY`."
-    figure = make_figure(len(rated), LARGEST + 2, 9, 1.45 * len(rated))
-    grid = np.array(figure.axes).reshape(len(rated), LARGEST + 2)
+    figure = make_figure(len(rated), MAX_RATING + 2, 9, 1.45 * len(rated))
+    grid = np.array(figure.axes).reshape(len(rated), MAX_RATING + 2)
     rows = []
     for line, (texture, (table, ours)) in zip(grid, rated.items(), strict=True):
         show(line[0], table.pictures.target(), texture.replace("_", " "))
-        for place, rating in zip(line[1:], range(LARGEST, -1, -1), strict=True):
+        for place, rating in zip(line[1:], range(MAX_RATING, -1, -1), strict=True):
             near = ours[(ours["rating"] - rating).abs() <= 0.5].sort_values(LOSS)
             if near.empty:
                 show(place, None, f"{rating}: none")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from statistics import fmean
 
-from analysis.ratings.ratings import Rating, Ratings, group, self_agreement
+from analysis.ratings.ratings import Rating, Ratings, mean_by_rater, repeats
 from analysis.ratings.table import read_csv, write_csv
 from nca.cli.errors import exit_on_error
 from nca.cli.options import Command, read_out, writing
-from nca.records.paths import RECORD_OPTIONS, RecordPaths, read_record_paths
+from nca.records.paths import RECORD_OPTIONS, read_record_paths
 from sweeps import SweepError
 
 COMMAND = Command(
@@ -27,7 +27,7 @@ COMMAND = Command(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Take ratings in from everywhere, hand them out, say what there is; exit code 2 on bad input.
+    """Import, export, copy to MLflow and sum up a study's ratings; exit code 2 on bad input.
 
     Raises:
         ConfigError: Never: it becomes one line and exit code 2.
@@ -36,43 +36,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options = COMMAND.read(arguments).options
         out = read_out(options, "export", "") if "export" in options else None
         paths, study = read_record_paths(options), options["study"]
-        _run(paths, study, Path(options["import"]).expanduser() if "import" in options else None, out)
+        ratings = Ratings(paths, study)
+        trials = ratings.folders()
+        if "import" in options:
+            _import(ratings, Path(options["import"]).expanduser(), trials)
+        found = ratings.all()
+        ratings.tag_runs(sorted({rating.trial for rating in found}))
+        if out is not None:
+            with writing(out) as partial:
+                write_csv(study, found, partial)
+            print(f"{out}: {len(found)} ratings")
+        for line in describe(found, len(trials)):
+            print(line)
+        print(f"to rate: {paths.command('analysis.rate', f'study={study}')}")
 
 
-def _run(paths: RecordPaths, study: str, given: Path | None, out: Path | None) -> None:
-    ratings = Ratings(paths, study)
-    trials = ratings.complete()
-    new = [] if given is None else read_csv(study, given, trials)
-    if given is not None:
-        before = {rating.key: rating.rating for rating in ratings.all()}
-        n_replaced = sum(before.get(rating.key, rating.rating) != rating.rating for rating in new)
-        print(f"{given}: {len(new)} ratings" + (f", {n_replaced} in place of others" if n_replaced else ""))
+def _import(ratings: Ratings, file: Path, trials: Collection[int]) -> None:
+    new = read_csv(ratings.study, file, trials)
+    before = {rating.key: rating.rating for rating in ratings.all()}
+    n_replaced = sum(before.get(rating.key, rating.rating) != rating.rating for rating in new)
+    print(f"{file}: {len(new)} ratings" + (f", {n_replaced} in place of others" if n_replaced else ""))
     for rating in new:
         ratings.add(rating)
-    ratings.tag_runs(sorted(group(ratings.all(), "trial")))
-    found = ratings.all()
-    if out is not None:
-        with writing(out) as partial:
-            write_csv(study, found, partial)
-        print(f"{out}: {len(found)} ratings")
-    for line in describe(found, len(trials)):
-        print(line)
-    print(f"to rate: {paths.command('analysis.rate', f'study={study}')}")
 
 
 def describe(ratings: Sequence[Rating], n_trials: int) -> Iterator[str]:
-    """Yield how many outputs are rated, by whom, and how well each rater agrees with themself."""
-    rated = group(ratings, "trial")
-    yield f"{len(rated)} of {n_trials} complete trials are rated"
-    for rater, given in group(ratings, "rater").items():
-        pairs = self_agreement(given)
-        twice = ""
-        if pairs:
-            n_equal = sum(first == second for first, second in pairs)
-            apart = statistics.fmean(abs(first - second) for first, second in pairs)
-            twice = f"; {len(pairs)} looked at twice, {n_equal} rated alike, {apart:.2g} apart on average"
-        mean = statistics.fmean(r.rating for r in given)
-        yield f"{rater}: {len(group(given, 'trial'))} rated, {mean:.2g} on average{twice}"
+    """Yield how many outputs are rated, by whom, and how well each rater agrees with their own repeats."""
+    by_trial, pairs = mean_by_rater(ratings), repeats(ratings)
+    yield f"{len(by_trial)} of {n_trials} complete trials are rated"
+    for rater in sorted({each.rater for each in ratings}):
+        given = [each.rating for each in ratings if each.rater == rater]
+        text = f"{rater}: {sum(rater in means for means in by_trial.values())} rated, mean {fmean(given):.2g}"
+        if pairs[rater]:
+            differences = [abs(first - second) for first, second in pairs[rater]]
+            text += f"; {len(differences)} re-rated, {differences.count(0)} the same, mean difference "
+            text += f"{fmean(differences):.2g}"
+        yield text
 
 
 if __name__ == "__main__":

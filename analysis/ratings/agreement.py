@@ -1,65 +1,55 @@
-"""How well raters agree with themselves and with each other, in sentences."""
+"""How well raters agree with their own repeats and with each other, in sentences."""
 
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from statistics import fmean
 
-from analysis.ratings.ratings import Rating, group, means_by_trial, self_agreement
+from analysis.ratings.ratings import Rating, mean_by_rater, repeats
 from analysis.statistics import correlate
 
 __all__ = ["describe_agreement"]
 
-FEWEST_PAIRS = 5  # ratings of the same outputs, below which nothing is said of their differences
+MIN_PAIRS = 5  # pairs of ratings of the same output
+
+Pairs = list[tuple[float, float]]
 
 
 def describe_agreement(studies: Iterable[Sequence[Rating]]) -> Iterator[str]:
-    """Yield how well raters agree with themselves, at a second look, and with each other.
+    """Yield how well each rater agrees with their own repeats, and each two raters with each other.
 
     Args:
-        studies: The ratings of each.
+        studies: The ratings of each study.
     """
-    twice: dict[str, list[tuple[float, float]]] = {}
-    shared: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    of_one: dict[str, Pairs] = defaultdict(list)
+    of_two: dict[tuple[str, str], Pairs] = defaultdict(list)
     for ratings in studies:
-        by_rater = group(ratings, "rater")
-        means = {rater: means_by_trial(given) for rater, given in by_rater.items()}
-        for rater, given in by_rater.items():
-            twice.setdefault(rater, []).extend(self_agreement(given))
-        for one, other in itertools.combinations(sorted(means), 2):
-            both = sorted(means[one].keys() & means[other].keys())
-            shared.setdefault((one, other), []).extend((means[one][n], means[other][n]) for n in both)
-    for rater, pairs in twice.items():
-        yield from describe_twice(rater, pairs)
-    for (one, other), pairs in shared.items():
-        yield from describe_shared(one, other, pairs)
+        for rater, pairs in repeats(ratings).items():
+            of_one[rater] += pairs
+        for means in mean_by_rater(ratings).values():
+            for one, other in itertools.combinations(sorted(means), 2):
+                of_two[one, other].append((means[one], means[other]))
+    yield from (describe_repeats(rater, pairs) for rater, pairs in of_one.items())
+    for (one, other), pairs in of_two.items():
+        if len(pairs) >= MIN_PAIRS:
+            x, y = zip(*pairs, strict=True)
+            yield (
+                f"Raters '{one}' and '{other}' both rated {len(pairs)} outputs: mean difference "
+                f"{difference(pairs)}, rank correlation {correlate(x, y, 'spearman')}."
+            )
 
 
-def describe_twice(rater: str, pairs: Sequence[tuple[float, float]]) -> Iterator[str]:
-    """Yield how far two ratings of an output by the same rater lie apart, beside those of different ones."""
-    looked = f"{rater} looked at {len(pairs)} outputs twice"
-    if len(pairs) >= FEWEST_PAIRS:
-        different = list(itertools.product(*zip(*pairs, strict=True)))
-        yield (
-            f"{looked}: the two ratings are {apart(pairs):.2g} apart on average, those of any two of these "
-            f"outputs {apart(different):.2g}."
-        )
-    elif pairs:
-        yield f"{looked}; to say how well the ratings agree takes {FEWEST_PAIRS}."
+def describe_repeats(rater: str, pairs: Pairs) -> str:
+    """Return how much a rater's first and second ratings differ, compared with those of different outputs."""
+    text = f"Rater '{rater}' re-rated {len(pairs)} output{'s' * (len(pairs) > 1)}"
+    if len(pairs) < MIN_PAIRS:
+        return f"{text}; agreement needs at least {MIN_PAIRS}."
+    others = list(itertools.product(*zip(*pairs, strict=True)))
+    return f"{text}: mean difference {difference(pairs)} ({difference(others)} between different outputs)."
 
 
-def describe_shared(one: str, other: str, pairs: Sequence[tuple[float, float]]) -> Iterator[str]:
-    """Yield how well two raters agree, where they rated enough of the same outputs."""
-    if len(pairs) >= FEWEST_PAIRS:
-        x, y = ([pair[index] for pair in pairs] for index in (0, 1))
-        rho = correlate(x, y, "spearman")
-        yield (
-            f"{one} and {other} both rated {len(pairs)} outputs, {apart(pairs):.2g} apart on average, rank "
-            f"correlation {rho}."
-        )
-
-
-def apart(pairs: Iterable[tuple[float, float]]) -> float:
-    """Return the mean distance of pairs."""
-    distances = [abs(one - other) for one, other in pairs]
-    return sum(distances) / len(distances)
+def difference(pairs: Pairs) -> str:
+    """Return the mean absolute difference of pairs, with two significant digits."""
+    return f"{fmean(abs(one - other) for one, other in pairs):.2g}"

@@ -37,7 +37,7 @@ def test_a_picture_that_cannot_be_read_leaves_the_others(tmp_path: Path) -> None
     page = make_gallery(read_study(paths, STUDY), paths, tmp_path)
     data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
     assert [trial["picture"] is None for trial in data["trials"]] == [False, True, False, True]
-    assert 1 not in Ratings(paths, STUDY).complete()
+    assert 1 not in Ratings(paths, STUDY).folders()
 
 
 def test_the_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

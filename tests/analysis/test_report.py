@@ -242,9 +242,9 @@ def test_raters_are_held_against_themselves_and_each_other(tmp_path: Path) -> No
         ratings.add(Rating(trial, "ada", 1, min(5, trial % 5 + trial // 4), now()))
     ratings.add(Rating(1, "bob", 1, 0, now()))
     said = " ".join(sentences(write_report([read_study(paths, "leaf")], paths, tmp_path / "out")))
-    assert "ada looked at 5 outputs twice: the two ratings are 0.2 apart on average, those of any two" in said
-    assert "bob looked at 1 outputs twice; to say how well the ratings agree takes 5." in said
-    assert "ada and bob both rated 6 outputs, " in said
+    assert "Rater 'ada' re-rated 5 outputs: mean difference 0.2 (1.8 between different outputs)." in said
+    assert "Rater 'bob' re-rated 1 output; agreement needs at least 5." in said
+    assert "Raters 'ada' and 'bob' both rated 6 outputs: mean difference " in said
 
 
 def with_changes(

@@ -14,7 +14,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from analysis.unit_cube import Cube
+from analysis.unit_cube import UnitCube
 
 SPACE: dict[str, BaseDistribution] = {
     "model.channels": CategoricalDistribution((15, 6, 12, 9)),
@@ -26,7 +26,7 @@ SPACE: dict[str, BaseDistribution] = {
     "model.mask": CategoricalDistribution(("cell", "channel")),
     "model.fixed": FloatDistribution(0.3, 0.3),
 }
-CUBE = Cube(SPACE)
+CUBE = UnitCube(SPACE)
 ANYWHERE = st.floats(allow_nan=True, allow_infinity=True, width=64)
 
 

@@ -77,7 +77,7 @@ def test_mistakes_are_one_line(finished: Finished, tmp_path: Path) -> None:
     for words, said in (
         ((), "'study' is missing: give study=VALUE; see python -m analysis.rate --help"),
         (("study=nothing",), "study 'nothing': no such study"),
-        ((f"study={finished.name}", "rater=<b>"), "rater=<b>: 1 to 40 letters"),
+        ((f"study={finished.name}", "rater=<b>"), "rater=<b>: must be 1 to 40 letters"),
         ((f"study={finished.name}", "port=x"), "port=x: must be 1 to 65535"),
     ):
         done = run_module("analysis.rate", *words, f"runs_dir={finished.runs}", folder=tmp_path)

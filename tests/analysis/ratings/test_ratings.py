@@ -97,7 +97,7 @@ def test_ratings_are_kept_with_the_study_and_stand_in_its_table(ratings: Ratings
     ratings.add(Rating(4, "bob", 0, 2, now()))
     table = load(STUDY, runs_dir=tmp_path).set_index("trial")
     assert table["rating"].dropna().to_dict() == {3: (4.5 + 1) / 2, 4: 2}
-    ratings.take_back(Rating(4, "bob", 0, 2, ""))
+    ratings.remove(Rating(4, "bob", 0, 2, ""))
     assert load(STUDY, runs_dir=tmp_path)["rating"].count() == 1
 
 
@@ -112,14 +112,14 @@ def test_a_table_of_ratings_goes_out_and_in_again(
     before = ratings.all()
     assert out.read_text().splitlines()[0] == "study,trial,rater,look,rating,at"
     for rating in before:
-        ratings.take_back(rating)
+        ratings.remove(rating)
     assert ratings.all() == []
     for _ in range(2):  # the second time nothing changes
         main([*words, f"import={out}"])
         assert ratings.all() == before
     said = capsys.readouterr().out
     assert f"4 of {N_COMPLETE} complete trials are rated" in said
-    assert "ada of Ö: 4 rated, 2.1 on average; 1 looked at twice, 0 rated alike, 2 apart on average" in said
+    assert "ada of Ö: 4 rated, mean 2.1; 1 re-rated, 0 the same, mean difference 2" in said
 
 
 def test_of_a_table_of_several_studies_a_study_takes_its_own_lines(
