@@ -157,7 +157,7 @@ def dry_run(words: Sequence[str]) -> None:
     """
     for plan in make_plans(words):
         config, trial = plan.config, plan.config.trial
-        features = resolve_features(trial.features, reach_out=False)
+        features = resolve_features(trial.features, use_network=False)
         undecided = trial.features.name == "auto" and features.name != "vgg16"
         note = " (vgg16 if its weights can be downloaded)" if undecided else ""
         named = plan.with_features(features)

@@ -1,15 +1,15 @@
-"""Feature extractors: what the style loss looks at. VGG-16, or embedded random filters."""
+"""Feature extractors of the style loss: VGG-16, or random filters that need no download."""
 
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from safetensors.torch import load_file
 from torch import Tensor
 
 from nca.automaton.seeding import derive_seed
@@ -18,54 +18,45 @@ from nca.config.schema import FeaturesConfig
 from nca.loss.vgg_weights import WEIGHTS_URL
 from nca.loss.winograd import WinogradConvolution
 
-__all__ = [
-    "STYLE_LAYERS",
-    "FeatureExtractor",
-    "Features",
-    "RandomFilters",
-    "Vgg16",
-    "load_extractor",
-]
+__all__ = ["STYLE_LAYERS", "FeatureExtractor", "Features", "RandomFilters", "Vgg16", "load_extractor"]
 
-Features = Float[Tensor, "batch _ _"]  # batch, features, positions; the latter two differ between layers
+Features = Float[Tensor, "batch _ _"]  # (batch, feature, position); features and positions differ by layer
 Images = Float[Tensor, "batch 3 height width"]
-
-# torchvision's layer numbers. relu1_1, relu2_1, relu3_1, relu4_1, relu5_1 follow these convolutions.
-CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24)
-POOLS = (4, 9, 16, 23)
-STYLE_LAYERS = {0: "relu1_1", 5: "relu2_1", 10: "relu3_1", 17: "relu4_1", 24: "relu5_1"}
-
-# At full width a quarter faster by Winograd's algorithm; the last layer is not worth the memory.
-WINOGRAD_LAYERS = (12, 14, 17, 19, 21)
-
-N_LEVELS = 4
-N_RANDOM_FILTERS = 64
-FILTER_SIDE = 7
-MID_GRAY = 0.5
-BINOMIAL = (1.0, 4.0, 6.0, 4.0, 1.0)
-SPECTRUM_SIDE = 64
-COLOR_PART = 0.3
-WHITENING = 0.3  # exponent: 0 draws white noise, 1 filters whose responses are white on natural images
-FLOOR = 1e-3  # of the largest variance, added before whitening
-
-
 Convolution = Callable[[Tensor], Tensor]
 # Maps RGB images in [0, 1] to one feature tensor per style layer; differentiable in the images.
 FeatureExtractor = Callable[[Images], list[Features]]
 
+# torchvision's layer numbers; relu1_1, relu2_1, relu3_1, relu4_1 and relu5_1 follow the style layers.
+CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24)
+POOLS = (4, 9, 16, 23)
+STYLE_LAYERS = (0, 5, 10, 17, 24)
+# A quarter faster with Winograd's algorithm at full width; the last layer is not worth the memory.
+WINOGRAD_LAYERS = (12, 14, 17, 19, 21)
+
+N_LEVELS = 4  # of the pyramid
+N_RANDOM_FILTERS = 64
+FILTER_SIDE = 7  # px
+MID_GRAY = 0.5
+BINOMIAL = (1.0, 4.0, 6.0, 4.0, 1.0)  # blur between levels
+SPECTRUM_SIDE = 64  # px
+COLOR_STD = 0.3  # standard deviation of a color's own field relative to the luminance field
+WHITENING = 0.3  # exponent: 0 draws white noise, 1 filters whose responses are white on natural images
+VARIANCE_FLOOR = 1e-3  # share of the largest variance that is added before whitening
+
 
 class Vgg16:
-    """VGG-16's five style layers from given weights, which get no gradients.
+    """VGG-16's five style layers with given weights, which get no gradients.
 
     Args:
         weights: Tensors named `features.<i>.weight` and `.bias` with torchvision's layer numbers.
-        device: Where features are computed.
-        dtype: float32 or bfloat16; features come in this type.
+        device: Device of the features.
+        dtype: Type of the features, float32 or bfloat16.
 
     Raises:
-        ConfigError: If a tensor is missing or the shapes do not follow one another.
+        ConfigError: If a tensor is missing or its shape does not fit the layer before it.
 
-    Source: Simonyan and Zisserman 2015, configuration D. Nothing is computed past relu5_1.
+    Source: Simonyan and Zisserman 2015, "Very Deep Convolutional Networks for Large-Scale Image
+    Recognition", configuration D, up to relu5_1.
     """
 
     def __init__(
@@ -104,17 +95,21 @@ class Vgg16:
 
 
 class RandomFilters:
-    """A Gaussian pyramid of fixed random filters: features that need no download.
+    """Fixed random filters on a Gaussian pyramid.
 
-    Per level, 64 windowed random 7x7 filters over RGB - 0.5, rectified, with a constant feature appended
-    so that the Gram matrix holds their means. Levels smaller than a filter are dropped. Everything wraps
-    around, as states do: without that the coarse levels see where a pattern lies more than what it is.
+    Per level, 64 windowed random 7x7 filters over RGB - 0.5, rectified, and a constant feature, through which
+    the Gram matrix includes their means. Levels smaller than a filter are dropped. Convolutions wrap around
+    as states do: with zero padding, the coarse levels respond to a pattern's position more than to its shape.
 
-    The filters are drawn partly whitened and scaled to unit response variance under the statistics of
-    natural images. Drawn as white noise they respond to little but brightness, and noise satisfies them.
+    The filters are partly whitened and scaled to unit response variance under the statistics of natural
+    images. White noise filters respond to little besides brightness, and noise images minimize their loss.
 
-    Source: Ustyuzhaninov et al. 2017, "What does it take to generate natural textures?", multi-scale
-    random features. Departs from it in number, size and statistics of the filters, and in the pyramid.
+    Args:
+        device: Device of the features.
+        dtype: Type of the features, float32 or bfloat16.
+
+    Source: Ustyuzhaninov et al. 2017, "What does it take to generate natural textures?", multi-scale random
+    features; number, size and statistics of the filters and the pyramid are our own.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
@@ -139,10 +134,10 @@ class RandomFilters:
 
 
 def draw_filters(generator: torch.Generator) -> Float[Tensor, "filter 3 side side"]:
-    """Return windowed Gaussian filters, partly whitened, of unit response deviation on natural images."""
+    """Return windowed Gaussian filters, partly whitened, with unit response variance on natural images."""
     covariance = natural_covariance()
     values, vectors = torch.linalg.eigh(covariance)
-    values = values.clamp(min=0) + FLOOR * values.max()
+    values = values.clamp(min=0) + VARIANCE_FLOOR * values.max()
     whitening = (vectors * values ** (-WHITENING / 2)) @ vectors.T
     drawn = torch.randn(N_RANDOM_FILTERS, covariance.shape[0], generator=generator).double() @ whitening
     window = torch.hann_window(FILTER_SIDE + 2, periodic=False, dtype=torch.float64)[1:-1]
@@ -154,10 +149,10 @@ def draw_filters(generator: torch.Generator) -> Float[Tensor, "filter 3 side sid
 
 
 def natural_covariance() -> Float[Tensor, "patch patch"]:
-    """Return the covariance of the 3 * 7 * 7 values of a patch of a natural image, colors first.
+    """Return the covariance of the values of a 7 x 7 patch of a natural image, color-major.
 
-    Modeled as unit variance, power falling with the square of the frequency, and colors that share most
-    of it: a luminance field plus `COLOR_PART` times an independent field per color.
+    Model: unit variance; power falls with the square of the frequency; a color is a common luminance field
+    plus `COLOR_STD` times a field of its own.
 
     Source: Field 1987, "Relations between the statistics of natural images and the response properties of
     cortical cells", for the spectrum.
@@ -168,7 +163,7 @@ def natural_covariance() -> Float[Tensor, "patch patch"]:
     field = torch.fft.ifft2(1 / squared).real
     offsets = torch.arange(FILTER_SIDE)[:, None] - torch.arange(FILTER_SIDE)
     between = field[offsets[:, None, :, None], offsets[None, :, None, :]] / field[0, 0]
-    colors = (1 + COLOR_PART**2 * torch.eye(3, dtype=torch.float64)) / (1 + COLOR_PART**2)
+    colors = (1 + COLOR_STD**2 * torch.eye(3, dtype=torch.float64)) / (1 + COLOR_STD**2)
     return torch.kron(colors, between.reshape(FILTER_SIDE**2, FILTER_SIDE**2))
 
 
@@ -180,13 +175,14 @@ def load_extractor(config: FeaturesConfig, device: torch.device, dtype: torch.dt
     """Build the extractor of a resolved config.
 
     Raises:
-        ConfigError: If the weights cannot be had or do not fit.
+        ConfigError: If the weights cannot be downloaded or read, or do not fit.
     """
     if config.name == "random_filters":
         return RandomFilters(device, dtype)
-    weights = _read_weights(config.weights) if config.weights else _imagenet_weights()
+    if config.weights is None:
+        return Vgg16(_imagenet_weights(), device, dtype)
     try:
-        return Vgg16(weights, device, dtype)
+        return Vgg16(_read_weights(Path(config.weights)), device, dtype)
     except ConfigError as error:
         raise ConfigError(f"features.weights={config.weights}: {error}") from error
 
@@ -204,22 +200,15 @@ def _imagenet_weights() -> Mapping[str, Tensor]:
     return weights
 
 
-def _read_weights(path: str) -> Mapping[str, Tensor]:
-    file = Path(path)
+def _read_weights(file: Path) -> Mapping[str, Tensor]:
     if not file.is_file():
-        raise ConfigError(f"features.weights={path}: no such file")
+        raise ConfigError("no such file")
+    safe = file.suffix == ".safetensors"
     try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            weights: object = load_file(file)
-        else:
-            weights = torch.load(file, map_location="cpu", weights_only=True)
+        weights = load_file(file) if safe else torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ConfigError(
-            f"features.weights={path}: not a readable state dict ({type(error).__name__})"
-        ) from error
+        raise ConfigError(f"not a readable state dict ({type(error).__name__})") from error
     if not isinstance(weights, Mapping) or not all(isinstance(w, Tensor) for w in weights.values()):
-        raise ConfigError(f"features.weights={path}: must hold a state dict of tensors")
-    prefix = "" if any(key.startswith("features.") for key in itertools.islice(weights, 1)) else "features."
+        raise ConfigError("must hold a state dict of tensors")
+    prefix = "" if str(next(iter(weights), "")).startswith("features.") else "features."
     return {f"{prefix}{key}": tensor for key, tensor in weights.items()}

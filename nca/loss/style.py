@@ -18,7 +18,7 @@ Grams = Sequence[Float[Tensor, "_ _ _"]]  # one per style layer, of that layer's
 
 
 class _Gram(torch.autograd.Function):
-    """F F^T / positions, with one product less in its gradient: autograd cannot know both factors equal."""
+    """F F^T / positions; its gradient takes one product, autograd would compute one for each factor."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor) -> Tensor:
@@ -28,37 +28,40 @@ class _Gram(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, grad_output: Tensor) -> Tensor:
         (features,) = ctx.saved_tensors
-        symmetric = (gradient + gradient.mT) / features.shape[-1]
-        by_features: Tensor = features.mT @ symmetric.to(features.dtype)
-        return by_features.mT  # positions first, as channels-last features lie
+        symmetric = (grad_output + grad_output.mT) / features.shape[-1]
+        grad: Tensor = features.mT @ symmetric.to(features.dtype)
+        return grad.mT  # positions first in memory, as in channels-last features
 
 
 def gram_matrix(features: Features) -> Gram:
-    """Return G = F F^T / positions, at least in float32: which features occur together, wherever they do."""
+    """Return the Gram matrices F F^T / positions, in float32 or the features' own type if that is wider."""
     gram: Tensor = _Gram.apply(features)
     return gram
 
 
 def style_distance(grams: Grams, target_grams: Grams) -> Float[Tensor, ""]:
-    """Return the sum over layers of the mean over batch and entries of the squared difference.
+    """Return the mean squared difference over batch and entries, summed over layers.
 
     A target batch of 1 broadcasts. NaN in any entry makes the result NaN.
     """
-    terms = [((ours - target) ** 2).mean() for ours, target in zip(grams, target_grams, strict=True)]
+    terms = [((gram - target) ** 2).mean() for gram, target in zip(grams, target_grams, strict=True)]
     return torch.stack(terms).sum()
 
 
 class StyleLoss:
-    """Distance between images and one target in Gram matrices; the target's are computed once.
+    """The distance between the Gram matrices of images and of one target, whose own are computed once.
 
     Args:
-        extractor: Where features come from.
-        target: RGB in [0, 1], (3, height, width).
+        extractor: Feature extractor.
+        target: RGB in [0, 1].
 
-    Source: Gatys et al. 2015, "Texture Synthesis Using Convolutional Neural Networks", equal layer
-    weights, mean in place of sum. RGB enters without ImageNet normalization, as in the study.
+    Attributes:
+        energy: Style loss of an image whose features are all 0.
+
+    Source: Gatys et al. 2015, "Texture Synthesis Using Convolutional Neural Networks", with equal layer
+    weights and the mean instead of the sum. RGB is not normalized as for ImageNet, as in the study.
     """
 
     energy: Float[Tensor, ""]
@@ -70,18 +73,18 @@ class StyleLoss:
         self.energy = torch.stack([(gram**2).mean() for gram in self._target_grams]).sum()
 
     def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, ""]:
-        """Return the style loss of RGB images in [0, 1], 0 for the target itself."""
+        """Return the style loss of RGB images in [0, 1]; 0 for the target itself."""
         grams = [gram_matrix(features) for features in self._extractor(images)]
         return style_distance(grams, self._target_grams)
 
-    def by_image(
+    def loss_and_grad(
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch 3 height width"]]:
-        """Return the style loss and its gradient by the images; features of one image at a time are held."""
-        losses, gradients = [], []
+        """Return the style loss and its gradient in the images, with the features of one image at a time."""
+        losses, grads = [], []
         for image in images.detach().split(1):
             image.requires_grad_()
             loss = self(image) / len(images)
-            gradients += torch.autograd.grad(loss, image)
+            grads += torch.autograd.grad(loss, image)
             losses.append(loss.detach())
-        return torch.stack(losses).sum(), torch.cat(gradients)
+        return torch.stack(losses).sum(), torch.cat(grads)

@@ -1,4 +1,4 @@
-"""Where VGG-16's weights are, and what `features=auto` means here; decided without loading torch."""
+"""Locates VGG-16's weights and resolves `features=auto`, without loading torch."""
 
 from __future__ import annotations
 
@@ -16,23 +16,22 @@ WEIGHTS_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
 PROBE_TIMEOUT_S = 5.0
 
 
-def resolve_features(config: FeaturesConfig, *, reach_out: bool = True) -> FeaturesConfig:
-    """Return vgg16 or random_filters for auto, anything else as it is.
+def resolve_features(config: FeaturesConfig, *, use_network: bool = True) -> FeaturesConfig:
+    """Replace auto by vgg16 if its weights are available, else by random_filters; keep other values.
 
     Args:
-        config: The features asked for.
-        reach_out: Whether to ask the network if the weights can be downloaded; else a missing file means
-            random_filters.
+        config: The features of the command line.
+        use_network: Whether weights count as available if they can be downloaded.
     """
     if config.name != "auto":
         return config
-    if config.weights is not None or imagenet_weights_path().exists() or (reach_out and _can_download()):
+    if config.weights is not None or imagenet_weights_path().exists() or (use_network and _can_download()):
         return FeaturesConfig("vgg16", config.weights)
     return FeaturesConfig("random_filters")
 
 
 def hash_weights(config: FeaturesConfig) -> str:
-    """Return the sha256 of the weights file in hex, or a name for weights that are the same for everybody."""
+    """Return the SHA-256 of the weights file in hex, or a name for built-in or published weights."""
     if config.name == "random_filters":
         return config.name
     if config.weights is None:
@@ -42,10 +41,10 @@ def hash_weights(config: FeaturesConfig) -> str:
 
 
 def imagenet_weights_path() -> Path:
-    """Return where torch keeps its downloaded VGG-16 weights; the file need not exist."""
+    """Return the path at which torch caches the downloaded weights; the file need not exist."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
     hub = Path(os.environ.get("TORCH_HOME", cache / "torch")).expanduser() / "hub"
-    return hub / "checkpoints" / os.path.basename(WEIGHTS_URL)  # noqa: PTH119 - of an address
+    return hub / "checkpoints" / WEIGHTS_URL.rpartition("/")[2]
 
 
 def _can_download() -> bool:

@@ -218,7 +218,7 @@ class Trainer:
         images = states[:, :3]
         self._optimizer.zero_grad()
         if self._config.recompute:
-            loss, gradient = self.style_loss.by_image(images)
+            loss, gradient = self.style_loss.loss_and_grad(images)
             images.backward(gradient)
         else:
             loss = self.style_loss(images)

@@ -55,9 +55,9 @@ def test_otherwise_the_network_decides(answer: bool, name: str, online: list[boo
     assert resolve_features(AUTO) == FeaturesConfig(name)
 
 
-def test_a_dry_run_does_not_reach_out(online: list[bool], cache: Path) -> None:
+def test_a_dry_run_does_not_use_the_network(online: list[bool], cache: Path) -> None:
     online[:] = [True]
-    assert resolve_features(AUTO, reach_out=False) == FeaturesConfig("random_filters")
+    assert resolve_features(AUTO, use_network=False) == FeaturesConfig("random_filters")
     assert online == [True]
 
 
@@ -96,7 +96,7 @@ def test_weights_that_are_the_same_for_everybody_have_a_name() -> None:
 def test_deciding_loads_no_torch() -> None:
     code = (
         "import sys; from nca.loss.vgg_weights import *; from nca.config.schema import FeaturesConfig\n"
-        "resolve_features(FeaturesConfig('auto'), reach_out=False); print('torch' in sys.modules)"
+        "resolve_features(FeaturesConfig('auto'), use_network=False); print('torch' in sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "False\n"

@@ -31,8 +31,8 @@ def test_values_and_gradients_in_float64(shape: tuple[int, ...]) -> None:
     definition = F.conv2d(images, weight, bias, padding=1)
     assert torch.allclose(ours, definition, atol=1e-12)
     direction = torch.randn(definition.shape, generator=generator(), dtype=torch.float64)
-    by_ours, by_definition = (torch.autograd.grad(y, images, direction)[0] for y in (ours, definition))
-    assert torch.allclose(by_ours, by_definition, atol=1e-12)
+    grad_ours, grad_definition = (torch.autograd.grad(y, images, direction)[0] for y in (ours, definition))
+    assert torch.allclose(grad_ours, grad_definition, atol=1e-12)
 
 
 @pytest.mark.parametrize("n_channels", [256, 512])
