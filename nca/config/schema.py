@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from nca.config.validation import build, leaf
+from nca.config.validation import build, in_range
 
 __all__ = [
     "FREE",
@@ -58,9 +58,9 @@ class GrayScottTexture:
     name: str
     source: Literal["gray_scott"]
     preset: str
-    feed: float | None = leaf(at_least=0.0, at_most=0.2)
-    kill: float | None = leaf(at_least=0.0, at_most=0.2)
-    seed: int = leaf(at_least=0)
+    feed: float | None = in_range(0, 0.2)
+    kill: float | None = in_range(0, 0.2)
+    seed: int = in_range(0)
 
 
 Texture = PlantTexture | ImageTexture | GrayScottTexture
@@ -71,10 +71,10 @@ class ModelConfig:
     """The update rule and its perception."""
 
     name: str
-    channels: int = leaf(at_least=3, at_most=64)
-    hidden_channels: int = leaf(at_least=1, at_most=1024)
-    filters: int = leaf(at_least=1, at_most=20)
-    update_rate: float = leaf(above=0.0, at_most=1.0)
+    channels: int = in_range(3, 64)
+    hidden_channels: int = in_range(1, 1024)
+    filters: int = in_range(1, 20)
+    update_rate: float = in_range(0, 1, open_low=True)
     activation: Literal["linear", "relu"]
     mask: Literal["channel", "cell"]
 
@@ -91,20 +91,20 @@ class FeaturesConfig:
 class TrainConfig:
     """One training run."""
 
-    steps: int = leaf(at_least=1)
-    batch_size: int = leaf(at_least=1, at_most=64)
-    learning_rate: float = leaf(above=0.0, at_most=1.0)
-    max_ca_steps: int = leaf(at_least=2, at_most=1024)
-    size: int = leaf(at_least=16, at_most=1024, multiple_of=16)
-    pool_size: int | None = leaf(at_least=1)
+    steps: int = in_range(1)
+    batch_size: int = in_range(1, 64)
+    learning_rate: float = in_range(0, 1, open_low=True)
+    max_ca_steps: int = in_range(2, 1024)
+    size: int = in_range(16, 1024, multiple_of=16)
+    pool_size: int | None = in_range(1)
     precision: Literal["fp32", "tf32", "bf16"]
     rollout: Literal["fast", "plain"]
     recompute: bool
     cuda_graph: bool
-    checkpoint_every: int = leaf(at_least=1)
-    checkpoint_every_s: float = leaf(at_least=0.0)
+    checkpoint_every: int = in_range(1)
+    checkpoint_every_s: float = in_range(0)
     # Runs of before they were there have neither.
-    drop_step: int | None = leaf(at_least=0, default=None)
+    drop_step: int | None = in_range(0, default=None)
     keep_checkpoint: bool = False
 
 
@@ -138,7 +138,7 @@ class TrialConfig:
     features: FeaturesConfig
     train: TrainConfig
     tracking: TrackingConfig
-    seed: int = leaf(at_least=0)
+    seed: int = in_range(0)
     device: str
     runs_dir: str
 
@@ -148,7 +148,7 @@ class SamplerConfig:
     """How Optuna draws the sets."""
 
     name: Literal["tpe", "random", "gp", "cmaes", "qmc", "grid"]
-    n_startup_trials: int | None = leaf(default=None, at_least=1)
+    n_startup_trials: int | None = in_range(1, default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,10 +156,10 @@ class PrunerConfig:
     """Which trials end early; every option belongs to the pruners whose YAML lists it."""
 
     name: Literal["none", "median", "asha", "hyperband"]
-    n_startup_trials: int | None = leaf(default=None, at_least=0)
-    n_warmup_steps: int | None = leaf(default=None, at_least=0)
-    min_resource: int | None = leaf(default=None, at_least=1)
-    reduction_factor: int | None = leaf(default=None, at_least=2)
+    n_startup_trials: int | None = in_range(0, default=None)
+    n_warmup_steps: int | None = in_range(0, default=None)
+    min_resource: int | None = in_range(1, default=None)
+    reduction_factor: int | None = in_range(2, default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,10 +167,10 @@ class ExecutorConfig:
     """Where trials run; every option belongs to the executors whose YAML lists it."""
 
     name: Literal["local", "ray"]
-    workers: int | Literal["auto"] = leaf(at_least=1, at_most=1024)
-    threads: int | Literal["auto"] = leaf(at_least=1, at_most=1024)
-    gpus: int | Literal["auto"] | None = leaf(default=None, at_least=0, at_most=1024)
-    trials_per_gpu: int = leaf(at_least=1, at_most=64)
+    workers: int | Literal["auto"] = in_range(1, 1024)
+    threads: int | Literal["auto"] = in_range(1, 1024)
+    gpus: int | Literal["auto"] | None = in_range(0, 1024, default=None)
+    trials_per_gpu: int = in_range(1, 64)
     address: str | None = None
     shared_disk: bool | None = None
 
@@ -191,15 +191,15 @@ class SweepSettings:
 
     study: str | None
     objectives: list[Objective]
-    repeats: int = leaf(at_least=1, at_most=100)
+    repeats: int = in_range(1, 100)
     warm_start: str | None
-    n_trials: int = leaf(at_least=1)
+    n_trials: int = in_range(1)
     storage: str
     storage_timeout: str
-    retries: int = leaf(at_least=0, at_most=100)
+    retries: int = in_range(0, 100)
     timeout: str | None
-    max_steps: int | None = leaf(at_least=1)
-    seed: int = leaf(at_least=0)
+    max_steps: int | None = in_range(1)
+    seed: int = in_range(0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,28 +5,44 @@ Standard library only, so that entry points can refuse bad input before anything
 
 from __future__ import annotations
 
-import types
+import math
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from types import NoneType, UnionType
 from typing import Any, Literal
 
 from nca.cli.errors import ConfigError, nearest
 
-__all__ = ["build", "flatten", "leaf"]
+__all__ = ["Range", "build", "flatten", "in_range"]
 
 
 T = typing.TypeVar("T")
 
 
-def leaf(**allowed: Any) -> Any:
-    """Declare a config value with what is allowed for it.
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a config value may be; the comments of conf/ give its text."""
 
-    Args:
-        allowed: Any of `at_least`, `at_most`, `above` (numbers), `multiple_of` (integer), `default`.
-    """
-    default = allowed.pop("default", MISSING)
-    return field(default=default, metadata=allowed)
+    low: float
+    high: float = math.inf
+    open_low: bool = False
+    multiple_of: int | None = None
+
+    def __contains__(self, value: float) -> bool:
+        above = value > self.low if self.open_low else value >= self.low
+        return above and value <= self.high and not (self.multiple_of and value % self.multiple_of)
+
+    def __str__(self) -> str:
+        if self.open_low:
+            return f"in ({self.low:g}, {self.high:g}]"
+        multiple = f"a multiple of {self.multiple_of}, " if self.multiple_of else ""
+        return multiple + (f"{self.low} or more" if self.high == math.inf else f"{self.low} to {self.high}")
+
+
+def in_range(low: float, high: float = math.inf, *, default: Any = MISSING, **more: Any) -> Any:
+    """Declare a number of a config, with a default or none, in a `Range` of these bounds and `more`."""
+    return field(default=default, metadata={"range": Range(low, high, **more)})
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -59,13 +75,13 @@ def build(schema: type[T], values: Mapping[str, Any], where: str = "") -> T:
     built: dict[str, Any] = {}
     for name, item in known.items():
         if name in values:
-            built[name] = _convert(hints[name], values[name], f"{where}{name}", item.metadata)
+            built[name] = _convert(hints[name], values[name], f"{where}{name}", item.metadata.get("range"))
         elif item.default is MISSING:
             raise ConfigError(f"'{where}{name}' is missing: give {where}{name}=VALUE")
     return schema(**built)
 
 
-def _convert(hint: Any, value: Any, key: str, allowed: Mapping[str, Any]) -> Any:
+def _convert(hint: Any, value: Any, key: str, allowed: Range | None) -> Any:
     options = list(_options(hint))
     nested = [option for option in options if is_dataclass(option)]
     if nested:
@@ -73,14 +89,13 @@ def _convert(hint: Any, value: Any, key: str, allowed: Mapping[str, Any]) -> Any
     for option in options:
         if _fits(option, value):
             converted = float(value) if option is float else value
-            if option in (int, float):
-                _check_range(converted, key, allowed)
-            return converted
+            if not allowed or option not in {int, float} or converted in allowed:
+                return converted
     raise ConfigError(f"{key}={_shown(value)}: must be {_describe(options, allowed)}")
 
 
 def _options(hint: Any) -> Iterator[Any]:
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+    if typing.get_origin(hint) in (typing.Union, UnionType):
         for option in typing.get_args(hint):
             yield from _options(option)
     else:
@@ -112,50 +127,26 @@ def _fits(option: Any, value: Any) -> bool:
     if typing.get_origin(option) is list:
         (element,) = typing.get_args(option)
         return isinstance(value, list) and bool(value) and all(_fits(element, each) for each in value)
-    if option is types.NoneType:
+    if option is NoneType:
         return value is None
     if isinstance(value, bool):
         return option is bool
     return isinstance(value, (int, float) if option is float else option)
 
 
-def _check_range(value: float, key: str, allowed: Mapping[str, Any]) -> None:
-    inside = (
-        value == value  # noqa: PLR0124 - NaN lies in no range
-        and value >= allowed.get("at_least", value)
-        and value <= allowed.get("at_most", value)
-        and ("above" not in allowed or value > allowed["above"])
-        and ("multiple_of" not in allowed or value % allowed["multiple_of"] == 0)
-    )
-    if not inside:
-        raise ConfigError(f"{key}={_shown(value)}: must be {_describe([type(value)], allowed)}")
-
-
-def _describe(options: list[Any], allowed: Mapping[str, Any]) -> str:
+def _describe(options: list[Any], allowed: Range | None) -> str:
     return " or ".join(_describe_option(option, allowed) for option in options)
 
 
-def _describe_option(option: Any, allowed: Mapping[str, Any]) -> str:
+def _describe_option(option: Any, allowed: Range | None) -> str:
     if typing.get_origin(option) is Literal:
         words = [str(word) for word in typing.get_args(option)]
         return f"one of {', '.join(words)}" if len(words) > 1 else words[0]
     if typing.get_origin(option) is list:
-        return f"a list [A,B], each {_describe_option(typing.get_args(option)[0], {})}"
-    names = {
-        int: "a whole number",
-        float: "a number",
-        str: "text",
-        bool: "true or false",
-        types.NoneType: "null",
-    }
+        return f"a list [A,B], each {_describe_option(typing.get_args(option)[0], None)}"
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "null"}
     text = names.get(option, "a mapping")
-    if option in (int, float):
-        low = allowed.get("at_least")
-        text += "" if low is None else f", at least {low}"
-        text += f", above {allowed['above']}" if "above" in allowed else ""
-        text += f", at most {allowed['at_most']}" if "at_most" in allowed else ""
-        text += f", a multiple of {allowed['multiple_of']}" if "multiple_of" in allowed else ""
-    return text
+    return f"{text}, {allowed}" if option in {int, float} and allowed else text
 
 
 def _shown(value: Any) -> str:

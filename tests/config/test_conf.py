@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import yaml
@@ -143,6 +143,49 @@ def test_every_leaf_has_a_comment(file: Path) -> None:
     # A name is what the header explains.
     bare = [line for line in leaf_lines(file) if "#" not in line and not line.startswith("name:")]
     assert bare == []
+
+
+SCHEMAS = {
+    "model": [schema.ModelConfig],
+    "train": [schema.TrainConfig],
+    "features": [schema.FeaturesConfig],
+    "tracking": [schema.TrackingConfig],
+    "sampler": [schema.SamplerConfig],
+    "pruner": [schema.PrunerConfig],
+    "executor": [schema.ExecutorConfig],
+    "texture": [schema.PlantTexture, schema.ImageTexture, schema.GrayScottTexture],
+    "conf": [schema.TrialConfig, schema.SweepSettings],
+}
+
+
+def allowed_texts(schemas: list[type], key: str) -> list[list[str]]:
+    """Return what the comment on a key must hold by each schema that has it: its range, and its choices."""
+    found = []
+    for owner in schemas:
+        for item in dataclasses.fields(owner):
+            if item.name == key and key != "name":
+                hint = get_type_hints(owner)[key]
+                options = [option for kind in (hint, *get_args(hint)) for option in get_args(kind)]
+                words = [option for option in options if isinstance(option, str) and option != "auto"]
+                allowed = item.metadata.get("range")
+                found.append([*([str(allowed)] if allowed else []), *(words if len(options) > 1 else [])])
+    return found
+
+
+COMMENTED = [file for file in [*FILES, *CONF.glob("*.yaml")] if file.parent.name in SCHEMAS]
+
+
+@pytest.mark.parametrize("file", COMMENTED, ids=lambda file: file.stem)
+def test_comments_give_the_ranges_and_choices_of_the_schema(file: Path) -> None:
+    for line in leaf_lines(file):
+        key, comment = line.split(":")[0].strip(), line.partition(" # ")[2]
+        found = allowed_texts(SCHEMAS[file.parent.name], key)
+        assert found or key == "name", line
+        missing = [  # by schema that has the key
+            [text for text in texts if not re.search(rf"(?<!\w){re.escape(text)}(?!\w)", comment)]
+            for texts in found
+        ]
+        assert not missing or [] in missing, f"{line}: must give {missing}"
 
 
 def test_leaves_are_found() -> None:

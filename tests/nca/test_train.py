@@ -184,7 +184,10 @@ def test_sweeps_are_refused(flag: str, capsys: pytest.CaptureFixture[str]) -> No
         ([], "'texture' is missing: give texture=NAME, one of alocasia"),
         (["texture=roundlef"], "texture=roundlef: must be one of .*, did you mean 'roundleaf'"),
         (["texture=roundleaf", "train.step=3"], "unknown key 'train.step', did you mean 'train.steps'"),
-        (["texture=roundleaf", "train.size=20"], "train.size=20: must be a whole number, at least 16"),
+        (
+            ["texture=roundleaf", "train.size=20"],
+            "train.size=20: must be a whole number, a multiple of 16",
+        ),
         (["texture=roundleaf", "model.channels=6,9"], "model.channels"),
         (["texture=roundleaf", "sampler=tpe"], "'sampler' is no part of nca.train"),
         (["texture=roundleaf", "device=gpu"], "device=gpu: must be auto, cuda, cuda:N or cpu"),
