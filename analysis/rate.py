@@ -1,7 +1,7 @@
-"""`python -m analysis.rate study=S`: a page on loopback to rate outputs by eye, blind to everything else.
+"""`python -m analysis.rate study=S`: a page on loopback to rate outputs by eye.
 
-It shows target and output only, in an order drawn for each rater; one output in ten comes a second time, to
-measure how well a rater agrees with themself. Every rating is kept as it is given.
+It shows only target and output, in a random order for each rater, and one output in ten twice, to measure how
+well a rater's repeats agree. Each rating is saved at once.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ COMMAND = Command(
     required=["study"],
 )
 TEMPLATE = Path(__file__).with_name("assets") / "rate.html"
-NEW_PER_SECOND_LOOK = 10
-APART = 5  # outputs at least between two looks at one, where there are as many
+OUTPUTS_PER_REPEAT = 10
+MIN_GAP = 5  # ratings between the first and the second of an output, if there are as many outputs
 POLICY = (
     "default-src 'none'; img-src data:; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "connect-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
@@ -53,78 +53,68 @@ POLICY = (
 
 @dataclass(frozen=True)
 class Queue:
-    """What one rater looks at, in which order; follows from what was rated, so it goes on at any time.
+    """The order in which one rater sees the outputs, derived from the ratings so far.
 
     Args:
-        study: Its name.
-        rater: The person's name.
-        trials: Numbers of what can be rated.
-        given: The person's ratings, the oldest first.
+        study: Name of the study.
+        rater: Name of the person.
+        trials: Numbers of the trials that can be rated.
+        given: Ratings by this person, the oldest first.
     """
 
     study: str
     rater: str
-    trials: Sequence[int]
+    trials: Collection[int]
     given: Sequence[Rating]
 
     @property
-    def n_second_looks(self) -> int:
-        """How many outputs come a second time, in all."""
-        return round(len(self.trials) / NEW_PER_SECOND_LOOK)
-
-    @property
     def n_left(self) -> int:
-        """How many looks are left."""
-        first, second = self._looked()
-        return len(set(self.trials) - first) + max(0, self.n_second_looks - len(second))
+        """Number of ratings left, repeats included."""
+        rated, repeated = self._rated()
+        return len(set(self.trials) - rated) + max(0, self._n_repeats - len(repeated))
 
     def next(self) -> tuple[int, int] | None:
-        """Return trial and look that come next, None at the end."""
-        first, second = self._looked()
-        new = sorted(set(self.trials) - first, key=lambda trial: self._rank(trial, 0))
-        recent = [rating.trial for rating in self.given[-APART:]]
-        again = [t for t in set(self.trials) & first - second if t not in recent or not new]
-        due = min(self.n_second_looks, len(first) // NEW_PER_SECOND_LOOK if new else self.n_second_looks)
-        if again and len(second) < due:
-            # Those just seen come last.
-            order = sorted(again, key=lambda trial: (trial in recent[-1:], self._rank(trial, 1)))
-            return order[0], 1
+        """Return the next trial and 0 for a first rating, 1 for a repeat; None at the end."""
+        rated, repeated = self._rated()
+        new = sorted(set(self.trials) - rated, key=lambda trial: self._rank(trial, 0))
+        recent = [rating.trial for rating in self.given[-MIN_GAP:]]
+        again = [trial for trial in rated - repeated if trial not in recent or not new]
+        n_due = min(self._n_repeats, len(rated) // OUTPUTS_PER_REPEAT if new else self._n_repeats)
+        if again and len(repeated) < n_due:
+            return min(again, key=lambda trial: (trial in recent[-1:], self._rank(trial, 1))), 1
         return (new[0], 0) if new else None
 
-    def _looked(self) -> tuple[set[int], set[int]]:
-        there = [rating for rating in self.given if rating.trial in set(self.trials)]
-        return {r.trial for r in there}, {r.trial for r in there if r.look > 0}
+    @property
+    def _n_repeats(self) -> int:
+        return round(len(self.trials) / OUTPUTS_PER_REPEAT)
+
+    def _rated(self) -> tuple[set[int], set[int]]:
+        """Return the trials that were rated, and those that were rated twice."""
+        known = [rating for rating in self.given if rating.trial in self.trials]
+        return {rating.trial for rating in known}, {rating.trial for rating in known if rating.look > 0}
 
     def _rank(self, trial: int, look: int) -> str:
         return hashlib.sha256(f"{self.study} {self.rater} {trial} {look}".encode()).hexdigest()
 
 
 @dataclass
-class _Shown:
-    """What a rater was last shown; a rating that comes for anything else is refused."""
-
-    look: tuple[int, int] | None = None
-    token: str = ""
-
-
-@dataclass
 class _Page:
-    """What the page asks for.
+    """The views of the page.
 
     Args:
-        ratings: Of the study.
-        target: Its target picture.
-        hosts: Under which the page may be asked for.
-        rater: Suggested to the page.
+        ratings: Ratings of the study.
+        target: Target of the study.
+        hosts: Values of the Host header that are answered.
+        rater: Default name on the page.
     """
 
     ratings: Ratings
     target: Image.Image
     hosts: Collection[str]
     rater: str
-    _shown: dict[str, _Shown] = field(default_factory=dict)
+    _shown: dict[str, tuple[str, tuple[int, int] | None]] = field(default_factory=dict)  # token, output
 
-    def refuse_strangers(self) -> None:
+    def check_origin(self) -> None:
         if request.host not in self.hosts:
             abort(403, f"host {request.host}: only {' and '.join(sorted(self.hosts))} are served")
         if request.method == "POST" and request.headers.get("Origin") != f"http://{request.host}":
@@ -134,87 +124,81 @@ class _Page:
         html = TEMPLATE.read_text(encoding="utf-8").replace("__RATER__", self.rater)
         return Response(html, mimetype="text/html")
 
-    def look(self) -> Response:
+    def next(self) -> Response:
         return self._show(self._read_rater())
 
     def rate(self) -> Response:
-        name, rating = self._read_rater(), request.get_json().get("rating")
+        rater, rating = self._read_rater(), request.get_json().get("rating")
         if not isinstance(rating, int) or isinstance(rating, bool) or not 0 <= rating <= MAX_RATING:
             abort(400, f"rating={rating}: must be a whole number from 0 to {MAX_RATING}")
-        shown = self._shown.get(name, _Shown())
-        if shown.look is None or request.get_json().get("token") != shown.token:
-            abort(409, "something else is shown by now: load the page anew")
-        trial, look = shown.look
-        self.ratings.add(Rating(trial, name, look, rating, now()))
+        token, shown = self._shown.get(rater, ("", None))
+        if shown is None or request.get_json().get("token") != token:
+            abort(409, "this output is no longer shown: reload the page")
+        trial, look = shown
+        self.ratings.add(Rating(trial, rater, look, rating, now()))
         self._tag(trial)
-        return self._show(name)
+        return self._show(rater)
 
     def undo(self) -> Response:
-        name = self._read_rater()
-        given = self._given_by(name)
+        rater = self._read_rater()
+        given = self._given_by(rater)
         if not given:
-            abort(409, "nothing to take back")
+            abort(409, "there is no rating to undo")
         last = given[-1]
         self.ratings.remove(last)
         self._tag(last.trial)
-        return self._show(name, (last.trial, last.look))
+        return self._show(rater, (last.trial, last.look))
 
     def _tag(self, trial: int) -> None:
-        """Copy a trial's ratings to its run; the rating is kept also where MLflow cannot take them."""
+        """Write a trial's ratings to its MLflow run. A failure does not matter: Optuna has the ratings."""
         try:
             self.ratings.tag_runs([trial])
         except (ConfigError, OSError) as error:
-            print(f"{error}; analysis.ratings will bring the tags", file=sys.stderr, flush=True)
+            print(f"{error}; run analysis.ratings to write the tags", file=sys.stderr, flush=True)
 
     def _read_rater(self) -> str:
         body = request.get_json()
         return check_rater(str(body.get("rater", "")).strip() if isinstance(body, dict) else "")
 
-    def _given_by(self, name: str) -> list[Rating]:
-        return [rating for rating in self.ratings.all() if rating.rater == name]
+    def _given_by(self, rater: str) -> list[Rating]:
+        return [rating for rating in self.ratings.all() if rating.rater == rater]
 
-    def _show(self, name: str, look: tuple[int, int] | None = None) -> Response:
-        folders, given = self.ratings.folders(), self._given_by(name)
-        queue = Queue(self.ratings.study, name, sorted(folders), given)
-        shown = self._shown[name] = _Shown(look or queue.next(), secrets.token_hex(8))
+    def _show(self, rater: str, look: tuple[int, int] | None = None) -> Response:
+        folders, given = self.ratings.folders(), self._given_by(rater)
+        queue = Queue(self.ratings.study, rater, folders, given)
+        token, shown = self._shown[rater] = secrets.token_hex(8), look or queue.next()
         body: dict[str, Any] = {"left": queue.n_left, "done": len(given), "undo": bool(given)}
-        if shown.look is not None:
-            output = read_output(folders[shown.look[0]])
+        if shown is not None:
+            folder = folders[shown[0]]
+            output = read_output(folder)
             if output is None:
-                raise ConfigError(
-                    f"{folders[shown.look[0]] / 'output.png'}: cannot be read; load the page anew"
-                )
-            body |= {
-                "token": shown.token,
-                "target": data_url(self.target),
-                "output": data_url(output),
-            }
+                raise ConfigError(f"{folder / 'output.png'}: cannot be read; reload the page")
+            body |= {"token": token, "target": data_url(self.target), "output": data_url(output)}
         return jsonify(body)
 
 
 def make_app(ratings: Ratings, target: Image.Image, port: int, rater: str = "") -> Flask:
-    """Return the page's server.
+    """Return the Flask application.
 
     Args:
-        ratings: Of the study.
-        target: Its target picture.
-        port: Where it is served on loopback; requests to any other host or port are refused, and ratings
-            that another page sends.
-        rater: Suggested to the page.
+        ratings: Ratings of the study.
+        target: Target of the study.
+        port: Port on loopback. Other hosts and ports, and ratings sent by other pages, are refused.
+        rater: Default name on the page.
     """
     page = _Page(ratings, target, {f"{name}:{port}" for name in (LOOPBACK, "localhost")}, rater)
     app = Flask("rate", static_folder=None)
-    app.before_request(page.refuse_strangers)
-    app.after_request(_protect)
+    app.before_request(page.check_origin)
+    app.after_request(_add_headers)
     for kind in (HTTPException, ConfigError, SweepError, OSError):
-        app.register_error_handler(kind, _say)
+        app.register_error_handler(kind, _answer_error)
     app.add_url_rule("/", view_func=page.page)
-    for name, view in {"look": page.look, "rate": page.rate, "undo": page.undo}.items():
-        app.add_url_rule(f"/{name}", view_func=view, methods=["POST"])
+    for view in (page.next, page.rate, page.undo):
+        app.add_url_rule(f"/{view.__name__}", view_func=view, methods=["POST"])
     return app
 
 
-def _protect(response: Response) -> Response:
+def _add_headers(response: Response) -> Response:
     response.headers["Content-Security-Policy"] = POLICY
     response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
     response.headers["X-Content-Type-Options"] = "nosniff"
@@ -222,15 +206,15 @@ def _protect(response: Response) -> Response:
     return response
 
 
-def _say(error: Exception) -> tuple[Response, int]:
+def _answer_error(error: Exception) -> tuple[Response, int]:
     if isinstance(error, HTTPException):
         return jsonify(error=error.description), error.code or 500
     return jsonify(error=str(error)), 400
 
 
-class _Quiet(WSGIRequestHandler):
+class _QuietHandler(WSGIRequestHandler):
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Say nothing of each request."""
+        """Log nothing."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -247,14 +231,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ratings = Ratings(paths, options["study"])
         target = read_target(paths, options["study"])
         if target is None or not ratings.folders():
-            raise ConfigError(f"study={options['study']}: no trial is complete yet; there is nothing to rate")
-        paths.open_tracking()  # loads MLflow before the first rating waits for it
-    server = make_server(LOOPBACK, port, make_app(ratings, target, port, rater), request_handler=_Quiet)
+            raise ConfigError(f"study={options['study']}: has no complete trial to rate yet")
+        paths.open_tracking()  # imports MLflow now, not at the first rating
+    app = make_app(ratings, target, port, rater)
+    server = make_server(LOOPBACK, port, app, request_handler=_QuietHandler)
     with contextlib.suppress(KeyboardInterrupt):  # werkzeug swallows it too, while it serves
-        said = "ctrl-C ends; every rating is kept as it is given"
-        print(f"rate: http://{LOOPBACK}:{port}/ ({said})", flush=True)
+        print(f"rating page: http://{LOOPBACK}:{port}/ (Ctrl-C ends; ratings are saved at once)", flush=True)
         server.serve_forever()
-    print(f"over: {paths.command('analysis.ratings', 'study=' + options['study'])} sums up")
+    print(f"summary: {paths.command('analysis.ratings', 'study=' + options['study'])}")
 
 
 if __name__ == "__main__":

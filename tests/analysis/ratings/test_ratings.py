@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
-from analysis.rate import APART, Queue, make_app
+from analysis.rate import MIN_GAP, Queue, make_app
 from analysis.ratings.__main__ import main
 from analysis.ratings.ratings import Rating, Ratings, now
 from analysis.runs import load
@@ -73,7 +73,7 @@ def test_everything_is_shown_once_and_a_tenth_twice(n_trials: int) -> None:
     shown = [r.trial for r in given]
     for trial in second:
         at, again = (i for i, number in enumerate(shown) if number == trial)
-        assert again - at > min(APART, n_trials // 3)
+        assert again - at > min(MIN_GAP, n_trials // 3)
 
 
 def test_the_order_is_each_raters_own_and_stays() -> None:
@@ -161,7 +161,7 @@ def test_a_table_with_a_mistake_imports_nothing(
 
 
 def test_the_page_shows_target_and_output_and_nothing_that_tells(client: FlaskClient) -> None:
-    shown = ask(client, "/look")
+    shown = ask(client, "/next")
     assert shown.keys() == {"left", "done", "undo", "token", "target", "output"}
     assert (shown["left"], shown["done"], shown["undo"]) == (N_COMPLETE + 1, 0, False)
     page = client.get("/", headers=OWN)
@@ -170,7 +170,7 @@ def test_the_page_shows_target_and_output_and_nothing_that_tells(client: FlaskCl
 
 
 def test_a_rating_is_kept_and_can_be_taken_back(client: FlaskClient, ratings: Ratings) -> None:
-    first = ask(client, "/look")
+    first = ask(client, "/next")
     second = ask(client, "/rate", token=first["token"], rating=4)
     assert second["output"] != first["output"]
     assert [r.rating for r in ratings.all()] == [4]
@@ -189,15 +189,15 @@ def test_a_rating_is_kept_where_mlflow_takes_no_tag(
         raise ConfigError("tracking.uri=x: cannot be written")
 
     monkeypatch.setattr(Ratings, "tag_runs", fail)
-    first = ask(client, "/look")
+    first = ask(client, "/next")
     second = ask(client, "/rate", token=first["token"], rating=4)
     assert second["done"] == 1
     assert [r.rating for r in ratings.all()] == [4]
-    assert "cannot be written; analysis.ratings will bring the tags" in capsys.readouterr().err
+    assert "cannot be written; run analysis.ratings to write the tags" in capsys.readouterr().err
 
 
 def test_two_raters_do_not_disturb_each_other(client: FlaskClient, ratings: Ratings) -> None:
-    ada, bob = ask(client, "/look"), ask(client, "/look", "bob")
+    ada, bob = ask(client, "/next"), ask(client, "/next", "bob")
     ask(client, "/rate", "bob", token=bob["token"], rating=2)
     ask(client, "/rate", "ada", token=ada["token"], rating=5)
     assert {(r.rater, r.rating) for r in ratings.all()} == {("bob", 2), ("ada", 5)}
@@ -205,7 +205,7 @@ def test_two_raters_do_not_disturb_each_other(client: FlaskClient, ratings: Rati
 
 @pytest.mark.parametrize("rating", [6, -1, 2.5, True, "3", None])
 def test_what_is_no_rating_is_refused(client: FlaskClient, ratings: Ratings, rating: object) -> None:
-    token = ask(client, "/look")["token"]
+    token = ask(client, "/next")["token"]
     assert "whole number from 0 to 5" in str(
         ask(client, "/rate", code=400, token=token, rating=rating)["error"]
     )
@@ -213,15 +213,15 @@ def test_what_is_no_rating_is_refused(client: FlaskClient, ratings: Ratings, rat
 
 
 def test_a_rating_for_what_is_shown_no_more_is_refused(client: FlaskClient, ratings: Ratings) -> None:
-    token = ask(client, "/look")["token"]
-    ask(client, "/look")  # another tab
-    assert "load the page anew" in str(ask(client, "/rate", code=409, token=token, rating=3)["error"])
+    token = ask(client, "/next")["token"]
+    ask(client, "/next")  # another tab
+    assert "reload the page" in str(ask(client, "/rate", code=409, token=token, rating=3)["error"])
     assert ratings.all() == []
 
 
 @pytest.mark.parametrize("rater", ["", "<script>", "a" * 41])
 def test_a_name_that_is_none_is_refused(client: FlaskClient, rater: str) -> None:
-    assert "rater=" in str(ask(client, "/look", rater, code=400)["error"])
+    assert "rater=" in str(ask(client, "/next", rater, code=400)["error"])
 
 
 @pytest.mark.parametrize(
@@ -237,8 +237,8 @@ def test_a_name_that_is_none_is_refused(client: FlaskClient, rater: str) -> None
 def test_other_origins_and_hosts_are_refused(
     client: FlaskClient, ratings: Ratings, headers: dict[str, str]
 ) -> None:
-    token = ask(client, "/look")["token"]
-    for path, body in (("/look", {}), ("/rate", {"token": token, "rating": 3}), ("/undo", {})):
+    token = ask(client, "/next")["token"]
+    for path, body in (("/next", {}), ("/rate", {"token": token, "rating": 3}), ("/undo", {})):
         assert client.post(path, json={"rater": "ada", **body}, headers=headers).status_code == 403
     assert ratings.all() == []
 
