@@ -7,15 +7,15 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
+
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import RDBStorage
 
 from sweeps.assignment import PROGRESS_FILE, Assignment
 from sweeps.files import write_atomically
-
-if TYPE_CHECKING:
-    from optuna.storages import RDBStorage
-
-    from sweeps.pruning import Pruning
+from sweeps.pruning import Pruning
+from sweeps.study import trial_id
 
 __all__ = ["RunningTrial", "leave"]
 
@@ -42,8 +42,6 @@ class RunningTrial:
         self.origin = assignment.origin
         self.lean = assignment.lean  # an earlier attempt ran out of memory
         self._storage = storage
-        from sweeps.study import trial_id
-
         self._id = trial_id(storage, assignment.study, assignment.number)
         self._pruning = pruning
         self._stop = threading.Event()
@@ -79,8 +77,6 @@ class RunningTrial:
 
         A NaN counts as the worst value to every pruner.
         """
-        from optuna.exceptions import UpdateFinishedTrialError
-
         try:
             self._storage.set_trial_intermediate_value(self._id, n_steps, value)
         except UpdateFinishedTrialError:

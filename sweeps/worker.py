@@ -1,4 +1,4 @@
-"""One process, one trial: heartbeat, run, report, tell; `python -m sweeps.worker` is what forks them."""
+"""One process, one trial: heartbeat, run, report, tell. `python -m sweeps.worker FOLDER` runs one by hand."""
 
 from __future__ import annotations
 
@@ -7,17 +7,22 @@ import sys
 import threading
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import RDBStorage
+from optuna.study import Study
+from optuna.trial import TrialState
 
 from sweeps.application import Result, load_application
 from sweeps.assignment import read_assignment
+from sweeps.pruning import Pruning
 from sweeps.running_trial import RunningTrial, leave
+from sweeps.storage.optuna_storage import open_storage, warm_up
+from sweeps.study import PrunerSpec, find_study, trial_id
+from sweeps.trials import REASON, STOP
 
-if TYPE_CHECKING:
-    from optuna.storages import RDBStorage
-    from optuna.study import Study
-
-__all__ = ["beat", "run_worker", "tell"]
+__all__ = ["beat", "run_worker", "tell", "warm_up"]
 
 
 def beat(storage: RDBStorage, id_: int, trial: RunningTrial, done: threading.Event) -> None:
@@ -25,8 +30,6 @@ def beat(storage: RDBStorage, id_: int, trial: RunningTrial, done: threading.Eve
 
     A heartbeat that failed is made up for by the next.
     """
-    from sweeps.trials import STOP
-
     while not done.wait(float(storage.heartbeat_interval or 1)):
         try:
             storage.record_heartbeat(id_)
@@ -42,12 +45,6 @@ def beat(storage: RDBStorage, id_: int, trial: RunningTrial, done: threading.Eve
 
 def tell(trial: RunningTrial, study: Study, storage: RDBStorage, result: Result, artifacts: str) -> None:
     """Record how the trial ended: attributes and pictures first, for a finished trial takes no more."""
-    from optuna.artifacts import FileSystemArtifactStore, upload_artifact
-    from optuna.trial import TrialState
-
-    from sweeps.study import trial_id
-    from sweeps.trials import REASON
-
     id_ = trial_id(storage, trial.study_name, trial.number)
     for key, value in {**result.attributes, REASON: result.reason}.items():
         storage.set_trial_user_attr(id_, key, value)
@@ -73,12 +70,6 @@ def run_worker(folder: Path) -> None:
     Raises:
         SystemExit: If the study has gone.
     """
-    from optuna.exceptions import UpdateFinishedTrialError
-
-    from sweeps.pruning import Pruning
-    from sweeps.storage.optuna_storage import open_storage
-    from sweeps.study import PrunerSpec, find_study, trial_id
-
     assignment = read_assignment(folder)
     storage = open_storage(assignment.storage, create=False, patience_s=assignment.storage_timeout_s)
     study = find_study(storage, assignment.study)
@@ -103,13 +94,5 @@ def run_worker(folder: Path) -> None:
         leave()
 
 
-def _warm_up() -> None:
-    from sweeps.storage.optuna_storage import warm_up
-
-    warm_up()
-
-
 if __name__ == "__main__":
-    from sweeps.executors.forkserver import wait_for_trial
-
-    run_worker(wait_for_trial(sys.argv[1:], _warm_up))
+    run_worker(Path(sys.argv[1]))

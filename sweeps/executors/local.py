@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from multiprocessing import connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from sweeps.executors import forkserver
 from sweeps.executors.base import Ended, count_oom_kills
-from sweeps.executors.forkserver import ForkServer
 from sweeps.executors.slots import Slot
 
 __all__ = ["LocalExecutor"]
@@ -25,15 +26,14 @@ class LocalExecutor:
     Args:
         slots: From `make_slots`.
         application: Dotted path.
-        module: What runs a trial, see `ForkServer`.
+        module: Its `run_worker(folder)` runs a trial; its `warm_up()` loads what that needs.
     """
 
     slots: Sequence[Slot]
     application: str
     module: str = "sweeps.worker"
     _n_oom_kills: int = field(default_factory=count_oom_kills)
-    _running: dict[int, Slot] = field(default_factory=dict)
-    _server: ForkServer | None = None
+    _running: dict[int, tuple[Slot, BaseProcess]] = field(default_factory=dict)
 
     @property
     def n_slots(self) -> int:
@@ -42,8 +42,7 @@ class LocalExecutor:
 
     def prepare(self) -> None:
         """Begin to load the application."""
-        if self._server is None:
-            self._server = ForkServer(self.module, self.application, self.slots[0].environment())
+        forkserver.prepare(self.module, self.application, self.slots[0].environment())
 
     def n_free(self) -> int:
         """Return how many slots are free."""
@@ -57,45 +56,38 @@ class LocalExecutor:
         Raises:
             RuntimeError: If no slot is free.
         """
-        taken = {slot.index for slot in self._running.values()}
+        taken = {slot.index for slot, _ in self._running.values()}
         slot = next((slot for slot in self.slots if slot.index not in taken), None)
         if slot is None:
             raise RuntimeError("no free slot")
-        self.prepare()
-        assert self._server is not None
-        self._server.start(number, folder, slot.environment(), slot.cores)
-        self._running[number] = slot
+        process = forkserver.start(self.module, self.application, folder, slot.environment(), slot.cores)
+        self._running[number] = slot, process
         return slot.index
 
     def wait(self, timeout_s: float) -> list[Ended]:
         """Sleep until a process ends or the time is over; all are killed if what forks them is."""
-        if self._server is None:
+        if not self._running:
             time.sleep(timeout_s)
-            return []
-        statuses, lives = self._server.wait(timeout_s)
-        if not lives:
-            self._close_server()
-            statuses |= dict.fromkeys(self._running.keys() - statuses.keys(), int(signal.SIGKILL))
-        return [self._release(number, status) for number, status in statuses.items()]
+        ready = connection.wait([process.sentinel for _, process in self._running.values()], timeout_s)
+        ended = [n for n, (_, process) in self._running.items() if process.sentinel in ready]
+        return [self._release(number) for number in ended]
 
     def stop(self) -> None:
         """Send SIGTERM to every process."""
-        if self._server is not None:
-            self._server.stop()
+        for _, process in self._running.values():
+            process.terminate()
 
     def close(self) -> None:
         """Send SIGKILL to every process and wait for it."""
-        self._close_server()
+        for _, process in self._running.values():
+            process.kill()
+        for _, process in self._running.values():
+            forkserver.end(process)
         self._running.clear()
 
-    def _close_server(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-
-    def _release(self, number: int, status: int) -> Ended:
-        del self._running[number]
-        code = os.waitstatus_to_exitcode(status)
+    def _release(self, number: int) -> Ended:
+        _, process = self._running.pop(number)
+        code = forkserver.end(process)
         before, self._n_oom_kills = self._n_oom_kills, count_oom_kills()
         starved = -code == signal.SIGKILL and self._n_oom_kills > before
         return Ended(number, max(0, -code), max(0, code), starved)

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sweeps import SweepError
 from sweeps.assignment import ASSIGNMENT_FILE, LOG_FILE, read_assignment, write_assignment
+from sweeps.executors import forkserver
 from sweeps.executors.base import Ended, count_oom_kills
-from sweeps.executors.forkserver import ForkServer
 from sweeps.executors.slots import Slot
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Order:
         files: What is in it.
         fresh: Whether it is the first attempt.
         may_share: Whether a task may work in that folder where its node sees it.
-        module: What runs a trial, see `ForkServer`.
+        module: What runs a trial, see `LocalExecutor`.
         application: Dotted path.
         environment: Of the trial.
     """
@@ -72,13 +72,13 @@ class Report:
     """How a task's trial ended, and what it has left where the disk is not shared.
 
     Args:
-        status: Wait status.
+        code: Exit code; negative for the signal that killed it.
         out_of_memory: Whether the system killed it for want of memory.
         files: All but its log and its checkpoints; None where the coordinator sees them anyway.
         log: What it has printed since the last post.
     """
 
-    status: int
+    code: int
     out_of_memory: bool
     files: Files | None = None
     log: bytes = b""
@@ -128,7 +128,7 @@ class RayExecutor:
         trials_per_gpu: Trials on each GPU of the cluster; 0 for trials on CPUs, as where it has no GPU.
         needs_gpu: Whether to refuse a cluster without a GPU.
         shared_disk: Whether tasks use the trials' folders on nodes that see them; else everything travels.
-        module: What runs a trial, see `ForkServer`.
+        module: What runs a trial, see `LocalExecutor`.
 
     Raises:
         SweepError: If no cluster answers.
@@ -327,8 +327,7 @@ class RayExecutor:
             for name in task.known - report.files.keys() - {ASSIGNMENT_FILE}:
                 (task.folder / name).unlink(missing_ok=True)
             take_uploads(task.folder)
-        code = os.waitstatus_to_exitcode(report.status)
-        return Ended(number, max(0, -code), max(0, code), report.out_of_memory)
+        return Ended(number, max(0, -report.code), max(0, report.code), report.out_of_memory)
 
 
 def _nodes() -> Iterator[Mapping[str, Any]]:
@@ -382,8 +381,6 @@ def take_uploads(folder: Path) -> None:
 
 # What follows runs in a task.
 
-_servers: dict[tuple[str, str], ForkServer] = {}
-
 
 def run_trial(order: Order, desk: ActorHandle[Desk]) -> Report:
     """Run a trial in a process of its own and watch it.
@@ -397,52 +394,36 @@ def run_trial(order: Order, desk: ActorHandle[Desk]) -> Report:
     if "CUDA_VISIBLE_DEVICES" in os.environ:  # as Ray has set it for this task
         environment["CUDA_VISIBLE_DEVICES"] = os.environ["CUDA_VISIBLE_DEVICES"]
     follower, n_oom_kills = Follower(folder, is_shared), count_oom_kills()
-    status = watch(order, folder, environment, follower, desk)
-    starved = status == signal.SIGKILL and count_oom_kills() > n_oom_kills
+    code = watch(order, folder, environment, follower, desk)
+    starved = code == -signal.SIGKILL and count_oom_kills() > n_oom_kills
     if is_shared:
-        return Report(status, starved)
+        return Report(code, starved)
     files, (log, _) = read_files(folder), follower.news()
     files.pop(ASSIGNMENT_FILE, None)  # a changed copy
     if not any(folder.rglob(f"{CHECKPOINTS}/*")):  # else for a retry that comes here
         shutil.rmtree(folder)
-    return Report(status, starved, files, log)
+    return Report(code, starved, files, log)
 
 
 def watch(
     order: Order, folder: Path, environment: Mapping[str, str], follower: Follower, desk: ActorHandle[Desk]
 ) -> int:
-    """Start a trial's process, pass on what it prints and a wish that it stop, and return its wait status.
-
-    What it is forked from stays, for the next trial of this task's process.
-    """
-    key = order.module, order.application
-    if key not in _servers:
-        _servers[key] = ForkServer(*key, environment)
-    server, status = _servers[key], None
-    try:
-        server.start(order.number, folder, environment, ())
-        status = _watch(server, order.number, follower, desk)
-    finally:
-        if status is None:
-            _servers.pop(key).close()
-    return int(signal.SIGKILL) if status is None else status
-
-
-def _watch(server: ForkServer, number: int, follower: Follower, desk: ActorHandle[Desk]) -> int | None:
-    """Return a trial's wait status; None where it is to be killed, or what it was forked from is dead."""
+    """Start a trial's process, pass on what it prints and a wish that it stop, and return its exit code."""
     import ray
 
-    told = False
-    while True:
-        statuses, lives = server.wait(TICK_S)
-        if number in statuses:
-            return statuses[number]
-        wanted = ray.get(desk.post.remote(number, *follower.news()))
-        if wanted == signal.SIGKILL or not lives:
-            return None
-        if wanted == signal.SIGTERM and not told:
-            server.stop()
-            told = True
+    process, told = forkserver.start(order.module, order.application, folder, environment), False
+    try:
+        while process.is_alive():
+            wanted = ray.get(desk.post.remote(order.number, *follower.news()))
+            if wanted == signal.SIGKILL:
+                break
+            if wanted == signal.SIGTERM and not told:
+                process.terminate()
+                told = True
+            process.join(TICK_S)
+    finally:
+        process.kill()
+    return forkserver.end(process)
 
 
 def find_folder(order: Order) -> tuple[Path, bool]:

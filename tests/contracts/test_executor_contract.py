@@ -16,21 +16,22 @@ from sweeps.executors.base import Ended, Executor
 from sweeps.executors.local import LocalExecutor
 from sweeps.executors.slots import Slot
 
-ROOT = Path(__file__).parents[2]
 N_SLOTS = 2
 SOON_S = 30.0
 
 # What a trial's process does is a program in its folder.
 MODULE = """
-import runpy, sys
-from sweeps.executors.forkserver import wait_for_trial
+import runpy
 
 class Nothing:
     def warm_up(self):
         pass
 
-if __name__ == "__main__":
-    runpy.run_path(str(wait_for_trial(sys.argv[1:]) / "program.py"), run_name="__main__")
+def warm_up():
+    pass
+
+def run_worker(folder):
+    runpy.run_path(str(folder / "program.py"), run_name="__main__")
 """
 APPLICATION = "contract_trial:Nothing"
 
@@ -58,7 +59,7 @@ def executor(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Executor]:
     (tmp_path / "contract_trial.py").write_text(MODULE)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
+    monkeypatch.syspath_prepend(tmp_path)
     made = EXECUTORS[request.param](tmp_path)
     yield made
     made.close()

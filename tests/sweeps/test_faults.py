@@ -25,7 +25,7 @@ from tests.sweeps.fake_application import N_STEPS, Sweep, read_started
 from tests.sweeps.launching import Launch, launching, read_trials
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 30.0
+PATIENCE_S = 90.0
 DEATH_S = 1.0
 HANG_TWICE = {"0": ["hang", "succeed"], "1": ["hang", "succeed"]}
 DEAF_TWICE = {"0": ["hang deaf", "succeed"], "1": ["hang deaf", "succeed"]}

@@ -5,11 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import re
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -48,7 +44,6 @@ from tests.sweeps.fake_application import APPLICATION, FakeSweep, Sweep, read_st
 
 pytestmark = pytest.mark.filterwarnings("ignore:Heartbeat of storage is supposed:UserWarning")
 PATIENCE_S = 30.0
-DEATH_S = 1.0
 NO_PRUNER = {"name": "none", "max_resource": 16, "options": {}}
 MEDIAN = {"name": "median", "max_resource": 16, "options": {"n_startup_trials": 1, "n_warmup_steps": 0}}
 PNG = bytes.fromhex("89504e470d0a1a0a")
@@ -329,58 +324,3 @@ def test_sigterm_lets_a_trial_end_where_it_can_be_taken_up_and_ctrl_c_is_not_for
         assert executor.wait(PATIENCE_S) == [Ended(0, signal=0, exit_code=0)]
     assert (desk.sweep.trial_folder(0) / LOG_FILE).read_text() == ""
     assert (desk.trial(0).state, desk.trial(0).user_attrs[REASON]) == (TrialState.FAIL, "interrupted")
-
-
-PARENT = """
-import subprocess, sys, time
-child = '''
-import os, time
-from sweeps.executors.forkserver import die_with
-die_with(os.getppid())
-print(os.getpid(), flush=True)
-time.sleep(60)
-'''
-process = subprocess.Popen([sys.executable, "-c", child])
-time.sleep(60)
-"""
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def test_a_worker_dies_with_its_parent_within_a_second() -> None:
-    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    child = int(parent.stdout.readline())
-    assert is_alive(child)
-    parent.kill()
-    parent.wait()
-    until = time.monotonic() + DEATH_S
-    while is_alive(child):
-        assert time.monotonic() < until, "the worker outlives its parent"
-        time.sleep(0.01)
-    parent.stdout.close()
-
-
-def test_what_forks_trials_ends_at_once_if_it_comes_too_late() -> None:
-    """It looks for its coordinator before it loads what takes seconds."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs:
-        gone = str(os.getppid())
-        words = [sys.executable, "-Ximporttime", "-m", "sweeps.worker", APPLICATION, gone]
-        words.append(str(theirs.fileno()))
-        done = subprocess.run(
-            words,
-            pass_fds=[theirs.fileno()],
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
-    assert done.returncode == 1
-    assert "sweeps.executors.forkserver" in done.stderr
-    assert not {"optuna", "sqlalchemy", "torch"} & set(re.findall(r"\w+", done.stderr))

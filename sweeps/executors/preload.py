@@ -1,0 +1,25 @@
+"""What the process that trials are forked from does as it begins: it loads what every trial needs."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+import pathlib
+import sys
+
+from sweeps.application import load_application
+from sweeps.executors.forkserver import PRELOAD, die_with_parent
+
+os.setpgid(0, 0)  # ctrl-C is for the coordinator
+die_with_parent()
+with pathlib.Path(os.devnull).open("w") as nowhere:
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere.fileno(), stream.fileno())
+with contextlib.suppress(Exception):  # the trial meets it again, and records it
+    module, application = os.environ[PRELOAD].split()
+    importlib.import_module(module).warm_up()
+    load_application(application).warm_up()
+gc.collect()
+gc.freeze()  # so that trials share what is loaded
