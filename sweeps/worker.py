@@ -87,7 +87,8 @@ def run_worker(folder: Path) -> None:
         traceback.print_exc()
         line = str(error).strip().partition("\n")[0]
         result = Result("crashed", attributes={"error": f"{type(error).__name__}: {line}"})
-    done.set()
+    finally:
+        done.set()
     try:
         tell(trial, study, storage, result, assignment.artifacts)
     except UpdateFinishedTrialError:

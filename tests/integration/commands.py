@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import runpy
 import subprocess
@@ -13,21 +12,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import pytest
-
-from tests.templates import DATABASES, copy_databases
+from tests.forked import Forked
 
 SMALL = ("texture=roundleaf", "features=random_filters", "train.size=16", "tracking.endurance=false")
 COLUMNS = "200"  # a wide terminal, so that no line of progress is folded
 TIMEOUT_S = 300  # of a sweep on cores that others use too
-# Loading these takes longer than most of what tests ask for, so it is done once for each worker.
-LOADED = [
-    "nca.training.preflight",
-    "optuna_dashboard",
-    "mlflow.store.tracking.sqlalchemy_store",
-    "sweeps.coordinator",
-]
-PROCESSES = multiprocessing.get_context("forkserver")
+
+Program = Forked | subprocess.Popen[str]
 
 
 def environment_of(more: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -45,38 +36,22 @@ def run_module(
     """
     if environment is not None:
         return run_python("-m", module, *words, folder=folder, environment=environment)
-    PROCESSES.set_forkserver_preload(LOADED)
-    with tempfile.TemporaryDirectory() as logs:
-        paths = Path(logs, "out"), Path(logs, "err")
-        process = PROCESSES.Process(target=_run, args=(module, words, folder, paths, environment_of()))
-        with pytest.MonkeyPatch.context() as patch:  # what forks them reads it as it loads torch
-            patch.setenv("OMP_NUM_THREADS", "1")
-            process.start()
-        process.join(TIMEOUT_S)
-        if process.exitcode is None:
-            process.kill()
-            raise subprocess.TimeoutExpired(words, TIMEOUT_S)
-        said = [path.read_text() for path in paths]
-        return subprocess.CompletedProcess(words, process.exitcode, *said)
+    with tempfile.NamedTemporaryFile("r") as errors:
+        program = Forked(run_here, module, words, errors.name, folder=folder, environment=environment_of())
+        try:
+            said, _ = program.communicate(TIMEOUT_S)
+        finally:
+            program.kill()
+        return subprocess.CompletedProcess(words, program.wait(), said, errors.read())
 
 
-def _run(
-    module: str, words: Sequence[str], folder: Path, paths: Sequence[Path], environment: Mapping[str, str]
-) -> None:
-    os.chdir(folder)
-    os.environ.clear()
-    os.environ.update(environment)
-    for descriptor, path in enumerate(paths, start=1):
-        file = os.open(path, os.O_WRONLY | os.O_CREAT)
-        os.dup2(file, descriptor)
-        os.close(file)
+def run_here(module: str, words: Sequence[str], errors: str | None = None) -> None:
+    """Run a module as the program of this process, with its errors in a file of their own."""
+    if errors is not None:
+        with open(errors, "w", encoding="utf-8") as file:  # noqa: PTH123 - of a descriptor
+            os.dup2(file.fileno(), 2)
     sys.argv = [module, *words]
-    copy_databases(pytest.MonkeyPatch(), Path(environment[DATABASES]))
-    try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def run_python(
@@ -106,27 +81,34 @@ def sweep(
 
 
 @contextlib.contextmanager
-def begun(
-    runs: Path, *words: str, environment: Mapping[str, str] | None = None
-) -> Iterator[subprocess.Popen[str]]:
-    """Start a sweep with two workers; it is ended at the latest with the test."""
-    command = ["-m", "nca.sweep", "-m", *SMALL, "executor.workers=2", f"runs_dir={runs}", *words]
-    process = subprocess.Popen(
-        [sys.executable, *command],
-        cwd=runs.parent,
-        env=environment_of(environment),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def begun(runs: Path, *words: str, environment: Mapping[str, str] | None = None) -> Iterator[Program]:
+    """Start a sweep with two workers; it is ended at the latest with the test.
+
+    With an environment it is begun from nothing.
+    """
+    command = ["-m", *SMALL, "executor.workers=2", f"runs_dir={runs}", *words]
+    process: Program
+    if environment is None:
+        process = Forked(run_here, "nca.sweep", command, folder=runs.parent, environment=environment_of())
+    else:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "nca.sweep", *command],
+            cwd=runs.parent,
+            env=environment_of(environment),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
     try:
         yield process
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_until(condition: Callable[[], bool], process: Program) -> None:
     """Wait for a condition that a running sweep brings about."""
     until = time.monotonic() + TIMEOUT_S
     while not condition():

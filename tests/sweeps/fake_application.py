@@ -4,8 +4,6 @@ What a trial does is a list of acts, one per attempt, the last for all further o
 `succeed`, `crash`, `exit N`, `kill`, `exhaust` memory unless lean, `exhaust always`, `diverge`, `sleep S`,
 `hang` until asked to stop, `hang deaf` even then, `after N` once trial N has started, `report S` of its own
 value every S seconds until pruned.
-
-`python -m tests.sweeps.fake_application JSON` runs a sweep of it in a process of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ import io
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -144,12 +141,13 @@ def read_started(folder: Path) -> list[tuple[int, float, int]]:
 
 @dataclass
 class Sweep:
-    """A sweep of the fake application; JSON can carry it to another process.
+    """A sweep of the fake application.
 
     Args:
         folder: Of all its records.
         acts: By number of a trial's first attempt; `otherwise` for the rest.
         values: Likewise what a trial returns; its number otherwise.
+        processes: Whether trials run in processes of their own, beside each other.
     """
 
     folder: str
@@ -169,6 +167,7 @@ class Sweep:
     timeout_s: float | None = None
     max_steps: int | None = None
     server: str | None = None
+    processes: bool = False
     ray: str | None = None
     shared_disk: bool = True
     storage_timeout_s: float = 0.0
@@ -217,14 +216,16 @@ class Sweep:
         )
 
     def run(self, console: Console | None = None) -> Summary:
-        executor: Executor = LocalExecutor([Slot(index, 1) for index in range(self.workers)], APPLICATION)
+        progress = Progress(console or Console(file=io.StringIO()))
+        return Coordinator(self.spec(), self._make_executor(), progress).run()
+
+    def _make_executor(self) -> Executor:
         if self.ray is not None:
             from sweeps.executors.ray import RayExecutor
 
-            executor = RayExecutor(APPLICATION, self.ray, self.workers, shared_disk=self.shared_disk)
-        progress = Progress(console or Console(file=io.StringIO()))
-        return Coordinator(self.spec(), executor, progress).run()
+            return RayExecutor(APPLICATION, self.ray, self.workers, shared_disk=self.shared_disk)
+        if self.processes:
+            return LocalExecutor([Slot(index, 1) for index in range(self.workers)], APPLICATION)
+        from tests.sweeps.in_process import InProcessExecutor
 
-
-if __name__ == "__main__":
-    print(json.dumps(dict(Sweep(**json.loads(sys.argv[1])).run(Console()).counts)))
+        return InProcessExecutor(self.workers)

@@ -3,46 +3,40 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+import pytest
 from optuna.trial import FrozenTrial
+from rich.console import Console
 
+import sweeps.coordinator
+import sweeps.recovery
 from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import find_study
+from tests.forked import Forked
 from tests.sweeps.fake_application import Sweep
 
-__all__ = ["Launch", "launching", "read_trials", "wait_until"]
+__all__ = ["Launch", "hasten", "launching", "read_trials", "wait_until"]
 
 ROOT = Path(__file__).parents[2]
+SOON_S = 0.1
 PATIENCE_S = 240.0
 Found = TypeVar("Found")
-Launch = Callable[[Sweep], subprocess.Popen[str]]
+Launch = Callable[[Sweep], Forked]
 
 
 @contextmanager
 def launching() -> Iterator[Launch]:
     """Yield what starts a sweep; whatever still runs at the end is killed."""
-    started: list[subprocess.Popen[str]] = []
+    started: list[Forked] = []
 
-    def start(sweep: Sweep) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "tests.sweeps.fake_application", json.dumps(asdict(sweep))]
-        started.append(
-            subprocess.Popen(
-                command,
-                cwd=ROOT,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                process_group=0,
-            )
-        )
+    def start(sweep: Sweep) -> Forked:
+        started.append(Forked(run, replace(sweep, processes=True), folder=ROOT))
         return started[-1]
 
     try:
@@ -51,8 +45,19 @@ def launching() -> Iterator[Launch]:
         for process in started:
             process.kill()
             process.wait()
-            assert process.stdout is not None
             process.stdout.close()
+
+
+def run(sweep: Sweep) -> None:
+    """Run a sweep as the program of this process; the last line that it prints is the counts."""
+    hasten(pytest.MonkeyPatch())
+    print(json.dumps(dict(sweep.run(Console()).counts)))
+
+
+def hasten(patch: pytest.MonkeyPatch) -> None:
+    """Let coordinators look every moment for what they look for every few seconds."""
+    patch.setattr(sweeps.coordinator, "STOP_CHECK_S", SOON_S)
+    patch.setattr(sweeps.recovery, "WAITING_CHECK_S", SOON_S)
 
 
 def read_trials(address: str, study: str = "fake") -> list[FrozenTrial]:

@@ -14,7 +14,6 @@ import pytest
 from optuna.trial import TrialState
 from rich.console import Console
 
-import sweeps.coordinator
 from sweeps import SweepError
 from sweeps.admin import Studies
 from sweeps.ownership import OWNER, describe_owner
@@ -60,11 +59,8 @@ def test_what_is_not_there_or_does_not_run_is_not_stopped(ended: Sweep) -> None:
         Studies("sqlite:////nowhere/optuna.db")
 
 
-def test_a_sweep_stops_when_it_is_asked_to_and_the_next_one_does_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sweeps.coordinator, "STOP_CHECK_S", 0.1)
-    sweep = Sweep(str(tmp_path), n_trials=2, acts={"0": ["hang", "succeed"]})
+def test_a_sweep_stops_when_it_is_asked_to_and_the_next_one_does_not(tmp_path: Path) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=2, acts={"0": ["hang", "succeed"]}, processes=True)
 
     def ask() -> None:
         until = time.monotonic() + PATIENCE_S

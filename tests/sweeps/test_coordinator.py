@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import itertools
 import sqlite3
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -64,7 +66,7 @@ def test_a_sweep_ends_at_its_exact_total(tmp_path: Path, workers: int) -> None:
 
 
 def test_a_freed_slot_is_refilled_at_once_while_a_long_trial_runs(tmp_path: Path) -> None:
-    sweep = Sweep(str(tmp_path), n_trials=5, workers=2, acts={"0": ["after 4"]})
+    sweep = Sweep(str(tmp_path), n_trials=5, workers=2, acts={"0": ["after 4"]}, processes=True)
     assert sweep.run().counts == {"complete": 5}
     long, *short = trials_of(sweep)
     gaps_s = []
@@ -80,7 +82,7 @@ def test_a_freed_slot_is_refilled_at_once_while_a_long_trial_runs(tmp_path: Path
 
 
 def test_no_more_trials_run_at_once_than_there_are_slots(tmp_path: Path) -> None:
-    sweep = Sweep(str(tmp_path), n_trials=4, workers=2, otherwise="sleep 0.2")
+    sweep = Sweep(str(tmp_path), n_trials=4, workers=2, otherwise="sleep 0.2", processes=True)
     sweep.run()
     spans = [(trial.datetime_start, trial.datetime_complete) for trial in trials_of(sweep)]
     at_once = [sum(a <= start < b for a, b in spans) for start, _ in spans]  # type: ignore[operator]
@@ -268,7 +270,6 @@ def test_a_trial_of_another_host_is_run_again_once_its_heart_stops(
     lost = storage.create_new_trial(storage.get_study_id_from_name("fake"))
     storage.set_trial_user_attr(lost, OWNER, {**describe_owner(), "host": "elsewhere"})
     storage.record_heartbeat(lost)
-    monkeypatch.setattr(sweeps.recovery, "WAITING_CHECK_S", 0.1)
     summary = replace(sweep, n_trials=2).run()
     assert (summary.counts, summary.interrupted) == ({"complete": 2}, False)
     failed, again = trials_of(sweep)[1:]
@@ -301,20 +302,27 @@ def test_a_living_trial_that_has_not_beaten_for_long_is_not_taken_for_dead(
     monkeypatch.setattr(sweeps.storage.optuna_storage, "GRACE_PERIOD_S", 2)
     monkeypatch.setattr(sweeps.storage.optuna_storage, "HEARTBEAT_INTERVAL_S", 1)
     monkeypatch.setattr(sweeps.recovery, "STALE_CHECK_S", 0.1)
-    sweep = Sweep(str(tmp_path), n_trials=1, otherwise="sleep 4.5")
+    sweep = Sweep(str(tmp_path), n_trials=1, otherwise="sleep 2.5", processes=True)
     assert sweep.run().counts == {"complete": 1}
     assert len(trials_of(sweep)) == 1
 
 
-def test_a_sweep_ends_when_its_time_is_over_and_goes_on_with_more(tmp_path: Path) -> None:
+def test_a_sweep_ends_when_its_time_is_over_and_goes_on_with_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     acts = {"1": ["hang", "succeed"]}
-    sweep = Sweep(str(tmp_path), n_trials=3, workers=2, acts=acts, timeout_s=12.0)
+    sweep = Sweep(str(tmp_path), n_trials=3, workers=2, acts=acts, timeout_s=60.0, processes=True)
     out = io.StringIO()
+
+    def monotonic() -> float:
+        return time.monotonic() + 60.0 * (out.getvalue().count(" complete ") == 2)
+
+    monkeypatch.setattr(sweeps.coordinator, "time", SimpleNamespace(monotonic=monotonic))
     summary = sweep.run(Console(file=out))
     assert (summary.interrupted, summary.at_limit) == (True, True)
     assert summary.counts == {"complete": 2}
-    assert "stopping after 12 s: trials save what they have" in out.getvalue()
-    summary = replace(sweep, timeout_s=600.0).run()
+    assert "stopping after 1 min: trials save what they have" in out.getvalue()
+    summary = sweep.run()
     assert (summary.interrupted, summary.at_limit, summary.counts) == (False, False, {"complete": 3})
 
 
@@ -330,10 +338,12 @@ def test_a_sweep_ends_at_its_training_steps_and_counts_a_retried_trial_once(tmp_
 
 
 def test_running_trials_count_toward_the_steps(tmp_path: Path) -> None:
-    sweep = Sweep(str(tmp_path), n_trials=2, workers=1, max_steps=N_STEPS // 2, otherwise="report 0.3")
-    assert sweep.run().at_limit
-    assert not any(trial.state == TrialState.RUNNING for trial in trials_of(sweep))
-    assert len(trials_of(sweep)) <= 2
+    sweep = Sweep(str(tmp_path), max_steps=N_STEPS // 2, workers=1, otherwise="report 0.1", processes=True)
+    out = io.StringIO()
+    assert sweep.run(Console(file=out)).at_limit
+    said = out.getvalue()
+    assert said.index("training steps: trials save what they have") < said.index("trial 0 complete")
+    assert [trial.state for trial in trials_of(sweep)] == [TrialState.COMPLETE]
 
 
 def test_what_befalls_trials_does_not_change_the_sets_that_are_drawn(tmp_path: Path) -> None:

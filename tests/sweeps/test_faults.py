@@ -21,6 +21,7 @@ from sweeps.ownership import OWNER, describe_owner
 from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import find_study
 from sweeps.trials import LEAN, ORIGIN, REASON, RETRY_OF, ended_for_good, origin
+from tests.forked import load
 from tests.sweeps.fake_application import N_STEPS, Sweep, read_started
 from tests.sweeps.launching import Launch, launching, read_trials
 
@@ -39,6 +40,7 @@ def children() -> set[str]:
 @pytest.fixture(autouse=True)
 def no_worker_is_left() -> Iterator[None]:
     """A child that a test has not reaped is a worker that nobody waits for."""
+    load()
     before = children()
     yield
     assert children() <= before
@@ -83,7 +85,7 @@ def assert_at_its_total(sweep: Sweep) -> None:
 
 
 def test_a_killed_worker_fails_as_killed_and_its_trial_is_run_again(tmp_path: Path) -> None:
-    sweep = Sweep(str(tmp_path), n_trials=2, workers=1, acts={"0": ["kill", "succeed"]})
+    sweep = Sweep(str(tmp_path), n_trials=2, workers=1, acts={"0": ["kill", "succeed"]}, processes=True)
     summary = sweep.run()
     killed, *_, again = sorted(trials_of(sweep), key=lambda trial: (origin(trial) != 0, trial.number))[:2]
     assert (killed.state, killed.user_attrs[REASON]) == (TrialState.FAIL, "killed")
@@ -139,7 +141,7 @@ def test_a_worker_that_the_system_killed_for_its_memory_is_told_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweeps.executors.local, "count_oom_kills", itertools.count(1).__next__)
-    sweep = Sweep(str(tmp_path), n_trials=1, workers=1, acts={"0": ["kill", "succeed"]})
+    sweep = Sweep(str(tmp_path), n_trials=1, workers=1, acts={"0": ["kill", "succeed"]}, processes=True)
     assert sweep.run().counts == {"complete": 1}
     assert reasons(sweep) == ["out_of_memory", "complete"]
     assert trials_of(sweep)[1].user_attrs[LEAN]
