@@ -1,4 +1,4 @@
-"""Texture-growing neural cellular automata: their loss, their training, their hyperparameter sweeps."""
+"""Texture-growing neural cellular automata: loss, training, hyperparameter sweeps."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __version__ = "0.1.0"
 def load(
     run: str | Path, *, runs_dir: str | Path = "mlruns", tracking_uri: str | None = None
 ) -> TrainedAutomaton:
-    """Return a trained automaton; `nca.load(RUN).grow(size=512)` is a picture of its texture.
+    """Return a trained automaton; `nca.load(RUN).grow(size=512)` returns a picture of its texture.
 
     Args:
-        run: An MLflow run's id, or the path of a model.safetensors or of a trial's folder.
+        run: MLflow run id, or path of a model.safetensors or of a trial's folder.
         runs_dir: Folder of all records.
-        tracking_uri: Of the MLflow store; the one in `runs_dir` if not given.
+        tracking_uri: URI of the MLflow store; by default the store in `runs_dir`.
 
     Raises:
-        ConfigError: If there is no such run, or its automaton cannot be read.
+        ConfigError: If the run does not exist or its automaton cannot be read.
     """
     from nca.outputs.model_file import load_model
     from nca.records.paths import read_record_paths

@@ -24,13 +24,7 @@ __all__ = ["Rollout"]
 
 
 class _Tape:
-    """Buffers for the states and masks of consecutive CA steps.
-
-    Args:
-        state: Gives size, dtype and device.
-        n_steps: Capacity in CA steps.
-        mask_channels: Mask values per cell.
-    """
+    """Buffers for the states and masks of up to `n_steps` consecutive CA steps."""
 
     def __init__(self, state: State, n_steps: int, mask_channels: int) -> None:
         batch, channels, height, width = state.shape
@@ -40,16 +34,15 @@ class _Tape:
         self._key = (state.shape, state.dtype, state.device, mask_channels)
 
     def fits(self, state: State, n_steps: int, mask_channels: int) -> bool:
-        """Return whether the tape can record `n_steps` CA steps of such a state."""
+        """Return whether the tape can hold `n_steps` CA steps of such a state."""
         key = (state.shape, state.dtype, state.device, mask_channels)
         return self._key == key and len(self.masks) >= n_steps
 
 
 class Rollout:
-    """A rollout that reuses its buffers between calls.
+    """A rollout that reuses its buffers between calls; called like `plain_rollout`.
 
-    Called like `plain_rollout`, with the same result up to rounding. The buffers become free with the
-    autograd graph; a call before that allocates new ones.
+    The buffers become free with the autograd graph; a call before that allocates new ones.
 
     Args:
         recompute: Keep about sqrt(`ca_steps`) states instead of all, and recompute the others, bit-identical,
@@ -99,23 +92,14 @@ class Rollout:
 
 @dataclass(frozen=True)
 class _RolloutContext:
-    """The inputs of a rollout that get no gradients.
+    """The inputs of a rollout that get no gradients."""
 
-    Args:
-        owner: Owner of the tape.
-        model: The automaton.
-        ca_steps: CA steps of the rollout.
-        n_kept: CA steps whose states are kept at a time for the backward pass.
-        generator: The stream `masks`.
-        make_rule: Constructs the rule from its weights.
-    """
-
-    owner: Rollout
+    owner: Rollout  # of the tape
     model: Automaton
     ca_steps: int
-    n_kept: int
-    generator: torch.Generator | None
-    make_rule: Callable[..., Rule]
+    n_kept: int  # CA steps whose states are kept at a time for the backward pass
+    generator: torch.Generator | None  # the stream `masks`
+    make_rule: Callable[..., Rule]  # from its weights
 
     def run(self, rule: Rule, tape: _Tape, n_steps: int, generator: torch.Generator | None) -> None:
         """Compute `n_steps` CA steps on the tape, from the interior of its first state."""
@@ -138,18 +122,11 @@ class _RolloutContext:
 
 @dataclass(frozen=True)
 class _Segment:
-    """Consecutive CA steps that are on the tape at the same time.
-
-    Args:
-        n_steps: Number of CA steps.
-        start: The state before them, (batch, height, width, channel); None if they are never recomputed.
-        generator_state: State of the stream `masks` before them; None if they are never recomputed, or
-            without a generator.
-    """
+    """Consecutive CA steps that are on the tape at the same time."""
 
     n_steps: int
-    start: Tensor | None = None
-    generator_state: Tensor | None = None
+    start: Tensor | None = None  # (batch, height, width, channel) before them, if they may be recomputed
+    generator_state: Tensor | None = None  # of the stream `masks` before them, likewise
 
 
 class _Rollout(torch.autograd.Function):
@@ -184,8 +161,7 @@ class _Rollout(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        context: _RolloutContext = ctx.context
-        tape: _Tape = ctx.tape
+        context, tape = ctx.context, ctx.tape
         rule = context.make_rule(*ctx.saved_tensors)
         grad = grad_output.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
         for segment in reversed(ctx.segments):

@@ -65,25 +65,13 @@ class Rule(ABC):
 
     @abstractmethod
     def forward(self, state: PaddedGrid, mask: Mask, out: PaddedGrid) -> None:
-        """Compute one CA step.
-
-        Args:
-            state: The state before the step, its margin wrapped.
-            mask: The update mask.
-            out: Its interior is overwritten with the state after the step; its margin is left undefined.
-        """
+        """Compute one CA step from a wrapped state to the interior of `out`; its margin becomes undefined."""
 
     @abstractmethod
     def backward(
         self, state: PaddedGrid, mask: Mask, grad: Float[Tensor, "batch height width channel"]
     ) -> None:
-        """Propagate a gradient back through one CA step, from before the clamp.
-
-        Args:
-            state: The state before the step, its margin wrapped.
-            mask: The update mask.
-            grad: Gradient in `state + mask * delta`, contiguous; overwritten with the gradient in `state`.
-        """
+        """Overwrite `grad`, contiguous: the gradient in `state + mask * delta` becomes that in `state`."""
 
     @abstractmethod
     def weight_grads(self) -> tuple[Tensor, ...]:
@@ -159,7 +147,8 @@ class ReluRule(Rule):
 
     def forward(self, state: PaddedGrid, mask: Mask, out: PaddedGrid) -> None:
         active = self._find_active(state, mask)
-        delta = _as_rows(F.conv2d(self._hidden(self._perceive(state, active)), self._w1))
+        _, hidden = self._compute_hidden(state, active)
+        delta = _as_rows(F.conv2d(hidden, self._w1))
         if active is None:
             _apply_update(state, mask, delta.view(state.interior.shape), out)
         else:
@@ -172,8 +161,7 @@ class ReluRule(Rule):
             grad_delta = _as_image((grad * mask.to(grad.dtype)).flatten(0, 2))
         else:
             grad_delta = _as_image(active.clear_unused(grad.flatten(0, 2).index_select(0, active.index)))
-        perception = self._perceive(state, active)
-        hidden = self._hidden(perception)
+        perception, hidden = self._compute_hidden(state, active)
         grad_w0, grad_bias, grad_w1 = self._grads
         grad_w1 += _weight_grads(grad_delta, hidden, self._w1)[0]
         grad_hidden = F.conv2d(grad_delta, self._w1.transpose(0, 1))
@@ -192,8 +180,8 @@ class ReluRule(Rule):
         grad_w0, grad_bias, grad_w1 = self._grads
         return grad_w0[:, :, 0, 0], grad_bias, grad_w1[:, :, 0, 0]
 
-    def _perceive(self, state: PaddedGrid, active: ActiveCells | None) -> Tensor:
-        """Return the perception of the active cells, or of all, kernel-major, as an image."""
+    def _compute_hidden(self, state: PaddedGrid, active: ActiveCells | None) -> tuple[Tensor, Tensor]:
+        """Return perception, kernel-major, and hidden features of the active cells, or of all, as images."""
         n_rows = state.interior.shape[:3].numel() if active is None else len(active.index)
         perception = state.padded.new_empty(n_rows, self._n_channels * (1 + len(self._depthwise)))
         identity, *others = perception.split(self._n_channels, dim=1)
@@ -207,17 +195,13 @@ class ReluRule(Rule):
                 part.copy_(response)
             else:
                 torch.index_select(response, 0, active.index, out=part)
-        return _as_image(perception)
-
-    def _hidden(self, perception: Tensor) -> Tensor:
-        """Return the rectified hidden features, as an image."""
-        return F.conv2d(perception, self._w0, self._bias).relu_()
+        image = _as_image(perception)
+        return image, F.conv2d(image, self._w0, self._bias).relu_()
 
     def _find_active(self, state: PaddedGrid, mask: Mask) -> ActiveCells | None:
         """Return the active cells; None to compute all cells and multiply by the mask.
 
-        All cells are computed with one mask value per channel, and off the CPU, where finding the active
-        cells would be a host sync.
+        That is done with one mask value per channel, and off the CPU, where finding cells is a host sync.
         """
         if mask.device.type != "cpu" or mask.shape[-1] > 1:
             return None

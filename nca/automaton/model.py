@@ -14,9 +14,8 @@ from nca.automaton.perception import IDENTITY, make_kernels, perceive
 from nca.automaton.seeding import Streams
 from nca.config.schema import ModelConfig
 
-__all__ = ["Automaton", "MaskKind", "draw_update_mask", "make_automaton", "make_seed_state", "plain_rollout"]
+__all__ = ["Automaton", "draw_update_mask", "make_automaton", "make_seed_state", "plain_rollout"]
 
-MaskKind = Literal["channel", "cell"]
 State = Float[Tensor, "batch channel height width"]
 Mask = Int8[Tensor, "batch #channel height width"]  # 1 where a cell takes the update
 
@@ -35,8 +34,7 @@ class Automaton(nn.Module):
         kernels: Perception kernels, the identity first.
         w0: Weight of the first 1x1 convolution; inputs are channel-major.
         w1: Weight of the second 1x1 convolution.
-        bias: Bias of the first convolution, where f is ReLU; None for the study's rule, where f is the
-            identity.
+        bias: Bias of the first convolution, with ReLU as f; None for the study's rule, with the identity.
         update_rate: Probability of an update, in (0, 1]; 1 is synchronous.
         mask: `channel` for one mask value per cell and channel, `cell` for one per cell.
 
@@ -58,7 +56,7 @@ class Automaton(nn.Module):
         bias: Float[Tensor, " hidden"] | None,
         *,
         update_rate: float,
-        mask: MaskKind,
+        mask: Literal["channel", "cell"],
     ) -> None:
         super().__init__()
         identity = torch.tensor(IDENTITY, dtype=kernels.dtype)
@@ -110,18 +108,13 @@ def make_automaton(config: ModelConfig, streams: Streams) -> Automaton:
     n_inputs = config.channels * config.filters
     w0 = torch.empty(config.hidden_channels, n_inputs)
     nn.init.kaiming_uniform_(w0, a=math.sqrt(5), generator=generator)
+    w1 = torch.zeros(config.channels, config.hidden_channels)
     bias = None
     if config.activation == "relu":
         bound = 1 / math.sqrt(n_inputs)
         bias = torch.empty(config.hidden_channels).uniform_(-bound, bound, generator=generator)
-    return Automaton(
-        make_kernels(config.filters, streams["filters"]),
-        w0,
-        torch.zeros(config.channels, config.hidden_channels),
-        bias,
-        update_rate=config.update_rate,
-        mask=config.mask,
-    )
+    kernels = make_kernels(config.filters, streams["filters"])
+    return Automaton(kernels, w0, w1, bias, update_rate=config.update_rate, mask=config.mask)
 
 
 def draw_update_mask(
@@ -172,7 +165,7 @@ def make_seed_state(
 
 
 def plain_rollout(model: Automaton, state: State, ca_steps: int, generator: torch.Generator | None) -> State:
-    """Return the state after `ca_steps` CA steps, as defined; draws from the stream `masks`."""
+    """Return the state after `ca_steps` CA steps, straight from the definition; draws from `masks`."""
     for _ in range(ca_steps):
         state = model.update(state, model.draw_mask(state, generator))
     return state

@@ -17,11 +17,7 @@ ROWS_PER_BLOCK = 512
 
 
 class PaddedGrid:
-    """A periodic grid of values, channels-last, with a margin of one cell; its attributes are views.
-
-    Args:
-        padded: Values with the margin.
-    """
+    """A periodic grid of values, channels-last, with a margin of one cell; its attributes are views."""
 
     def __init__(self, padded: Shaped[Tensor, "batch padded_height padded_width channel"]) -> None:
         self.padded = padded
@@ -47,19 +43,12 @@ class PaddedGrid:
 
 @dataclass(frozen=True)
 class ActiveCells:
-    """The cells that take an update, one per row of a matrix; the remaining rows, at least one, are unused.
-
-    Args:
-        n_active: Number of active cells.
-        index: Each row's cell in the grid without its margin; cell 0 for unused rows.
-        padded_index: Each row's cell in the grid with its margin.
-        row_of_cell: Each cell's row, margin included and wrapped; the last row for inactive cells.
-    """
+    """The cells that take an update, as rows of a matrix; its remaining rows, at least one, are unused."""
 
     n_active: int
-    index: Int64[Tensor, " row"]
-    padded_index: Int64[Tensor, " row"]
-    row_of_cell: Int64[Tensor, " padded_cell"]
+    index: Int64[Tensor, " row"]  # each row's cell in the grid without its margin; cell 0 for unused rows
+    padded_index: Int64[Tensor, " row"]  # the same in the grid with its margin
+    row_of_cell: Int64[Tensor, " padded_cell"]  # margin included and wrapped; the last row if inactive
 
     def clear_unused(self, rows: Shaped[Tensor, "row channel"]) -> Shaped[Tensor, "row channel"]:
         """Set the unused rows to 0 in place; return all rows."""
@@ -68,11 +57,7 @@ class ActiveCells:
 
 
 class CellIndex:
-    """Index tables that turn an update mask into row indices.
-
-    Args:
-        like: A grid of the shape to index, on the CPU.
-    """
+    """Index tables that turn an update mask into row indices, for grids of one shape on the CPU."""
 
     def __init__(self, like: PaddedGrid) -> None:
         cells = torch.arange(like.padded.shape[:3].numel()).view(*like.padded.shape[:3], 1)

@@ -1,4 +1,4 @@
-"""The fixed 3x3 kernels through which a cell sees its neighbors."""
+"""Perception: fixed 3x3 kernels, applied to every channel of the state."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["IDENTITY", "MAX_FILTERS", "make_kernels", "perceive"]
 
 MAX_FILTERS = 20
 
-# The study's order. Its program calls the Prewitt kernels "sobel".
+# In the study's order; its program calls the Prewitt kernels "sobel".
 IDENTITY = [[0, 0, 0], [0, 1, 0], [0, 0, 0]]
 LAPLACIAN = [[1, 2, 1], [2, -12, 2], [1, 2, 1]]
 PREWITT_ROWS = [[-1, -1, -1], [0, 0, 0], [1, 1, 1]]
@@ -23,8 +23,7 @@ NAMED_KERNELS = (IDENTITY, LAPLACIAN, PREWITT_ROWS, PREWITT_COLUMNS, MOORE)
 def make_kernels(n_filters: int, generator: torch.Generator | None) -> Float[Tensor, "filter 3 3"]:
     """Return the first `n_filters` perception kernels, float32 on the CPU.
 
-    The named five come first; the sixth and later ones are drawn from a standard normal, so they are
-    part of the model and must be saved with it.
+    From the sixth on they are drawn from a standard normal distribution, so they are saved with the model.
 
     Args:
         n_filters: 1 to 20.
@@ -43,10 +42,7 @@ def make_kernels(n_filters: int, generator: torch.Generator | None) -> Float[Ten
 def perceive(
     state: Float[Tensor, "batch channel height width"], kernels: Float[Tensor, "filter 3 3"]
 ) -> Float[Tensor, "batch perception height width"]:
-    """Correlate every channel with every kernel on the torus.
-
-    The result is channel-major: channel 0 with all kernels, channel 1 with all kernels, and so on.
-    """
+    """Correlate every channel with every kernel on the torus; the result is channel-major."""
     channels = state.shape[1]
     padded = F.pad(state, (1, 1, 1, 1), mode="circular")
     weight = kernels.to(state).repeat(channels, 1, 1)[:, None]

@@ -1,4 +1,4 @@
-"""Named random streams from one integer seed; the only place that makes generators."""
+"""Named random streams from one integer seed; the only module that constructs torch generators."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 __all__ = ["STREAMS", "Streams", "derive_seed"]
 
-# Drawn on the CPU: the same on every device, and host integers need no device-to-host sync.
+# On the CPU, so that they are the same on every device, and integers need no device-to-host sync.
 HOST_STREAMS = ("weights", "filters", "pool", "ca_steps")
 DEVICE_STREAMS = ("seed_states", "masks")
 STREAMS = HOST_STREAMS + DEVICE_STREAMS
@@ -23,21 +23,18 @@ def derive_seed(seed: int, name: str) -> int:
 
 
 class Streams:
-    """One generator per named stream, each seeded from (seed, name) alone.
-
-    The generators of `HOST_STREAMS` live on the CPU, those of `DEVICE_STREAMS` on the device. On
-    `device=meta` the latter are None: torch has no generator there, and nothing is drawn.
+    """One generator per named stream, seeded from (seed, name) alone.
 
     Args:
         seed: 0 or more.
-        device: Where states and masks live.
+        device: Device of `DEVICE_STREAMS`, which are None on `meta`; the others are on the CPU.
     """
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self._generators: dict[str, torch.Generator | None] = {}
         for name in STREAMS:
-            where = device if name in DEVICE_STREAMS else torch.device("cpu")
-            generator = None if where.type == "meta" else torch.Generator(where)
+            own_device = device if name in DEVICE_STREAMS else torch.device("cpu")
+            generator = None if own_device.type == "meta" else torch.Generator(own_device)
             if generator is not None:
                 generator.manual_seed(derive_seed(seed, name))
             self._generators[name] = generator
@@ -47,11 +44,11 @@ class Streams:
         return self._generators[name]
 
     def state(self) -> dict[str, Tensor]:
-        """Return each generator's state as bytes, a copy."""
+        """Return a copy of each generator's state."""
         return {name: g.get_state() for name, g in self._generators.items() if g is not None}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Continue every stream from a state that `state` returned."""
+        """Continue every stream from a result of `state`."""
         for name, generator in self._generators.items():
             if generator is not None:
                 generator.set_state(state[name].contiguous().cpu())

@@ -1,4 +1,4 @@
-"""Locates VGG-16's weights and resolves `features=auto`, without loading torch."""
+"""The place and hash of VGG-16's weights, and the resolution of `features=auto`; without loading torch."""
 
 from __future__ import annotations
 
