@@ -37,6 +37,7 @@ COMMON = (
     "train.max_ca_steps=20",
     "features=random_filters",
     "tracking=none",
+    "outputs.robustness=false",
     "sweep.objectives=[final_loss_median]",
     "executor.threads=1",
 )

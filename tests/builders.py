@@ -13,6 +13,7 @@ from nca.automaton.seeding import Streams
 from nca.config.schema import (
     FeaturesConfig,
     ModelConfig,
+    OutputsConfig,
     PlantTexture,
     Texture,
     TrackingConfig,
@@ -65,9 +66,8 @@ def trial_config(runs_dir: Path | str = "mlruns", **changes: Any) -> TrialConfig
         model=model_config(changes.pop("rule", "srnca"), **changes.pop("model", {})),
         features=changes.pop("features", FeaturesConfig("random_filters")),
         train=train_config(**changes.pop("train", {})),
-        tracking=TrackingConfig("none", None, endurance=False)
-        if (uri := changes.pop("uri", None)) is None
-        else mlflow(uri),
+        tracking=TrackingConfig("none") if (uri := changes.pop("uri", None)) is None else mlflow(uri),
+        outputs=OutputsConfig(robustness=False),
         seed=changes.pop("seed", 3),
         device="cpu",
         runs_dir=str(runs_dir),
@@ -75,7 +75,7 @@ def trial_config(runs_dir: Path | str = "mlruns", **changes: Any) -> TrialConfig
 
 
 def mlflow(uri: str) -> TrackingConfig:
-    return TrackingConfig("mlflow", uri, endurance=False)
+    return TrackingConfig("mlflow", uri)
 
 
 def automaton(name: str = "srnca", *, seed: int = 0, **changes: Any) -> Automaton:

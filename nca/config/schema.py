@@ -17,6 +17,7 @@ __all__ = [
     "GrayScottTexture",
     "ImageTexture",
     "ModelConfig",
+    "OutputsConfig",
     "PlantTexture",
     "PrunerConfig",
     "SamplerConfig",
@@ -26,6 +27,7 @@ __all__ = [
     "TrackingConfig",
     "TrainConfig",
     "TrialConfig",
+    "build_recorded",
     "build_sweep",
     "name_study",
     "training_values",
@@ -110,15 +112,21 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class TrackingConfig:
-    """Where runs are recorded, and whether a texture is watched beyond training; `uri` is mlflow's."""
+    """Where runs are recorded; `uri` belongs to mlflow."""
 
     name: Literal["mlflow", "none"]
     uri: str | None = None
-    endurance: bool = True
+
+
+@dataclass(frozen=True)
+class OutputsConfig:
+    """Optional outputs of a complete run."""
+
+    robustness: bool = True
 
 
 # What no result depends on: of a config, and of its `train`.
-FREE = ("tracking", "device", "runs_dir")
+FREE = ("tracking", "outputs", "device", "runs_dir")
 FREE_OF_TRAIN = (
     "rollout",
     "recompute",
@@ -138,6 +146,7 @@ class TrialConfig:
     features: FeaturesConfig
     train: TrainConfig
     tracking: TrackingConfig
+    outputs: OutputsConfig = OutputsConfig()
     seed: int = in_range(0)
     device: str
     runs_dir: str
@@ -237,6 +246,19 @@ def with_values(config: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
         group, _, name = key.partition(".")
         parts.setdefault(group, asdict(getattr(config, group)))[name] = value
     return replace(config, **{g: build(type(getattr(config, g)), part, f"{g}.") for g, part in parts.items()})
+
+
+def build_recorded(values: Mapping[str, Any]) -> TrialConfig:
+    """Build the config of a recorded run; older runs have `tracking.endurance` for `outputs.robustness`.
+
+    Raises:
+        ConfigError: If it is not a config.
+    """
+    tracking = dict(values.get("tracking", {}))
+    if "endurance" in tracking:
+        outputs = {"robustness": tracking.pop("endurance")}
+        values = {**values, "tracking": tracking, "outputs": outputs}
+    return build(TrialConfig, values)
 
 
 def training_values(config: TrialConfig) -> dict[str, Any]:

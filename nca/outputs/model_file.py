@@ -14,8 +14,7 @@ from safetensors.torch import save_file
 
 from nca.automaton.model import Automaton
 from nca.cli.errors import ConfigError
-from nca.config.schema import TrialConfig
-from nca.config.validation import build
+from nca.config.schema import TrialConfig, build_recorded
 from nca.outputs.pictures import render_texture
 
 
@@ -62,7 +61,7 @@ def load_model(path: Path) -> TrainedAutomaton:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            config = build(TrialConfig, json.loads(header.get("config", "{}")))
+            config = build_recorded(json.loads(header.get("config", "{}")))
             metrics = json.loads(header.get("metrics", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         automaton = Automaton(

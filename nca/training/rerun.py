@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from nca.cli.errors import ConfigError
-from nca.config.schema import TrialConfig, training_values
+from nca.config.schema import TrialConfig, build_recorded, training_values
 from nca.config.validation import build
 from nca.records.paths import RecordPaths, read_record_paths
 
 __all__ = ["WORDS", "Again", "check_same_inputs", "read_again", "take_up"]
 
 WORDS = ("run", "study", "trial", "sweep.storage")  # of a command line, beside overrides
-OURS = ("tracking", "runs_dir")  # of this command, wherever the earlier run was recorded
+OURS = ("tracking", "outputs", "runs_dir")  # of this command, wherever the earlier run was recorded
 ANY_TEXTURE = ["texture=roundleaf"]  # a config needs one, though the earlier run's is taken
 
 
@@ -61,7 +61,7 @@ def read_again(words: Sequence[str]) -> Again:
     run = _find_run(paths, options)
     base = _read_config(paths.fetch(run, "config.yaml"), composed)
     config = build(TrialConfig, _override(base, composed, overrides))
-    before = build(TrialConfig, base)
+    before = build_recorded(base)
     n_before, n_after = before.train.steps, config.train.steps
     goes_on = n_after > n_before and _same_training(before, config)
     if goes_on:

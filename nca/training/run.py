@@ -169,7 +169,7 @@ class _Run:
         metrics = self._metrics_at_end("final" if reason == "complete" else "last")
         files = self._folder / "artifacts"
         files.mkdir(parents=True, exist_ok=True)
-        if reason == "complete" and self._config.tracking.endurance:
+        if reason == "complete" and self._config.outputs.robustness:
             size, seed = self._config.train.size, self._config.seed
             metrics |= measure_robustness(trainer.model, size, seed, trainer.style_loss, files)
         self._tracker.log_metrics(metrics, max(0, n_steps - 1))

@@ -70,7 +70,7 @@ class Machine:
             environment["PGPORT"] = str(self.postgres.port)
         if "nca.sweep" in line and "sweep.study" not in line:
             n_trials = N_TRIALS + ("ray://" in line)  # which goes on with the same study
-            line += f" {SMALL} sweep.n_trials={n_trials} sweep.study=leaf tracking.endurance=false"
+            line += f" {SMALL} sweep.n_trials={n_trials} sweep.study=leaf outputs.robustness=false"
         done = subprocess.run(
             line,
             shell=True,
@@ -149,7 +149,7 @@ def test_from_nothing_to_a_sweep_on_two_nodes(machine: Machine) -> None:
     said = {}
     if shutil.which("pgloader") is None:
         skip_or_fail("pgloader (apt-get install pgloader)")
-    old = f"python -m nca.sweep -m texture=alocasia {SMALL} tracking.endurance=false sweep.study=old"
+    old = f"python -m nca.sweep -m texture=alocasia {SMALL} outputs.robustness=false sweep.study=old"
     subprocess.run(
         f"{old} sweep.n_trials=1", shell=True, cwd=machine.folder, env=machine.environment, check=True
     )

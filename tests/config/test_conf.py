@@ -154,7 +154,7 @@ SCHEMAS = {
     "pruner": [schema.PrunerConfig],
     "executor": [schema.ExecutorConfig],
     "texture": [schema.PlantTexture, schema.ImageTexture, schema.GrayScottTexture],
-    "conf": [schema.TrialConfig, schema.SweepSettings],
+    "conf": [schema.TrialConfig, schema.OutputsConfig, schema.SweepSettings],
 }
 
 
@@ -194,6 +194,7 @@ def test_leaves_are_found() -> None:
         "seed",
         "device",
         "runs_dir",
+        *(field.name for field in dataclasses.fields(schema.OutputsConfig)),
         *(field.name for field in dataclasses.fields(schema.SweepSettings)),
     ]
 

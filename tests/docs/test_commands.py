@@ -17,7 +17,7 @@ from tests.integration.records import copy_records
 ROOT = Path(__file__).parents[2]
 OTHERS = [p for p in ROOT.glob("docs/*.md") if p.name != "cluster.md"]  # tests/cluster runs that one's
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", *(str(path.relative_to(ROOT)) for path in OTHERS)]
-SMALL = ["train.size=16", "train.steps=2", "features=random_filters", "tracking.endurance=false"]
+SMALL = ["train.size=16", "train.steps=2", "features=random_filters", "outputs.robustness=false"]
 SMALL_SWEEP = [*SMALL, "sweep.n_trials=1", "tracking=none"]
 SMALLER = {"size=512": "size=64", "size=256": "size=32", "frames=200": "frames=5"}  # of pictures
 
@@ -85,7 +85,7 @@ def test_command_on_records(command: str, study: Path, tmp_path: Path) -> None:
     words = [SMALLER.get(word, word) for word in words]
     if "nca.train" in words:
         words = [re.sub("^train.steps=.*", "train.steps=3", word) for word in words]
-        words.append("tracking.endurance=false")
+        words.append("outputs.robustness=false")
     words.append(f"runs_dir={runs}")
     if "analysis.suggest" in words:  # ten trials would take long
         assert "a suggestion takes 10" in run(words, tmp_path, code=2).stderr
@@ -137,8 +137,13 @@ def test_make_sweep_at_reduced_size(tmp_path: Path) -> None:
 
 
 def test_make_study_at_reduced_size(tmp_path: Path) -> None:
-    words = "train.size=16 train.steps=2 train.max_ca_steps=12 sweep.n_trials=1 tracking=none"
-    small = [f"STUDY={words}", "PLANTS=roundleaf", "PRESETS=spots", f"RUNS_DIR={tmp_path}"]
+    words = ["train.size=16", "train.steps=2", "train.max_ca_steps=12", "sweep.n_trials=1", "tracking=none"]
+    small = [
+        f"STUDY={' '.join(words)} outputs.robustness=false",
+        "PLANTS=roundleaf",
+        "PRESETS=spots",
+        f"RUNS_DIR={tmp_path}",
+    ]
     done = run(["make", "study", *small, f"STUDY_OUT={tmp_path / 'study'}"], ROOT)
     assert f"{tmp_path / 'study'}: 7 trials" in done.stdout
     sheets = {file.stem for file in (tmp_path / "study").glob("*.png")}

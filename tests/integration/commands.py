@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.forked import Forked
 
-SMALL = ("texture=roundleaf", "features=random_filters", "train.size=16", "tracking.endurance=false")
+SMALL = ("texture=roundleaf", "features=random_filters", "train.size=16", "outputs.robustness=false")
 COLUMNS = "200"  # a wide terminal, so that no line of progress is folded
 TIMEOUT_S = 300  # of a sweep on cores that others use too
 

@@ -23,7 +23,7 @@ from tests.templates import make_mlflow_database
 Serve = Callable[..., str]
 
 STUDY = "roundleaf-srnca-random_filters"
-COMMAND = ("train.steps=12", "sweep.n_trials=3", "tracking.endurance=true")
+COMMAND = ("train.steps=12", "sweep.n_trials=3", "outputs.robustness=true")
 
 
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")

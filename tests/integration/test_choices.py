@@ -29,7 +29,7 @@ FIXED = {
 def run_study(runs: Path, folder: Path, *words: str, steps: int = 2) -> list[FrozenTrial]:
     asked = {word.partition("=")[0] for word in words}
     fixed = [f"{key}={value}" for key, value in FIXED.items() if key not in asked]
-    common = [f"train.steps={steps}", f"sweep.study={NAME}", "tracking=none"]
+    common = [f"train.steps={steps}", f"sweep.study={NAME}", "tracking=none", "outputs.robustness=false"]
     done = sweep(runs, *common, *fixed, *words, folder=folder)
     assert done.stderr == ""
     assert listing(folder) == []

@@ -83,6 +83,7 @@ def test_two_textures_make_two_studies_and_a_plain_value_is_not_searched(
         "train.steps=2",
         "sweep.n_trials=1",
         "tracking=none",
+        "outputs.robustness=false",
         folder=folder,
     )
     names = [f"{texture}-srnca-random_filters" for texture in ("roundleaf", "snake_plant")]
@@ -107,7 +108,13 @@ def test_two_textures_make_two_studies_and_a_plain_value_is_not_searched(
 
 
 def test_the_same_seed_gives_the_same_losses_in_another_study(tmp_path: Path, folder: Path) -> None:
-    words = ["sampler=random", "train.steps=6", "sweep.n_trials=2", "tracking=none"]
+    words = [
+        "sampler=random",
+        "train.steps=6",
+        "sweep.n_trials=2",
+        "tracking=none",
+        "outputs.robustness=false",
+    ]
     runs = tmp_path / "runs"
     for name, seed in (("first", 5), ("second", 5), ("other", 6)):
         sweep(runs, *words, f"sweep.study={name}", f"sweep.seed={seed}", folder=folder)

@@ -36,7 +36,7 @@ def test_the_report_lies_with_the_study(finished: Finished, runs: Path, tmp_path
 
 
 def test_suggestions_run_on_top_of_the_total(finished: Finished, runs: Path, tmp_path: Path) -> None:
-    words = ("train.steps=12", "tracking.endurance=false", "sampler=random")
+    words = ("train.steps=12", "outputs.robustness=false", "sampler=random")
     sweep(runs, *words, "sweep.n_trials=10", folder=tmp_path)
     asked = (f"study={finished.name}", "method=pca", "n=2", "enqueue=true", f"runs_dir={runs}")
     said = run_module("analysis.suggest", *asked, folder=tmp_path)

@@ -85,7 +85,7 @@ def test_links_lead_from_optuna_to_mlflow_and_back(records: Records) -> None:
 
 
 def test_params_are_the_flat_config_with_the_drawn_values(finished: Finished, records: Records) -> None:
-    asked = [*SMALL, "train.steps=12", "tracking.endurance=true", f"runs_dir={finished.runs}"]
+    asked = [*SMALL, "train.steps=12", "outputs.robustness=true", f"runs_dir={finished.runs}"]
     composed = flatten(compose_plain("train", asked))
     for trial in records.study.get_trials():
         params = records.children[trial.number].data.params

@@ -33,7 +33,7 @@ COMMAND = (
     *SMALL,
     "sampler=random",
     f"train.steps={STEPS}",
-    "tracking.endurance=false",
+    "outputs.robustness=false",
     f"sweep.n_trials={N_TRIALS}",
     "train.max_ca_steps=8",
     "train.pool_size=8",

@@ -28,6 +28,7 @@ TINY = [
     "texture=roundleaf",
     "features=random_filters",
     "tracking=none",
+    "outputs.robustness=false",
     "device=cpu",
     "model.channels=4",
     "model.hidden_channels=8",

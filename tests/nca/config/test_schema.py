@@ -20,6 +20,7 @@ from nca.config.schema import (
     PrunerConfig,
     TrainConfig,
     TrialConfig,
+    build_recorded,
     name_study,
 )
 from nca.config.validation import build, flatten
@@ -273,3 +274,19 @@ def test_the_schema_loads_the_standard_library_only() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("recorded", [{"endurance": False}, {}])
+def test_the_config_of_an_older_run_is_read(recorded: dict[str, bool]) -> None:
+    values = asdict(trial_config())
+    del values["outputs"]
+    values["tracking"] |= recorded
+    config = build_recorded(values)
+    assert config.outputs.robustness == recorded.get("endurance", True)
+    assert config.tracking == trial_config().tracking
+    assert build_recorded(asdict(config)) == config
+
+
+def test_what_is_no_config_of_a_run_is_refused() -> None:
+    with pytest.raises(ConfigError, match="missing"):
+        build_recorded({})

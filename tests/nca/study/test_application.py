@@ -45,7 +45,7 @@ class Trial(RunningTrial):
 @pytest.mark.parametrize("tracked", [True, False])
 def test_a_trial_finds_loaded_what_it_needs(tracked: bool, mlflow_uri: str, tmp_path: Path) -> None:
     small = ["texture=roundleaf", "features=random_filters", "train.size=16", "train.steps=2"]
-    words = [*small, "tracking.endurance=false", f"runs_dir={tmp_path}"]
+    words = [*small, "outputs.robustness=false", f"runs_dir={tmp_path}"]
     words.append(f"tracking.uri={mlflow_uri}" if tracked else "tracking=none")
     program = (
         "import sys, nca.study.application, nca.train\n"

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nca.cli.errors import ConfigError
-from nca.config.schema import FeaturesConfig, ImageTexture, TrialConfig
+from nca.config.schema import FeaturesConfig, ImageTexture, OutputsConfig, TrialConfig
 from nca.config.validation import build, flatten
 from nca.loss.style import StyleLoss
 from nca.tracking import Tracker
@@ -114,7 +114,7 @@ def test_the_next_run_in_the_same_folder_is_a_new_one(recorded: Recorded) -> Non
 @pytest.mark.parametrize("rule", RULES)
 def test_without_a_tracker_the_files_stay_in_the_folder(tmp_path: Path, rule: str) -> None:
     config = trial_config(tmp_path, rule=rule)
-    config = replace(config, tracking=replace(config.tracking, endurance=True))
+    config = replace(config, outputs=OutputsConfig(robustness=True))
     outcome = train_untracked(config, tmp_path / "trial")
     assert outcome.reason == "complete"
     assert {path.name for path in (tmp_path / "trial").iterdir()} == {
