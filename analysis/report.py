@@ -318,7 +318,7 @@ def _save(drawn: Drawn | str, out: Path) -> dict[str, Any]:
 
 def _log(tables: Sequence[StudyTable], paths: RecordPaths, files: Sequence[Path]) -> None:
     """Put the report's files among the artifacts of each study's parent run."""
-    from nca.tracking import mlflow_errors
+    from nca.tracking.client import mlflow_errors
 
     runs = [table.links["mlflow_run_id"] for table in tables if "mlflow_run_id" in table.links]
     store = paths.open_tracking() if runs else None

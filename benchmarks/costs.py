@@ -31,7 +31,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.engine import APPLICATION
-from nca.tracking import MlflowStore, MlflowTracker
+from nca.tracking.store import MlflowStore
+from nca.tracking.tracker import MlflowTracker
 from sweeps.application import Result
 from sweeps.assignment import PROGRESS_FILE, Assignment
 from sweeps.coordinator import Coordinator

@@ -25,8 +25,8 @@ from nca.config.schema import (
     TrainConfig,
     TrialConfig,
 )
-from nca.tracking import MlflowStore, MlflowTracker
-from nca.tracking.tracker import FLUSH_EVERY_S
+from nca.tracking.store import MlflowStore
+from nca.tracking.tracker import FLUSH_EVERY_S, MlflowTracker
 from nca.training import run
 from nca.training.checkpoint import Checkpoints
 from nca.training.run import is_picture_step, open_tracker

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nca.cli.errors import ConfigError, exit_on_error
 from nca.cli.options import Command
-from nca.tracking import check_not_relocated
+from nca.tracking.relocation import check_not_relocated
 from sweeps.storage.sqlite import SQLITE
 
 __all__ = ["LOOPBACK", "free_port", "main"]

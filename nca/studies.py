@@ -215,7 +215,9 @@ def deliver(paths: RecordPaths) -> None:
     Raises:
         ConfigError: If no store is given, or it still does not take it.
     """
-    from nca.tracking import MlflowStore, find_outboxes, mlflow_errors
+    from nca.tracking.client import mlflow_errors
+    from nca.tracking.outbox import find_outboxes
+    from nca.tracking.store import MlflowStore
 
     trials, uri = paths.runs / "trials", paths.tracking
     if uri is None or uri == RecordPaths.in_folder(paths.runs).tracking:

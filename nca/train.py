@@ -114,7 +114,8 @@ def run_single(config: TrialConfig, again: Again | None = None) -> int:
 
 def _run_in(folder: Path, config: TrialConfig, name: str, tags: Mapping[str, str]) -> int:
     """Train a run in its folder."""
-    from nca.tracking import MlflowStore, Tracker
+    from nca.tracking.store import MlflowStore
+    from nca.tracking.tracker import Tracker
     from nca.training.run import open_tracker, train
 
     tracker = Tracker()

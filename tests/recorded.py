@@ -11,7 +11,7 @@ from mlflow.entities import Run
 from safetensors.torch import load_file
 from torch import Tensor
 
-from nca.tracking import MlflowStore
+from nca.tracking.store import MlflowStore
 from nca.training.outcome import Outcome
 from nca.training.run import open_tracker, train
 from tests.builders import trial_config

@@ -125,7 +125,7 @@ class Ratings:
         store = self._paths.open_tracking()
         if store is None:
             return
-        from nca.tracking import mlflow_errors
+        from nca.tracking.client import mlflow_errors
 
         runs = {n.number: n.attributes.get("mlflow_run_id") for n in self._studies.trials(self.study)}
         means = mean_by_rater(self.all())

@@ -12,7 +12,7 @@ from nca.cli.errors import ConfigError
 from sweeps.storage.sqlite import SQLITE
 
 if TYPE_CHECKING:
-    from nca.tracking import MlflowStore
+    from nca.tracking.store import MlflowStore
     from sweeps.admin import Studies
 
 RECORD_OPTIONS = {  # of `read_record_paths`, with their help
@@ -95,7 +95,8 @@ class RecordPaths:
         Raises:
             ConfigError: If it cannot be opened, or its server does not answer or accept the login.
         """
-        from nca.tracking import MlflowStore, check_address
+        from nca.tracking.store import MlflowStore
+        from nca.tracking.uri import check_address
 
         usual = RecordPaths.in_folder(self.runs).tracking
         if self.tracking is None or (self.tracking == usual and not self.local_mlflow_db()):

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nca.records.paths import SINGLE_RUNS, RecordPaths, format_size, size_of
-from nca.tracking import FOLDER_TAG, describe_folder, find_relocated, relocate
+from nca.tracking.relocation import find_relocated, relocate
 from nca.tracking.run_lock import is_held
+from nca.tracking.store import describe_folder
+from nca.tracking.tracker import FOLDER_TAG
 
 if TYPE_CHECKING:
-    from nca.tracking import MlflowStore
+    from nca.tracking.store import MlflowStore
     from sweeps.admin import Studies, StudyState
 
 

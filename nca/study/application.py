@@ -16,7 +16,8 @@ from nca.outputs.pictures import make_contact_sheet
 from nca.records.paths import RecordPaths
 from nca.study.dashboard_notes import make_notes
 from nca.study.repeats import TrialRuns
-from nca.tracking import MlflowStore, load_mlflow, mlflow_errors
+from nca.tracking.client import load_mlflow, mlflow_errors
+from nca.tracking.store import MlflowStore
 from nca.training.run import is_out_of_memory
 from sweeps.application import EndedTrial, Result, StudyNotes
 from sweeps.running_trial import RunningTrial

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from nca.config.schema import TrialConfig
-from nca.tracking import MlflowStore, Tracker
 from nca.tracking.run_lock import hold
+from nca.tracking.store import MlflowStore
+from nca.tracking.tracker import Tracker
 from nca.training.outcome import STATUS, Outcome
 from nca.training.run import open_tracker, train
 from sweeps.application import Result

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nca.records.paths import DASHBOARD, RecordPaths
 from nca.study.plan import Plan
-from nca.tracking import find_outboxes
+from nca.tracking.outbox import find_outboxes
 from sweeps.progress import format_set
 from sweeps.spec import Summary
 from sweeps.trials import origin

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
-from nca.tracking import Status
+from nca.tracking.tracker import Status
 from sweeps.files import write_atomically
 
 __all__ = ["STATUS", "Listener", "Outcome", "Reason"]

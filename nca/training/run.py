@@ -25,7 +25,8 @@ from nca.outputs.pictures import render_texture, save_growth, save_loss_curve, s
 from nca.outputs.robustness import measure_robustness
 from nca.outputs.viewer import describe_facts, make_viewer
 from nca.textures.load import load_pixels, load_texture
-from nca.tracking import MlflowStore, MlflowTracker, Tracker
+from nca.tracking.store import MlflowStore
+from nca.tracking.tracker import MlflowTracker, Tracker
 from nca.training.checkpoint import Checkpoints
 from nca.training.device import allow_tf32, check_device, keep_freed_memory, pick_device
 from nca.training.outcome import STATUS, Listener, Outcome, Reason

@@ -18,9 +18,11 @@ from mlflow import MlflowClient
 from optuna.trial import TrialState
 
 from nca.cli.errors import ConfigError
-from nca.tracking import MlflowStore, MlflowTracker, check_address, describe_folder, find_outboxes
 from nca.tracking.client import is_unavailable
-from nca.tracking.outbox import Outbox
+from nca.tracking.outbox import Outbox, find_outboxes
+from nca.tracking.store import MlflowStore, describe_folder
+from nca.tracking.tracker import MlflowTracker
+from nca.tracking.uri import check_address
 from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import find_study
 from tests.cluster.mlflow_server import MlflowServer, run_mlflow_server

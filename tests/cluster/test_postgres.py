@@ -25,7 +25,7 @@ N_AT_ONCE = 10
 OPEN_BOTH = """
 import sys, time
 from pathlib import Path
-from nca.tracking import MlflowStore
+from nca.tracking.store import MlflowStore
 from sweeps.storage.optuna_storage import open_storage
 optuna_address, mlflow_address, begin = sys.argv[1:]
 while not Path(begin).exists():

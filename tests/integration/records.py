@@ -11,7 +11,7 @@ from mlflow.entities import Run
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from nca.tracking import relocate
+from nca.tracking.relocation import relocate
 from sweeps.storage.optuna_storage import open_storage
 
 

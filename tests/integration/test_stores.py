@@ -22,7 +22,8 @@ from mlflow.exceptions import MlflowException
 
 from nca.cli.errors import ConfigError
 from nca.study.application import TextureSweep
-from nca.tracking import MlflowStore, check_address
+from nca.tracking.store import MlflowStore
+from nca.tracking.uri import check_address
 from nca.training.run import open_tracker
 from tests.builders import trial_config
 from tests.templates import make_mlflow_database
@@ -205,7 +206,7 @@ def test_a_server_that_answers_is_taken(server: str) -> None:
 ASKED = """
 import os, sys
 from nca.cli.errors import ConfigError
-from nca.tracking import check_address
+from nca.tracking.uri import check_address
 try:
     check_address(sys.argv[1])
 except ConfigError as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nca.tracking import MlflowStore
+from nca.tracking.store import MlflowStore
 from tests.integration.commands import SMALL, begun, listing, run_module, sweep, wait_until
 from tests.integration.conftest import STUDY, Finished
 from tests.integration.records import Records, copy_records, load_study, study_names

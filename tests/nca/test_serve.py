@@ -13,7 +13,7 @@ import pytest
 from nca import serve
 from nca.cli.errors import ConfigError
 from nca.serve import LOOPBACK, PORTS, _newest_experiment, free_port
-from nca.tracking import MlflowStore
+from nca.tracking.store import MlflowStore
 
 
 def refuse(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:

@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from nca.config.compose import compose_plain
 from nca.config.schema import FeaturesConfig, TrialConfig
 from nca.config.validation import build
-from nca.tracking import Tracker
+from nca.tracking.tracker import Tracker
 from nca.train import main, run_single
 from nca.training.run import train
 from tests.builders import mlflow, trial_config

@@ -13,7 +13,8 @@ import pytest
 from nca.cli.errors import ConfigError
 from nca.records.paths import RecordPaths
 from nca.records.repair import find_orphans, repair
-from nca.tracking import MlflowStore, check_not_relocated, find_relocated
+from nca.tracking.relocation import check_not_relocated, find_relocated
+from nca.tracking.store import MlflowStore
 
 NAME = "a study, 50 %"
 

@@ -14,7 +14,8 @@ import pytest
 from mlflow import MlflowClient
 
 from nca import tracking
-from nca.tracking import MlflowStore, MlflowTracker, Tracker
+from nca.tracking.store import MlflowStore
+from nca.tracking.tracker import MlflowTracker, Tracker
 from tests.templates import make_mlflow_database
 
 PIXELS = np.zeros((16, 16, 3), dtype=np.uint8)
@@ -216,6 +217,6 @@ def test_mlflow_has_one_door() -> None:
 
 
 def test_the_base_tracker_loads_no_mlflow() -> None:
-    code = "import sys; from nca.tracking import Tracker; Tracker(); print('mlflow' in sys.modules)"
+    code = "import sys; from nca.tracking.tracker import Tracker; Tracker(); print('mlflow' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "False\n"

@@ -18,7 +18,7 @@ from nca.cli.errors import ConfigError
 from nca.config.schema import FeaturesConfig, ImageTexture, OutputsConfig, TrialConfig
 from nca.config.validation import build, flatten
 from nca.loss.style import StyleLoss
-from nca.tracking import Tracker
+from nca.tracking.tracker import Tracker
 from nca.training.outcome import Outcome
 from nca.training.run import (
     build_trainer,
