@@ -48,7 +48,9 @@ def repair(paths: RecordPaths) -> str:
     runs = list(_orphaned_runs(paths, states, tracking))
     for _, run_id, reason in runs:
         assert tracking is not None
-        tracking.end_run(run_id, "FINISHED" if reason == "complete" else "KILLED", {"reason": reason})
+        tracker = tracking.tracker(run_id)
+        tracker.set_tags({"reason": reason})
+        tracker.finish("FINISHED" if reason == "complete" else "KILLED")
     files = list(_orphaned_files(paths, states))
     for path in files:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

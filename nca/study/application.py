@@ -50,7 +50,9 @@ class TextureSweep:
                     "mlflow_run_id": store.create_run(experiment, study),
                 }
             tags = {"optuna_study": study, "texture": trial.texture.name}
-            store.resume_run(links["mlflow_run_id"]).set_tags(tags)
+            run = store.tracker(links["mlflow_run_id"])
+            run.resume()
+            run.set_tags(tags)
         return links
 
     def warm_up(self) -> None:
@@ -122,7 +124,8 @@ class TextureSweep:
         if trial.tracking.uri is not None:
             store, folder = MlflowStore(trial.tracking.uri), _folder(trial, config["sweep"]["study"])
             with mlflow_errors(trial.tracking.uri):
-                run = store.resume_run(links["mlflow_run_id"], folder)
+                run = store.tracker(links["mlflow_run_id"], folder)
+                run.resume()
                 run.log_metrics(summary, int(summary["n_trials"]))
                 run.finish("FINISHED")
                 store.deliver(folder)

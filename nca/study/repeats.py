@@ -74,7 +74,9 @@ class TrialRuns:
                 store = MlflowStore(config.tracking.uri)
                 if store.has_run(done.run_id):
                     self.attributes.setdefault("mlflow_run_id", done.run_id)
-                    store.end_run(done.run_id, STATUS[done.reason], tags, folder)
+                    tracker = store.tracker(done.run_id, folder)
+                    tracker.set_tags(tags)
+                    tracker.finish(STATUS[done.reason])
             return done
         if config.tracking.uri is not None:
             seed = f", seed {config.seed}" if len(self._configs) > 1 else ""

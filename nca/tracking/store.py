@@ -11,9 +11,9 @@ from typing import Any
 from nca.cli.errors import ConfigError
 from nca.tracking.client import is_unavailable, open_client
 from nca.tracking.experiments import ACTIVE, Experiments
-from nca.tracking.outbox import Outbox, Record, find_outboxes
+from nca.tracking.outbox import Outbox, find_outboxes
 from nca.tracking.run_lock import hold
-from nca.tracking.tracker import MlflowTracker, Status
+from nca.tracking.tracker import MlflowTracker
 from sweeps.storage.sqlite import SQLITE
 
 RUN_ID = "run_id"  # file of a run's folder, until the run has ended for good
@@ -39,17 +39,19 @@ class MlflowStore:
         self._uri = uri
         self.experiments = Experiments(self._client, uri)
 
-    def create_run(
-        self,
-        experiment_id: str,
-        name: str,
-        *,
-        parent_run_id: str | None = None,
-        params: Mapping[str, Any] | None = None,
-    ) -> str:
-        """Create a run and return its id; one of its name and parent that is RUNNING is taken instead."""
-        tracker = MlflowTracker(self._client, None)
-        tracker.record(_creation(experiment_id, name, parent_run_id, params))
+    def tracker(self, run_id: str | None, folder: Path | None = None) -> MlflowTracker:
+        """Return a tracker for a run.
+
+        Args:
+            run_id: The run; None for one that is still to be created.
+            folder: Where records wait while the server is unavailable; None to raise its error.
+        """
+        return MlflowTracker(self._client, run_id, self._outbox(folder))
+
+    def create_run(self, experiment_id: str, name: str, **options: Any) -> str:
+        """Create a run and return its id; see `MlflowTracker.create` for the options."""
+        tracker = self.tracker(None)
+        tracker.create(experiment_id, name, **options)
         assert tracker.run_id is not None
         return tracker.run_id
 
@@ -77,35 +79,9 @@ class MlflowStore:
         if tracker.deliver() and not (tracker.run_id is not None and self.has_run(tracker.run_id)):
             tracker.run_id = None
             tag = None if parent_run_id else describe_folder(folder)
-            tracker.record(_creation(experiment_id, name, parent_run_id, params, tag))
-        tracker.record({"kind": "status", "status": "RUNNING"})
+            tracker.create(experiment_id, name, parent_run_id=parent_run_id, params=params, folder=tag)
+        tracker.resume()
         return tracker
-
-    def resume_run(self, run_id: str, folder: Path | None = None) -> MlflowTracker:
-        """Return a tracker for a run, set back to RUNNING if it had ended.
-
-        Args:
-            run_id: The run.
-            folder: Where records wait while the server is unavailable; None to raise its error.
-        """
-        tracker = MlflowTracker(self._client, run_id, self._outbox(folder))
-        tracker.record({"kind": "status", "status": "RUNNING"})
-        return tracker
-
-    def end_run(
-        self, run_id: str, status: Status, tags: Mapping[str, str] | None = None, folder: Path | None = None
-    ) -> None:
-        """End a run for a process that could not do so itself.
-
-        Args:
-            run_id: The run.
-            status: How it ended.
-            tags: To be set.
-            folder: Where records wait while the server is unavailable; None to raise its error.
-        """
-        tracker = MlflowTracker(self._client, run_id, self._outbox(folder))
-        tracker.set_tags(tags or {})
-        tracker.finish(status)
 
     def end_runs_in(self, folder: Path, reason: str) -> None:
         """End the runs of a folder and its subfolders, whose processes died, as KILLED; only this store's."""
@@ -192,15 +168,3 @@ class MlflowStore:
 def describe_folder(folder: Path) -> str:
     """Return a folder's path with its host; it identifies a single run in a store of several machines."""
     return f"{socket.gethostname()}:{folder.absolute()}"
-
-
-def _creation(
-    experiment_id: str,
-    name: str,
-    parent_run_id: str | None,
-    params: Mapping[str, Any] | None,
-    folder: str | None = None,
-) -> Record:
-    values = {key: str(value) for key, value in (params or {}).items()}
-    where = {"experiment_id": experiment_id, "name": name, "parent_run_id": parent_run_id, "folder": folder}
-    return {"kind": "run", "params": values, **where}

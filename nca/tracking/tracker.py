@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,6 +97,40 @@ class MlflowTracker(Tracker):
         self._n_recorded = 0  # losses, by this tracker
         self._n_stored: int | None = None  # losses in the store; None until it is asked
         self._stored_images: set[int] | None = None  # steps; None until the store is asked
+
+    def create(
+        self,
+        experiment_id: str,
+        name: str,
+        *,
+        parent_run_id: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        folder: str | None = None,
+    ) -> None:
+        """Create the run in state RUNNING, or take one of the same name and parent that is RUNNING already.
+
+        That one was created by a process that died before it kept the id, or by another coordinator of the
+        study. Of runs without a parent only one of the same folder is taken.
+
+        Args:
+            experiment_id: Of the run.
+            name: Of the run.
+            parent_run_id: Of the run; None for none.
+            params: Of the run.
+            folder: Of a run without a parent, with its host.
+        """
+        values = {key: str(value) for key, value in (params or {}).items()}
+        where = {
+            "experiment_id": experiment_id,
+            "name": name,
+            "parent_run_id": parent_run_id,
+            "folder": folder,
+        }
+        self.record({"kind": "run", "params": values, **where})
+
+    def resume(self) -> None:
+        """Set the run back to RUNNING if it had ended."""
+        self.record({"kind": "status", "status": "RUNNING"})
 
     def log_losses(self, losses: Sequence[float], *, now: bool = False) -> None:
         """Append the losses after the last recorded step, once there are enough or some are old."""
@@ -235,11 +269,6 @@ class MlflowTracker(Tracker):
         params: Mapping[str, str],
         folder: str | None = None,
     ) -> None:
-        """Create the run, or take one of the same name and parent that is RUNNING already.
-
-        That one was created by a process that died before it wrote the id, or by another coordinator of the
-        study. Of runs without a parent only one of the same folder is taken.
-        """
         from mlflow.entities import Param
 
         known = {PARENT_TAG: parent_run_id, FOLDER_TAG: folder}

@@ -259,7 +259,7 @@ def test_a_run_that_was_begun_and_lost_is_taken_by_the_next(stores: list[Store],
     assert other != lost
     assert store.create_run(experiment, "trial 0", parent_run_id="p", params={"a": 1}) == lost
     assert stores[0].client.get_run(lost).data.params == {"a": "1"}
-    store.end_run(lost, "FINISHED")
+    store.tracker(lost).finish("FINISHED")
     assert store.create_run(experiment, "trial 0", parent_run_id="p") not in {lost, other}
 
 

@@ -34,7 +34,13 @@ def client(mlflow_uri: str) -> MlflowClient:
 @pytest.fixture
 def tracker(store: MlflowStore, tmp_path: Path) -> MlflowTracker:
     experiment = store.experiments.open("study", tmp_path / "artifacts")
-    return store.resume_run(store.create_run(experiment, "trial 0"))
+    return resume(store, store.create_run(experiment, "trial 0"))
+
+
+def resume(store: MlflowStore, run_id: str | None) -> MlflowTracker:
+    tracker = store.tracker(run_id)
+    tracker.resume()
+    return tracker
 
 
 def curve(client: MlflowClient, tracker: MlflowTracker, key: str = "loss") -> list[tuple[int, float]]:
@@ -77,7 +83,7 @@ def test_a_run_taken_up_again_has_neither_gap_nor_overlap(
     losses = [float(step) for step in range(9)]
     tracker.log_losses(losses[:5], now=True)
     tracker.finish("KILLED")
-    again = store.resume_run(tracker.run_id)
+    again = resume(store, tracker.run_id)
     # The checkpoint may be older than what was stored: those steps are trained again, to the same losses.
     for n in range(resumed_from + 1, 10):
         again.log_losses(losses[:n], now=True)
@@ -94,11 +100,10 @@ def test_taking_up_and_ending_a_run_set_its_status(
     assert status() == ("RUNNING", False)
     tracker.finish("FINISHED")
     assert status() == ("FINISHED", True)
-    store.resume_run(tracker.run_id)
+    resume(store, tracker.run_id)
     assert status()[0] == "RUNNING"
-    store.end_run(tracker.run_id, "KILLED", {"reason": "killed"})
+    store.tracker(tracker.run_id).finish("KILLED")
     assert status() == ("KILLED", True)
-    assert client.get_run(tracker.run_id).data.tags["reason"] == "killed"
 
 
 def test_images_are_stored_once_per_step(
@@ -110,7 +115,7 @@ def test_images_are_stored_once_per_step(
 
     for step in (0, 1, 3, 3):
         tracker.log_image(PIXELS, step)
-    again = store.resume_run(tracker.run_id)
+    again = resume(store, tracker.run_id)
     for step in (1, 3, 7):
         again.log_image(PIXELS, step)
     assert steps() == [0, 1, 3, 7]
