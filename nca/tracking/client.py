@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = {  # of MLflow, unless they are set
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # not minutes: records wait in the outbox

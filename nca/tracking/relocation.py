@@ -39,7 +39,7 @@ def find_relocated(store: Path) -> dict[str, Path]:
         ConfigError: If the file is not an MLflow store.
     """
     found = {}
-    with _connect(store, "ro") as connection:
+    with connect(store, "ro") as connection:
         for uri, tag in connection.execute(QUERY, (TAG,)):
             old = Path(url2pathname(urlsplit(uri).path))
             new = store.absolute().parent / (tag or Path("artifacts", old.name))
@@ -68,7 +68,7 @@ def relocate(store: Path) -> int:
         ConfigError: If the file cannot be written.
     """
     found = find_relocated(store)
-    with _connect(store, "rw") as connection:
+    with connect(store, "rw") as connection:
         for old, new in found.items():
             uris = {"old": old, "new": new.as_uri()}
             connection.execute(
@@ -83,7 +83,7 @@ def relocate(store: Path) -> int:
 
 
 @contextmanager
-def _connect(store: Path, mode: str) -> Iterator[sqlite3.Connection]:
+def connect(store: Path, mode: str) -> Iterator[sqlite3.Connection]:
     """Open a file read-only (ro) or for one transaction (rw).
 
     Raises:
