@@ -141,19 +141,19 @@ def test_what_the_server_misses_is_delivered_later_in_order_and_once(
     assert "records of this run wait for the MLflow server" in capsys.readouterr().out
     refused = deliver(mlflow_server.uri, runs)
     assert refused.returncode == 2
-    assert "still away" in refused.stderr
+    assert "still unavailable" in refused.stderr
     assert "Traceback" not in refused.stderr
     ended_at = time.time()
     time.sleep(1.0)
     mlflow_server.start()
     delivered = deliver(mlflow_server.uri, runs)
-    assert delivered.stdout == f"delivered what 1 runs had kept for {mlflow_server.uri}\n", delivered.stderr
+    assert delivered.stdout == f"delivered the records of 1 runs to {mlflow_server.uri}\n", delivered.stderr
     client = MlflowClient(mlflow_server.uri)
     run_id = run_of(client, experiment, "trial 0")
     check_all(mlflow_server.uri, run_id)
     assert client.get_run(run_id).info.end_time < ended_at * 1000  # as it was, not when it was delivered
     assert not find_outboxes(runs, mlflow_server.uri)
-    assert "nothing in" in deliver(mlflow_server.uri, runs).stdout
+    assert "no records in" in deliver(mlflow_server.uri, runs).stdout
 
 
 class AnswersGetLost:

@@ -79,7 +79,7 @@ def test_records_of_a_killed_sweep_are_listed_and_repaired(runs: Path) -> None:
     time.sleep(1.0)  # for its workers
     left = look_after(runs, "repair", code=2)
     assert left.count(" is RUNNING, ") == 5  # two trials, their runs, the parent run
-    assert "give --yes" in left
+    assert "pass --yes to confirm repair" in left
     assert "2 orphaned" in look_after(runs, "list")
     assert "2 trials queued again, 3 MLflow runs ended" in look_after(runs, "repair", "--yes")
     assert "nothing to repair" in look_after(runs, "repair")
@@ -119,7 +119,7 @@ def test_copied_records_are_relocated_before_anything_is_written(finished: Finis
     done = run_module("nca.sweep", "-m", *larger, f"runs_dir={runs}", folder=tmp_path)
     assert (done.returncode, done.stderr.splitlines()) == (2, [line])
     assert line in look_after(runs, "delete", STUDY, "--yes", code=2)
-    assert "repair these? nobody can be asked" in look_after(runs, "repair", code=2)
+    assert "not a terminal: pass --yes to confirm repair" in look_after(runs, "repair", code=2)
     assert "artifact URIs of 1 MLflow experiments updated" in look_after(runs, "repair", "--yes")
     assert "nothing to repair" in look_after(runs, "repair")
     sweep(runs, *larger, folder=tmp_path)
@@ -135,7 +135,7 @@ def test_copied_records_are_relocated_before_anything_is_written(finished: Finis
 def test_a_deleted_study_leaves_nothing_and_its_name_is_free(runs: Path) -> None:
     command = ("train.steps=2", "sweep.n_trials=1")
     sweep(runs, *command, folder=runs.parent)
-    assert "give --yes" in look_after(runs, "delete", STUDY, code=2)
+    assert "pass --yes to confirm deletion" in look_after(runs, "delete", STUDY, code=2)
     assert study_names(runs) == [STUDY]
     assert f"deleted {STUDY}" in look_after(runs, "delete", STUDY, "--yes")
     assert study_names(runs) == []
@@ -158,7 +158,7 @@ def test_a_deleted_study_leaves_nothing_and_its_name_is_free(runs: Path) -> None
         (("list", "--yes"), "error: give list; see"),
         (("stop", STUDY, "two"), "must be a trial's number"),
         (("show", "leaf"), f"study 'leaf': no such study; there are: {STUDY}"),
-        (("delete", "../other", "--yes"), "is no study"),
+        (("delete", "../other", "--yes"), "not a study's name"),
         (("list", "sweep.storage=sqlite:////nowhere.db"), "no such file; a sweep creates it"),
     ],
 )
@@ -177,5 +177,5 @@ def test_a_yes_is_asked_for_on_a_terminal(tmp_path: Path) -> None:
         words = ["script", "--quiet", "--return", "--command", command, "/dev/null"]
         done = subprocess.run(words, input=f"{answer}\n", text=True, capture_output=True, check=False)
         assert done.returncode == code, done.stdout
-        assert "delete all of this for ever? [y/N]" in done.stdout
+        assert "confirm deletion? [y/N]" in done.stdout
     assert study_names(runs) == []
