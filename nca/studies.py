@@ -14,10 +14,9 @@ from nca.cli.options import Command
 from nca.records.paths import (
     RECORD_OPTIONS,
     RecordPaths,
-    format_size,
+    disk_usage,
     is_study_name,
     read_record_paths,
-    size_of,
 )
 from nca.records.repair import find_orphans, repair
 from sweeps import SweepError
@@ -85,7 +84,7 @@ def list_studies(paths: RecordPaths) -> None:
             f"{len(state.running)}" + (f", {len(state.left)} orphaned" if state.left else ""),
             "" if state.best is None else f"{state.best.values[0]:.4g}",
             str(state.n_steps),
-            format_size(sum(map(size_of, paths.study_folders(state.name)))),
+            disk_usage(*paths.study_folders(state.name)),
             "" if state.last_at is None else f"{state.last_at:%m-%d %H:%M}",
         )
     Console().print(table if states else "no studies yet: python -m nca.sweep -m texture=roundleaf")
@@ -117,7 +116,7 @@ def show_study(paths: RecordPaths, name: str) -> None:
         print(f"failed   and {len(state.failed) - MAX_FAILURES} more")
     print(f"steps    {state.n_steps} trained, not counting running trials")
     for folder in folders:
-        print(f"disk     {format_size(size_of(folder))} in {folder}")
+        print(f"disk     {disk_usage(folder)} in {folder}")
     if state.links:
         print("records  " + ", ".join(f"{key} {value}" for key, value in state.links.items()))
 
@@ -173,7 +172,7 @@ def delete(paths: RecordPaths, name: str, *, yes: bool) -> None:
         _check_idle(state)
         print(f"study {name}: {sum(state.counts.values())} finished trials and their MLflow runs")
     for folder in folders:
-        print(f"{folder}: {format_size(size_of(folder))}")
+        print(f"{folder}: {disk_usage(folder)}")
     _confirm("deletion", yes=yes)
     if tracking is not None and (state or paths.local_mlflow_db()):  # else its owner is unknown
         tracking.experiments.delete(name, (state.uid or "") if state else None)

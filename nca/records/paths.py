@@ -70,9 +70,8 @@ class RecordPaths:
 
     def find_target(self, study: str) -> Path | None:
         """Return a study's target picture from the first folder that has it."""
-        return next(
-            (file for folder in self.study_folders(study) for file in folder.rglob("target.png")), None
-        )
+        found = (file for folder in self.study_folders(study) for file in folder.rglob("target.png"))
+        return next(found, None)
 
     def open_studies(self) -> Studies:
         """Open the Optuna storage.
@@ -151,17 +150,9 @@ def is_study_name(name: str) -> bool:
     return "/" not in name and name not in {SINGLE_RUNS, "optuna", ".", ".."}
 
 
-def size_of(path: Path) -> int:
-    """Return the size in bytes of a file, or of all files in a folder."""
-    if path.is_dir():
-        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return path.stat().st_size if path.exists() else 0
+def disk_usage(*paths: Path) -> str:
+    """Return the size of files and folders, such as 5.0 kB."""
+    from rich.filesize import decimal
 
-
-def format_size(n_bytes: float) -> str:
-    """Return a size as 12 B, 3.4 kB, 56 MB or 7.89 GB."""
-    for unit in ("B", "kB", "MB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.3g} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.3g} GB"
+    files = [file for path in paths for file in (path, *path.rglob("*")) if file.is_file()]
+    return decimal(sum(file.stat().st_size for file in files))

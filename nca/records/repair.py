@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nca.records.paths import SINGLE_RUNS, RecordPaths, format_size, size_of
+from nca.records.paths import SINGLE_RUNS, RecordPaths, disk_usage
 from nca.tracking.relocation import find_relocated, relocate
 from nca.tracking.run_lock import is_held
 from nca.tracking.store import describe_folder
@@ -32,7 +32,7 @@ def find_orphans(paths: RecordPaths) -> Iterator[str]:
     for experiment, run_id, reason in _orphaned_runs(paths, states, tracking):
         yield f"MLflow experiment {experiment}: run {run_id} is RUNNING, its trial is {reason}"
     for path in _orphaned_files(paths, states):
-        yield f"{path}: {format_size(size_of(path))}, no longer needed"
+        yield f"{path}: {disk_usage(path)}, no longer needed"
 
 
 def repair(paths: RecordPaths) -> str:

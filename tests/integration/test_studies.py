@@ -100,7 +100,7 @@ def test_a_run_of_another_program_is_ended_and_a_finished_trial_keeps_no_checkpo
     (checkpoints / "00000004.safetensors").write_bytes(bytes(5000))
     said = look_after(runs, "repair", "--yes")
     assert f"run {run_id} is RUNNING, its trial is killed" in said
-    assert f"{checkpoints}: 5 kB, no longer needed" in said
+    assert f"{checkpoints}: 5.0 kB, no longer needed" in said
     assert "1 MLflow runs ended, 1 files deleted" in said
     assert not checkpoints.exists()
     assert "nothing to repair" in look_after(runs, "repair")
