@@ -94,8 +94,8 @@ class RecordPaths:
         Raises:
             ConfigError: If it cannot be opened, or its server does not answer or accept the login.
         """
+        from nca.tracking.client import check_address
         from nca.tracking.store import MlflowStore
-        from nca.tracking.uri import check_address
 
         usual = RecordPaths.in_folder(self.runs).tracking
         if self.tracking is None or (self.tracking == usual and not self.local_mlflow_db()):

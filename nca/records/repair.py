@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from nca.records.paths import SINGLE_RUNS, RecordPaths, disk_usage
 from nca.tracking.relocation import find_relocated, relocate
 from nca.tracking.run_lock import is_held
-from nca.tracking.store import describe_folder
-from nca.tracking.tracker import FOLDER_TAG
+from nca.tracking.tracker import FOLDER_TAG, describe_folder
 
 if TYPE_CHECKING:
     from nca.tracking.store import MlflowStore

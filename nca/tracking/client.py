@@ -28,6 +28,7 @@ ENVIRONMENT = {  # of MLflow, unless they are set
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # not minutes: records wait in the outbox
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds
 }
+SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")  # MLflow 3 refuses its file store
 LOGIN = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
 TIMEOUT_S = 60.0  # of a locked SQLite file, as of Optuna's storage
 RETRY_EVERY_S = 0.1
@@ -93,6 +94,39 @@ def check_no_password(uri: str) -> None:
             f"tracking.uri={without_password(uri)}: leave the password out of the address, where it would be "
             f"recorded; give it in {LOGIN if uri.startswith('http') else 'PGPASSWORD or in ~/.pgpass'}"
         )
+
+
+def check_address(uri: str) -> None:
+    """Refuse a tracking URI that MLflow does not know, and a server that does not answer or accept the login.
+
+    Imports MLflow only for a server.
+
+    Raises:
+        ConfigError: If so.
+    """
+    check_no_password(uri)
+    scheme, separator, rest = uri.partition("://")
+    if not separator or scheme.partition("+")[0] not in SCHEMES:
+        known = ", ".join(f"{name}://" for name in SCHEMES)
+        raise ConfigError(f"tracking.uri={uri}: must begin with one of {known}")
+    if scheme.startswith("sqlite") and rest.strip("/") in ("", ":memory:"):
+        raise ConfigError(f"tracking.uri={uri}: trials cannot share a store in memory; give a file")
+    if scheme in ("http", "https"):
+        _check_server(uri)
+
+
+def _check_server(uri: str) -> None:
+    load_mlflow()
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        MlflowClient(uri).search_experiments(max_results=1)
+    except (MlflowException, ValueError) as error:
+        reason = "no MLflow server answers there; start it"
+        if getattr(error, "error_code", "") == "UNAUTHENTICATED":
+            reason = f"the server asks for a login and refuses the one given; set {LOGIN}"
+        raise ConfigError(f"tracking.uri={uri}: {reason}, or give tracking=none") from error
 
 
 def open_client(uri: str) -> MlflowClient:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,15 +54,7 @@ class MlflowStore:
         assert tracker.run_id is not None
         return tracker.run_id
 
-    def open_run(
-        self,
-        folder: Path,
-        experiment_id: str,
-        name: str,
-        *,
-        parent_run_id: str | None = None,
-        params: Mapping[str, Any] | None = None,
-    ) -> MlflowTracker:
+    def open_run(self, folder: Path, experiment_id: str, name: str, **options: Any) -> MlflowTracker:
         """Return a tracker for the run of a folder, RUNNING: the one begun there before, else a new one.
 
         Args:
@@ -71,15 +62,13 @@ class MlflowStore:
                 good, and records while the server is unavailable, the creation of the run among them.
             experiment_id: Of a new run.
             name: Of a new run.
-            parent_run_id: Of a new run.
-            params: Of a new run.
+            options: Of a new run, see `MlflowTracker.create`.
         """
         folder.mkdir(parents=True, exist_ok=True)
         tracker = self._find_tracker(folder)
         if tracker.deliver() and not (tracker.run_id is not None and self.has_run(tracker.run_id)):
             tracker.run_id = None
-            tag = None if parent_run_id else describe_folder(folder)
-            tracker.create(experiment_id, name, parent_run_id=parent_run_id, params=params, folder=tag)
+            tracker.create(experiment_id, name, folder=folder, **options)
         tracker.resume()
         return tracker
 
@@ -163,8 +152,3 @@ class MlflowStore:
 
     def _outbox(self, folder: Path | None) -> Outbox | None:
         return None if folder is None or self._uri.startswith(SQLITE) else Outbox(folder, self._uri)
-
-
-def describe_folder(folder: Path) -> str:
-    """Return a folder's path with its host; it identifies a single run in a store of several machines."""
-    return f"{socket.gethostname()}:{folder.absolute()}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -33,7 +34,7 @@ BACKOFF_FACTOR = 20.0  # times the duration of the failed request: a server that
 
 
 class Tracker:
-    """Records one training run; this base class records nothing.
+    """Records one training run; this base class discards the records.
 
     Called from one thread of the process that trains.
 
@@ -43,27 +44,62 @@ class Tracker:
 
     run_id: str | None = None
 
+    def __init__(self) -> None:
+        self._n_losses = 0  # recorded
+        self._flushed_at = time.monotonic()
+
     def log_losses(self, losses: Sequence[float], *, now: bool = False) -> None:
-        """Record the new ones of all losses so far; in batches unless `now`."""
+        """Record the new ones of all losses so far: `now`, or once there are many or some are old."""
+        first = self._n_losses
+        age_s = time.monotonic() - self._flushed_at
+        if not (now or age_s >= FLUSH_EVERY_S or len(losses) - first >= MAX_BATCH):
+            return
+        if len(losses) > first:
+            self.record({"kind": "losses", "first": first, "values": list(losses[first:]), "at": now_ms()})
+            self._n_losses = len(losses)
+        self._flushed_at = time.monotonic()
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Record single values at a training step."""
+        self.record({"kind": "metrics", "values": dict(metrics), "step": step, "at": now_ms()})
 
     def log_image(self, pixels: NDArray[np.uint8], step: int) -> None:
         """Record the output at a training step, (height, width, 3), unless that step has one."""
+        with tempfile.TemporaryDirectory() as folder:
+            Image.fromarray(pixels).save(Path(folder) / PIXELS)
+            self.record({"kind": "image", "step": step, "at": now_ms()}, Path(folder))
 
     def log_files(self, folder: Path) -> bool:
         """Record every file of a folder as an artifact; return whether the caller may delete them."""
-        return False
+        return self.record({"kind": "files"}, folder)
 
     def log_text(self, text: str, name: str) -> None:
         """Record a text as an artifact."""
+        self.record({"kind": "text", "text": text, "name": name})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set or replace tags of the run."""
+        self.record({"kind": "tags", "tags": dict(tags)})
+
+    def resume(self) -> None:
+        """Set the run back to RUNNING if it had ended."""
+        self.record({"kind": "status", "status": "RUNNING"})
 
     def finish(self, status: Status) -> None:
         """End the run; nothing is recorded after it."""
+        self.record({"kind": "status", "status": status, "at": now_ms()})
+
+    def record(self, record: Record, data: Path | None = None) -> bool:
+        """Discard a record.
+
+        Args:
+            record: Its `kind`, and the arguments of the method that sends it.
+            data: Folder of its files.
+
+        Returns:
+            Whether the record and its files are kept elsewhere.
+        """
+        return False
 
 
 class MlflowTracker(Tracker):
@@ -75,7 +111,7 @@ class MlflowTracker(Tracker):
 
     Args:
         client: Of the store that has the run.
-        run_id: The run; None if the outbox has its creation.
+        run_id: The run; None if it is still to be created, or the outbox has its creation.
         outbox: Where records wait while the server is unavailable, delivered before any new one; None to
             raise errors at once.
         id_file: File to write the id of a new run to.
@@ -88,13 +124,12 @@ class MlflowTracker(Tracker):
         outbox: Outbox | None = None,
         id_file: Path | None = None,
     ) -> None:
+        super().__init__()
         self.run_id = run_id
         self._client = client
         self._outbox = outbox
         self._id_file = id_file
-        self._flushed_at = time.monotonic()
         self._retry_at = float("-inf")
-        self._n_recorded = 0  # losses, by this tracker
         self._n_stored: int | None = None  # losses in the store; None until it is asked
         self._stored_images: set[int] | None = None  # steps; None until the store is asked
 
@@ -105,70 +140,21 @@ class MlflowTracker(Tracker):
         *,
         parent_run_id: str | None = None,
         params: Mapping[str, Any] | None = None,
-        folder: str | None = None,
+        folder: Path | None = None,
     ) -> None:
         """Create the run in state RUNNING, or take one of the same name and parent that is RUNNING already.
 
         That one was created by a process that died before it kept the id, or by another coordinator of the
         study. Of runs without a parent only one of the same folder is taken.
-
-        Args:
-            experiment_id: Of the run.
-            name: Of the run.
-            parent_run_id: Of the run; None for none.
-            params: Of the run.
-            folder: Of a run without a parent, with its host.
         """
+        record = {"kind": "run", "experiment_id": experiment_id, "name": name, "parent_run_id": parent_run_id}
+        tag = None if parent_run_id or folder is None else describe_folder(folder)
         values = {key: str(value) for key, value in (params or {}).items()}
-        where = {
-            "experiment_id": experiment_id,
-            "name": name,
-            "parent_run_id": parent_run_id,
-            "folder": folder,
-        }
-        self.record({"kind": "run", "params": values, **where})
-
-    def resume(self) -> None:
-        """Set the run back to RUNNING if it had ended."""
-        self.record({"kind": "status", "status": "RUNNING"})
-
-    def log_losses(self, losses: Sequence[float], *, now: bool = False) -> None:
-        """Append the losses after the last recorded step, once there are enough or some are old."""
-        first = self._n_recorded
-        age_s = time.monotonic() - self._flushed_at
-        if not (now or age_s >= FLUSH_EVERY_S or len(losses) - first >= MAX_BATCH):
-            return
-        if len(losses) > first:
-            self.record({"kind": "losses", "first": first, "values": list(losses[first:]), "at": now_ms()})
-            self._n_recorded = len(losses)
-        self._flushed_at = time.monotonic()
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Record single values in one request."""
-        self.record({"kind": "metrics", "values": dict(metrics), "step": step, "at": now_ms()})
-
-    def log_image(self, pixels: NDArray[np.uint8], step: int) -> None:
-        """Record the output under the key that the UI's step slider shows."""
-        with tempfile.TemporaryDirectory() as folder:
-            Image.fromarray(pixels).save(Path(folder) / PIXELS)
-            self.record({"kind": "image", "step": step, "at": now_ms()}, Path(folder))
-
-    def log_files(self, folder: Path) -> bool:
-        """Copy a folder's files to the run's artifacts and return True."""
-        self.record({"kind": "files"}, folder)
-        return True
-
-    def log_text(self, text: str, name: str) -> None:
-        """Record a text as an artifact."""
-        self.record({"kind": "text", "text": text, "name": name})
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Set or replace tags in one request."""
-        self.record({"kind": "tags", "tags": dict(tags)})
+        self.record(record | {"params": values, "folder": tag})
 
     def finish(self, status: Status) -> None:
         """End the run; print how many records are pending if the server is still unavailable."""
-        self.record({"kind": "status", "status": status, "at": now_ms()})
+        super().finish(status)
         if self._outbox is not None and not self.deliver():
             print(
                 f"{len(self._outbox)} records of this run wait for the MLflow server; they are delivered "
@@ -176,17 +162,13 @@ class MlflowTracker(Tracker):
                 flush=True,
             )
 
-    def record(self, record: Record, data: Path | None = None) -> None:
-        """Send a record, or put it into the outbox if the server is unavailable or others are pending.
-
-        Args:
-            record: Its `kind`, and the arguments of the method that sends it.
-            data: Folder of its files.
-        """
+    def record(self, record: Record, data: Path | None = None) -> bool:
+        """Send a record, or put it into the outbox if the server is unavailable or others are pending."""
         if self._outbox is None:
             self._send(record, data)
         elif not (time.monotonic() >= self._retry_at and self.deliver() and self._try_send(record, data)):
             self._outbox.append(record, data, self.run_id)
+        return True
 
     def deliver(self) -> bool:
         """Send the pending records in order; return whether none is pending any more."""
@@ -294,6 +276,11 @@ class MlflowTracker(Tracker):
     def _id(self) -> str:
         assert self.run_id is not None  # its creation is the first record
         return self.run_id
+
+
+def describe_folder(folder: Path) -> str:
+    """Return a folder's path with its host; it identifies a single run in a store of several machines."""
+    return f"{socket.gethostname()}:{folder.absolute()}"
 
 
 def now_ms() -> int:

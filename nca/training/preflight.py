@@ -12,7 +12,7 @@ from nca.config.schema import TrialConfig
 from nca.loss.features import load_extractor
 from nca.loss.vgg_weights import hash_weights
 from nca.textures.load import load_pixels, texture_hash
-from nca.tracking.uri import check_address
+from nca.tracking.client import check_address
 from nca.training.device import check_device, pick_device
 
 __all__ = ["check_inputs", "check_surroundings", "identify_inputs"]

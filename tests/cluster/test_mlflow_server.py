@@ -18,11 +18,10 @@ from mlflow import MlflowClient
 from optuna.trial import TrialState
 
 from nca.cli.errors import ConfigError
-from nca.tracking.client import is_unavailable
+from nca.tracking.client import check_address, is_unavailable
 from nca.tracking.outbox import Outbox, find_outboxes
-from nca.tracking.store import MlflowStore, describe_folder
+from nca.tracking.store import MlflowStore
 from nca.tracking.tracker import MlflowTracker
-from nca.tracking.uri import check_address
 from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import find_study
 from tests.cluster.mlflow_server import MlflowServer, run_mlflow_server
@@ -180,8 +179,7 @@ def test_an_answer_that_is_lost_doubles_nothing(
     monkeypatch.setattr("nca.tracking.tracker.MIN_BACKOFF_S", 0.0)
     client = AnswersGetLost(MlflowClient(mlflow_server.uri))
     tracker = MlflowTracker(client, None, Outbox(folder, mlflow_server.uri))  # type: ignore[arg-type]
-    where = {"experiment_id": experiment, "name": "lossy", "parent_run_id": None}
-    tracker.record({"kind": "run", "params": {"a": "1"}, **where})
+    tracker.create(experiment, "lossy", params={"a": 1})
     record_all(tracker, folder)
     for _ in range(2 * N_STEPS):
         if tracker.deliver():
@@ -212,10 +210,7 @@ def test_what_a_server_refuses_for_good_is_no_absence(
 ) -> None:
     tracker = store.open_run(folder, experiment, "trial 0", params={"a": 1})
     with pytest.raises(Exception, match="param") as caught:
-        tracker.record(
-            {"kind": "run", "experiment_id": experiment, "name": "trial 0", "parent_run_id": None}
-            | {"folder": describe_folder(folder), "params": {"a": "2"}}
-        )
+        tracker.create(experiment, "trial 0", params={"a": 2}, folder=folder)
     assert not is_unavailable(caught.value)
     assert not len(Outbox(folder, mlflow_server.uri))
 

@@ -22,8 +22,8 @@ from mlflow.exceptions import MlflowException
 
 from nca.cli.errors import ConfigError
 from nca.study.application import TextureSweep
+from nca.tracking.client import check_address
 from nca.tracking.store import MlflowStore
-from nca.tracking.uri import check_address
 from nca.training.run import open_tracker
 from tests.builders import trial_config
 from tests.templates import make_mlflow_database
@@ -153,7 +153,7 @@ def test_a_trial_that_died_before_its_run_began_has_nothing_to_end(
         ("file:///tmp/runs", r"must begin with one of"),
         ("sqlite://", r"trials cannot share a store in memory; give a file"),
         ("sqlite:///:memory:", r"trials cannot share a store in memory"),
-        ("http://", r"no server answers there"),
+        ("http://", r"no MLflow server answers there"),
     ],
 )
 def test_a_wrong_address_is_refused(uri: str, message: str) -> None:
@@ -166,7 +166,9 @@ def test_a_server_that_is_not_there_is_refused_soon() -> None:
         taken.bind(("127.0.0.1", 0))
         uri = f"http://127.0.0.1:{taken.getsockname()[1]}"
         began = time.monotonic()
-        with pytest.raises(ConfigError, match=r"no server answers there; start it, or give tracking=none"):
+        with pytest.raises(
+            ConfigError, match=r"no MLflow server answers there; start it, or give tracking=none"
+        ):
             check_address(uri)
     assert time.monotonic() - began < 5
 
@@ -181,6 +183,7 @@ class Answering(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_response(self.code)
         self.end_headers()
+        self.wfile.write(b"{}")
 
     do_POST = do_GET  # noqa: N815
 
@@ -206,7 +209,7 @@ def test_a_server_that_answers_is_taken(server: str) -> None:
 ASKED = """
 import os, sys
 from nca.cli.errors import ConfigError
-from nca.tracking.uri import check_address
+from nca.tracking.client import check_address
 try:
     check_address(sys.argv[1])
 except ConfigError as error:
