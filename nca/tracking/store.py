@@ -66,7 +66,7 @@ class MlflowStore:
         """
         folder.mkdir(parents=True, exist_ok=True)
         tracker = self._find_tracker(folder)
-        if tracker.deliver() and not (tracker.run_id is not None and self.has_run(tracker.run_id)):
+        if tracker.deliver() and not self.has_run(tracker.run_id):
             tracker.run_id = None
             tracker.create(experiment_id, name, folder=folder, **options)
         tracker.resume()
@@ -78,7 +78,7 @@ class MlflowStore:
         pending = set(find_outboxes(folder, self._uri))
         for each in sorted(begun | pending):
             tracker = self._find_tracker(each)
-            if each in pending or (tracker.run_id is not None and self.has_run(tracker.run_id)):
+            if each in pending or self.has_run(tracker.run_id):
                 tracker.set_tags({"reason": reason})
                 tracker.finish("KILLED")
 
@@ -91,11 +91,11 @@ class MlflowStore:
         for each in find_outboxes(folder, self._uri):
             outbox = Outbox(each, self._uri)
             with contextlib.suppress(ConfigError), hold(each):
-                if not MlflowTracker(self._client, outbox.run_id, outbox).deliver():
-                    n_left += len(outbox)
+                self.tracker(outbox.run_id, each).deliver()
+                n_left += len(outbox)
         return n_left
 
-    def has_run(self, run_id: str) -> bool:
+    def has_run(self, run_id: str | None) -> bool:
         """Return whether this store has a run that is not deleted; True while its server is unavailable.
 
         Raises:
@@ -104,7 +104,7 @@ class MlflowStore:
         from mlflow.exceptions import MlflowException
 
         try:
-            return str(self._client.get_run(run_id).info.lifecycle_stage) == ACTIVE
+            return run_id is not None and self._client.get_run(run_id).info.lifecycle_stage == ACTIVE
         except Exception as error:
             if isinstance(error, MlflowException) and error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return False
