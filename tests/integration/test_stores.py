@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -183,7 +184,8 @@ class Answering(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_response(self.code)
         self.end_headers()
-        self.wfile.write(b"{}")
+        if self.code == HTTPStatus.OK:
+            self.wfile.write(b"{}")
 
     do_POST = do_GET  # noqa: N815
 
