@@ -17,7 +17,7 @@ import optuna
 from optuna.trial import TrialState, create_trial
 
 from nca.study.plan import make_plans, sampler_spec
-from sweeps.samplers import make_sampler
+from sweeps.samplers import ask, make_sampler
 from sweeps.space import to_distributions
 from sweeps.storage.optuna_storage import open_storage
 
@@ -73,7 +73,7 @@ def main() -> None:
             seconds = []
             for _ in range(N_ASKED):
                 start = time.perf_counter()
-                trial = study.ask(space)
+                trial = ask(study, sampler_spec(plan.config), plan.space)
                 seconds.append(time.perf_counter() - start)
                 study.tell(trial, state=TrialState.FAIL)
             results[name] = {"first_s": seconds[0], "median_s": statistics.median(seconds[1:])}

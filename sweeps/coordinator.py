@@ -8,7 +8,6 @@ import time
 import warnings
 from typing import Any
 
-import optuna
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
@@ -23,8 +22,8 @@ from sweeps.progress import Progress, format_duration
 from sweeps.pruning import make_pruner
 from sweeps.recovery import Recovery
 from sweeps.reporting import SHOW_EVERY_S, Reporter, Running
-from sweeps.samplers import make_sampler
-from sweeps.space import n_sets, to_distributions
+from sweeps.samplers import ask, make_sampler
+from sweeps.space import n_sets
 from sweeps.spec import Summary, SweepSpec
 from sweeps.storage.optuna_storage import first_line, open_storage
 from sweeps.study import LINKS, check_folders, open_study
@@ -82,7 +81,7 @@ class Coordinator:
     def _run(self) -> Summary:
         spec = self._spec
         sampler = make_sampler(spec.sampler, spec.study.space)
-        pruner = make_pruner(spec.pruner)
+        make_pruner(spec.pruner)  # refuses an unknown name
         self._storage = open_storage(spec.study.storage, patience_s=spec.storage_timeout_s)
         self._storage.while_away = self._while_storage_is_away
         warm_sets = {}
@@ -94,10 +93,7 @@ class Coordinator:
         if spec.sampler.name == "grid" or not spec.study.space:
             n_trials = int(min(n_trials, n_sets(spec.study.space)))
         self._book = Book(study, self._storage, n_trials, spec.retries)
-        # Only what asks has the sampler: the grid's stops a study that is told of its last trial.
-        self._asking = optuna.load_study(
-            study_name=study.study_name, storage=study._storage, sampler=sampler, pruner=pruner
-        )
+        study.sampler = sampler
         self._storage.settled_by = OWNER
         self._earlier_stop = study.user_attrs.get(STOP)
         self._links = self._open_records()
@@ -221,7 +217,7 @@ class Coordinator:
             with warnings.catch_warnings():
                 # The worker beats, and the coordinator at once: a trial that never beat is never stale.
                 warnings.filterwarnings("ignore", message="Heartbeat of storage")
-                trial = self._asking.ask(to_distributions(self._spec.study.space))
+                trial = ask(self._study, self._spec.sampler, self._spec.study.space)
             self._storage.record_heartbeat(self._book.id_of(trial.number))
             with contextlib.suppress(UpdateFinishedTrialError):  # another took it for an orphan
                 trial.set_user_attr(OWNER, describe_owner())

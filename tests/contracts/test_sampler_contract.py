@@ -8,8 +8,8 @@ from typing import Any
 import optuna
 import pytest
 
-from sweeps.samplers import SamplerSpec, make_sampler
-from sweeps.space import Choice, Domain, Interval, Space, n_sets, to_distributions
+from sweeps.samplers import SamplerSpec, ask, make_sampler
+from sweeps.space import Choice, Domain, Interval, Space, n_sets
 
 WHOLE: Space = {
     "a": Interval(6, 15, step=3, integer=True),
@@ -45,12 +45,11 @@ def draw(sampler: str, seed: int, n: int = N_DRAWN) -> list[dict[str, Any]]:
     space = SPACES[sampler]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study = optuna.create_study(
-            sampler=make_sampler(SamplerSpec(sampler, seed, OPTIONS.get(sampler, {})), space)
-        )
+        spec = SamplerSpec(sampler, seed, OPTIONS.get(sampler, {}))
+        study = optuna.create_study(sampler=make_sampler(spec, space))
     storage, drawn = study._storage, []
     for number in range(n):
-        trial = study.ask(to_distributions(space))
+        trial = ask(study, spec, space)
         drawn.append(trial.params)
         # As a worker tells it: by the storage, past the sampler that asked.
         storage.set_trial_state_values(

@@ -12,6 +12,7 @@ import pytest
 
 from sweeps import SweepError
 from sweeps.samplers import SamplerSpec, make_sampler
+from sweeps.samplers import ask as next_trial
 from sweeps.space import Choice, Interval, Space, to_distributions
 from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import StudySpec, open_study
@@ -33,7 +34,7 @@ def ask(spec: StudySpec, sampler: str, n: int) -> list[dict[str, Any]]:
     )
     drawn = []
     for _ in range(n):
-        trial = study.ask(to_distributions(SPACE))
+        trial = next_trial(study, SamplerSpec(sampler, 5), SPACE)
         drawn.append(trial.params)
         study.tell(trial, float(trial.number))
     return drawn
@@ -51,8 +52,8 @@ def test_a_continued_study_equals_an_uninterrupted_one(spec: StudySpec, sampler:
 def test_another_seed_draws_other_sets() -> None:
     drawn = []
     for seed in (0, 1):
-        study = optuna.create_study(sampler=make_sampler(SamplerSpec("random", seed), SPACE))
-        drawn.append([study.ask(to_distributions(SPACE)).params["train.learning_rate"] for _ in range(4)])
+        study, sampler = optuna.create_study(), SamplerSpec("random", seed)
+        drawn.append([next_trial(study, sampler, SPACE).params["train.learning_rate"] for _ in range(4)])
     assert not set(drawn[0]) & set(drawn[1])
 
 
