@@ -120,18 +120,22 @@ def _make_executor(plan: Plan) -> Executor:
         ("sweep.storage", plan.config.sweep.storage),
         ("tracking.uri", plan.config.trial.tracking.uri or ""),
     ):
-        if not config.shared_disk and address.startswith("sqlite"):
-            raise ConfigError(f"{key}={address}: not with executor.shared_disk=false; give that of a server")
+        if config.storage_path is not None and address.startswith("sqlite"):
+            raise ConfigError(
+                f"{key}={address}: a file, which nodes that use executor.storage_path do not share; give the "
+                "address of a server"
+            )
     from sweeps.executors.ray import RayExecutor
 
     return RayExecutor(
         _application(plan),
+        Path(plan.config.trial.runs_dir),
         str(config.address),
         config.workers,
         threads=config.threads,
         trials_per_gpu=0 if plan.config.trial.device == "cpu" else config.trials_per_gpu,
         needs_gpu=plan.config.trial.device.startswith("cuda"),
-        shared_disk=bool(config.shared_disk),
+        storage_path=config.storage_path,
     )
 
 

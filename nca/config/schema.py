@@ -181,7 +181,7 @@ class ExecutorConfig:
     gpus: int | Literal["auto"] | None = in_range(0, 1024, default=None)
     trials_per_gpu: int = in_range(1, 64)
     address: str | None = None
-    shared_disk: bool | None = None
+    storage_path: str | None = None
 
 
 Objective = Literal[

@@ -1,4 +1,4 @@
-"""Ray's executor keeps the contract that the local one keeps, on a shared disk and without one."""
+"""Ray's executor keeps the contract that the local one keeps, on a shared disk and with a storage."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import ray
+from fsspec.implementations.local import LocalFileSystem
 
 from sweeps import SweepError
 from sweeps.executors.base import Executor
@@ -31,15 +32,44 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield cluster
 
 
-@pytest.fixture(params=["shared disk", "no shared disk"])
-def executor(cluster: Any, request: pytest.FixtureRequest) -> Iterator[Executor]:
-    shared = request.param == "shared disk"
-    made = RayExecutor(contract.APPLICATION, cluster.address, shared_disk=shared, module="contract_trial")
+def make(cluster: Any, runs_dir: Path, storage_path: str | None = None) -> RayExecutor:
+    return RayExecutor(
+        contract.APPLICATION, runs_dir, cluster.address, storage_path=storage_path, module="contract_trial"
+    )
+
+
+@pytest.fixture(params=["shared disk", "storage"])
+def executor(cluster: Any, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Executor]:
+    storage = tmp_path / "storage"
+    storage.mkdir()
+    made = make(cluster, tmp_path, f"file://{storage}" if request.param == "storage" else None)
     yield made
     made.close()
 
 
-def test_a_cluster_that_fails_to_serve_is_asked_again(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("storage_path", "message"),
+    [
+        (None, r"runs_dir=.*/runs: node \S+ does not see it; give executor\.storage_path, an address that"),
+        ("memory://nca", r"executor\.storage_path=memory://nca: node \S+ does not see it; give"),
+        ("file://TMP/missing", r"executor\.storage_path=.*: cannot be used \(.*No such file or directory"),
+        ("nowhere://bucket", r"executor\.storage_path=nowhere://bucket: cannot be used \(.*nowhere"),
+    ],
+)
+def test_a_storage_that_nodes_do_not_reach_is_refused_before_anything_is_created(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage_path: str | None, message: str
+) -> None:
+    if storage_path is None:  # a disk of the coordinator's own, where nodes do not find what it writes
+        monkeypatch.setattr(LocalFileSystem, "pipe_file", lambda *_: None)
+        monkeypatch.setattr(LocalFileSystem, "rm", lambda *_: None)
+    with pytest.raises(SweepError, match=message):
+        make(cluster, tmp_path / "runs", storage_path and storage_path.replace("TMP", str(tmp_path)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cluster_that_fails_to_serve_is_asked_again(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     init, refusals = ray.init, [REFUSAL, REFUSAL]
 
     def connect(*words: Any, **named: Any) -> Any:
@@ -49,13 +79,13 @@ def test_a_cluster_that_fails_to_serve_is_asked_again(cluster: Any, monkeypatch:
 
     monkeypatch.setattr(ray, "init", connect)
     ray.shutdown()
-    executor = RayExecutor(contract.APPLICATION, cluster.address, module="contract_trial")
+    executor = make(cluster, tmp_path)
     assert executor.n_slots > 0
     executor.close()
 
 
 def test_a_cluster_that_never_serves_is_refused_with_its_reason(
-    cluster: Any, monkeypatch: pytest.MonkeyPatch
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def connect(*_words: Any, **_named: Any) -> None:
         raise REFUSAL
@@ -63,4 +93,4 @@ def test_a_cluster_that_never_serves_is_refused_with_its_reason(
     monkeypatch.setattr(ray, "init", connect)
     ray.shutdown()
     with pytest.raises(SweepError, match=r"starts no server for this sweep \(RuntimeError: no channel\)"):
-        RayExecutor(contract.APPLICATION, cluster.address, module="contract_trial")
+        make(cluster, tmp_path)

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweeps.trials import ORIGIN, ended_for_good, reason_of
 from tests.cluster.ray_cluster import run_cluster
-from tests.sweeps.fake_application import Sweep, read_started
+from tests.sweeps.fake_application import STARTED, Sweep, read_started
 from tests.sweeps.launching import Launch, launching, read_trials, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -30,9 +30,13 @@ def cluster() -> Iterator[Any]:
         yield cluster
 
 
-@pytest.fixture(params=[True, False], ids=["shared disk", "no shared disk"])
+@pytest.fixture(params=["shared disk", "storage"])
 def sweep(request: pytest.FixtureRequest, cluster: Any, tmp_path: Path) -> Sweep:
-    return Sweep(str(tmp_path), n_trials=8, workers=4, ray=cluster.address, shared_disk=bool(request.param))
+    sweep = Sweep(str(tmp_path), n_trials=8, workers=4, ray=cluster.address)
+    if request.param == "storage":
+        (tmp_path / "storage").mkdir()
+        sweep.storage_path = f"file://{tmp_path}/storage"
+    return sweep
 
 
 @pytest.fixture
@@ -50,11 +54,17 @@ def check_total(sweep: Sweep) -> list[FrozenTrial]:
     trials = read_trials(sweep.storage)
     assert [reason_of(trial) for trial in ended_for_good(trials)] == ["complete"] * sweep.n_trials
     assert not [trial for trial in trials if not trial.state.is_finished()]
+    folders = [folder for folder in sweep.trials.iterdir() if (folder / STARTED).exists()]
+    assert len(folders) == sweep.n_trials  # which are complete here, and nowhere else
+    assert not list((Path(sweep.folder) / "storage").rglob(STARTED))
     return trials
 
 
 def worker_of(sweep: Sweep, number: int) -> int:
-    started = wait_until(lambda: read_started(sweep.trial_folder(number)))
+    folder = sweep.trial_folder(number)
+    if sweep.storage_path is not None:
+        folder = Path(sweep.storage_path.removeprefix("file://")) / sweep.study / str(number)
+    started = wait_until(lambda: read_started(folder))
     return int(started[-1][2])
 
 

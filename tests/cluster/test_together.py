@@ -1,4 +1,4 @@
-"""Real trials on two Ray nodes, a study in PostgreSQL, runs in an MLflow server."""
+"""Real trials on two Ray nodes that share a storage, a study in PostgreSQL, runs in an MLflow server."""
 
 from __future__ import annotations
 
@@ -55,20 +55,28 @@ def server(postgres: Postgres, tmp_path: Path) -> Iterator[MlflowServer]:
         yield server
 
 
+@pytest.fixture
+def storage(tmp_path: Path) -> Path:
+    """Return the folder in which the nodes keep those of their trials."""
+    folder = tmp_path / "storage"
+    folder.mkdir()
+    return folder
+
+
 def run(*words: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "nca.sweep", "-m", *SMALL, *words]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def test_a_lost_node_costs_what_came_after_the_last_checkpoint(
-    cluster: Any, postgres: Postgres, server: MlflowServer, tmp_path: Path
+    cluster: Any, postgres: Postgres, server: MlflowServer, storage: Path, tmp_path: Path
 ) -> None:
     runs = tmp_path / "runs"
     where = [f"sweep.storage={postgres.address}", f"tracking.uri={server.uri}", f"runs_dir={runs}"]
-    ray = ["executor=ray", f"executor.address={cluster.address}"]
+    ray = ["executor=ray", f"executor.address={cluster.address}", f"executor.storage_path=file://{storage}"]
     sweep = run(*where, *ray)
     lost = next(node for node in cluster.list_all_nodes() if node is not cluster.head_node)
-    wait_until(lambda: len(list((runs / "trials" / "leaf").glob("*/checkpoints/*.safetensors"))) > 1)
+    wait_until(lambda: len({file.parent for file in storage.glob("leaf/*/checkpoints/*.safetensors")}) == 2)
     time.sleep(1.0)
     cluster.remove_node(lost, allow_graceful=False)
     said = sweep.communicate(timeout=PATIENCE_S)[0]
@@ -96,6 +104,7 @@ def test_a_lost_node_costs_what_came_after_the_last_checkpoint(
         assert (folder / "output.png").exists()
         assert not (folder / "run_id").exists()
     assert list((runs / "artifacts" / "optuna").iterdir())  # the dashboard's pictures
+    assert not [file for file in storage.rglob("*") if file.is_file()]
     assert RecordPaths(runs, postgres.address, server.uri).find_target("leaf") is not None
 
     # What came of it is what an undisturbed sweep on this machine brings, to the last bit.

@@ -169,7 +169,7 @@ class Sweep:
     server: str | None = None
     processes: bool = False
     ray: str | None = None
-    shared_disk: bool = True
+    storage_path: str | None = None
     storage_timeout_s: float = 0.0
 
     @property
@@ -223,7 +223,9 @@ class Sweep:
         if self.ray is not None:
             from sweeps.executors.ray import RayExecutor
 
-            return RayExecutor(APPLICATION, self.ray, self.workers, shared_disk=self.shared_disk)
+            return RayExecutor(
+                APPLICATION, Path(self.folder), self.ray, self.workers, storage_path=self.storage_path
+            )
         if self.processes:
             return LocalExecutor([Slot(index, 1) for index in range(self.workers)], APPLICATION)
         from tests.sweeps.in_process import InProcessExecutor

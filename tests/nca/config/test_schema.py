@@ -197,7 +197,7 @@ def test_bad_textures_are_refused(values: dict[str, Any], message: str) -> None:
 
 def test_a_union_of_number_and_word_takes_both_and_nothing_else() -> None:
     values = {"name": "local", "workers": 2, "threads": "auto", "gpus": 0, "trials_per_gpu": 1}
-    assert asdict(build(ExecutorConfig, values)) == {**values, "address": None, "shared_disk": None}
+    assert asdict(build(ExecutorConfig, values)) == {**values, "address": None, "storage_path": None}
     refuse(
         ExecutorConfig,
         {**values, "workers": "many"},
