@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import forked
 from tests.sweeps.launching import hasten
 
 ROOT = Path(__file__).parents[2]
@@ -12,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def _workers_find_the_fake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    forked.load()
 
 
 @pytest.fixture(autouse=True)

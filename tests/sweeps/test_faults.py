@@ -21,7 +21,6 @@ from sweeps.ownership import OWNER, describe_owner
 from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import find_study
 from sweeps.trials import LEAN, ORIGIN, REASON, RETRY_OF, ended_for_good, origin
-from tests.forked import load
 from tests.sweeps.fake_application import N_STEPS, Sweep, read_started
 from tests.sweeps.launching import Launch, launching, read_trials
 
@@ -40,7 +39,6 @@ def children() -> set[str]:
 @pytest.fixture(autouse=True)
 def no_worker_is_left() -> Iterator[None]:
     """A child that a test has not reaped is a worker that nobody waits for."""
-    load()
     before = children()
     yield
     assert children() <= before
