@@ -1,1 +1,1 @@
-"""Scripts that draw what is committed; not part of the wheel."""
+"""Scripts of this checkout that draw pictures; not in the wheel."""

@@ -1,4 +1,4 @@
-"""`python -m tools.background_figures [FOLDER]`: the figures of docs/background.md, by our own code."""
+"""`python -m tools.background_figures [FOLDER]`: draws the figures of docs/background.md."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ CPU = torch.device("cpu")
 SIZE = 128
 GROWTH_AT = (0, 8, 16, 32, 64, 128, 400)  # CA steps
 REACH_STEPS = (1, 4, 16)  # CA steps back
-AGE = 200  # CA steps of the texture whose pixel is asked what it depends on
+AGE = 200  # CA steps before the state whose pixel the reach figure shows
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Draw the figures into a folder, docs/images if not given; exit code 2 on bad input.
+    """Draw the figures into a folder, by default docs/images; exit code 2 on bad input.
 
     Raises:
         ConfigError: Never: it becomes one line and exit code 2.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    argv = list(sys.argv[1:] if arguments is None else arguments)
     with exit_on_error(OSError):
-        if len(words) > 1:
+        if len(argv) > 1:
             raise ConfigError(USAGE)
-        folder = Path(words[0]).expanduser() if words else ROOT / "docs" / "images"
+        folder = Path(argv[0]).expanduser() if argv else ROOT / "docs" / "images"
         if not folder.is_dir():
             raise ConfigError(f"{folder} is not a folder: {USAGE}")
         trained = load_model(MODEL)
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def draw_reaction_diffusion() -> Figure:
-    """Draw what the Gray-Scott equations make of three pairs of feed and kill rates."""
+    """Draw the Gray-Scott patterns of three presets."""
     figure = make_figure(1, len(PRESETS), 7, 2.6)
     for axes, preset in zip(figure.axes, PRESETS, strict=True):
         texture = GrayScottTexture(
@@ -77,7 +77,7 @@ def draw_reaction_diffusion() -> Figure:
 
 
 def draw_growth(trained: TrainedAutomaton) -> Figure:
-    """Draw a trained automaton as it grows from its seed."""
+    """Draw a trained automaton at several CA steps from its seed state on."""
     figure = make_figure(1, len(GROWTH_AT), 9, 1.7)
     for axes, n_steps in zip(figure.axes, GROWTH_AT, strict=True):
         axes.imshow(np.asarray(trained.grow(ca_steps=n_steps)), interpolation="nearest")
@@ -87,7 +87,7 @@ def draw_growth(trained: TrainedAutomaton) -> Figure:
 
 
 def draw_reach(trained: TrainedAutomaton) -> Figure:
-    """Draw where and when a pixel's color comes from: its gradient by the states of earlier CA steps."""
+    """Draw the norm of a pixel's gradient in the states of earlier CA steps."""
     size, model = trained.config.train.size, trained.automaton
     (start,) = grow(model, size, (AGE,), Streams(0, CPU))
     figure = make_figure(1, len(REACH_STEPS), 7, 2.7)
@@ -103,7 +103,7 @@ def draw_reach(trained: TrainedAutomaton) -> Figure:
 
 
 def draw_gram() -> Figure:
-    """Draw the style loss of the roundleaf's own shifts and of pixels out of place."""
+    """Draw the roundleaf, shifted and shuffled in several ways, with the style loss of each picture."""
     pixels = load_pixels(PlantTexture(name="roundleaf", source="drawn", url=""), SIZE)
     draw = np.random.default_rng(0)
     shuffled = draw.permutation(pixels.reshape(-1, 3)).reshape(pixels.shape)

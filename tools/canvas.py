@@ -1,6 +1,6 @@
-"""A canvas on a torus, and the fields that textures are painted with: noise, cells, ramps, relief.
+"""A periodic canvas and the fields that textures are painted with: noise, cells, color ramps, relief.
 
-The canvas shows 256 px a side, with samples finer than a pixel; lengths are in pixels.
+The canvas is 256 px wide and high and has several samples per pixel; lengths are in pixels.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 WORLD_PX = 256
-# Two by two samples a pixel hide the staircase of a sharp edge; four by four cost four times as much.
+# 2 x 2 samples per pixel suffice against aliasing of sharp edges; 4 x 4 cost four times as much.
 SAMPLES_PER_PX = 2
 CANVAS = WORLD_PX * SAMPLES_PER_PX
 
@@ -42,7 +42,7 @@ def grid() -> tuple[Field, Field]:
 
 
 def shortest_way(difference: Field) -> Field:
-    """Return the shortest signed way around the torus for each coordinate difference (px)."""
+    """Return the shortest signed distance around the torus for each coordinate difference (px)."""
     return np.asarray(difference - WORLD_PX * np.rint(difference / WORLD_PX))
 
 
@@ -53,8 +53,8 @@ def _frequencies() -> tuple[Field, Field]:
 
 
 def noise(rng: Random, tall_px: float, wide_px: float = 0.0) -> Field:
-    """Make periodic noise of mean 0 and variance 1 around a wavelength down and one across (0: the same)."""
-    # Uniform numbers: NumPy holds their stream more strictly across versions than that of normal ones.
+    """Return periodic noise of mean 0 and variance 1 around a wavelength down and across (0: the same)."""
+    # Uniform: NumPy keeps their stream more stable across versions than that of normal numbers.
     white = rng.random((CANVAS, CANVAS)) - 0.5
     down, across = _frequencies()
     squared = (down * tall_px) ** 2 + (across * (wide_px or tall_px)) ** 2
@@ -63,7 +63,7 @@ def noise(rng: Random, tall_px: float, wide_px: float = 0.0) -> Field:
 
 
 def fractal(rng: Random, tall_px: float, wide_px: float = 0.0, octaves: int = 4) -> Field:
-    """Sum octaves of noise, each of half the wavelength and half the amplitude; variance 1."""
+    """Return the sum of octaves of noise, each of half the wavelength and amplitude; variance 1."""
     total = np.zeros((CANVAS, CANVAS))
     for scale in 0.5 ** np.arange(octaves):
         total += scale * noise(rng, tall_px * scale, wide_px * scale)
@@ -78,7 +78,7 @@ def blur(field: Field, sigma_px: float) -> Field:
 
 
 def smoothstep(field: Field, low: float, high: float) -> Field:
-    """Rise smoothly from 0 at `low` to 1 at `high`; falls where `low` is the larger."""
+    """Rise smoothly from 0 at `low` to 1 at `high`; fall if `low` is larger."""
     t = np.clip((field - low) / (high - low), 0.0, 1.0)
     return np.asarray(t * t * (3.0 - 2.0 * t))
 
@@ -92,12 +92,12 @@ def ramp(field: Field, stops: str) -> Field:
 
 
 def mix(below: Field, above: Field, cover: Field) -> Field:
-    """Lay one colored canvas over another where `cover` is 1."""
+    """Blend two colored canvases: `above` where `cover` is 1, `below` where it is 0."""
     return np.asarray(below + (above - below) * cover[..., None])
 
 
 def relief(height_px: Field) -> Field:
-    """Shade a height field by light from the upper left; a factor around 1."""
+    """Return the shading of a height field by light from the upper left, a factor around 1."""
     down = (np.roll(height_px, -1, 0) - np.roll(height_px, 1, 0)) * (SAMPLES_PER_PX / 2)
     across = (np.roll(height_px, -1, 1) - np.roll(height_px, 1, 1)) * (SAMPLES_PER_PX / 2)
     lit = (1.0 + 0.75 * down + 0.55 * across) / np.sqrt(1.0 + down**2 + across**2)
@@ -105,13 +105,13 @@ def relief(height_px: Field) -> Field:
 
 
 def find_cells(rng: Random, n_across: int, rows: Field, columns: Field) -> tuple[Field, Field, Field]:
-    """Find the Voronoi cells of a jittered, wrapped n x n lattice, seen from (warped) positions in px.
+    """Find the Voronoi cells of a jittered, periodic n x n lattice at given positions (px).
 
-    Source: Worley 1996, "A Cellular Texture Basis Function"; the distance to an edge is the exact one to the
-    bisectors with the neighbors instead of F2 - F1, so that veins keep their width.
+    Source: Worley 1996, "A Cellular Texture Basis Function", with the exact distance to an edge instead of
+    F2 - F1, so that veins have a constant width.
 
     Returns:
-        Distance to the nearest edge (px), distance to the center (px), the cell's own number in [0, 1).
+        Distance to the nearest edge (px), distance to the center (px), the cell's random number in [0, 1).
     """
     pitch = WORLD_PX / n_across
     jitter, numbers = rng.random((n_across, n_across, 2)), rng.random((n_across, n_across))
@@ -119,7 +119,7 @@ def find_cells(rng: Random, n_across: int, rows: Field, columns: Field) -> tuple
     home = np.floor(place).astype(np.int64)
     offsets, values = [], []
     for cell in np.ndindex(5, 5):
-        # Two cells around hold the nearest center and the neighbors whose edges lie near.
+        # The nearest center and the neighbors with near edges are at most two cells away.
         lattice = home + np.array(cell)[:, None, None] - 2
         index = tuple(lattice % n_across)
         offsets.append(lattice + 0.5 + 0.84 * (np.moveaxis(jitter[index], -1, 0) - 0.5) - place)

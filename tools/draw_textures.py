@@ -1,4 +1,4 @@
-"""`python -m tools.draw_textures [FOLDER]`: the four drawn textures that stand in for photographs of plants.
+"""`python -m tools.draw_textures [FOLDER]`: draws four textures, the stand-ins for photographs of plants.
 
 They are deterministic, seamless and stationary. Each is painted on a canvas finer than its 256 px and
 averaged down; lengths are in pixels of the 256 px picture. The painters' literals are colors and strengths
@@ -39,7 +39,7 @@ from tools.canvas import (
 __all__ = ["TEXTURES", "draw_texture", "main"]
 
 USAGE = "python -m tools.draw_textures [FOLDER]"
-# The highest level searches longest and is the same on every processor.
+# The slowest level, whose output is the same on every processor.
 PNG_COMPRESS_LEVEL = 9
 TEXTURES: tuple[str, ...] = ("roundleaf", "orchid_petal", "alocasia", "snake_plant")
 
@@ -64,7 +64,7 @@ _OLIVE_SPOT = (
 
 @dataclass(frozen=True)
 class _Shoot:
-    """A branch about to grow from its foot (px); heading in radians from up; order 0 is a trunk."""
+    """The start of a branch: its foot (px), its heading (radians from up) and its order (0 for a trunk)."""
 
     row: float
     column: float
@@ -75,7 +75,7 @@ class _Shoot:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Draw the textures as PNG files without metadata, into nca/textures/assets if no folder is given.
+    """Draw the textures as PNG files without metadata into a folder, by default nca/textures/assets.
 
     Raises:
         ConfigError: Never: it becomes one line and exit code 2.
@@ -117,7 +117,7 @@ def draw_texture(name: str, size: int = WORLD_PX) -> NDArray[np.uint8]:
 
 
 def _scatter(rng: Random, radii_px: Sequence[float]) -> Field:
-    """Throw discs on the torus, `_SPOT_GAP_PX` apart or not at all; (n, 3): row, column, radius in px."""
+    """Place discs at random, `_SPOT_GAP_PX` apart, where there is room; (n, 3): row, column, radius (px)."""
     placed = np.zeros((0, 3))
     for radius in radii_px:
         for place in rng.random((400, 2)) * WORLD_PX:
@@ -207,7 +207,7 @@ def _sprout(rng: Random, shoot: _Shoot, path: Field) -> list[_Shoot]:
 
 
 def _distance_to_branches(branches: Sequence[Field], rows: Field, columns: Field) -> Field:
-    """Measure the distance to the branches' outline (px; negative inside, at most `_INK_REACH_PX`)."""
+    """Return the distance to the branches' outline (px): negative inside, at most `_INK_REACH_PX`."""
     outside = np.full(rows.shape, _INK_REACH_PX)
     axis = np.arange(-int(_INK_REACH_PX) * SAMPLES_PER_PX, int(_INK_REACH_PX) * SAMPLES_PER_PX)
     for row, column, half_width in np.concatenate(branches):
@@ -239,7 +239,7 @@ def _orchid_petal(rng: Random) -> Field:
 
 
 def _alocasia(rng: Random) -> Field:
-    """Paint pale veins, thick to fine, that net a dark green to purple underside."""
+    """Paint a net of pale veins, thick to fine, on a dark green to purple underside."""
     rows, columns = grid()
     rows = rows + 2.2 * fractal(rng, 60.0, octaves=2)
     columns = columns + 2.2 * fractal(rng, 60.0, octaves=2)
