@@ -19,7 +19,7 @@ from sweeps.admin import StudyState, TrialNote
 __all__ = ["StudyTable", "add_provenance", "load", "read_study"]
 
 # Attributes of a trial that are columns of their own, or no result.
-NOT_RESULTS = ("owner", "reason", "error", "origin", "retry_of", "lean", "stop", "warm_start")
+NOT_RESULTS = ("lean", "low_memory", "owner", "reason", "error", "origin", "retry_of", "stop", "warm_start")
 # What a study has once, and a table of one row a trial has in every row.
 FIXED = ("texture.name", "texture.source", "texture.hash", "features.name", "features.hash", "model.name")
 FIXED_PARAMS = ("model.", "train.")

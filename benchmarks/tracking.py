@@ -77,11 +77,11 @@ class Silent:
         """Go on."""
         return True
 
-    def stopping(self) -> bool:
+    def interrupt_requested(self) -> bool:
         """Go on."""
         return False
 
-    def unwanted(self) -> bool:
+    def cancelled(self) -> bool:
         """Go on."""
         return False
 

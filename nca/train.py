@@ -70,12 +70,12 @@ class _Console:
         """Go on: a single run is never pruned."""
         return True
 
-    def stopping(self) -> bool:
-        """Say whether ctrl-C or SIGTERM came."""
+    def interrupt_requested(self) -> bool:
+        """Return whether Ctrl-C or SIGTERM came."""
         return self._stop
 
-    def unwanted(self) -> bool:
-        """Say no: nobody else looks after a single run."""
+    def cancelled(self) -> bool:
+        """Return False: nothing but a signal ends a single run."""
         return False
 
     def close(self) -> None:

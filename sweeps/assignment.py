@@ -31,7 +31,7 @@ class Assignment:
         links: What the application returned when the study was opened.
         pruner: Name, max_resource and options, as `PrunerSpec` takes them.
         artifacts: Folder of Optuna's artifact store.
-        lean: Whether an earlier attempt ran out of memory.
+        low_memory: Whether an earlier attempt ran out of memory.
         storage_timeout_s: How long to wait for the storage's server where it is away.
     """
 
@@ -44,7 +44,7 @@ class Assignment:
     links: Mapping[str, str]
     pruner: Mapping[str, Any]
     artifacts: str
-    lean: bool = False
+    low_memory: bool = False
     storage_timeout_s: float = 0.0
 
 

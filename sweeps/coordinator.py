@@ -28,7 +28,7 @@ from sweeps.spec import Summary, SweepSpec
 from sweeps.storage.optuna_storage import first_line, open_storage
 from sweeps.study import LINKS, check_folders, open_study
 from sweeps.trial_queue import Book
-from sweeps.trials import LEAN, ORIGIN, OUT_OF_MEMORY, STOP, ordinal, reason_of
+from sweeps.trials import LOW_MEMORY, ORIGIN, OUT_OF_MEMORY, STOP, ordinal, reason_of
 from sweeps.warm_start import queue_sets, read_sets
 
 __all__ = ["Coordinator"]
@@ -251,7 +251,7 @@ class Coordinator:
                 "options": dict(spec.pruner.options),
             },
             artifacts=str(spec.artifacts),
-            lean=bool(trial.user_attrs.get(LEAN)),
+            low_memory=bool(trial.user_attrs.get(LOW_MEMORY)),
             storage_timeout_s=spec.storage_timeout_s,
         )
         write_assignment(folder, assignment)

@@ -40,29 +40,29 @@ class RunningTrial:
         self.study_name = assignment.study
         self.number = assignment.number
         self.origin = assignment.origin
-        self.lean = assignment.lean  # an earlier attempt ran out of memory
+        self.low_memory = assignment.low_memory  # an earlier attempt ran out of memory
         self._storage = storage
         self._id = trial_id(storage, assignment.study, assignment.number)
         self._pruning = pruning
-        self._stop = threading.Event()
-        self._unwanted = threading.Event()
+        self._interrupt = threading.Event()
+        self._cancelled = threading.Event()
         self._noted_at = 0.0
 
-    def stop(self, *_: object) -> None:
-        """Ask the application to stop; a signal handler."""
-        self._stop.set()
+    def interrupt(self, *_: object) -> None:
+        """Ask the application to save a checkpoint and end, so that a retry continues; a signal handler."""
+        self._interrupt.set()
 
-    def stopping(self) -> bool:
-        """Say whether the trial should end where it can be taken up again."""
-        return self._stop.is_set()
+    def interrupt_requested(self) -> bool:
+        """Return whether the trial should save a checkpoint and end."""
+        return self._interrupt.is_set()
 
-    def give_up(self) -> None:
+    def cancel(self) -> None:
         """Ask the application to end the trial for good."""
-        self._unwanted.set()
+        self._cancelled.set()
 
-    def unwanted(self) -> bool:
-        """Say whether somebody wants the trial ended for good, with what it has."""
-        return self._unwanted.is_set()
+    def cancelled(self) -> bool:
+        """Return whether the trial should end for good, with the results it has."""
+        return self._cancelled.is_set()
 
     def progress(self, n_steps: int, of: int, loss: float) -> None:
         """Let the coordinator show where the trial is; at most twice a second."""

@@ -18,7 +18,7 @@ from sweeps import SweepError
 from sweeps.storage.optuna_storage import PatientStorage
 from sweeps.study import FINGERPRINT, UID, trial_id
 from sweeps.trials import (
-    LEAN,
+    LOW_MEMORY,
     N_STEPS,
     ORIGIN,
     OUT_OF_MEMORY,
@@ -140,8 +140,8 @@ class Book:
     def queue_again(self, trial: FrozenTrial) -> None:
         """Queue a trial's set again, as another attempt at the same trial, unless somebody has done so."""
         attributes = {ORIGIN: origin(trial), RETRY_OF: trial.number}
-        if reason_of(trial) == OUT_OF_MEMORY or trial.user_attrs.get(LEAN):
-            attributes[LEAN] = True
+        if reason_of(trial) == OUT_OF_MEMORY or trial.user_attrs.get(LOW_MEMORY):
+            attributes[LOW_MEMORY] = True
         with self.turn():
             self.refresh()
             if not any(t.user_attrs.get(RETRY_OF) == trial.number for t in self.trials()):

@@ -40,7 +40,7 @@ def beat(storage: RDBStorage, id_: int, trial: RunningTrial, done: threading.Eve
         if known.state.is_finished() and not done.is_set():
             leave()
         if STOP in known.user_attrs:
-            trial.give_up()
+            trial.cancel()
 
 
 def tell(trial: RunningTrial, study: Study, storage: RDBStorage, result: Result, artifacts: str) -> None:
@@ -77,7 +77,7 @@ def run_worker(folder: Path) -> None:
         raise SystemExit(f"study '{assignment.study}' is gone from {assignment.storage}")
     pruning = Pruning(PrunerSpec(**assignment.pruner), study)
     trial = RunningTrial(assignment, folder, pruning, storage)
-    signal.signal(signal.SIGTERM, trial.stop)
+    signal.signal(signal.SIGTERM, trial.interrupt)
     done = threading.Event()
     id_ = trial_id(storage, assignment.study, assignment.number)
     threading.Thread(target=beat, args=(storage, id_, trial, done), daemon=True).start()

@@ -45,10 +45,10 @@ class FakeListener:
         self.reports[n_steps] = smoothed
         return n_steps != self._prune_at
 
-    def stopping(self) -> bool:
+    def interrupt_requested(self) -> bool:
         return max(self.losses) == self._stop_at
 
-    def unwanted(self) -> bool:
+    def cancelled(self) -> bool:
         return False
 
 

@@ -63,10 +63,10 @@ class TextureSweep:
     def run(self, trial: RunningTrial) -> Result:
         """Train the trial's set, once per seed, and return the means of its objectives.
 
-        A lean trial recomputes its rollouts.
+        With `low_memory` it recomputes its rollouts.
         """
         config, settings = _trial_config(trial.config), trial.config["sweep"]
-        if trial.lean:
+        if trial.low_memory:
             config = replace(config, train=replace(config.train, recompute=True, cuda_graph=False))
         seeds = TrialRuns(trial, config, int(settings["repeats"]))
         try:

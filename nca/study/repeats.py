@@ -116,8 +116,8 @@ class _OneOf:
     def report(self, n_steps: int, smoothed: float) -> bool:
         return self.index > 0 or self.trial.report(n_steps, smoothed)
 
-    def stopping(self) -> bool:
-        return self.trial.stopping()
+    def interrupt_requested(self) -> bool:
+        return self.trial.interrupt_requested()
 
-    def unwanted(self) -> bool:
-        return self.trial.unwanted()
+    def cancelled(self) -> bool:
+        return self.trial.cancelled()

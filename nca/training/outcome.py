@@ -59,16 +59,16 @@ class Outcome:
 
 @runtime_checkable  # tests check annotations
 class Listener(Protocol):
-    """Who follows a run while it trains; called from the training thread."""
+    """Follows a run and may end it; called from the training thread at each fetch of losses."""
 
     def progress(self, n_steps: int, of: int, loss: float) -> None:
-        """Take note of the last finished step's loss; called after each fetch."""
+        """Receive the number of finished steps and the loss of the last one."""
 
     def report(self, n_steps: int, smoothed: float) -> bool:
-        """Take an intermediate value; return False to end the run early."""
+        """Receive an intermediate value, 32 times a run; return False to prune the run."""
 
-    def stopping(self) -> bool:
-        """Say whether the run should save a checkpoint and end."""
+    def interrupt_requested(self) -> bool:
+        """Return whether the run should save a checkpoint and end, to be continued later."""
 
-    def unwanted(self) -> bool:
-        """Say whether the run should end for good."""
+    def cancelled(self) -> bool:
+        """Return whether the run should end for good, with the results it has."""

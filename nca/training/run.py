@@ -196,9 +196,9 @@ class _Run:
             if not self._listener.report(n_steps, smoothed_loss(trainer.losses)):
                 return "pruned"
         if n_steps < self._config.train.steps:
-            if self._listener.unwanted():
+            if self._listener.cancelled():
                 return "stopped"
-            if self._listener.stopping():
+            if self._listener.interrupt_requested():
                 return "interrupted"
         if self._checkpoints.due(n_steps):
             self._checkpoints.save(trainer.state(), n_steps)

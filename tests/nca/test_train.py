@@ -48,10 +48,10 @@ class Silent:
     def report(self, n_steps: int, smoothed: float) -> bool:
         return True
 
-    def stopping(self) -> bool:
+    def interrupt_requested(self) -> bool:
         return False
 
-    def unwanted(self) -> bool:
+    def cancelled(self) -> bool:
         return False
 
 

@@ -1,9 +1,9 @@
 """An application whose trials take milliseconds and do what their config says; also a sweep of it.
 
 What a trial does is a list of acts, one per attempt, the last for all further ones:
-`succeed`, `crash`, `exit N`, `kill`, `exhaust` memory unless lean, `exhaust always`, `diverge`, `sleep S`,
-`hang` until asked to stop, `hang deaf` even then, `after N` once trial N has started, `report S` of its own
-value every S seconds until pruned.
+`succeed`, `crash`, `exit N`, `kill`, `exhaust` memory unless `low_memory`, `exhaust always`, `diverge`,
+`sleep S`, `hang` until asked to stop, `hang deaf` even then, `after N` once trial N has started, `report S`
+of its own value every S seconds until pruned.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def crash(trial: RunningTrial, argument: str) -> Result | None:
 def hang(trial: RunningTrial, argument: str) -> Result | None:
     since = time.monotonic()
     while time.monotonic() - since < MAX_WAIT_S:
-        if argument != "deaf" and trial.stopping():
+        if argument != "deaf" and trial.interrupt_requested():
             return Result("interrupted", attributes={"n_steps": N_STEPS // 2})
         time.sleep(0.01)
     return None
@@ -115,7 +115,7 @@ def report(trial: RunningTrial, argument: str) -> Result | None:
 
 
 def exhaust(trial: RunningTrial, argument: str) -> Result | None:
-    return Result("out_of_memory") if argument or not trial.lean else None
+    return Result("out_of_memory") if argument or not trial.low_memory else None
 
 
 ACTS: dict[str, Callable[[RunningTrial, str], Result | None]] = {

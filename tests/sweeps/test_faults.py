@@ -20,7 +20,7 @@ from sweeps.coordinator import TICK_S
 from sweeps.ownership import OWNER, describe_owner
 from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import find_study
-from sweeps.trials import LEAN, ORIGIN, REASON, RETRY_OF, ended_for_good, origin
+from sweeps.trials import LOW_MEMORY, ORIGIN, REASON, RETRY_OF, ended_for_good, origin
 from tests.sweeps.fake_application import N_STEPS, Sweep, read_started
 from tests.sweeps.launching import Launch, launching, read_trials
 
@@ -129,8 +129,8 @@ def test_out_of_memory_is_retried_once_with_less_and_then_counts(tmp_path: Path)
     sweep = Sweep(str(tmp_path), n_trials=2, workers=2, acts=acts)
     assert sweep.run().counts == {"complete": 1, "out_of_memory": 1}
     by_origin = {first: [t for t in trials_of(sweep) if origin(t) == first] for first in (0, 1)}
-    # Once lean, a trial stays so, whatever else befalls it.
-    assert [trial.user_attrs.get(LEAN, False) for trial in by_origin[0]] == [False, True, True]
+    # A retry after low_memory keeps it, whatever else befalls it.
+    assert [trial.user_attrs.get(LOW_MEMORY, False) for trial in by_origin[0]] == [False, True, True]
     assert [trial.user_attrs[REASON] for trial in by_origin[1]] == ["out_of_memory"] * 2
     assert_at_its_total(sweep)
 
@@ -142,7 +142,7 @@ def test_a_worker_that_the_system_killed_for_its_memory_is_told_apart(
     sweep = Sweep(str(tmp_path), n_trials=1, workers=1, acts={"0": ["kill", "succeed"]}, processes=True)
     assert sweep.run().counts == {"complete": 1}
     assert reasons(sweep) == ["out_of_memory", "complete"]
-    assert trials_of(sweep)[1].user_attrs[LEAN]
+    assert trials_of(sweep)[1].user_attrs[LOW_MEMORY]
 
 
 @pytest.mark.parametrize(

@@ -243,7 +243,7 @@ class BusyStorage:
 def test_the_heart_beats_until_the_trial_is_done(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     storage, trial = BusyStorage(TrialState.RUNNING), desk.running(desk.assign())
     beat(storage, 7, trial, storage.done)  # type: ignore[arg-type]
-    assert not trial.unwanted()
+    assert not trial.cancelled()
     assert storage.beats == [7, 7, 7]
     assert capsys.readouterr().out == "heartbeat failed: disk is busy\n"
 
@@ -251,7 +251,7 @@ def test_the_heart_beats_until_the_trial_is_done(desk: Desk, capsys: pytest.Capt
 def test_the_heart_hears_that_the_trial_is_to_end(desk: Desk) -> None:
     storage, trial = BusyStorage(TrialState.RUNNING, **{STOP: True}), desk.running(desk.assign())
     beat(storage, 7, trial, storage.done)  # type: ignore[arg-type]
-    assert trial.unwanted()
+    assert trial.cancelled()
 
 
 def test_the_heart_stops_where_others_have_ended_the_trial(

@@ -23,10 +23,10 @@ class Trial(RunningTrial):
     """A trial without a study."""
 
     def __init__(self, folder: Path, uri: str | None = None) -> None:
-        self.folder, self.links, self.lean, self.origin = folder, {}, False, 0
+        self.folder, self.links, self.low_memory, self.origin = folder, {}, False, 0
         self.study_name, self.number = "leaf", 0
         settings = {"objectives": ["final_loss"], "repeats": 1}
-        self.n_seen, self.stop_in, self.give_up_in = 0, 10**6, 10**6
+        self.n_seen, self.interrupt_in, self.cancel_in = 0, 10**6, 10**6
         self.config: dict[str, Any] = asdict(trial_config(folder, uri=uri)) | {"sweep": settings}
 
     def progress(self, n_steps: int, of: int, loss: float) -> None:
@@ -35,11 +35,11 @@ class Trial(RunningTrial):
     def report(self, n_steps: int, value: float) -> bool:
         return True
 
-    def stopping(self) -> bool:
-        return self.n_seen >= self.stop_in
+    def interrupt_requested(self) -> bool:
+        return self.n_seen >= self.interrupt_in
 
-    def unwanted(self) -> bool:
-        return self.n_seen >= self.give_up_in
+    def cancelled(self) -> bool:
+        return self.n_seen >= self.cancel_in
 
 
 @pytest.mark.parametrize("tracked", [True, False])
@@ -74,7 +74,7 @@ def test_a_lean_trial_recomputes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("nca.study.repeats.train", train)
     trial = Trial(tmp_path)
     assert TextureSweep().run(trial).values == [0.5]
-    trial.lean = True
+    trial.low_memory = True
     trial.config["train"]["cuda_graph"] = True  # refused beside recomputation
     assert TextureSweep().run(trial).values == [0.5]
     assert [(c.train.recompute, c.train.cuda_graph) for c in seen] == [(False, False), (True, False)]
@@ -82,7 +82,7 @@ def test_a_lean_trial_recomputes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_trial_that_nobody_wants_ends_with_its_loss_and_picture(tmp_path: Path) -> None:
     trial = Trial(tmp_path)
-    trial.give_up_in = 2
+    trial.cancel_in = 2
     result = TextureSweep().run(trial)
     assert (result.reason, result.values) == ("stopped", ())
     assert result.attributes["n_steps"] == 2
@@ -131,10 +131,10 @@ def test_seeds_that_are_done_are_not_trained_again(tmp_path: Path) -> None:
     whole = TextureSweep().run(trial)
     again = Trial(tmp_path / "again")
     again.config["sweep"] = trial.config["sweep"]
-    again.stop_in = 14  # fetched steps: in the second seed's run, which has 12
+    again.interrupt_in = 14  # fetched steps: in the second seed's run, which has 12
     stopped = TextureSweep().run(again)
     assert stopped.reason == "interrupted"
-    again.stop_in = 10**6
+    again.interrupt_in = 10**6
     resumed = TextureSweep().run(again)
     assert again.n_seen < 2 * 12 + 2
     assert resumed.values == whole.values
