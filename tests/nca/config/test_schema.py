@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nca.cli.errors import ConfigError, exit_on_error, nearest
+from nca.cli.errors import ConfigError
 from nca.config.schema import (
     ExecutorConfig,
     FeaturesConfig,
@@ -220,51 +220,6 @@ def test_flatten_joins_keys_with_dots() -> None:
     assert flatten({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a.b": 1, "a.c.d": [2], "e": None}
     assert flatten({}) == {}
     assert flatten({"a": 1}, "x.") == {"x.a": 1}
-
-
-def test_nearest_word_or_none() -> None:
-    assert nearest("rellu", ["srnca", "relu"]) == ", did you mean 'relu'?"
-    assert nearest("xyz", ["srnca", "relu"]) == ""
-
-
-def test_ctrl_c_is_one_line_and_exit_code_130(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end, exit_on_error():
-        raise KeyboardInterrupt
-    assert end.value.code == 130
-    assert capsys.readouterr().err == "interrupted\n"
-
-
-@pytest.mark.parametrize("then", ["time.sleep(60)", "raise AttributeError('half imported')", "pass"])
-def test_ctrl_c_ends_the_process_although_a_library_swallows_it(then: str) -> None:
-    code = f"""
-import os, signal, time
-from nca.cli.errors import exit_on_error
-with exit_on_error():
-    try:
-        os.kill(os.getpid(), signal.SIGINT)
-    except BaseException:
-        pass
-    {then}
-"""
-    words = [sys.executable, "-c", code]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=50, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
-
-
-def test_a_mistake_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ending, exit_on_error():
-        raise ConfigError("seed=-1: must be a whole number, 0 or more")
-    assert ending.value.code == 2
-    assert capsys.readouterr() == ("", "error: seed=-1: must be a whole number, 0 or more\n")
-
-
-def test_other_errors_pass_unless_they_are_named(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(KeyError), exit_on_error():
-        raise KeyError("a bug")
-    with pytest.raises(SystemExit) as ending, exit_on_error(LookupError):
-        raise KeyError("expected")
-    assert ending.value.code == 2
-    assert capsys.readouterr().err == "error: 'expected'\n"
 
 
 def test_the_schema_loads_the_standard_library_only() -> None:

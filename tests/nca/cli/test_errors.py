@@ -1,0 +1,60 @@
+"""How an entry point ends: one line, and an exit code."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nca.cli.errors import ConfigError, exit_on_error, nearest
+
+
+def test_nearest_word_or_none() -> None:
+    assert nearest("rellu", ["srnca", "relu"]) == ", did you mean 'relu'?"
+    assert nearest("xyz", ["srnca", "relu"]) == ""
+
+
+def test_ctrl_c_is_one_line_and_exit_code_130(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end, exit_on_error():
+        raise KeyboardInterrupt
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_ctrl_c_ends_a_process(tmp_path: Path) -> None:
+    program = """
+import pathlib, time
+from nca.cli.errors import exit_on_error
+with exit_on_error():
+    pathlib.Path("ready").touch()
+    time.sleep(60)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "ready").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=50)[1] == "interrupted\n"
+    assert process.returncode == 130
+
+
+def test_a_mistake_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ending, exit_on_error():
+        raise ConfigError("seed=-1: must be a whole number, 0 or more")
+    assert ending.value.code == 2
+    assert capsys.readouterr() == ("", "error: seed=-1: must be a whole number, 0 or more\n")
+
+
+def test_other_errors_pass_unless_they_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyError), exit_on_error():
+        raise KeyError("a bug")
+    with pytest.raises(SystemExit) as ending, exit_on_error(LookupError):
+        raise KeyError("expected")
+    assert ending.value.code == 2
+    assert capsys.readouterr().err == "error: 'expected'\n"
