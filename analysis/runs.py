@@ -14,12 +14,12 @@ from optuna.distributions import BaseDistribution
 from analysis.ratings.ratings import Rating, Ratings, mean_ratings
 from analysis.trial_pictures import Pictures, open_folders
 from nca.records.paths import RecordPaths, read_record_paths
-from sweeps.admin import StudyState, TrialNote
+from sweeps.admin import StudyStatus, TrialSummary
 
 __all__ = ["StudyTable", "add_provenance", "load", "read_study"]
 
 # Attributes of a trial that are columns of their own, or no result.
-NOT_RESULTS = ("lean", "low_memory", "owner", "reason", "error", "origin", "retry_of", "stop", "warm_start")
+NOT_RESULTS = ("error", "first_attempt", "low_memory", "owner", "reason", "retry_of", "stop", "warm_start")
 # What a study has once, and a table of one row a trial has in every row.
 FIXED = ("texture.name", "texture.source", "texture.hash", "features.name", "features.hash", "model.name")
 FIXED_PARAMS = ("model.", "train.")
@@ -89,7 +89,7 @@ def read_study(paths: RecordPaths, name: str) -> StudyTable:
         SweepError: If there is no such study.
     """
     studies = paths.open_studies()
-    state, notes = studies.look(name), studies.trials(name)
+    state, notes = studies.status(name), studies.trials(name)
     distributions = studies.distributions(name)
     params = sorted(distributions)
     rows = [_row(state, note, paths.study_folders(name)[0]) for note in notes]
@@ -134,7 +134,7 @@ def add_provenance(table: StudyTable, paths: RecordPaths) -> pd.DataFrame:
     return trials
 
 
-def _row(state: StudyState, note: TrialNote, folder: Path) -> dict[str, Any]:
+def _row(state: StudyStatus, note: TrialSummary, folder: Path) -> dict[str, Any]:
     results = {key: value for key, value in note.attributes.items() if key not in NOT_RESULTS}
     values = dict(zip(state.objectives, note.values, strict=False))
     return {
@@ -142,7 +142,7 @@ def _row(state: StudyState, note: TrialNote, folder: Path) -> dict[str, Any]:
         "reason": note.reason,
         "began": note.since,
         "seconds": note.seconds,
-        "folder": str(folder / str(note.origin)),
+        "folder": str(folder / str(note.first_attempt)),
         "warm_start": note.attributes.get("warm_start"),
         "rating": None,
         **note.params,

@@ -172,8 +172,8 @@ class Model:
         from sklearn.gaussian_process import GaussianProcessRegressor
         from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-        n_sets, n_axes = points.shape
-        widths = np.full(n_axes if n_sets >= SETS_PER_WIDTH * n_axes else 1, 0.5)
+        n_configurations, n_axes = points.shape
+        widths = np.full(n_axes if n_configurations >= SETS_PER_WIDTH * n_axes else 1, 0.5)
         kernel = ConstantKernel() * Matern(widths, LENGTHS, nu=2.5) + WhiteKernel(0.1, NOISES)
         self.points, self.values = points, values
         self.mean, self.sd = float(values.mean()), float(values.std()) or 1.0
@@ -315,7 +315,7 @@ def _describe(
 
 
 def _show(suggestions: Sequence[Suggestion]) -> None:
-    from sweeps.progress import format_set
+    from sweeps.progress import format_params
 
     for number, each in enumerate(suggestions, 1):
         mean, sd = each.loss
@@ -323,7 +323,7 @@ def _show(suggestions: Sequence[Suggestion]) -> None:
         near = "; ".join(
             f"trial {trial}, {distance:.2f} away, {loss:.3g}" for trial, distance, loss in each.neighbors
         )
-        print(f"{number}. {format_set(each.params)}")
+        print(f"{number}. {format_params(each.params)}")
         print(f"   predicted: final loss {10**mean:.3g} (within a factor of {10**sd:.2g}){rating}")
         print(f"   nearest tried: {near}")
 

@@ -43,7 +43,7 @@ from sweeps.running_trial import RunningTrial
 from sweeps.samplers import SamplerSpec
 from sweeps.space import Choice, Interval, Space, to_distributions
 from sweeps.spec import SweepSpec
-from sweeps.storage.optuna_storage import PatientStorage, open_storage
+from sweeps.storage.optuna_storage import RetryingStorage, open_storage
 from sweeps.study import PrunerSpec, StudySpec, find_study, trial_id
 from sweeps.worker import tell
 from tests.cluster.mlflow_server import MlflowServer, run_mlflow_server
@@ -139,7 +139,7 @@ class Meter:
         print(name, self.costs[name], flush=True)
 
 
-def fill(storage: PatientStorage, name: str) -> None:
+def fill(storage: RetryingStorage, name: str) -> None:
     """Make a study with so many finished trials."""
     study = optuna.create_study(study_name=name, storage=storage, direction="minimize")
     draw = np.random.default_rng(0)
@@ -184,7 +184,7 @@ def measure_worker(meter: Meter, folder: Path) -> None:
             storage=address,
             study=name,
             number=number,
-            origin=number,
+            first_attempt=number,
             config={},
             links={},
             pruner={"name": "none", "max_resource": 1, "options": {}},
@@ -253,7 +253,7 @@ class Ghosts:
     """An executor whose trials end one a look, and then no more; it times what lies between its calls."""
 
     n_slots: int
-    storage: PatientStorage
+    storage: RetryingStorage
     study: str
     running: list[int] = field(default_factory=list)
     looks: list[float] = field(default_factory=list)
@@ -330,7 +330,7 @@ def make_spec(name: str, address: str, sampler: str, folder: Path) -> SweepSpec:
         n_trials=100 * N_FINISHED,
         retries=0,
         application=APPLICATION,
-        compose=lambda params, ordinal: {"links": {}, **params},
+        compose=lambda params, trial_index: {"links": {}, **params},
         trials=folder / "trials",
         artifacts=folder / "artifacts",
     )

@@ -21,7 +21,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from sweeps.application import EndedTrial, Result, StudyNotes
+from sweeps.application import DashboardNotes, FinishedTrial, Result
 from sweeps.coordinator import Coordinator
 from sweeps.executors.base import Executor
 from sweeps.executors.local import LocalExecutor
@@ -61,9 +61,9 @@ class Nothing:
         pass
 
     def show_study(
-        self, config: Mapping[str, Any], links: Mapping[str, str], ended: Sequence[EndedTrial]
-    ) -> StudyNotes:
-        return StudyNotes()
+        self, config: Mapping[str, Any], links: Mapping[str, str], ended: Sequence[FinishedTrial]
+    ) -> DashboardNotes:
+        return DashboardNotes()
 
     def close_study(
         self, config: Mapping[str, Any], links: Mapping[str, str], summary: Mapping[str, float]
@@ -95,7 +95,7 @@ def run(sampler: str, folder: Path, n_trials: int, executor: Executor) -> list[f
         n_trials=n_trials,
         retries=0,
         application=APPLICATION,
-        compose=lambda params, ordinal: {"x": params.get("x", 0.0), "links": {}},
+        compose=lambda params, trial_index: {"x": params.get("x", 0.0), "links": {}},
         trials=folder / "trials",
         artifacts=folder / "artifacts",
     )

@@ -22,7 +22,7 @@ from nca.records.repair import find_orphans, repair
 from sweeps import SweepError
 
 if TYPE_CHECKING:
-    from sweeps.admin import StudyState, TrialNote
+    from sweeps.admin import StudyStatus, TrialSummary
 
 YES = "--yes"
 COMMAND = Command(
@@ -72,7 +72,7 @@ def list_studies(paths: RecordPaths) -> None:
     from rich.table import Table
 
     studies = paths.open_studies()
-    states = [studies.look(name) for name in studies.names()]
+    states = [studies.status(name) for name in studies.names()]
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
     table.add_column("study", overflow="fold")
     for heading in ("finished", "running", "best", "steps", "disk", "last change"):
@@ -81,37 +81,39 @@ def list_studies(paths: RecordPaths) -> None:
         table.add_row(
             state.name,
             str(sum(state.counts.values())),
-            f"{len(state.running)}" + (f", {len(state.left)} orphaned" if state.left else ""),
+            f"{len(state.running)}" + (f", {len(state.orphaned)} orphaned" if state.orphaned else ""),
             "" if state.best is None else f"{state.best.values[0]:.4g}",
             str(state.n_steps),
             disk_usage(*paths.study_folders(state.name)),
             "" if state.last_at is None else f"{state.last_at:%m-%d %H:%M}",
         )
     Console().print(table if states else "no studies yet: python -m nca.sweep -m texture=roundleaf")
-    if any(state.left for state in states):
+    if any(state.orphaned for state in states):
         print("to queue orphaned trials again: python -m nca.studies repair")
 
 
 def show_study(paths: RecordPaths, name: str) -> None:
     """Print the state of a study and its trials."""
-    from sweeps.progress import format_set
+    from sweeps.progress import format_params
 
-    state = paths.open_studies().look(name)
+    state = paths.open_studies().status(name)
     folders = paths.study_folders(name)
     counts = ", ".join(f"{count} {reason}" for reason, count in sorted(state.counts.items()))
     print(f"study    {name}: {counts or 'no finished trials'}, {state.n_queued} queued")
     if state.best is not None:
         values = ", ".join(f"{k} {v:.6g}" for k, v in zip(state.objectives, state.best.values, strict=True))
-        print(f"best     trial {state.best.number}, {values}, {format_set(state.best.params)}")
-        print(f"         {folders[0] / str(state.best.origin) / 'output.png'}")
+        print(f"best     trial {state.best.number}, {values}, {format_params(state.best.params)}")
+        print(f"         {folders[0] / str(state.best.first_attempt) / 'output.png'}")
     for trial in state.running:
         print(f"running  trial {trial.number}, {_describe_running(trial, folders[0])}")
-    for trial in state.left:
+    for trial in state.orphaned:
         owner = trial.owner or "its process"
         print(f"orphaned trial {trial.number}, {owner} is gone: python -m nca.studies repair")
     for trial in state.failed[:MAX_FAILURES]:
         reason = f"{trial.reason}: {trial.error}" if trial.error else trial.reason
-        print(f"failed   trial {trial.number} {reason}, see {folders[0] / str(trial.origin) / 'log.txt'}")
+        print(
+            f"failed   trial {trial.number} {reason}, see {folders[0] / str(trial.first_attempt) / 'log.txt'}"
+        )
     if len(state.failed) > MAX_FAILURES:
         print(f"failed   and {len(state.failed) - MAX_FAILURES} more")
     print(f"steps    {state.n_steps} trained, not counting running trials")
@@ -121,16 +123,18 @@ def show_study(paths: RecordPaths, name: str) -> None:
         print("records  " + ", ".join(f"{key} {value}" for key, value in state.links.items()))
 
 
-def _describe_running(trial: TrialNote, trials: Path) -> str:
+def _describe_running(trial: TrialSummary, trials: Path) -> str:
     from sweeps.assignment import read_progress
-    from sweeps.progress import format_duration, format_set
+    from sweeps.progress import format_duration, format_params
 
-    progress = read_progress(trials / str(trial.origin))
+    progress = read_progress(trials / str(trial.first_attempt))
     step = "starting"
     if progress:
         step = f"step {progress['n_steps']:.0f}/{progress['of']:.0f} loss {progress['loss']:.4g}"
     seconds = (datetime.now() - trial.since).total_seconds() if trial.since else 0.0
-    return f"{step}, for {format_duration(max(0.0, seconds))}, by {trial.owner}, {format_set(trial.params)}"
+    return (
+        f"{step}, for {format_duration(max(0.0, seconds))}, by {trial.owner}, {format_params(trial.params)}"
+    )
 
 
 def stop(paths: RecordPaths, name: str, trial: Sequence[str]) -> None:
@@ -151,7 +155,7 @@ def stop(paths: RecordPaths, name: str, trial: Sequence[str]) -> None:
         studies.stop(name, int(trial[0]))
         print(f"trial {trial[0]} will end within half a minute and keep its picture and its last loss")
         return
-    owners = sorted({running.owner for running in studies.look(name).running})
+    owners = sorted({running.owner for running in studies.status(name).running})
     studies.stop(name)
     print(f"asked to stop: {'; '.join(owners)}; trials save checkpoints, and the same command continues")
 
@@ -167,7 +171,7 @@ def delete(paths: RecordPaths, name: str, *, yes: bool) -> None:
         raise ConfigError(f"delete {name}: not a study's name")
     studies, tracking = paths.open_studies(), paths.open_tracking()
     folders = [folder for folder in paths.study_folders(name) if folder.exists()]
-    state = studies.look(name) if name in studies.names() or not folders else None
+    state = studies.status(name) if name in studies.names() or not folders else None
     if state is not None:
         _check_idle(state)
         print(f"study {name}: {sum(state.counts.values())} finished trials and their MLflow runs")
@@ -183,7 +187,7 @@ def delete(paths: RecordPaths, name: str, *, yes: bool) -> None:
     print(f"deleted {name}")
 
 
-def _check_idle(state: StudyState) -> None:
+def _check_idle(state: StudyStatus) -> None:
     """Refuse a study with running trials.
 
     Raises:

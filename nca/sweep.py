@@ -22,7 +22,7 @@ from nca.study.plan import (
 )
 from nca.study.trial_config import TrialComposer, study_spec
 from sweeps import SweepError
-from sweeps.space import describe, n_sets
+from sweeps.space import describe, n_configurations
 
 if TYPE_CHECKING:
     from sweeps.executors.base import Executor
@@ -173,7 +173,7 @@ def dry_run(words: Sequence[str]) -> None:
             print(f"search    {key} = {domain}")
         if not plan.space:
             print("search    nothing: one trial of the fixed set")
-        sets = n_sets(plan.space)
+        sets = n_configurations(plan.space)
         print(
             f"sampler   {config.sampler.name}, {'endless' if sets == math.inf else int(sets)} different sets"
         )
@@ -193,11 +193,11 @@ def _estimate(plan: Plan) -> str:
         return "not known before the first trial has run"
     from sweeps.storage.optuna_storage import open_storage
     from sweeps.study import find_study
-    from sweeps.trials import ended_for_good
+    from sweeps.trials import final_trials
 
     study = find_study(open_storage(config.sweep.storage, create=False), plan.name)
     assert study is not None
-    ended = ended_for_good(study.get_trials(deepcopy=False))
+    ended = final_trials(study.get_trials(deepcopy=False))
     paces = [t.user_attrs["seconds_per_step"] for t in ended if "seconds_per_step" in t.user_attrs]
     left = max(0, _n_trials(plan) - len(ended))
     if not paces:

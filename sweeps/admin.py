@@ -21,28 +21,28 @@ from sweeps import SweepError
 from sweeps.ownership import OWNER, fail_stale, is_abandoned
 from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import FINGERPRINT, LINKS, UID, find_study, trial_id
-from sweeps.trial_queue import Book
+from sweeps.trial_queue import TrialQueue
 from sweeps.trials import (
     STOP,
-    as_one,
     best_trial,
-    by_origin,
     count_reasons,
-    ended_for_good,
-    origin,
+    final_trials,
+    first_attempt,
+    group_attempts,
+    merge_attempts,
     reason_of,
 )
 
-__all__ = ["Studies", "StudyState", "TrialNote"]
+__all__ = ["Studies", "StudyStatus", "TrialSummary"]
 
 
 @dataclass(frozen=True)
-class TrialNote:
+class TrialSummary:
     """What is known of a trial.
 
     Args:
         number: The trial's.
-        origin: Of its first attempt, whose folder it has.
+        first_attempt: Of its first attempt, whose folder it has.
         params: Its set.
         values: One per objective where it is complete.
         reason: Why it ended; `running` where it has not.
@@ -55,7 +55,7 @@ class TrialNote:
     """
 
     number: int
-    origin: int
+    first_attempt: int
     params: Mapping[str, Any]
     values: Sequence[float]
     reason: str
@@ -68,7 +68,7 @@ class TrialNote:
 
 
 @dataclass(frozen=True)
-class StudyState:
+class StudyStatus:
     """What is known of a study.
 
     Args:
@@ -93,12 +93,12 @@ class StudyState:
     objectives: Sequence[str]
     links: Mapping[str, str]
     counts: Mapping[str, int]
-    best: TrialNote | None
-    failed: Sequence[TrialNote]
+    best: TrialSummary | None
+    failed: Sequence[TrialSummary]
     reasons: Mapping[str, str]
     ended: Sequence[int]
-    running: Sequence[TrialNote]
-    left: Sequence[TrialNote]
+    running: Sequence[TrialSummary]
+    orphaned: Sequence[TrialSummary]
     n_queued: int
     n_steps: int
     last_at: datetime | None
@@ -121,7 +121,7 @@ class Studies:
         """Return the names of all studies."""
         return sorted(optuna.get_all_study_names(self._storage))
 
-    def look(self, name: str) -> StudyState:
+    def status(self, name: str) -> StudyStatus:
         """Return what is known of a study.
 
         Raises:
@@ -130,9 +130,9 @@ class Studies:
         study = self._study(name)
         trials = study.get_trials(deepcopy=False)
         unfinished = [t for t in trials if t.state == TrialState.RUNNING]
-        ended, best = ended_for_good(trials), best_trial(trials)
+        ended, best = final_trials(trials), best_trial(trials)
         moments = [at for t in trials for at in (t.datetime_start, t.datetime_complete) if at is not None]
-        return StudyState(
+        return StudyStatus(
             name=name,
             uid=study.user_attrs.get(UID),
             objectives=study.metric_names or ["value"] * len(study.directions),
@@ -141,23 +141,27 @@ class Studies:
             best=None if best is None else _note(best),
             failed=[_note(t) for t in ended if t.state == TrialState.FAIL],
             reasons={str(t.number): reason_of(t) for t in trials},
-            ended=[origin(t) for t in ended],
+            ended=[first_attempt(t) for t in ended],
             running=[_note(t) for t in unfinished if not is_abandoned(t)],
-            left=[_note(t) for t in unfinished if is_abandoned(t)],
+            orphaned=[_note(t) for t in unfinished if is_abandoned(t)],
             n_queued=sum(t.state == TrialState.WAITING for t in trials),
             n_steps=self._book(study).n_steps({}),
             last_at=max(moments, default=None),
         )
 
-    def trials(self, name: str) -> list[TrialNote]:
+    def trials(self, name: str) -> list[TrialSummary]:
         """Return a study's trials ended for good, by number.
 
         Raises:
             SweepError: If there is no study of that name.
         """
         trials = self._study(name).get_trials(deepcopy=False)
-        reports = {first: as_one(each).intermediate_values for first, each in by_origin(trials).items()}
-        return [replace(_note(trial), reports=reports[origin(trial)]) for trial in ended_for_good(trials)]
+        reports = {
+            first: merge_attempts(each).intermediate_values for first, each in group_attempts(trials).items()
+        }
+        return [
+            replace(_note(trial), reports=reports[first_attempt(trial)]) for trial in final_trials(trials)
+        ]
 
     def fixed(self, name: str) -> dict[str, Any]:
         """Return the values that a study does not search, by dotted key.
@@ -216,7 +220,7 @@ class Studies:
         Raises:
             SweepError: If there is nothing to stop.
         """
-        state = self.look(name)
+        state = self.status(name)
         running = [note.number for note in state.running]
         runs = f"running trials: {', '.join(map(str, running))}" if running else "no trial of it runs"
         if number is None:
@@ -229,7 +233,7 @@ class Studies:
         else:
             self._storage.set_trial_user_attr(trial_id(self._storage, name, number), STOP, True)
 
-    def mend(self, name: str) -> int:
+    def repair(self, name: str) -> int:
         """Fail trials that nobody runs any more and queue them again; return how many.
 
         Those of this host whose coordinator is gone, and all whose heartbeat has stopped.
@@ -264,8 +268,8 @@ class Studies:
                     store.remove(meta.artifact_id)
         optuna.delete_study(study_name=name, storage=self._storage)
 
-    def _book(self, study: Study) -> Book:
-        return Book(study, self._storage, n_trials=0, retries=0)
+    def _book(self, study: Study) -> TrialQueue:
+        return TrialQueue(study, self._storage, n_trials=0, retries=0)
 
     def _study(self, name: str) -> Study:
         study = find_study(self._storage, name)
@@ -275,11 +279,11 @@ class Studies:
         return study
 
 
-def _note(trial: FrozenTrial) -> TrialNote:
+def _note(trial: FrozenTrial) -> TrialSummary:
     owner = trial.user_attrs.get(OWNER)
-    return TrialNote(
+    return TrialSummary(
         number=trial.number,
-        origin=origin(trial),
+        first_attempt=first_attempt(trial),
         params=trial.params,
         values=trial.values or (),
         reason=reason_of(trial),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from sweeps.running_trial import RunningTrial
 
-__all__ = ["Application", "EndedTrial", "Result", "StudyNotes", "load_application"]
+__all__ = ["Application", "DashboardNotes", "FinishedTrial", "Result", "load_application"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class EndedTrial:
+class FinishedTrial:
     """A trial that has ended for good, as an application is told of it.
 
     Args:
@@ -63,7 +63,7 @@ class EndedTrial:
 
 
 @dataclass(frozen=True)
-class StudyNotes:
+class DashboardNotes:
     """What the Optuna dashboard shows beside the values, in Markdown.
 
     Args:
@@ -95,8 +95,8 @@ class Application(Protocol):
         """End the records of a trial whose worker died; called in the coordinator."""
 
     def show_study(
-        self, config: Mapping[str, Any], links: Mapping[str, str], ended: Sequence[EndedTrial]
-    ) -> StudyNotes:
+        self, config: Mapping[str, Any], links: Mapping[str, str], ended: Sequence[FinishedTrial]
+    ) -> DashboardNotes:
         """Show the study so far; called in the coordinator as trials end, now and then, and at the end.
 
         Of the notes on one thing the first is kept. What it raises is said and ends nothing.

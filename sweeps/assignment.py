@@ -26,7 +26,7 @@ class Assignment:
         storage: SQLAlchemy address of the Optuna storage.
         study: Its name.
         number: The trial's.
-        origin: Number of the trial's first attempt.
+        first_attempt: Number of the trial's first attempt.
         config: The trial's own, plain nested values.
         links: What the application returned when the study was opened.
         pruner: Name, max_resource and options, as `PrunerSpec` takes them.
@@ -39,7 +39,7 @@ class Assignment:
     storage: str
     study: str
     number: int
-    origin: int
+    first_attempt: int
     config: Mapping[str, Any]
     links: Mapping[str, str]
     pruner: Mapping[str, Any]

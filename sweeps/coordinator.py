@@ -23,13 +23,13 @@ from sweeps.pruning import make_pruner
 from sweeps.recovery import Recovery
 from sweeps.reporting import SHOW_EVERY_S, Reporter, Running
 from sweeps.samplers import ask, make_sampler
-from sweeps.space import n_sets
+from sweeps.space import n_configurations
 from sweeps.spec import Summary, SweepSpec
 from sweeps.storage.optuna_storage import first_line, open_storage
 from sweeps.study import LINKS, check_folders, open_study
-from sweeps.trial_queue import Book
-from sweeps.trials import LOW_MEMORY, ORIGIN, OUT_OF_MEMORY, STOP, ordinal, reason_of
-from sweeps.warm_start import queue_sets, read_sets
+from sweeps.trial_queue import TrialQueue
+from sweeps.trials import FIRST_ATTEMPT, LOW_MEMORY, OUT_OF_MEMORY, STOP, reason_of, trial_index
+from sweeps.warm_start import queue_configurations, read_configurations
 
 __all__ = ["Coordinator"]
 
@@ -82,26 +82,26 @@ class Coordinator:
         spec = self._spec
         sampler = make_sampler(spec.sampler, spec.study.space)
         make_pruner(spec.pruner)  # refuses an unknown name
-        self._storage = open_storage(spec.study.storage, patience_s=spec.storage_timeout_s)
-        self._storage.while_away = self._while_storage_is_away
+        self._storage = open_storage(spec.study.storage, timeout_s=spec.storage_timeout_s)
+        self._storage.on_unavailable = self._while_storage_is_away
         warm_sets = {}
         if spec.warm_start is not None:
-            warm_sets = read_sets(self._storage, spec.warm_start, spec.study.space, spec.n_trials)
+            warm_sets = read_configurations(self._storage, spec.warm_start, spec.study.space, spec.n_trials)
         check_folders(spec.study, self._storage, spec.trials)
         study = self._study = open_study(spec.study, self._storage)
         n_trials = spec.n_trials
         if spec.sampler.name == "grid" or not spec.study.space:
-            n_trials = int(min(n_trials, n_sets(spec.study.space)))
-        self._book = Book(study, self._storage, n_trials, spec.retries)
+            n_trials = int(min(n_trials, n_configurations(spec.study.space)))
+        self._book = TrialQueue(study, self._storage, n_trials, spec.retries)
         study.sampler = sampler
-        self._storage.settled_by = OWNER
+        self._storage.skip_running_with = OWNER
         self._earlier_stop = study.user_attrs.get(STOP)
         self._links = self._open_records()
         self._reporter = Reporter(
             spec, self._application, self._progress, study, self._storage, self._book, self._links
         )
-        with self._book.turn():
-            queue_sets(study, warm_sets)
+        with self._book.study_lock():
+            queue_configurations(study, warm_sets)
         self._recovery = Recovery(study, self._storage, self._book, self._close_records, self._settle_dead)
         self._recovery.recover()
         before = {
@@ -176,7 +176,7 @@ class Coordinator:
         if self._stops:
             return False
         running = [trial for trial in self._book.trials() if trial.state == TrialState.RUNNING]
-        others = [trial.number for trial in running + self._book.owed()]
+        others = [trial.number for trial in running + self._book.pending_retries()]
         if others and not self._waits:
             self._progress.say(f"waiting for trials that run elsewhere: {', '.join(map(str, others))}")
         self._waits = bool(others)
@@ -208,7 +208,7 @@ class Coordinator:
     def _ask_if_wanted(self) -> Trial | None:
         if not self._book.n_wanted():
             return None
-        with self._book.turn():
+        with self._book.study_lock():
             self._book.refresh()  # another coordinator may have asked for the last one meanwhile
             return self._ask() if self._book.n_wanted() else None
 
@@ -218,7 +218,7 @@ class Coordinator:
                 # The worker beats, and the coordinator at once: a trial that never beat is never stale.
                 warnings.filterwarnings("ignore", message="Heartbeat of storage")
                 trial = ask(self._study, self._spec.sampler, self._spec.study.space)
-            self._storage.record_heartbeat(self._book.id_of(trial.number))
+            self._storage.record_heartbeat(self._book.trial_id(trial.number))
             with contextlib.suppress(UpdateFinishedTrialError):  # another took it for an orphan
                 trial.set_user_attr(OWNER, describe_owner())
                 return trial
@@ -232,7 +232,7 @@ class Coordinator:
 
     def _launch(self, trial: Trial) -> None:
         spec, number = self._spec, trial.number
-        first = int(trial.user_attrs.get(ORIGIN, number))
+        first = int(trial.user_attrs.get(FIRST_ATTEMPT, number))
         folder = spec.trials / str(first)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / PROGRESS_FILE).unlink(missing_ok=True)  # of an earlier attempt
@@ -242,7 +242,7 @@ class Coordinator:
             storage=spec.study.storage,
             study=self._study.study_name,
             number=number,
-            origin=first,
+            first_attempt=first,
             config=config,
             links=self._links,
             pruner={
@@ -260,10 +260,10 @@ class Coordinator:
         self._reporter.announce_start(self._running[number])
 
     def _compose(self, trial: Trial | FrozenTrial) -> dict[str, Any]:
-        first = int(trial.user_attrs.get(ORIGIN, trial.number))
+        first = int(trial.user_attrs.get(FIRST_ATTEMPT, trial.number))
         if len(self._book.trials()) < first:
             self._book.refresh()
-        return self._spec.compose(trial.params, ordinal(first, self._book.trials()))
+        return self._spec.compose(trial.params, trial_index(first, self._book.trials()))
 
     def _settle(self, ended: Ended) -> None:
         """Record an ended worker's trial, whether or not it told of its end itself."""

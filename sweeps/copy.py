@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sweeps import SweepError
 from sweeps.ownership import is_abandoned
-from sweeps.storage.optuna_storage import PatientStorage, first_line, open_storage
+from sweeps.storage.optuna_storage import RetryingStorage, first_line, open_storage
 from sweeps.study import find_study
 
 __all__ = ["copy_study", "main"]
@@ -81,7 +81,7 @@ def copy(options: dict[str, str]) -> Iterator[str]:
         yield f"{name}: {len(copied.get_trials(deepcopy=False))} trials, {n_files} artifacts"
 
 
-def copy_study(name: str, source: PatientStorage, target: PatientStorage) -> Study:
+def copy_study(name: str, source: RetryingStorage, target: RetryingStorage) -> Study:
     """Copy a study whole, or not at all; its trials keep their numbers.
 
     Args:
@@ -111,7 +111,7 @@ def copy_study(name: str, source: PatientStorage, target: PatientStorage) -> Stu
     return optuna.load_study(study_name=name, storage=target)
 
 
-def copy_artifacts(study: Study, storage: PatientStorage, source: Path, target: Path) -> int:
+def copy_artifacts(study: Study, storage: RetryingStorage, source: Path, target: Path) -> int:
     """Copy the files of a study and its trials from one artifact store's folder to another's.
 
     Args:

@@ -6,7 +6,7 @@ from optuna.storages import RDBStorage
 from optuna.study import Study
 from optuna.trial import Trial
 
-from sweeps.application import StudyNotes
+from sweeps.application import DashboardNotes
 from sweeps.study import trial_id
 
 __all__ = ["load_dashboard", "save_notes"]
@@ -17,7 +17,7 @@ def load_dashboard() -> None:
     import optuna_dashboard  # noqa: F401
 
 
-def save_notes(study: Study, storage: RDBStorage, notes: StudyNotes) -> None:
+def save_notes(study: Study, storage: RDBStorage, notes: DashboardNotes) -> None:
     """Save notes where there are none yet: a person may have written there since."""
     from optuna_dashboard import save_note
 

@@ -21,7 +21,7 @@ __all__ = [
     "Totals",
     "estimate_left_s",
     "format_duration",
-    "format_set",
+    "format_params",
     "make_row",
 ]
 
@@ -232,7 +232,7 @@ def make_table(totals: Totals, rows: Sequence[Row], terminal: ConsoleDimensions)
         loss = f"{row.loss:.4g}" if row.n_steps else ""
         rate = f"{row.rate:.2f}" if row.rate else ""
         left = "" if row.left_s is None else format_duration(row.left_s)
-        set_ = Text(format_set(row.params), no_wrap=crowded, overflow="ellipsis" if crowded else "fold")
+        set_ = Text(format_params(row.params), no_wrap=crowded, overflow="ellipsis" if crowded else "fold")
         curve = draw_curve(row.losses)
         cells = [str(row.number), str(row.slot), step, loss, curve, rate, left]
         table.add_row(*cells, *[set_] * shows_sets)
@@ -241,7 +241,7 @@ def make_table(totals: Totals, rows: Sequence[Row], terminal: ConsoleDimensions)
     return table
 
 
-def format_set(params: Mapping[str, Any]) -> str:
+def format_params(params: Mapping[str, Any]) -> str:
     """Return a set in a short line, keys without their group."""
     return " ".join(
         f"{key.rpartition('.')[2]}={value:.4g}"

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweeps import SweepError
 from sweeps.study import PrunerSpec
-from sweeps.trials import as_one, by_origin
+from sweeps.trials import group_attempts, merge_attempts
 
 __all__ = ["Pruning", "make_pruner"]
 
@@ -31,7 +31,7 @@ class _AsOne:
 
     def refresh(self) -> None:
         attempts = self._storage.get_all_trials(self._study_id, deepcopy=False)
-        self.trials = [as_one(each) for each in by_origin(attempts).values()]
+        self.trials = [merge_attempts(each) for each in group_attempts(attempts).values()]
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None

@@ -10,9 +10,9 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeps.ownership import fail_stale, is_abandoned
-from sweeps.storage.optuna_storage import GRACE_PERIOD_S, PatientStorage
-from sweeps.trial_queue import Book
-from sweeps.trials import ended_for_good
+from sweeps.storage.optuna_storage import GRACE_PERIOD_S, RetryingStorage
+from sweeps.trial_queue import TrialQueue
+from sweeps.trials import final_trials
 
 __all__ = ["Recovery"]
 
@@ -33,8 +33,8 @@ class Recovery:
     """
 
     study: Study
-    storage: PatientStorage
-    book: Book
+    storage: RetryingStorage
+    book: TrialQueue
     close_records: Callable[[FrozenTrial, str], None]
     settle: Callable[[int, str], None]
     _checked_at: float = field(default_factory=time.monotonic)
@@ -53,7 +53,7 @@ class Recovery:
         fail_stale(self.study)
         self.book.refresh()
         trials = self.book.trials()
-        ended = {trial.number for trial in ended_for_good(trials)}
+        ended = {trial.number for trial in final_trials(trials)}
         for trial in filter(is_abandoned, trials):
             if trial.number in running:
                 continue
@@ -71,8 +71,8 @@ class Recovery:
             return
         self._checked_at = time.monotonic()
         for number in running:
-            self.storage.record_heartbeat(self.book.id_of(number))
-        if time.monotonic() - self.storage.back_at > GRACE_PERIOD_S:  # else nobody else has beaten yet
+            self.storage.record_heartbeat(self.book.trial_id(number))
+        if time.monotonic() - self.storage.recovered_at > GRACE_PERIOD_S:  # else nobody else has beaten yet
             self.recover(running)
 
     def _requeue_stale(self, study: Study, trial: FrozenTrial) -> None:

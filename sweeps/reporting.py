@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeps.application import Application, EndedTrial
+from sweeps.application import Application, FinishedTrial
 from sweeps.assignment import LOG_FILE, read_progress
 from sweeps.dashboard import save_notes
 from sweeps.progress import (
@@ -19,18 +19,18 @@ from sweeps.progress import (
     Totals,
     estimate_left_s,
     format_duration,
-    format_set,
+    format_params,
     make_row,
 )
 from sweeps.spec import Summary, SweepSpec
-from sweeps.storage.optuna_storage import PatientStorage
-from sweeps.trial_queue import Book
+from sweeps.storage.optuna_storage import RetryingStorage
+from sweeps.trial_queue import TrialQueue
 from sweeps.trials import (
     N_STEPS,
     best_trial,
     count_reasons,
-    ended_for_good,
-    origin,
+    final_trials,
+    first_attempt,
     pareto_front,
     ranked,
     reason_of,
@@ -76,17 +76,17 @@ class Reporter:
     application: Application
     progress: Progress
     study: Study
-    storage: PatientStorage
-    book: Book
+    storage: RetryingStorage
+    book: TrialQueue
     links: Mapping[str, str]
     _durations_s: list[float] = field(default_factory=list)
     _shown_at: float = field(default_factory=time.monotonic)
 
     def announce_start(self, running: Running) -> None:
         """Say that a trial starts, and with which set."""
-        number, first = running.trial.number, origin(running.trial)
+        number, first = running.trial.number, first_attempt(running.trial)
         again = "" if first == number else f" (again, trial {first})"
-        self.progress.say(f"trial {number}{again} starts: {format_set(running.trial.params)}")
+        self.progress.say(f"trial {number}{again} starts: {format_params(running.trial.params)}")
 
     def announce_end(self, trial: FrozenTrial, running: Running | None) -> None:
         """Say how a trial ended.
@@ -112,7 +112,7 @@ class Reporter:
         if time.monotonic() - self._shown_at < every_s:
             return
         trials = [
-            EndedTrial(
+            FinishedTrial(
                 t.number,
                 self.spec.folder_of(t),
                 reason_of(t),
@@ -120,7 +120,7 @@ class Reporter:
                 t.params,
                 t.user_attrs,
             )
-            for t in ended_for_good(self.book.trials())
+            for t in final_trials(self.book.trials())
         ]
         try:
             notes = self.application.show_study(self.spec.compose({}, 0), self.links, trials)
@@ -133,7 +133,7 @@ class Reporter:
         """Show the running trials and the totals."""
         rows = [self._row(each) for each in running]
         trials = self.book.trials()
-        ended, best = ended_for_good(trials), best_trial(trials)
+        ended, best = final_trials(trials), best_trial(trials)
         to_come = max(0, self.book.n_trials - len(ended) - len(rows))
         totals = Totals(
             study=self.study.study_name,
@@ -153,7 +153,7 @@ class Reporter:
         """End the application's records of the sweep; return how it ended."""
         self.show_study()
         trials = self.book.trials()
-        ended, ranking = ended_for_good(trials), ranked(trials)
+        ended, ranking = final_trials(trials), ranked(trials)
         values = {"n_trials": float(len(ended))} | ({"best_value": ranking[0].values[0]} if ranking else {})
         self.application.close_study(self.spec.compose({}, 0), self.links, values)
         return Summary(

@@ -17,10 +17,10 @@ from sweeps.files import write_atomically
 from sweeps.pruning import Pruning
 from sweeps.study import trial_id
 
-__all__ = ["RunningTrial", "leave"]
+__all__ = ["RunningTrial", "abandon"]
 
 PROGRESS_EVERY_S = 0.5
-LEFT = 3  # exit code of a worker whose trial others have ended
+EXIT_FENCED = 3  # exit code of a worker whose trial others have ended
 
 
 class RunningTrial:
@@ -39,7 +39,7 @@ class RunningTrial:
         self.links = assignment.links
         self.study_name = assignment.study
         self.number = assignment.number
-        self.origin = assignment.origin
+        self.first_attempt = assignment.first_attempt
         self.low_memory = assignment.low_memory  # an earlier attempt ran out of memory
         self._storage = storage
         self._id = trial_id(storage, assignment.study, assignment.number)
@@ -80,14 +80,14 @@ class RunningTrial:
         try:
             self._storage.set_trial_intermediate_value(self._id, n_steps, value)
         except UpdateFinishedTrialError:
-            leave()
-        return not self._pruning.ends(self.origin)
+            abandon()
+        return not self._pruning.ends(self.first_attempt)
 
 
-def leave() -> NoReturn:
+def abandon() -> NoReturn:
     """End this process at once: others took its trial for dead, and may be running it again.
 
     Whatever it still wrote would get in their way.
     """
     print("others have ended this trial; leaving it to them", flush=True)
-    os._exit(LEFT)
+    os._exit(EXIT_FENCED)

@@ -14,7 +14,7 @@ from optuna.trial import Trial, TrialState
 
 from sweeps import SweepError
 from sweeps.space import Space, check_sampler, grid_values, to_distributions
-from sweeps.trials import ordinal, origin
+from sweeps.trials import first_attempt, trial_index
 
 __all__ = ["SamplerSpec", "ask", "make_sampler"]
 
@@ -45,8 +45,8 @@ def ask(study: Study, spec: SamplerSpec, space: Space) -> Trial:
     if spec.name not in SEQUENCES:
         trials = study.get_trials(deepcopy=False)
         queued = next((trial for trial in trials if trial.state == TrialState.WAITING), None)
-        first = len(trials) if queued is None else origin(queued)
-        study.sampler = make_sampler(spec, space, ordinal(first, trials))
+        first = len(trials) if queued is None else first_attempt(queued)
+        study.sampler = make_sampler(spec, space, trial_index(first, trials))
     return study.ask(to_distributions(space))
 
 

@@ -21,7 +21,7 @@ __all__ = [
     "Space",
     "check_sampler",
     "describe",
-    "n_sets",
+    "n_configurations",
     "to_distributions",
 ]
 
@@ -112,7 +112,7 @@ def describe(space: Space) -> dict[str, str]:
     return {key: str(domain) for key, domain in space.items()}
 
 
-def n_sets(space: Space) -> float:
+def n_configurations(space: Space) -> float:
     """Return how many different sets the space holds, infinite where an interval is continuous."""
     sizes = [len(d.options) if isinstance(d, Choice) else d.n_values for d in space.values()]
     return math.prod(sizes)

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial
 
 from sweeps.samplers import SamplerSpec
 from sweeps.study import PrunerSpec, StudySpec
-from sweeps.trials import origin
+from sweeps.trials import first_attempt
 
 __all__ = ["Summary", "SweepSpec"]
 
@@ -52,7 +52,7 @@ class SweepSpec:
 
     def folder_of(self, trial: FrozenTrial) -> Path:
         """Return a trial's folder, which all attempts at it share."""
-        return self.trials / str(origin(trial))
+        return self.trials / str(first_attempt(trial))
 
 
 @dataclass(frozen=True)

@@ -11,23 +11,23 @@ from optuna.trial import FrozenTrial, TrialState
 
 __all__ = [
     "SUGGESTED",
-    "as_one",
-    "attempts",
     "best_trial",
-    "by_origin",
+    "count_attempts",
     "count_reasons",
-    "ended_for_good",
-    "ordinal",
-    "origin",
+    "final_trials",
+    "first_attempt",
+    "group_attempts",
+    "merge_attempts",
     "pareto_front",
     "ranked",
     "reason_of",
+    "trial_index",
 ]
 
 # Keys of the attributes that the engine writes to trials.
 SUGGESTED = "suggested_by"  # attribute of a trial that was queued on top of the total
 REASON = "reason"
-ORIGIN = "origin"  # number of the first attempt: its folder, its name
+FIRST_ATTEMPT = "first_attempt"  # number of the first attempt: its folder, its name
 RETRY_OF = "retry_of"
 LOW_MEMORY = "low_memory"  # an earlier attempt ran out of memory
 WARM_START = "warm_start"  # study and number of the trial whose set it repeats
@@ -45,25 +45,25 @@ def reason_of(trial: FrozenTrial) -> str:
     return "killed" if trial.state == TrialState.FAIL else trial.state.name.lower()
 
 
-def origin(trial: FrozenTrial) -> int:
+def first_attempt(trial: FrozenTrial) -> int:
     """Return the number of a trial's first attempt, its own where it is the first."""
-    return int(trial.user_attrs.get(ORIGIN, trial.number))
+    return int(trial.user_attrs.get(FIRST_ATTEMPT, trial.number))
 
 
-def ordinal(number: int, trials: Sequence[FrozenTrial]) -> int:
+def trial_index(number: int, trials: Sequence[FrozenTrial]) -> int:
     """Return how many different trials were asked for before one: its number, had none been tried again."""
     return sum(RETRY_OF not in trial.user_attrs for trial in trials[:number])
 
 
-def by_origin(trials: Sequence[FrozenTrial]) -> dict[int, list[FrozenTrial]]:
+def group_attempts(trials: Sequence[FrozenTrial]) -> dict[int, list[FrozenTrial]]:
     """Return the attempts at each trial, by the number of the first."""
     found: dict[int, list[FrozenTrial]] = {}
     for trial in trials:
-        found.setdefault(origin(trial), []).append(trial)
+        found.setdefault(first_attempt(trial), []).append(trial)
     return found
 
 
-def as_one(of_one: Sequence[FrozenTrial]) -> FrozenTrial:
+def merge_attempts(of_one: Sequence[FrozenTrial]) -> FrozenTrial:
     """Return the attempts at a trial as one that was never interrupted.
 
     It is the last attempt under the number of the first. It has also what the others had reported where it
@@ -76,20 +76,20 @@ def as_one(of_one: Sequence[FrozenTrial]) -> FrozenTrial:
     before = {step: v for each in earlier for step, v in each.intermediate_values.items() if step < begins}
     marks = {key: v for each in earlier for key, v in each.system_attrs.items() if key.startswith(RUNG)}
     one = copy.copy(last)
-    one.number = origin(last)
+    one.number = first_attempt(last)
     one.intermediate_values = before | last.intermediate_values
     passed = {key: value for key, value in marks.items() if value in before.values()}
     one.system_attrs = passed | last.system_attrs
     return one
 
 
-def attempts(trial: FrozenTrial, trials: Sequence[FrozenTrial], reason: str) -> int:
+def count_attempts(trial: FrozenTrial, trials: Sequence[FrozenTrial], reason: str) -> int:
     """Return how many attempts at the same trial, up to this one, ended for the reason."""
-    same = [t for t in trials if origin(t) == origin(trial) and t.number <= trial.number]
+    same = [t for t in trials if first_attempt(t) == first_attempt(trial) and t.number <= trial.number]
     return sum(reason_of(t) == reason for t in same)
 
 
-def ended_for_good(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+def final_trials(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Return the finished trials that no retry has followed."""
     superseded = {t.user_attrs[RETRY_OF] for t in trials if RETRY_OF in t.user_attrs}
     return [t for t in trials if t.state.is_finished() and t.number not in superseded]

@@ -16,12 +16,14 @@ from sweeps.space import Space, to_distributions
 from sweeps.study import find_study
 from sweeps.trials import WARM_START
 
-__all__ = ["best_sets", "queue_sets", "read_sets"]
+__all__ = ["best_configurations", "queue_configurations", "read_configurations"]
 
 AT_MOST = 5  # sets, and no more than half of the trials
 
 
-def read_sets(storage: RDBStorage, name: str, space: Space, n_trials: int) -> dict[str, dict[str, Any]]:
+def read_configurations(
+    storage: RDBStorage, name: str, space: Space, n_trials: int
+) -> dict[str, dict[str, Any]]:
     """Return the best sets of a study, by study and trial that they come from.
 
     Args:
@@ -37,13 +39,13 @@ def read_sets(storage: RDBStorage, name: str, space: Space, n_trials: int) -> di
     if source is None:
         names = ", ".join(sorted(optuna.get_all_study_names(storage))) or "none"
         raise SweepError(f"sweep.warm_start={name}: no such study; there are: {names}")
-    sets = best_sets(source, space, min(AT_MOST, max(1, n_trials // 2)))
+    sets = best_configurations(source, space, min(AT_MOST, max(1, n_trials // 2)))
     if not sets:
         raise SweepError(f"sweep.warm_start={name}: no complete trial has a set that lies in this space")
     return {f"{name} {number}": params for number, params in sets.items()}
 
 
-def best_sets(study: Study, space: Space, n_sets: int) -> dict[int, dict[str, Any]]:
+def best_configurations(study: Study, space: Space, n_configurations: int) -> dict[int, dict[str, Any]]:
     """Return the best different sets that lie in a space, by their trials' numbers, the best first."""
     distributions = to_distributions(space)
     complete = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE and t.values]
@@ -52,10 +54,10 @@ def best_sets(study: Study, space: Space, n_sets: int) -> dict[int, dict[str, An
         params = {key: trial.params[key] for key in distributions.keys() & trial.params.keys()}
         if params and all(_contains(distributions[key], value) for key, value in params.items()):
             found.setdefault(json.dumps(params, sort_keys=True), (trial.number, params))
-    return dict(list(found.values())[:n_sets])
+    return dict(list(found.values())[:n_configurations])
 
 
-def queue_sets(study: Study, sets: dict[str, dict[str, Any]]) -> None:
+def queue_configurations(study: Study, sets: dict[str, dict[str, Any]]) -> None:
     """Queue sets in a study that has no trial yet."""
     if not study.get_trials(deepcopy=False):
         for source, params in sets.items():

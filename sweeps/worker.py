@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from sweeps.application import Result, load_application
 from sweeps.assignment import read_assignment
 from sweeps.pruning import Pruning
-from sweeps.running_trial import RunningTrial, leave
+from sweeps.running_trial import RunningTrial, abandon
 from sweeps.storage.optuna_storage import open_storage, warm_up
 from sweeps.study import PrunerSpec, find_study, trial_id
 from sweeps.trials import REASON, STOP
@@ -38,7 +38,7 @@ def beat(storage: RDBStorage, id_: int, trial: RunningTrial, done: threading.Eve
             print(f"heartbeat failed: {error}", flush=True)
             continue
         if known.state.is_finished() and not done.is_set():
-            leave()
+            abandon()
         if STOP in known.user_attrs:
             trial.cancel()
 
@@ -71,7 +71,7 @@ def run_worker(folder: Path) -> None:
         SystemExit: If the study has gone.
     """
     assignment = read_assignment(folder)
-    storage = open_storage(assignment.storage, create=False, patience_s=assignment.storage_timeout_s)
+    storage = open_storage(assignment.storage, create=False, timeout_s=assignment.storage_timeout_s)
     study = find_study(storage, assignment.study)
     if study is None:
         raise SystemExit(f"study '{assignment.study}' is gone from {assignment.storage}")
@@ -92,7 +92,7 @@ def run_worker(folder: Path) -> None:
     try:
         tell(trial, study, storage, result, assignment.artifacts)
     except UpdateFinishedTrialError:
-        leave()
+        abandon()
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ class Ratings:
         self.study = study
         self._paths = paths
         self._studies = paths.open_studies()
-        self._studies.look(study)
+        self._studies.status(study)
 
     def all(self) -> list[Rating]:
         """Return all ratings, the oldest first."""
@@ -113,7 +113,7 @@ class Ratings:
         """Return the folders of complete trials with an output, which can be rated, by trial number."""
         trials = self._paths.study_folders(self.study)[0]
         notes = self._studies.trials(self.study)
-        complete = {n.number: trials / str(n.origin) for n in notes if n.reason == "complete"}
+        complete = {n.number: trials / str(n.first_attempt) for n in notes if n.reason == "complete"}
         return {number: folder for number, folder in complete.items() if has_output(folder)}
 
     def tag_runs(self, trials: Iterable[int]) -> None:

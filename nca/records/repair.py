@@ -14,7 +14,7 @@ from nca.tracking.tracker import FOLDER_TAG, describe_folder
 
 if TYPE_CHECKING:
     from nca.tracking.store import MlflowStore
-    from sweeps.admin import Studies, StudyState
+    from sweeps.admin import Studies, StudyStatus
 
 
 def find_orphans(paths: RecordPaths) -> Iterator[str]:
@@ -25,7 +25,7 @@ def find_orphans(paths: RecordPaths) -> Iterator[str]:
         yield f"{folder}: was moved or copied, MLflow has it as {uri}"
     states, tracking = _read_states(paths), None if relocated else paths.open_tracking()
     for state in states:
-        for trial in state.left:
+        for trial in state.orphaned:
             owner = trial.owner or "its process"
             yield f"study {state.name}: trial {trial.number} is RUNNING, {owner} is gone"
     for experiment, run_id, reason in _orphaned_runs(paths, states, tracking):
@@ -42,7 +42,7 @@ def repair(paths: RecordPaths) -> str:
     store = paths.local_mlflow_db()
     n_relocated = relocate(store) if store else 0
     studies, tracking = _open_studies(paths), paths.open_tracking()
-    n_trials = sum(studies.mend(name) for name in studies.names()) if studies else 0
+    n_trials = sum(studies.repair(name) for name in studies.names()) if studies else 0
     states = _read_states(paths)
     runs = list(_orphaned_runs(paths, states, tracking))
     for _, run_id, reason in runs:
@@ -68,13 +68,13 @@ def _open_studies(paths: RecordPaths) -> Studies | None:
     return None if only_single_runs else paths.open_studies()
 
 
-def _read_states(paths: RecordPaths) -> list[StudyState]:
+def _read_states(paths: RecordPaths) -> list[StudyStatus]:
     studies = _open_studies(paths)
-    return [studies.look(name) for name in studies.names()] if studies else []
+    return [studies.status(name) for name in studies.names()] if studies else []
 
 
 def _orphaned_runs(
-    paths: RecordPaths, states: Sequence[StudyState], tracking: MlflowStore | None
+    paths: RecordPaths, states: Sequence[StudyStatus], tracking: MlflowStore | None
 ) -> Iterator[tuple[str, str, str]]:
     """Yield experiment, id and reason of MLflow runs that are RUNNING though no process writes to them."""
     if tracking is None:
@@ -95,7 +95,7 @@ def _orphaned_runs(
             yield SINGLE_RUNS, run_id, "killed"
 
 
-def _orphaned_files(paths: RecordPaths, states: Sequence[StudyState]) -> Iterator[Path]:
+def _orphaned_files(paths: RecordPaths, states: Sequence[StudyStatus]) -> Iterator[Path]:
     """Yield checkpoints of finished trials, and the partial files of processes that died while writing."""
     for state in states:
         trials, _ = paths.study_folders(state.name)

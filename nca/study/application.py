@@ -19,7 +19,7 @@ from nca.study.repeats import TrialRuns
 from nca.tracking.client import load_mlflow, mlflow_errors
 from nca.tracking.store import MlflowStore
 from nca.training.run import is_out_of_memory
-from sweeps.application import EndedTrial, Result, StudyNotes
+from sweeps.application import DashboardNotes, FinishedTrial, Result
 from sweeps.running_trial import RunningTrial
 
 __all__ = ["TextureSweep", "UntrackedSweep"]
@@ -87,8 +87,8 @@ class TextureSweep:
             MlflowStore(trial.tracking.uri).end_runs_in(folder, reason)
 
     def show_study(
-        self, config: Mapping[str, Any], links: Mapping[str, str], ended: Sequence[EndedTrial]
-    ) -> StudyNotes:
+        self, config: Mapping[str, Any], links: Mapping[str, str], ended: Sequence[FinishedTrial]
+    ) -> DashboardNotes:
         """Draw the outputs so far, the best first, for the parent run; return notes on all trials."""
         trial = _trial_config(config)
         if trial.tracking.uri is not None:
@@ -100,7 +100,7 @@ class TextureSweep:
         return make_notes(config["sweep"]["study"], trial, paths, links, ended)
 
     def _draw_outputs(
-        self, trial: TrialConfig, links: Mapping[str, str], ended: Sequence[EndedTrial]
+        self, trial: TrialConfig, links: Mapping[str, str], ended: Sequence[FinishedTrial]
     ) -> None:
         entries = [
             (

@@ -7,7 +7,7 @@ from typing import Any
 
 from nca.config.schema import TrialConfig
 from nca.records.paths import RecordPaths
-from sweeps.application import EndedTrial, StudyNotes
+from sweeps.application import DashboardNotes, FinishedTrial
 
 __all__ = ["make_notes"]
 
@@ -28,8 +28,8 @@ def make_notes(
     config: TrialConfig,
     paths: RecordPaths,
     links: Mapping[str, str],
-    trials: Sequence[EndedTrial],
-) -> StudyNotes:
+    trials: Sequence[FinishedTrial],
+) -> DashboardNotes:
     """Return notes with sets, results, links into MLflow and commands to go on with.
 
     Args:
@@ -39,7 +39,7 @@ def make_notes(
         links: Of the study.
         trials: Ended for good.
     """
-    return StudyNotes(
+    return DashboardNotes(
         "\n\n".join(_describe_study(study, config, paths, links)),
         {trial.number: "\n\n".join(_describe_trial(trial, paths, links)) for trial in trials},
     )
@@ -59,7 +59,7 @@ def _describe_study(
     yield f"All outputs: `{paths.command('analysis.gallery', f'study={study}')}`"
 
 
-def _describe_trial(trial: EndedTrial, paths: RecordPaths, links: Mapping[str, str]) -> Iterator[str]:
+def _describe_trial(trial: FinishedTrial, paths: RecordPaths, links: Mapping[str, str]) -> Iterator[str]:
     error = trial.attributes.get("error")
     yield f"**{trial.reason}**" if error is None else f"**{trial.reason}**: {error}"
     yield _table({key.rpartition(".")[2]: value for key, value in trial.params.items()})

@@ -61,10 +61,10 @@ class Plan:
     config: SweepConfig
     space: dict[str, Domain]
 
-    def trial_config(self, params: Mapping[str, Any], ordinal: int) -> TrialConfig:
+    def trial_config(self, params: Mapping[str, Any], trial_index: int) -> TrialConfig:
         """Return the config of a trial: its params, and training seeds that no other trial has."""
         trial = with_values(self.config.trial, params)
-        return replace(trial, seed=trial.seed + ordinal * self.config.sweep.repeats)
+        return replace(trial, seed=trial.seed + trial_index * self.config.sweep.repeats)
 
     def with_features(self, features: FeaturesConfig) -> Plan:
         """Return the plan with another feature extractor, which also names its study."""

@@ -85,7 +85,7 @@ class TrialRuns:
                 trial.links["mlflow_experiment_id"],
                 config,
                 folder,
-                name=f"trial {trial.origin}{seed}",
+                name=f"trial {trial.first_attempt}{seed}",
                 parent_run_id=trial.links["mlflow_run_id"],
             )
             tracker.set_tags(tags)

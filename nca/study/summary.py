@@ -9,9 +9,9 @@ from pathlib import Path
 from nca.records.paths import DASHBOARD, RecordPaths
 from nca.study.plan import Plan
 from nca.tracking.outbox import find_outboxes
-from sweeps.progress import format_set
+from sweeps.progress import format_params
 from sweeps.spec import Summary
-from sweeps.trials import origin
+from sweeps.trials import first_attempt
 
 __all__ = ["describe_end"]
 
@@ -27,11 +27,12 @@ def describe_end(plan: Plan, summary: Summary) -> Iterator[str]:
         yield _describe_pruning(plan, summary)
     for rank, trial in enumerate(summary.ranking[:SHOWN_SETS]):
         label, values = "best:" if rank == 0 else "then:", _format_values(plan, trial.values)
-        yield f"{label} trial {trial.number}, {values}, {format_set(trial.params)}"
+        yield f"{label} trial {trial.number}, {values}, {format_params(trial.params)}"
     if len(plan.config.sweep.objectives) > 1:
         yield f"Pareto front, what no other trial beats in every objective: {len(summary.front)}"
         for trial in summary.front[:SHOWN_FRONT]:
-            yield f"  trial {trial.number}: {_format_values(plan, trial.values)}, {format_set(trial.params)}"
+            values = _format_values(plan, trial.values)
+            yield f"  trial {trial.number}: {values}, {format_params(trial.params)}"
         if len(summary.front) > SHOWN_FRONT:
             yield f"  and {len(summary.front) - SHOWN_FRONT} more, in the dashboard"
     yield from _describe_paths(plan, summary)
@@ -60,7 +61,7 @@ def _describe_paths(plan: Plan, summary: Summary) -> Iterator[str]:
     uri, experiment = trial.tracking.uri, summary.links.get("mlflow_experiment_id")
     at_server = uri is not None and uri.startswith("http")
     if best is not None:
-        yield f"its output: {trials / str(origin(best)) / 'output.png'}"
+        yield f"its output: {trials / str(first_attempt(best)) / 'output.png'}"
         run = str(best.user_attrs.get("mlflow_run_id"))
         viewer = artifacts / run / "artifacts" / "viewer.html"
         if viewer.exists() or (at_server and "mlflow_run_id" in best.user_attrs):

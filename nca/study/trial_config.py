@@ -41,13 +41,13 @@ class TrialComposer:
         self._plan, self._identity = plan, identity
         self._stamps = self._read_stamps()
 
-    def __call__(self, params: Mapping[str, Any], ordinal: int) -> dict[str, Any]:
+    def __call__(self, params: Mapping[str, Any], trial_index: int) -> dict[str, Any]:
         """Return a trial's config, and in it what the sweep adds.
 
         Raises:
             ConfigError: If the texture or the weights have gone or changed since the study was planned.
         """
-        config, sweep = self._plan.trial_config(params, ordinal), self._plan.config.sweep
+        config, sweep = self._plan.trial_config(params, trial_index), self._plan.config.sweep
         if (stamps := self._read_stamps()) != self._stamps:
             self._check_inputs(config)
             self._stamps = stamps

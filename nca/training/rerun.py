@@ -140,7 +140,7 @@ def _find_run(paths: RecordPaths, options: Mapping[str, str]) -> str:
         raise ConfigError(f"study={name}: {which}")
     best = min(notes, key=lambda note: note.values[0])
     run = best.attributes.get("mlflow_run_id")
-    return str(run or paths.study_folders(name)[0] / str(best.origin))
+    return str(run or paths.study_folders(name)[0] / str(best.first_attempt))
 
 
 def _read_config(file: Path, composed: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from sweeps.storage.postgresql import (
 )
 from sweeps.storage.sqlite import SQLITE, create_database, take_turn_in_folder
 
-__all__ = ["GRACE_PERIOD_S", "PatientStorage", "first_line", "open_storage", "warm_up"]
+__all__ = ["GRACE_PERIOD_S", "RetryingStorage", "first_line", "open_storage", "warm_up"]
 
 HEARTBEAT_INTERVAL_S = 15
 GRACE_PERIOD_S = 60
@@ -46,25 +46,25 @@ def _say_away(reason: str) -> None:
     print(f"the storage does not answer, waiting for it: {reason}", flush=True)
 
 
-class PatientStorage(RDBStorage):
-    """A storage whose every call waits for a database server that is away, and then is made again.
+class RetryingStorage(RDBStorage):
+    """An Optuna storage whose calls retry while the database server is unavailable.
 
-    A call that had done its work when the connection broke finds it done; a trial may have been created
-    twice then, and the first one, which nobody owns, is failed and queued again like any that lost its owner.
+    A call may have taken effect before its connection broke. If it created a trial, the retry creates another
+    one; the first has no owner, and is failed and queued again as any trial without an owner.
 
     Attributes:
-        patience_s: How long a call waits for the server.
-        while_away: Called now and then by a call that waits, with the reason; what it raises ends the call.
-        back_at: When the server was last found to be back, on the monotonic clock.
-        settled_by: User attribute with which a running trial is not read again until it runs no longer, by
-            studies that know it already; None where each look reads all running trials. With hundreds of
-            them that is most of a coordinator's work. Such studies must share one cache.
+        timeout_s: Seconds for which a call retries.
+        on_unavailable: Called with the reason before each retry; an exception that it raises ends the call.
+        recovered_at: When a call last succeeded after a retry, on the monotonic clock.
+        skip_running_with: User attribute; a running trial that has it is not read again before it ends. With
+            hundreds of running trials, reading them is most of a coordinator's work. None to read all.
+            Studies that use it must share one cache.
     """
 
-    patience_s = 0.0
-    while_away: Callable[[str], None] = staticmethod(_say_away)
-    back_at = float("-inf")
-    settled_by: str | None = None
+    timeout_s = 0.0
+    on_unavailable: Callable[[str], None] = staticmethod(_say_away)
+    recovered_at = float("-inf")
+    skip_running_with: str | None = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -78,7 +78,7 @@ class PatientStorage(RDBStorage):
         trial_id_greater_than: int,
     ) -> list[FrozenTrial]:
         """Return what Optuna's cache asks for: some trials, and all that are newer than a finished one."""
-        if self.settled_by is None or trial_id_greater_than < 0:
+        if self.skip_running_with is None or trial_id_greater_than < 0:
             return super()._get_trials(study_id, states, included_trial_ids, trial_id_greater_than)
         first = min(included_trial_ids | {trial_id_greater_than + 1})
         with self.engine.connect() as connection:
@@ -93,12 +93,14 @@ class PatientStorage(RDBStorage):
         if not wanted:
             return []
         found = super()._get_trials(study_id, states, wanted, max(wanted))
-        running = (t for t in found if t.state == TrialState.RUNNING and self.settled_by in t.user_attrs)
+        running = (
+            t for t in found if t.state == TrialState.RUNNING and self.skip_running_with in t.user_attrs
+        )
         self._settled = (self._settled - wanted) | {trial._trial_id for trial in running}
         return found
 
     @contextlib.contextmanager
-    def turn(self, study_id: int) -> Iterator[None]:
+    def study_lock(self, study_id: int) -> Iterator[None]:
         """Keep other coordinators of a study waiting, so that what was read still holds when it is acted on.
 
         Its end is the end of the lock: a process that dies frees it, one that is suspended holds it up for
@@ -135,7 +137,7 @@ _within = threading.local()  # whether this thread is in a call already
 
 def _patiently(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
-    def call(self: PatientStorage, *args: Any, **options: Any) -> Any:
+    def call(self: RetryingStorage, *args: Any, **options: Any) -> Any:
         if getattr(_within, "call", False):
             return method(self, *args, **options)
         _within.call = True
@@ -157,29 +159,29 @@ _OF_DATABASES = (
     "get_trial_id_from_study_id_trial_number",
 )
 for _name in (*_CALLS, *_OF_DATABASES):
-    setattr(PatientStorage, _name, _patiently(getattr(PatientStorage, _name)))
+    setattr(RetryingStorage, _name, _patiently(getattr(RetryingStorage, _name)))
 
 
-def _wait_for(call: Callable[[], Any], storage: PatientStorage) -> Any:
-    until = time.monotonic() + storage.patience_s
+def _wait_for(call: Callable[[], Any], storage: RetryingStorage) -> Any:
+    until = time.monotonic() + storage.timeout_s
     waited = False
     while True:
         try:
             result = call()
         except (StorageInternalError, SQLAlchemyError) as error:
-            if not is_away(error) or time.monotonic() > until:
+            if not is_unavailable(error) or time.monotonic() > until:
                 raise
             storage.remove_session()  # whose transaction is lost
-            storage.while_away(first_line(error))
+            storage.on_unavailable(first_line(error))
             waited = True
             time.sleep(RETRY_EVERY_S)
         else:
             if waited:
-                storage.back_at = time.monotonic()
+                storage.recovered_at = time.monotonic()
             return result
 
 
-def is_away(error: BaseException) -> bool:
+def is_unavailable(error: BaseException) -> bool:
     """Say whether an error may go away with time: no connection, a connection that broke, a deadlock."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     if isinstance(cause, OperationalError | InterfaceError | PendingRollbackError):
@@ -193,14 +195,14 @@ def first_line(error: BaseException) -> str:
     return str(getattr(cause, "orig", None) or cause).strip().partition("\n")[0]
 
 
-def open_storage(url: str, *, create: bool = True, patience_s: float = 0.0) -> PatientStorage:
+def open_storage(url: str, *, create: bool = True, timeout_s: float = 0.0) -> RetryingStorage:
     """Open an Optuna storage with heartbeats; an SQLite file in WAL mode.
 
     Args:
         url: SQLAlchemy address, without a password.
         create: Whether an SQLite file, or a server's tables, may be created.
-        patience_s: How long calls wait for a database server that is away; where nothing may be created,
-            opening too. See `PatientStorage`.
+        timeout_s: How long calls wait for a database server that is away; where nothing may be created,
+            opening too. See `RetryingStorage`.
 
     Raises:
         SweepError: If it cannot be opened.
@@ -215,7 +217,7 @@ def open_storage(url: str, *, create: bool = True, patience_s: float = 0.0) -> P
         raise SweepError(f"sweep.storage={url}: trials cannot share a storage in memory; give a file")
     try:
         if not url.startswith(SQLITE):
-            return _open_server(url, create, patience_s)
+            return _open_server(url, create, timeout_s)
         file = Path(url.removeprefix(SQLITE))
         if not create and not file.exists():
             raise SweepError(f"sweep.storage={url}: no such file; a sweep creates it")
@@ -225,26 +227,26 @@ def open_storage(url: str, *, create: bool = True, patience_s: float = 0.0) -> P
         raise SweepError(f"sweep.storage={url}: cannot be opened ({first_line(error)})") from error
 
 
-def _open_server(url: str, create: bool, patience_s: float) -> PatientStorage:
-    until = time.monotonic() + (0.0 if create else patience_s)
+def _open_server(url: str, create: bool, timeout_s: float) -> RetryingStorage:
+    until = time.monotonic() + (0.0 if create else timeout_s)
     while True:
         try:
             with creating_tables(url) if create else contextlib.nullcontext():
                 storage = _make(url, connect_options(url))
         except SQLAlchemyError as error:
-            if not is_away(error) or time.monotonic() > until:
+            if not is_unavailable(error) or time.monotonic() > until:
                 raise
             _say_away(first_line(error))
             time.sleep(RETRY_EVERY_S)
         else:
-            storage.patience_s = patience_s
+            storage.timeout_s = timeout_s
             return storage
 
 
-def _make(url: str, options: dict[str, Any]) -> PatientStorage:
+def _make(url: str, options: dict[str, Any]) -> RetryingStorage:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of heartbeats
-        return PatientStorage(
+        return RetryingStorage(
             url,
             engine_kwargs=options,
             heartbeat_interval=HEARTBEAT_INTERVAL_S,

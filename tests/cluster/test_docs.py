@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from sweeps.trials import ended_for_good, reason_of
+from sweeps.trials import final_trials, reason_of
 from tests.cluster.conftest import skip_or_fail
 from tests.cluster.postgres import PASSWORD, USER, Postgres, free_port
 from tests.sweeps.launching import read_trials
@@ -166,7 +166,7 @@ def test_from_nothing_to_a_sweep_on_two_nodes(machine: Machine) -> None:
     try:
         address = f"postgresql+psycopg://nca@127.0.0.1:{machine.postgres.port}/sweeps"
         trials = read_trials(address, "leaf")
-        assert [reason_of(trial) for trial in ended_for_good(trials)] == ["complete"] * (N_TRIALS + 1)
+        assert [reason_of(trial) for trial in final_trials(trials)] == ["complete"] * (N_TRIALS + 1)
         # What was begun in files goes on in the servers: the same study, the same parent run, nothing lost.
         server = f"http://127.0.0.1:{machine.ports['5000']}"
         machine.run(f"{old} sweep.n_trials=2 sweep.storage={address} tracking.uri={server}")

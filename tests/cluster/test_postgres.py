@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from sweeps import SweepError
 from sweeps.storage.optuna_storage import open_storage
-from sweeps.trials import ended_for_good, reason_of
+from sweeps.trials import final_trials, reason_of
 from tests.cluster.postgres import PASSWORD, Postgres
 from tests.sweeps.fake_application import Sweep
 from tests.sweeps.launching import Launch, launching, read_trials, wait_until
@@ -84,7 +84,7 @@ def test_two_coordinators_share_a_study_through_a_restart_of_the_server(
     said = [process.communicate(timeout=PATIENCE_S)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], "\n---\n".join(said)
     trials = read_trials(sweep.storage, sweep.study)
-    assert [reason_of(trial) for trial in ended_for_good(trials)] == ["complete"] * 40
+    assert [reason_of(trial) for trial in final_trials(trials)] == ["complete"] * 40
     assert not [trial for trial in trials if not trial.state.is_finished()]
     assert "killed" not in map(reason_of, trials)  # no retry was used up
     for lines in said:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeps.trials import ORIGIN, ended_for_good, reason_of
+from sweeps.trials import FIRST_ATTEMPT, final_trials, reason_of
 from tests.cluster.ray_cluster import run_cluster
 from tests.sweeps.fake_application import STARTED, Sweep, read_started
 from tests.sweeps.launching import Launch, launching, read_trials, wait_until
@@ -52,7 +52,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 def check_total(sweep: Sweep) -> list[FrozenTrial]:
     trials = read_trials(sweep.storage)
-    assert [reason_of(trial) for trial in ended_for_good(trials)] == ["complete"] * sweep.n_trials
+    assert [reason_of(trial) for trial in final_trials(trials)] == ["complete"] * sweep.n_trials
     assert not [trial for trial in trials if not trial.state.is_finished()]
     folders = [folder for folder in sweep.trials.iterdir() if (folder / STARTED).exists()]
     assert len(folders) == sweep.n_trials  # which are complete here, and nowhere else
@@ -75,7 +75,7 @@ def test_a_killed_worker_is_tried_again(sweep: Sweep, launch: Launch) -> None:
     code, said = finish(process)
     assert code == 0, said
     trials = check_total(sweep)
-    assert [t.user_attrs.get(ORIGIN, t.number) for t in trials if reason_of(t) == "killed"] == [0]
+    assert [t.user_attrs.get(FIRST_ATTEMPT, t.number) for t in trials if reason_of(t) == "killed"] == [0]
 
 
 def test_a_killed_coordinator_takes_its_trials_along_and_the_same_command_goes_on(

@@ -13,7 +13,7 @@ import pytest
 from mlflow import MlflowClient
 
 from nca.records.paths import RecordPaths
-from sweeps.trials import RETRY_OF, ended_for_good, reason_of
+from sweeps.trials import FIRST_ATTEMPT, RETRY_OF, final_trials, reason_of
 from tests.cluster.mlflow_server import MlflowServer, run_mlflow_server
 from tests.cluster.postgres import Postgres
 from tests.cluster.ray_cluster import run_cluster
@@ -82,10 +82,10 @@ def test_a_lost_node_costs_what_came_after_the_last_checkpoint(
     said = sweep.communicate(timeout=PATIENCE_S)[0]
     assert sweep.returncode == 0, said
     trials = read_trials(postgres.address, "leaf")
-    ended = ended_for_good(trials)
+    ended = final_trials(trials)
     assert [reason_of(trial) for trial in ended] == ["complete"] * N_TRIALS
     (again,) = [trial for trial in trials if RETRY_OF in trial.user_attrs]
-    first = runs / "trials" / "leaf" / str(again.user_attrs["origin"])
+    first = runs / "trials" / "leaf" / str(again.user_attrs[FIRST_ATTEMPT])
     assert "goes on from its checkpoint after step" in (first / "log.txt").read_text()
     client = MlflowClient(server.uri)
     experiment = client.get_experiment_by_name("leaf")
@@ -100,7 +100,7 @@ def test_a_lost_node_costs_what_came_after_the_last_checkpoint(
         assert {"viewer.html", "output.png", "model.safetensors", "log.txt", "images"} <= kept
         assert not client.list_artifacts(run_id, "checkpoints")
     for trial in ended:
-        folder = runs / "trials" / "leaf" / str(trial.user_attrs.get("origin", trial.number))
+        folder = runs / "trials" / "leaf" / str(trial.user_attrs.get(FIRST_ATTEMPT, trial.number))
         assert (folder / "output.png").exists()
         assert not (folder / "run_id").exists()
     assert list((runs / "artifacts" / "optuna").iterdir())  # the dashboard's pictures
@@ -113,5 +113,5 @@ def test_a_lost_node_costs_what_came_after_the_last_checkpoint(
     assert alone.wait(PATIENCE_S) == 0
     assert alone.stdout is not None
     alone.stdout.close()
-    expected = ended_for_good(read_trials(f"sqlite:///{local}/optuna.db", "leaf"))
+    expected = final_trials(read_trials(f"sqlite:///{local}/optuna.db", "leaf"))
     assert sorted(t.values[0] for t in ended) == sorted(t.values[0] for t in expected)

@@ -9,7 +9,7 @@ import optuna
 import pytest
 
 from sweeps.samplers import SamplerSpec, ask, make_sampler
-from sweeps.space import Choice, Domain, Interval, Space, n_sets
+from sweeps.space import Choice, Domain, Interval, Space, n_configurations
 
 WHOLE: Space = {
     "a": Interval(6, 15, step=3, integer=True),
@@ -75,7 +75,7 @@ def test_the_same_seed_draws_the_same_sets(sampler: str) -> None:
 def test_another_seed_draws_others(sampler: str) -> None:
     # A grid's first sets stand in its own order; the seed shuffles what is left over.
     if sampler == "grid":
-        n = int(n_sets(FINITE))
+        n = int(n_configurations(FINITE))
         assert sorted(map(str, draw("grid", 2, n))) == sorted(map(str, draw("grid", 3, n)))
     else:
         assert draw(sampler, seed=2) != draw(sampler, seed=3)

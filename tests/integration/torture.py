@@ -22,7 +22,7 @@ from uuid import uuid4
 from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeps.trials import ended_for_good, origin
+from sweeps.trials import final_trials, first_attempt
 from tests.integration.commands import SMALL
 from tests.integration.records import Records
 
@@ -156,9 +156,9 @@ def compare(folder: Path, name: str, expected: Records) -> list[str]:
     records = Records(folder, name)
     trials = records.study.get_trials()
     problems = [f"trial {t.number} is {t.state.name}" for t in trials if not t.state.is_finished()]
-    ended = {origin(trial): trial for trial in ended_for_good(trials)}
-    if len(ended) != N_TRIALS or len(ended_for_good(trials)) != N_TRIALS:
-        problems.append(f"{len(ended_for_good(trials))} trials have ended, of {sorted(ended)}")
+    ended = {first_attempt(trial): trial for trial in final_trials(trials)}
+    if len(ended) != N_TRIALS or len(final_trials(trials)) != N_TRIALS:
+        problems.append(f"{len(final_trials(trials))} trials have ended, of {sorted(ended)}")
     problems += [
         f"parent run is {run.info.status}" for run in records.parents if run.info.status != "FINISHED"
     ]
@@ -175,7 +175,7 @@ def compare_trial(
     records: Records, expected: Records, index: int, trial: FrozenTrial, by_name: dict[str, Run]
 ) -> list[str]:
     """Return what is wrong with a trial and its run; the undisturbed one has the number `index`."""
-    model, name = expected.study.get_trials()[index], f"trial {origin(trial)}"
+    model, name = expected.study.get_trials()[index], f"trial {first_attempt(trial)}"
     if trial.state != TrialState.COMPLETE:
         return [f"{name} ended {trial.state.name}"]
     problems = []

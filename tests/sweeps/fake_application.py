@@ -21,7 +21,7 @@ from typing import Any
 
 from rich.console import Console
 
-from sweeps.application import EndedTrial, Result, StudyNotes
+from sweeps.application import DashboardNotes, FinishedTrial, Result
 from sweeps.coordinator import Coordinator
 from sweeps.executors.base import Executor
 from sweeps.executors.local import LocalExecutor
@@ -65,10 +65,10 @@ class FakeSweep:
         self._note(config, f"trial {folder.name} {reason}")
 
     def show_study(
-        self, config: Mapping[str, Any], links: Mapping[str, str], ended: Sequence[EndedTrial]
-    ) -> StudyNotes:
+        self, config: Mapping[str, Any], links: Mapping[str, str], ended: Sequence[FinishedTrial]
+    ) -> DashboardNotes:
         self._note(config, f"show {' '.join(f'{each.number}:{each.reason}:{each.value}' for each in ended)}")
-        return StudyNotes(
+        return DashboardNotes(
             f"study {config['records']}", {each.number: f"trial {each.number}" for each in ended}
         )
 
@@ -83,7 +83,7 @@ class FakeSweep:
 
 
 def crash(trial: RunningTrial, argument: str) -> Result | None:
-    raise ValueError(f"crashed on purpose in trial {trial.origin}")
+    raise ValueError(f"crashed on purpose in trial {trial.first_attempt}")
 
 
 def hang(trial: RunningTrial, argument: str) -> Result | None:

@@ -70,7 +70,7 @@ def run(number: int, folder: Path) -> Ended:
         assert (pid, signal_) == (os.getpid(), signal.SIGKILL)
         raise Killed
 
-    def leave(code: int) -> NoReturn:
+    def abandon(code: int) -> NoReturn:
         raise SystemExit(code)
 
     handler = signal.getsignal(signal.SIGTERM)
@@ -81,7 +81,7 @@ def run(number: int, folder: Path) -> Ended:
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setattr(os, "kill", kill)
-        patch.setattr(os, "_exit", leave)
+        patch.setattr(os, "_exit", abandon)
         try:
             run_worker(folder)
         except Killed:

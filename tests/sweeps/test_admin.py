@@ -19,7 +19,7 @@ from sweeps.admin import Studies
 from sweeps.ownership import OWNER, describe_owner
 from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import open_study
-from sweeps.trials import ORIGIN, RETRY_OF
+from sweeps.trials import FIRST_ATTEMPT, RETRY_OF
 from tests.sweeps.fake_application import Sweep
 
 pytestmark = pytest.mark.filterwarnings("ignore:Heartbeat of storage is supposed:UserWarning")
@@ -35,20 +35,20 @@ def ended(tmp_path: Path) -> Sweep:
 
 def test_what_is_known_of_a_study(ended: Sweep) -> None:
     studies = Studies(ended.storage)
-    state = studies.look("fake")
+    state = studies.status("fake")
     assert studies.names() == ["fake"]
     assert state.counts == {"complete": 2, "diverged": 1, "crashed": 1}
     assert state.best is not None
     assert (state.best.number, state.best.values, state.objectives) == (3, [-1.0], ["value"])
     assert {note.error for note in state.failed} == {"loss nan", "ValueError: crashed on purpose in trial 2"}
     assert sorted(state.ended) == [0, 1, 2, 3]
-    assert (state.running, state.left, state.n_queued, state.n_steps) == ([], [], 0, 32)
+    assert (state.running, state.orphaned, state.n_queued, state.n_steps) == ([], [], 0, 32)
 
 
 def test_what_is_not_there_or_does_not_run_is_not_stopped(ended: Sweep) -> None:
     studies = Studies(ended.storage)
     with pytest.raises(SweepError, match="study 'leaf': no such study; there are: fake"):
-        studies.look("leaf")
+        studies.status("leaf")
     with pytest.raises(SweepError, match="study 'fake': no trial of it runs"):
         studies.stop("fake")
     with pytest.raises(SweepError, match="trial 3 is complete; no trial of it runs"):
@@ -87,9 +87,9 @@ def test_trials_of_a_coordinator_that_is_gone_are_queued_again(tmp_path: Path) -
     trial = study.ask()
     trial.set_user_attr(OWNER, {**describe_owner(), "boot": "another"})
     studies = Studies(sweep.storage)
-    assert [note.number for note in studies.look("fake").left] == [0]
-    assert studies.mend("fake") == 1
-    assert studies.mend("fake") == 0
+    assert [note.number for note in studies.status("fake").orphaned] == [0]
+    assert studies.repair("fake") == 1
+    assert studies.repair("fake") == 0
     states = [t.state for t in study.get_trials()]
     assert states == [TrialState.FAIL, TrialState.WAITING]
     assert sweep.run().counts == {"complete": 1}
@@ -100,7 +100,7 @@ def test_a_retried_trial_has_the_reports_of_all_its_attempts(tmp_path: Path) -> 
     storage = open_storage(sweep.storage)
     study = open_study(sweep.spec().study, storage)
     first, second = (study.ask() for _ in range(2))
-    second.set_user_attr(ORIGIN, 0)
+    second.set_user_attr(FIRST_ATTEMPT, 0)
     second.set_user_attr(RETRY_OF, 0)
     for trial, steps in ((first, (1, 2, 3)), (second, (3, 4))):
         for step in steps:
@@ -108,7 +108,7 @@ def test_a_retried_trial_has_the_reports_of_all_its_attempts(tmp_path: Path) -> 
     study.tell(0, state=TrialState.FAIL)
     study.tell(1, 0.5)
     (note,) = Studies(sweep.storage).trials("fake")
-    assert (note.number, note.origin) == (1, 0)
+    assert (note.number, note.first_attempt) == (1, 0)
     assert note.reports == {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4}
 
 
@@ -118,4 +118,4 @@ def test_a_deleted_study_is_gone_with_its_pictures_and_no_other(ended: Sweep, tm
     studies.delete("fake", tmp_path / "artifacts")
     assert studies.names() == ["other"]
     with pytest.raises(SweepError, match="no such study"):
-        studies.look("fake")
+        studies.status("fake")

@@ -31,7 +31,7 @@ from sweeps.ownership import OWNER, describe_owner
 from sweeps.space import to_distributions
 from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import UID, find_study, open_study
-from sweeps.trials import ORIGIN, REASON, RETRY_OF, SUGGESTED, WARM_START, ended_for_good, origin
+from sweeps.trials import FIRST_ATTEMPT, REASON, RETRY_OF, SUGGESTED, WARM_START, final_trials, first_attempt
 from tests.sweeps.fake_application import N_STEPS, SPACE, FakeSweep, Sweep, read_started
 
 REFILL_S = 1.0
@@ -166,7 +166,7 @@ def test_queued_sets_run_first_and_on_top_of_the_total(tmp_path: Path) -> None:
     assert (summary.counts, summary.interrupted) == ({"complete": 4}, False)
     assert sweep.run().counts == {"complete": 4}
     assert replace(sweep, n_trials=3).run().counts == {"complete": 5}
-    ended = ended_for_good(trials_of(sweep))
+    ended = final_trials(trials_of(sweep))
     assert [trial.params for trial in ended[2:4] if trial.params in sets] == [
         trial.params for trial in ended[2:4]
     ]
@@ -274,9 +274,9 @@ def test_a_trial_of_another_host_is_run_again_once_its_heart_stops(
     assert (summary.counts, summary.interrupted) == ({"complete": 2}, False)
     failed, again = trials_of(sweep)[1:]
     assert failed.state == TrialState.FAIL
-    assert (again.user_attrs[ORIGIN], again.user_attrs[RETRY_OF]) == (1, 1)
+    assert (again.user_attrs[FIRST_ATTEMPT], again.user_attrs[RETRY_OF]) == (1, 1)
     assert "trial 1 killed" in records(sweep)
-    assert len(ended_for_good(trials_of(sweep))) == 2
+    assert len(final_trials(trials_of(sweep))) == 2
 
 
 @pytest.mark.parametrize(("reason", "again"), [("killed", True), ("interrupted", True), ("diverged", False)])
@@ -355,7 +355,7 @@ def test_what_befalls_trials_does_not_change_the_sets_that_are_drawn(tmp_path: P
         sweep = Sweep(str(tmp_path / name), n_trials=4, workers=1, acts=acts)
         (tmp_path / name).mkdir()
         assert sweep.run().counts == {"complete": 4}
-        drawn.append({origin(trial): trial.params for trial in trials_of(sweep)})
+        drawn.append({first_attempt(trial): trial.params for trial in trials_of(sweep)})
     calm, killed = (list(sets.values()) for sets in drawn)
     assert calm == killed
 
@@ -406,7 +406,7 @@ def test_a_coordinator_that_dies_over_drawing_a_set_changes_none(
         if name == "killed":
             study.ask()  # RUNNING, and no value drawn
         assert sweep.run().counts == {"complete": 3}
-        ended = sorted(ended_for_good(trials_of(sweep)), key=origin)
+        ended = sorted(final_trials(trials_of(sweep)), key=first_attempt)
         sets.append([trial.params for trial in ended])
     assert sets[0] == sets[1]
     assert not queued or sets[0][0] == queued
@@ -418,7 +418,7 @@ def test_a_set_that_another_program_drew_whole_is_kept(tmp_path: Path) -> None:
     study = open_study(sweep.spec().study, open_storage(sweep.storage))
     drawn = study.ask(to_distributions(SPACE)).params  # it leaves no owner
     assert sweep.run().counts == {"complete": 2}
-    assert [trial.params for trial in trials_of(sweep) if origin(trial) == 0] == [drawn] * 2
+    assert [trial.params for trial in trials_of(sweep) if first_attempt(trial) == 0] == [drawn] * 2
 
 
 def test_several_objectives_leave_a_front(tmp_path: Path) -> None:

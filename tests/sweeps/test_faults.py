@@ -20,7 +20,7 @@ from sweeps.coordinator import TICK_S
 from sweeps.ownership import OWNER, describe_owner
 from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import find_study
-from sweeps.trials import LOW_MEMORY, ORIGIN, REASON, RETRY_OF, ended_for_good, origin
+from sweeps.trials import FIRST_ATTEMPT, LOW_MEMORY, REASON, RETRY_OF, final_trials, first_attempt
 from tests.sweeps.fake_application import N_STEPS, Sweep, read_started
 from tests.sweeps.launching import Launch, launching, read_trials
 
@@ -78,18 +78,20 @@ def is_alive(pid: int) -> bool:
 def assert_at_its_total(sweep: Sweep) -> None:
     trials = trials_of(sweep)
     assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.FAIL}
-    assert len(ended_for_good(trials)) == sweep.n_trials
-    assert len({origin(trial) for trial in ended_for_good(trials)}) == sweep.n_trials
+    assert len(final_trials(trials)) == sweep.n_trials
+    assert len({first_attempt(trial) for trial in final_trials(trials)}) == sweep.n_trials
 
 
 def test_a_killed_worker_fails_as_killed_and_its_trial_is_run_again(tmp_path: Path) -> None:
     sweep = Sweep(str(tmp_path), n_trials=2, workers=1, acts={"0": ["kill", "succeed"]}, processes=True)
     summary = sweep.run()
-    killed, *_, again = sorted(trials_of(sweep), key=lambda trial: (origin(trial) != 0, trial.number))[:2]
+    killed, *_, again = sorted(trials_of(sweep), key=lambda trial: (first_attempt(trial) != 0, trial.number))[
+        :2
+    ]
     assert (killed.state, killed.user_attrs[REASON]) == (TrialState.FAIL, "killed")
     assert again.state == TrialState.COMPLETE
     assert again.params == killed.params
-    assert (again.user_attrs[ORIGIN], again.user_attrs[RETRY_OF]) == (0, 0)
+    assert (again.user_attrs[FIRST_ATTEMPT], again.user_attrs[RETRY_OF]) == (0, 0)
     assert summary.counts == {"complete": 2}
     assert "trial 0 killed" in sweep.records.read_text().splitlines()
     assert_at_its_total(sweep)
@@ -106,7 +108,7 @@ def test_a_trial_that_another_coordinator_failed_and_queued_is_not_queued_a_seco
     assert study is not None
     (trial,) = study.trials
     storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-    study.enqueue_trial(trial.params, user_attrs={ORIGIN: 0, RETRY_OF: 0})
+    study.enqueue_trial(trial.params, user_attrs={FIRST_ATTEMPT: 0, RETRY_OF: 0})
     process.communicate(timeout=PATIENCE_S)
     assert [trial.state for trial in trials_of(sweep)] == [TrialState.FAIL, TrialState.COMPLETE]
     assert_at_its_total(sweep)
@@ -128,10 +130,10 @@ def test_out_of_memory_is_retried_once_with_less_and_then_counts(tmp_path: Path)
     acts = {"0": ["exhaust", "kill", "exhaust"], "1": ["exhaust always"]}
     sweep = Sweep(str(tmp_path), n_trials=2, workers=2, acts=acts)
     assert sweep.run().counts == {"complete": 1, "out_of_memory": 1}
-    by_origin = {first: [t for t in trials_of(sweep) if origin(t) == first] for first in (0, 1)}
+    group_attempts = {first: [t for t in trials_of(sweep) if first_attempt(t) == first] for first in (0, 1)}
     # A retry after low_memory keeps it, whatever else befalls it.
-    assert [trial.user_attrs.get(LOW_MEMORY, False) for trial in by_origin[0]] == [False, True, True]
-    assert [trial.user_attrs[REASON] for trial in by_origin[1]] == ["out_of_memory"] * 2
+    assert [trial.user_attrs.get(LOW_MEMORY, False) for trial in group_attempts[0]] == [False, True, True]
+    assert [trial.user_attrs[REASON] for trial in group_attempts[1]] == ["out_of_memory"] * 2
     assert_at_its_total(sweep)
 
 
@@ -241,7 +243,7 @@ def test_three_first_failures_for_one_reason_end_the_sweep(
     assert {trial.state for trial in trials} <= {TrialState.FAIL, TrialState.WAITING}
     failed = [trial for trial in trials if trial.state == TrialState.FAIL]
     # With one worker the first two trials use up their retries before the third begins.
-    assert len({origin(trial) for trial in failed}) < 3 + workers
+    assert len({first_attempt(trial) for trial in failed}) < 3 + workers
     assert len(failed) <= 2 * (1 + sweep.retries) + workers
     assert any(line.startswith("close fake ") for line in sweep.records.read_text().splitlines())
 
@@ -377,7 +379,7 @@ def test_a_coordinator_waits_for_the_trials_of_another_and_takes_them_up_where_i
     said, _ = second.communicate(timeout=PATIENCE_S)
     assert second.returncode == 0, said
     assert reasons(sweep) == ["interrupted", "complete", "complete"]
-    assert len(ended_for_good(trials_of(sweep))) == 2
+    assert len(final_trials(trials_of(sweep))) == 2
 
 
 def test_a_coordinator_waits_for_the_retry_that_another_is_about_to_queue(
@@ -399,7 +401,7 @@ def test_a_coordinator_waits_for_the_retry_that_another_is_about_to_queue(
     storage.set_trial_state_values(theirs._trial_id, TrialState.FAIL)
     time.sleep(2 * TICK_S)
     assert process.poll() is None, "it has not waited"
-    study.enqueue_trial(theirs.params, user_attrs={ORIGIN: 1, RETRY_OF: 1})
+    study.enqueue_trial(theirs.params, user_attrs={FIRST_ATTEMPT: 1, RETRY_OF: 1})
     said, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, said
     assert reasons(sweep) == ["complete", "interrupted", "complete"]
@@ -418,7 +420,7 @@ def test_a_grid_stops_at_its_size_although_a_worker_dies(tmp_path: Path) -> None
     summary = sweep.run()
     assert summary.counts == {"complete": 3, "killed": 1}
     assert not summary.interrupted
-    ended = ended_for_good(trials_of(sweep))
+    ended = final_trials(trials_of(sweep))
     sets = sorted((trial.params["x"], trial.params["y"]) for trial in ended)
     assert sets == [(1, 1), (1, 2), (2, 1), (2, 2)]
 

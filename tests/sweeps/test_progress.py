@@ -20,7 +20,7 @@ from sweeps.progress import (
     draw_curve,
     estimate_left_s,
     format_duration,
-    format_set,
+    format_params,
     headline,
     make_row,
     make_table,
@@ -66,7 +66,7 @@ def test_duration(seconds: float, text: str) -> None:
 
 def test_set_is_short() -> None:
     params = {"model.channels": 6, "train.learning_rate": 0.000123456, "model.mask": "cell", "x": None}
-    assert format_set(params) == "channels=6 learning_rate=0.0001235 mask=cell x=None"
+    assert format_params(params) == "channels=6 learning_rate=0.0001235 mask=cell x=None"
 
 
 def test_headline_says_only_what_is_known() -> None:

@@ -17,7 +17,7 @@ from sweeps import SweepError
 from sweeps.pruning import Pruning, make_pruner
 from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import PrunerSpec
-from sweeps.trials import ORIGIN, RETRY_OF, as_one, by_origin
+from sweeps.trials import FIRST_ATTEMPT, RETRY_OF, group_attempts, merge_attempts
 
 pytestmark = pytest.mark.filterwarnings("ignore:Heartbeat of storage is supposed:UserWarning")
 N_TRIALS = 30
@@ -107,7 +107,7 @@ class Sweeping:
         self.n_failed += 1
         self.study.tell(attempt.number, state=TrialState.FAIL)
         first = origins(self.study)[attempt.index]
-        self.study.enqueue_trial({}, user_attrs={ORIGIN: first, RETRY_OF: attempt.number})
+        self.study.enqueue_trial({}, user_attrs={FIRST_ATTEMPT: first, RETRY_OF: attempt.number})
         attempt.number = self.study.ask().number
         attempt.n_reported -= min(attempt.n_reported, int(self.fate.integers(0, self.lag + 1)))
 
@@ -121,7 +121,7 @@ def losses(index: int) -> list[float]:
 
 def origins(study: Study) -> list[int]:
     """Return the numbers of the trials' first attempts."""
-    return list(by_origin(study.get_trials(deepcopy=False)))
+    return list(group_attempts(study.get_trials(deepcopy=False)))
 
 
 @pytest.mark.parametrize("spec", [MEDIAN, ASHA], ids=lambda spec: spec.name)
@@ -149,12 +149,12 @@ def test_attempts_are_one_trial_with_the_reports_of_all(tmp_path: Path) -> None:
     reports = [(1, 2, 3, 4), (), (4, 5)]  # the first was killed with a checkpoint at 3
     for steps in reports:
         attempt = study.ask()
-        attempt.set_user_attr(ORIGIN, 0)
+        attempt.set_user_attr(FIRST_ATTEMPT, 0)
         for step in steps:
             attempt.report(step / 10, step)
             pruning.ends(0)
         study.tell(attempt, state=TrialState.FAIL)
-    one = as_one(study.trials)
+    one = merge_attempts(study.trials)
     assert (one.number, one._trial_id) == (0, study.trials[-1]._trial_id)
     assert one.intermediate_values == {step: step / 10 for step in range(1, 6)}
     assert one.system_attrs == {"completed_rung_0": 0.2, "completed_rung_1": 0.4}

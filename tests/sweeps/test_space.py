@@ -18,7 +18,7 @@ from sweeps.space import (
     check_sampler,
     describe,
     grid_values,
-    n_sets,
+    n_configurations,
     to_distributions,
 )
 
@@ -147,9 +147,9 @@ def test_other_samplers_take_any_space(sampler: str, space: Space) -> None:
 
 def test_the_number_of_sets_is_the_product_of_the_domains() -> None:
     whole = Interval(6, 15, step=3, integer=True)
-    assert n_sets({"a": whole, "b": Choice((1, 2, 3))}) == 12
-    assert n_sets({"a": whole, "b": Interval(0, 1)}) == math.inf
-    assert n_sets({"a": Interval(1, 4, integer=True)}) == 4
+    assert n_configurations({"a": whole, "b": Choice((1, 2, 3))}) == 12
+    assert n_configurations({"a": whole, "b": Interval(0, 1)}) == math.inf
+    assert n_configurations({"a": Interval(1, 4, integer=True)}) == 4
 
 
 def test_a_grid_holds_every_combination_once() -> None:

@@ -20,14 +20,14 @@ from sweeps.space import Choice, Interval, Space
 from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import StudySpec, find_study, open_study
 from sweeps.trials import (
-    ORIGIN,
+    FIRST_ATTEMPT,
     REASON,
     RETRY_OF,
-    attempts,
     best_trial,
+    count_attempts,
     count_reasons,
-    ended_for_good,
-    origin,
+    final_trials,
+    first_attempt,
 )
 
 SPACE: Space = {"model.channels": Choice((6, 9)), "train.learning_rate": Interval(1e-5, 1e-3, log=True)}
@@ -173,17 +173,17 @@ def test_a_trial_and_its_retries_count_once() -> None:
     trials = [
         trial(0, **{REASON: "killed"}),
         trial(1, TrialState.COMPLETE, value=3.0, **{REASON: "complete"}),
-        trial(2, **{ORIGIN: 0, RETRY_OF: 0, REASON: "killed"}),
-        trial(3, TrialState.COMPLETE, value=2.0, **{ORIGIN: 0, RETRY_OF: 2, REASON: "complete"}),
+        trial(2, **{FIRST_ATTEMPT: 0, RETRY_OF: 0, REASON: "killed"}),
+        trial(3, TrialState.COMPLETE, value=2.0, **{FIRST_ATTEMPT: 0, RETRY_OF: 2, REASON: "complete"}),
         trial(4, TrialState.PRUNED, **{REASON: "pruned"}),
         trial(5, TrialState.RUNNING),
         trial(6, **{REASON: "killed"}),
-        trial(7, TrialState.WAITING, **{ORIGIN: 6, RETRY_OF: 6}),
+        trial(7, TrialState.WAITING, **{FIRST_ATTEMPT: 6, RETRY_OF: 6}),
     ]
-    assert [t.number for t in ended_for_good(trials)] == [1, 3, 4]
-    assert count_reasons(ended_for_good(trials)) == {"complete": 2, "pruned": 1}
-    assert [origin(t) for t in trials] == [0, 1, 0, 0, 4, 5, 6, 6]
-    assert [attempts(t, trials, "killed") for t in trials] == [1, 0, 2, 2, 0, 0, 1, 1]
+    assert [t.number for t in final_trials(trials)] == [1, 3, 4]
+    assert count_reasons(final_trials(trials)) == {"complete": 2, "pruned": 1}
+    assert [first_attempt(t) for t in trials] == [0, 1, 0, 0, 4, 5, 6, 6]
+    assert [count_attempts(t, trials, "killed") for t in trials] == [1, 0, 2, 2, 0, 0, 1, 1]
 
 
 def test_the_best_trial_is_the_complete_one_with_the_smallest_value() -> None:

@@ -34,7 +34,7 @@ from sweeps.executors.base import Ended
 from sweeps.executors.local import LocalExecutor
 from sweeps.executors.slots import Slot
 from sweeps.pruning import Pruning
-from sweeps.running_trial import LEFT, RunningTrial
+from sweeps.running_trial import EXIT_FENCED, RunningTrial
 from sweeps.space import to_distributions
 from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import PrunerSpec, open_study, trial_id
@@ -71,7 +71,7 @@ class Desk:
             storage=self.sweep.storage,
             study="fake",
             number=number,
-            origin=number,
+            first_attempt=number,
             config=self.sweep.compose({}, number),
             links={"opened": "fake"},
             pruner=NO_PRUNER,
@@ -166,13 +166,13 @@ def test_a_report_asks_the_pruner_for_which_nan_is_the_worst(desk: Desk, value: 
 def test_a_trial_that_was_failed_by_others_is_left_to_them(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def leave() -> None:
-        raise SystemExit(LEFT)
+    def abandon() -> None:
+        raise SystemExit(EXIT_FENCED)
 
-    monkeypatch.setattr("sweeps.running_trial.leave", leave)
+    monkeypatch.setattr("sweeps.running_trial.leave", abandon)
     trial = desk.running(desk.assign())
     desk.study.tell(0, state=TrialState.FAIL)
-    with pytest.raises(SystemExit, match=str(LEFT)):
+    with pytest.raises(SystemExit, match=str(EXIT_FENCED)):
         trial.report(1, 0.5)
 
 
@@ -257,12 +257,12 @@ def test_the_heart_hears_that_the_trial_is_to_end(desk: Desk) -> None:
 def test_the_heart_stops_where_others_have_ended_the_trial(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def leave() -> None:
-        raise SystemExit(LEFT)
+    def abandon() -> None:
+        raise SystemExit(EXIT_FENCED)
 
-    monkeypatch.setattr("sweeps.worker.leave", leave)
+    monkeypatch.setattr("sweeps.worker.leave", abandon)
     storage = BusyStorage(TrialState.FAIL)
-    with pytest.raises(SystemExit, match=str(LEFT)):
+    with pytest.raises(SystemExit, match=str(EXIT_FENCED)):
         beat(storage, 7, desk.running(desk.assign()), storage.done)  # type: ignore[arg-type]
     assert storage.beats == [7, 7]
 

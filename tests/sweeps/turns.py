@@ -18,11 +18,11 @@ def expect_turns(address: str) -> None:
     taken = threading.Event()
 
     def take() -> None:
-        with theirs.turn(1):
+        with theirs.study_lock(1):
             taken.set()
 
     thread = threading.Thread(target=take)
-    with ours.turn(1):
+    with ours.study_lock(1):
         thread.start()
         assert not taken.wait(WHILE_S)
     assert taken.wait(PATIENCE_S)

@@ -23,7 +23,7 @@ class Trial(RunningTrial):
     """A trial without a study."""
 
     def __init__(self, folder: Path, uri: str | None = None) -> None:
-        self.folder, self.links, self.low_memory, self.origin = folder, {}, False, 0
+        self.folder, self.links, self.low_memory, self.first_attempt = folder, {}, False, 0
         self.study_name, self.number = "leaf", 0
         settings = {"objectives": ["final_loss"], "repeats": 1}
         self.n_seen, self.interrupt_in, self.cancel_in = 0, 10**6, 10**6
@@ -109,7 +109,7 @@ def test_only_want_of_memory_is_told_as_such(tmp_path: Path, monkeypatch: pytest
 
 def test_a_set_is_trained_once_per_seed_and_its_objectives_are_means(tmp_path: Path) -> None:
     trial = Trial(tmp_path)
-    trial.origin = 2
+    trial.first_attempt = 2
     trial.config["sweep"] = {"objectives": ["final_loss", "n_parameters"], "repeats": 3}
     result = TextureSweep().run(trial)
     single = Trial(tmp_path / "single")

@@ -13,7 +13,7 @@ import pytest
 from optuna.trial import TrialState
 
 from sweeps import SweepError
-from sweeps.storage.optuna_storage import PatientStorage, open_storage
+from sweeps.storage.optuna_storage import RetryingStorage, open_storage
 from tests.sweeps.turns import expect_turns
 
 # Takes a turn and keeps it.
@@ -41,7 +41,7 @@ def test_a_dead_process_frees_its_turn_and_one_that_keeps_it_is_not_waited_for_l
         assert holder.stdout.readline() == "held\n"
         monkeypatch.setattr("sweeps.storage.optuna_storage.TURN_PATIENCE_S", 0.5)
         since = time.monotonic()
-        with storage.turn(1):
+        with storage.study_lock(1):
             assert time.monotonic() - since >= 0.5
         monkeypatch.undo()
         taken = threading.Thread(target=take, args=(storage,))
@@ -54,8 +54,8 @@ def test_a_dead_process_frees_its_turn_and_one_that_keeps_it_is_not_waited_for_l
         holder.communicate()
 
 
-def take(storage: PatientStorage) -> None:
-    with storage.turn(1):
+def take(storage: RetryingStorage) -> None:
+    with storage.study_lock(1):
         pass
 
 
@@ -72,26 +72,26 @@ def test_running_trials_with_an_owner_are_read_again_when_they_run_no_longer(tmp
     address = f"sqlite:///{tmp_path / 'optuna.db'}"
     ours, theirs = open_storage(address), open_storage(address)
     other = optuna.create_study(study_name="shared", storage=theirs)
-    ours.settled_by = "owner"
+    ours.skip_running_with = "owner"
     study = optuna.load_study(study_name="shared", storage=ours)
     first, owned, orphan = (other.ask() for _ in range(3))
     other.tell(first, 0.5)
     owned.set_user_attr("owner", 1)
 
-    def look() -> list[tuple[str, dict[str, int]]]:
+    def status() -> list[tuple[str, dict[str, int]]]:
         return [(t.state.name, t.user_attrs) for t in study.get_trials(deepcopy=False)]
 
     for _ in range(2):
-        assert look() == [("COMPLETE", {}), ("RUNNING", {"owner": 1}), ("RUNNING", {})]
+        assert status() == [("COMPLETE", {}), ("RUNNING", {"owner": 1}), ("RUNNING", {})]
     owned.set_user_attr("later", 2)
     orphan.set_user_attr("owner", 3)
-    assert look() == [("COMPLETE", {}), ("RUNNING", {"owner": 1}), ("RUNNING", {"owner": 3})]
+    assert status() == [("COMPLETE", {}), ("RUNNING", {"owner": 1}), ("RUNNING", {"owner": 3})]
     newest = other.ask()
     other.enqueue_trial({})
     other.tell(owned, state=TrialState.FAIL)
     states = ["COMPLETE", "FAIL", "RUNNING", "RUNNING", "WAITING"]
-    assert [state for state, _ in look()] == states
-    assert look()[1] == ("FAIL", {"owner": 1, "later": 2})
+    assert [state for state, _ in status()] == states
+    assert status()[1] == ("FAIL", {"owner": 1, "later": 2})
     other.tell(newest, 0.1)
     other.tell(orphan, 0.2)
     assert [t.value for t in study.get_trials()] == [0.5, None, 0.2, 0.1, None]
