@@ -11,13 +11,7 @@ from typing import TYPE_CHECKING
 
 from nca.cli.errors import ConfigError, exit_on_error
 from nca.cli.options import Command
-from nca.records.paths import (
-    RECORD_OPTIONS,
-    RecordPaths,
-    disk_usage,
-    is_study_name,
-    read_record_paths,
-)
+from nca.records.paths import RECORD_OPTIONS, RecordPaths, disk_usage, is_study_name, read_record_paths
 from nca.records.repair import find_orphans, repair
 from sweeps import SweepError
 
