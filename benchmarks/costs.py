@@ -60,7 +60,6 @@ RUNNING = (32, 256)  # trials at once, for what a look at them costs
 N_LOOKS = 40
 N_LOSSES = 100  # of a batch: ten seconds at 0.1 s a step
 N_PARAMS, N_TAGS = 30, 16
-POOL_MB = 126  # of a checkpoint
 FILES_KB = (1, 1029, 1051, 76, 7, 27, 104, 21, 7, 54)  # a trial's artifacts at 48 px
 SPACE: Space = {
     "model.channels": Choice((6, 9, 12, 15)),
@@ -239,12 +238,6 @@ def measure_tracking(meter: Meter, folder: Path) -> None:
         trackers[index].set_tags({"reason": "complete"})
         trackers[index].finish("FINISHED")
 
-    checkpoint = folder / "checkpoint"
-    checkpoint.mkdir()
-    (checkpoint / "pool.safetensors").write_bytes(os.urandom(POOL_MB * 1_000_000))
-    assert tracker.run_id is not None
-    run_id = tracker.run_id
-    meter.measure("checkpoint", lambda _: store.log_folder(run_id, checkpoint, "checkpoints"), 4)
     meter.measure("finish", finish, N_FEW)
 
 
@@ -342,32 +335,32 @@ def silent() -> Progress:
 
 
 def measure_ray() -> dict[str, float]:
-    """Measure the desk of the Ray executor, and its look at so many running tasks."""
+    """Measure the mailbox of the Ray executor, and its look at so many running tasks."""
     with run_cluster(str(ROOT)) as cluster:
         import ray
 
-        from sweeps.executors.ray import Desk, RayExecutor
+        from sweeps.executors.ray import RayExecutor
+        from sweeps.executors.ray_task import Mailbox
 
-        executor = RayExecutor(APPLICATION, cluster.address)
+        executor = RayExecutor(APPLICATION, ROOT, cluster.address)
         executor.prepare()
-        desk = executor._desk
-        assert desk is not None
+        mailbox = executor._mailbox
+        assert mailbox is not None
 
-        def post(n_calls: int) -> float:
+        def read(n_calls: int) -> float:
             since = time.perf_counter()
-            ray.get([desk.post.remote(0, b"", {}) for _ in range(n_calls)])
+            ray.get([mailbox.read.remote() for _ in range(n_calls)])
             return (time.perf_counter() - since) / n_calls
 
-        post(100)
-        found = {"post": round(statistics.median(post(1000) for _ in range(5)), 6)}
-        never = ray.remote(Desk).options(num_cpus=1000)
-        waiting = [never.remote().take.remote() for _ in range(RUNNING[-1])]
+        read(100)
+        found = {"read": round(statistics.median(read(1000) for _ in range(5)), 6)}
+        never = ray.remote(Mailbox).options(num_cpus=1000)
+        waiting = [never.remote().read.remote() for _ in range(RUNNING[-1])]
 
         def look() -> float:
             since = time.perf_counter()
             ray.wait(waiting, num_returns=1, timeout=0)
             ray.wait(waiting, num_returns=len(waiting), timeout=0)
-            ray.get(desk.take.remote())
             return time.perf_counter() - since
 
         look()

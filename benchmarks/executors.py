@@ -1,8 +1,8 @@
 """What a trial costs beyond itself, by executor: `python -m benchmarks.executors`.
 
 Studies of trials that do nothing, random sets, a SQLite file, two slots: local processes, and Ray on two
-nodes with a CPU each on this machine, with the trials' folders shared and not. In turns; prints the median
-seconds of a slot per trial, and writes executors.json.
+nodes with a CPU each on this machine, which share the disk or a storage. In turns; prints the median seconds
+of a slot per trial, and writes executors.json.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ def seconds_per_trial(executor: Executor) -> float:
 
 def main() -> None:
     """Measure, print, and write executors.json."""
-    with run_cluster(str(ROOT)) as cluster:
+    with run_cluster(str(ROOT)) as cluster, tempfile.TemporaryDirectory() as storage:
 
-        def on_ray(shared_disk: bool) -> RayExecutor:
-            return RayExecutor(APPLICATION, cluster.address, shared_disk=shared_disk)
+        def on_ray(storage_path: str | None = None) -> RayExecutor:
+            return RayExecutor(APPLICATION, ROOT, cluster.address, storage_path=storage_path)
 
         makers: dict[str, Callable[[], Executor]] = {
             "local processes": lambda: LocalExecutor([Slot(i, 1) for i in range(N_NODES)], APPLICATION),
-            "Ray, shared disk": lambda: on_ray(True),
-            "Ray, no shared disk": lambda: on_ray(False),
+            "Ray, shared disk": on_ray,
+            "Ray, storage": lambda: on_ray(f"file://{storage}"),
         }
         found: dict[str, list[float]] = {name: [] for name in makers}
         for _ in range(ROUNDS):

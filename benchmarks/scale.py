@@ -27,9 +27,8 @@ __all__ = ["Plan", "main", "simulate"]
 RESULTS = Path(__file__).with_name("scale.json")
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "scale.png"
 LOSS = 0.05  # of the GPUs' time, to waiting for others
-HEARTBEAT_S, FLUSH_S, LOOK_S, POST_S = 15.0, 10.0, 0.5, 0.5
+HEARTBEAT_S, FLUSH_S, LOOK_S, READ_S = 15.0, 10.0, 0.5, 0.5
 N_REPORTS = 32
-COPY_PAUSE = 20  # between checkpoints, times as long as the last copy took
 WARM_S, COUNTED_S = 300.0, 900.0  # what is simulated, and what of it counts
 MINUTES_2, HOURS_2 = 120.0, 7200.0
 MOST = 20_000  # GPUs that are tried
@@ -45,8 +44,6 @@ class Plan:
         sampler: `tpe` or `random`.
         postgres: Its processors.
         mlflow: Those of the MLflow server; 0 for tracking=none.
-        copy_every_s: Between checkpoints that travel through the MLflow server, as where nodes share no
-            disk; 0 for none.
         ray: Whether trials are tasks of Ray.
     """
 
@@ -54,7 +51,6 @@ class Plan:
     sampler: str = "tpe"
     postgres: int = 2
     mlflow: int = 2
-    copy_every_s: float = 0.0
     ray: bool = True
 
 
@@ -110,7 +106,7 @@ class World:
     def call(self, name: str) -> float:
         """Return when a call of a trial's process has its answer: the time is spread as it was measured."""
         cost = self.costs["calls"][name]
-        if name in ("create", "losses", "image", "files", "finish", "checkpoint"):
+        if name in ("create", "losses", "image", "files", "finish"):
             if not self.plan.mlflow:
                 return self.now
             between = self.postgres.serve(self.now + cost["caller"] / 2, cost["postgres"])
@@ -148,7 +144,6 @@ def trial(world: World, gpu: int, trained: float) -> Process:
     world.go(heartbeats(world, until), world.now)
     yield world.call("begin")
     yield world.call("create")
-    copied_at, pause = trained, plan.copy_every_s
     for at, name in schedule(plan):
         if at < trained:
             continue
@@ -158,10 +153,6 @@ def trial(world: World, gpu: int, trained: float) -> Process:
             world.trained_s += at - trained
         trained = at
         yield world.call(name)
-        if plan.copy_every_s and trained - copied_at >= pause:
-            begun = world.now
-            yield world.call("checkpoint")
-            pause, copied_at = max(plan.copy_every_s, COPY_PAUSE * (world.now - begun)), trained
     for name in ("files", "finish", "tell"):
         yield world.call(name)
     until[0] = world.now
@@ -209,7 +200,7 @@ def simulate(plan: Plan, n_gpus: int, costs: dict[str, Any]) -> dict[str, float]
         "coordinator": (world.coordinator_s - before[0]) / COUNTED_S,
         "PostgreSQL": (world.postgres.busy_s - before[1]) / COUNTED_S / world.postgres.n_processors,
         "MLflow": (world.mlflow.busy_s - before[2]) / COUNTED_S / world.mlflow.n_processors,
-        "Ray's desk": costs["ray"]["post"] * n_gpus / POST_S if plan.ray else 0.0,
+        "Ray's mailbox": costs["ray"]["read"] * n_gpus / READ_S if plan.ray else 0.0,
     }
 
 
@@ -219,7 +210,7 @@ def carried(plan: Plan, costs: dict[str, Any]) -> tuple[int, dict[str, float]]:
 
     def holds(n_gpus: int) -> bool:
         found = simulate(plan, n_gpus, costs)
-        return found["trains"] >= (1 - LOSS) * alone and found["Ray's desk"] < 1
+        return found["trains"] >= (1 - LOSS) * alone and found["Ray's mailbox"] < 1
 
     low, high = 1, 32
     while high < MOST and holds(high):
@@ -238,8 +229,6 @@ def plans() -> Iterator[tuple[str, Plan]]:
         yield f"{length}: MLflow on 8 processors", replace(usual, mlflow=8)
         yield f"{length}: the same, sampler=random", replace(usual, mlflow=8, sampler="random")
         yield f"{length}: tracking=none", replace(usual, mlflow=0)
-        yield f"{length}: no shared disk", replace(usual, copy_every_s=60.0)
-    yield "2 h: the same, train.checkpoint_every_s=600", replace(usual, copy_every_s=600.0)
 
 
 def draw(curves: dict[str, list[tuple[int, float]]]) -> None:
@@ -266,7 +255,7 @@ def draw(curves: dict[str, list[tuple[int, float]]]) -> None:
 def main() -> None:
     """Simulate, print, draw, and write scale.json."""
     costs = json.loads(COSTS.read_text())
-    table = Table("trials of", "GPUs", "trains", "coordinator", "PostgreSQL", "MLflow", "Ray's desk")
+    table = Table("trials of", "GPUs", "trains", "coordinator", "PostgreSQL", "MLflow", "Ray's mailbox")
     results = {}
     for name, plan in plans():
         n_gpus, found = carried(plan, costs)

@@ -50,6 +50,7 @@ class Machine:
         """Run a line and return what it says; a server goes on."""
         line = line.replace("HOST", "127.0.0.1").replace("'PASSWORD'", "'secret'")
         line = line.replace(":PASSWORD", ":secret").replace("STUDY", "leaf")
+        line = line.replace("STORAGE", f"file://{self.folder}/storage")
         for usual, ours in self.ports.items():
             line = re.sub(rf"\b{usual}\b", str(ours), line)
         if line.startswith("export "):
@@ -137,6 +138,7 @@ def answers(address: str) -> bool:
 
 @pytest.fixture
 def machine(postgres: Postgres, tmp_path: Path) -> Iterator[Machine]:
+    (tmp_path / "storage").mkdir()
     made = Machine(tmp_path, postgres)
     yield made
     subprocess.run([BIN / "ray", "stop", "--force"], capture_output=True, check=False)
@@ -158,10 +160,10 @@ def test_from_nothing_to_a_sweep_on_two_nodes(machine: Machine) -> None:
             said[line] = machine.run(line)
     sweep = next(text for line, text in said.items() if "nca.sweep" in line)
     assert re.search(rf"study leaf: {N_TRIALS} trials, \d+ at once", sweep)
-    listed = next(text for line, text in said.items() if "nca.studies" in line)
+    listed = next(text for line, text in said.items() if "nca.studies list" in line)
     assert "leaf" in listed
     assert "old: 1 trials" in next(text for line, text in said.items() if "sweeps.copy" in line)
-    assert "nothing in" in next(text for line, text in said.items() if "nca.studies deliver" in line)
+    assert "no records in" in next(text for line, text in said.items() if "nca.studies deliver" in line)
     os.environ["PGPASSWORD"] = "secret"
     try:
         address = f"postgresql+psycopg://nca@127.0.0.1:{machine.postgres.port}/sweeps"
