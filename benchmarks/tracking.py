@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from nca.tracking.store import MlflowStore
 from nca.tracking.tracker import FLUSH_EVERY_S, MlflowTracker
 from nca.training import run
 from nca.training.checkpoint import Checkpoints
-from nca.training.run import is_picture_step, open_tracker
+from nca.training.run import is_picture_step
 
 __all__ = ["measure"]
 
@@ -147,7 +148,7 @@ def measure() -> dict[str, float]:
             (MlflowTracker, "finish"): "rest",
             (Checkpoints, "save"): "checkpoints",
             (Checkpoints, "clear"): "rest",
-            (run._Run, "_save_files"): "files",
+            (run._Run, "save_files"): "files",
             (run, "describe_run"): "rest",
             (run, "identify_inputs"): "rest",
             (run, "to_pixels"): "images",
@@ -159,7 +160,7 @@ def measure() -> dict[str, float]:
                 setattr(owner, attribute, clock.wrap(kind, before[owner, attribute]))
             run.build_trainer = build
             opened = time.perf_counter()
-            tracker = open_tracker(store, experiment, config, folder / "trial", name="trial")
+            tracker = store.open_run(folder / "trial", experiment, "trial", params=asdict(config))
             clock.seconds["rest"] += time.perf_counter() - opened
             start = time.perf_counter()
             run.train(config, folder / "trial", tracker, Silent())

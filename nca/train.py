@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 from nca.cli.errors import ConfigError, exit_on_error, nearest
@@ -116,14 +116,14 @@ def _run_in(folder: Path, config: TrialConfig, name: str, tags: Mapping[str, str
     """Train a run in its folder."""
     from nca.tracking.store import MlflowStore
     from nca.tracking.tracker import Tracker
-    from nca.training.run import open_tracker, train
+    from nca.training.run import train
 
     tracker = Tracker()
     if config.tracking.uri is not None:
         store = MlflowStore(config.tracking.uri)
         artifacts = Path(config.runs_dir) / "artifacts" / SINGLE_RUNS
         experiment = store.experiments.open(SINGLE_RUNS, artifacts)
-        tracker = open_tracker(store, experiment, config, folder, name=name)
+        tracker = store.open_run(folder, experiment, name, params=asdict(config))
         tracker.set_tags(tags)
     console = _Console(config.train.steps)
     for number in (signal.SIGINT, signal.SIGTERM):

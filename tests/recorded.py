@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from nca.tracking.store import MlflowStore
 from nca.training.outcome import Outcome
-from nca.training.run import open_tracker, train
+from nca.training.run import train
 from tests.builders import trial_config
 
 STEPS = 12  # of the config that `trial_config` returns
@@ -63,7 +64,7 @@ class Recorded:
 
     def train(self, listener: FakeListener | None = None) -> Outcome:
         experiment = self.store.experiments.open(self.folder.parent.name, self.folder.parent / "artifacts")
-        tracker = open_tracker(self.store, experiment, self.config, self.folder, name="trial 0")
+        tracker = self.store.open_run(self.folder, experiment, "trial 0", params=asdict(self.config))
         self.run_id = tracker.run_id
         return train(self.config, self.folder, tracker, listener or FakeListener())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from nca.tracking.run_lock import hold
 from nca.tracking.store import MlflowStore
 from nca.tracking.tracker import Tracker
 from nca.training.outcome import STATUS, Outcome
-from nca.training.run import open_tracker, train
+from nca.training.run import train
 from sweeps.application import Result
 from sweeps.assignment import LOG_FILE
 from sweeps.running_trial import RunningTrial
@@ -80,13 +80,12 @@ class TrialRuns:
             return done
         if config.tracking.uri is not None:
             seed = f", seed {config.seed}" if len(self._configs) > 1 else ""
-            tracker = open_tracker(
-                MlflowStore(config.tracking.uri),
-                trial.links["mlflow_experiment_id"],
-                config,
+            tracker = MlflowStore(config.tracking.uri).open_run(
                 folder,
+                trial.links["mlflow_experiment_id"],
                 name=f"trial {trial.first_attempt}{seed}",
                 parent_run_id=trial.links["mlflow_run_id"],
+                params=asdict(config),
             )
             tracker.set_tags(tags)
         try:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from nca.config.validation import flatten
 from nca.tracking.client import is_unavailable
 from nca.tracking.outbox import Outbox, Record
 from sweeps.files import write_atomically
@@ -145,11 +146,12 @@ class MlflowTracker(Tracker):
         """Create the run in state RUNNING, or take one of the same name and parent that is RUNNING already.
 
         That one was created by a process that died before it kept the id, or by another coordinator of the
-        study. Of runs without a parent only one of the same folder is taken.
+        study. Of runs without a parent only one of the same folder is taken. Keys of nested params are joined
+        with dots.
         """
         record = {"kind": "run", "experiment_id": experiment_id, "name": name, "parent_run_id": parent_run_id}
         tag = None if parent_run_id or folder is None else describe_folder(folder)
-        values = {key: str(value) for key, value in (params or {}).items()}
+        values = {key: str(value) for key, value in flatten(params or {}).items()}
         self.record(record | {"params": values, "folder": tag})
 
     def finish(self, status: Status) -> None:

@@ -86,7 +86,7 @@ def test_a_lost_node_costs_what_came_after_the_last_checkpoint(
     assert [reason_of(trial) for trial in ended] == ["complete"] * N_TRIALS
     (again,) = [trial for trial in trials if RETRY_OF in trial.user_attrs]
     first = runs / "trials" / "leaf" / str(again.user_attrs[FIRST_ATTEMPT])
-    assert "goes on from its checkpoint after step" in (first / "log.txt").read_text()
+    assert "continues from its checkpoint after step" in (first / "log.txt").read_text()
     client = MlflowClient(server.uri)
     experiment = client.get_experiment_by_name("leaf")
     assert experiment is not None

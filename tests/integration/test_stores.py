@@ -25,7 +25,6 @@ from nca.cli.errors import ConfigError
 from nca.study.application import TextureSweep
 from nca.tracking.client import check_address
 from nca.tracking.store import MlflowStore
-from nca.training.run import open_tracker
 from tests.builders import trial_config
 from tests.templates import make_mlflow_database
 
@@ -115,7 +114,8 @@ def test_a_study_without_tracking_keeps_its_links(stores: list[Store], tmp_path:
 
 def open_run(store: Store, links: dict[str, str], folder: Path) -> str:
     experiment = links["mlflow_experiment_id"]
-    return open_tracker(MlflowStore(store.uri), experiment, store.config, folder, name="trial 0").run_id
+    params = asdict(store.config)
+    return MlflowStore(store.uri).open_run(folder, experiment, "trial 0", params=params).run_id
 
 
 def test_a_trial_is_taken_up_in_its_run_or_gets_one_in_another_store(
