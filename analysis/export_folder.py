@@ -1,4 +1,4 @@
-"""Studies as a folder of tables and pictures, which a report can be made of without their records."""
+"""Studies as a folder of tables and pictures, from which a report can be made without their records."""
 
 from __future__ import annotations
 
@@ -19,37 +19,31 @@ from nca.records.paths import RecordPaths
 
 __all__ = ["read_exported", "write_exported"]
 
-TRIALS = "trials.csv"  # a row a trial of all studies, the column `study` first
-CURVES = "curves.csv"
-RATINGS = "ratings.csv"
-STUDIES = "studies.json"  # what is no table, by study
-PRIVATE = ("folder", "host", "mlflow_run_id")  # columns that say nothing elsewhere
+TRIALS, CURVES, RATINGS = "trials.csv", "curves.csv", "ratings.csv"  # of all studies; first column: `study`
+STUDIES = "studies.json"  # the other facts of each study
+PRIVATE = ("folder", "host", "mlflow_run_id")  # columns without a meaning on other machines
 
 
 def write_exported(tables: Sequence[StudyTable], paths: RecordPaths, folder: Path) -> int:
-    """Write studies into a new folder and return how many trials they have.
-
-    Args:
-        tables: The studies.
-        paths: Where records are.
-        folder: Created.
-    """
+    """Write studies into a new folder and return the number of their trials."""
     folder.mkdir()
-    told = [add_provenance(table, paths).drop(columns=[*PRIVATE], errors="ignore") for table in tables]
-    trials = pd.concat([each for each in told if not each.empty] or told)
+    parts = [add_provenance(table, paths).drop(columns=[*PRIVATE], errors="ignore") for table in tables]
+    trials = pd.concat([part for part in parts if not part.empty] or parts)
     trials.to_csv(folder / TRIALS, index=False)
-    curves = [
-        (table.name, trial, step, loss)
-        for table in tables
-        for trial, curve in table.curves.items()
-        for step, loss in curve.items()
-    ]
-    columns = ["study", "trial", "step", "loss"]
-    pd.DataFrame(curves, columns=columns).to_csv(folder / CURVES, index=False)
+    curves = {table.name: table.curves for table in tables}
+    pd.concat(curves, names=["study"]).reset_index("study").to_csv(folder / CURVES, index=False)
     ratings = [{"study": table.name} | asdict(rating) for table in tables for rating in table.ratings]
     columns = ["study", *(each.name for each in fields(Rating))]
     pd.DataFrame(ratings, columns=columns).to_csv(folder / RATINGS, index=False)
-    studies = {table.name: _describe(table) for table in tables}
+    studies = {
+        table.name: {
+            "objectives": list(table.objectives),
+            "columns": [name for name in table.trials.columns if name not in PRIVATE],
+            "distributions": {key: distribution_to_json(each) for key, each in table.distributions.items()},
+            "fixed": dict(table.fixed),
+        }
+        for table in tables
+    }
     (folder / STUDIES).write_text(json.dumps(studies, indent=1) + "\n", encoding="utf-8")
     for table in tables:
         sheet = make_sheet(table.pictures, table.trials["trial"].tolist())
@@ -58,60 +52,38 @@ def write_exported(tables: Sequence[StudyTable], paths: RecordPaths, folder: Pat
     return len(trials)
 
 
-def _describe(table: StudyTable) -> dict[str, Any]:
-    return {
-        "objectives": list(table.objectives),
-        "columns": [name for name in table.trials.columns if name not in PRIVATE],
-        "distributions": {name: distribution_to_json(each) for name, each in table.distributions.items()},
-        "fixed": dict(table.fixed),
-    }
-
-
 def read_exported(folder: Path) -> list[StudyTable]:
     """Return the studies of a folder that `write_exported` wrote; they have no links and no folders.
 
-    Args:
-        folder: With its tables and pictures.
-
     Raises:
-        ConfigError: If it holds something else.
+        ConfigError: If the folder has other contents.
     """
     try:
         studies: dict[str, dict[str, Any]] = json.loads((folder / STUDIES).read_text(encoding="utf-8"))
-        trials, curves, ratings = (pd.read_csv(folder / name) for name in (TRIALS, CURVES, RATINGS))
-        return [_read(folder, name, each, trials, curves, ratings) for name, each in studies.items()]
+        tables = [pd.read_csv(folder / name) for name in (TRIALS, CURVES, RATINGS)]
+        return [_read(folder, name, facts, *tables) for name, facts in studies.items()]
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
-            f"exported={folder}: is not what `analysis.export out=FOLDER` writes: {error}"
+            f"exported={folder}: was not written by `analysis.export out=FOLDER`: {error}"
         ) from error
 
 
-def _read(
-    folder: Path,
-    name: str,
-    described: Mapping[str, Any],
-    trials: pd.DataFrame,
-    curves: pd.DataFrame,
-    ratings: pd.DataFrame,
-) -> StudyTable:
-    own = trials[trials["study"] == name][described["columns"]].reset_index(drop=True)
-    own["began"] = pd.to_datetime(own["began"])
-    distributions = {key: json_to_distribution(text) for key, text in described["distributions"].items()}
+def _read(folder: Path, name: str, facts: Mapping[str, Any], *tables: pd.DataFrame) -> StudyTable:
+    trials, curves, ratings = (each[each["study"] == name].reset_index(drop=True) for each in tables)
+    trials = trials[facts["columns"]].assign(began=pd.to_datetime(trials["began"]))
+    distributions = {key: json_to_distribution(text) for key, text in facts["distributions"].items()}
     for key, each in distributions.items():
         if isinstance(each, IntDistribution):
-            own[key] = own[key].astype(int)
-    of_trials = curves[curves["study"] == name].groupby("trial")
-    given = ratings[ratings["study"] == name].drop(columns="study").to_dict("records")
-    numbers = own["trial"].tolist()
+            trials[key] = trials[key].astype(int)
+    given = ratings.drop(columns="study").to_dict("records")
     return StudyTable(
         name=name,
-        objectives=described["objectives"],
-        params=sorted(distributions),
+        objectives=facts["objectives"],
         links={},
-        fixed=described["fixed"],
-        trials=own,
+        fixed=facts["fixed"],
+        trials=trials,
         distributions=distributions,
-        curves={int(trial): dict(zip(each["step"], each["loss"], strict=True)) for trial, each in of_trials},
+        curves=curves.drop(columns="study"),
         ratings=[Rating(**{str(key): value for key, value in each.items()}) for each in given],
-        pictures=open_sheet(folder / f"{name}.png", numbers),
+        pictures=open_sheet(folder / f"{name}.png", trials["trial"].tolist()),
     )

@@ -1,4 +1,4 @@
-"""Studies as tables: the only reader of both stores."""
+"""Studies as tables, read from Optuna and MLflow."""
 
 from __future__ import annotations
 
@@ -16,14 +16,19 @@ from analysis.trial_pictures import Pictures, open_folders
 from nca.records.paths import RecordPaths, read_record_paths
 from sweeps.admin import StudyStatus, TrialSummary
 
-__all__ = ["StudyTable", "add_provenance", "load", "read_study"]
+__all__ = ["StudyTable", "add_provenance", "join_studies", "load", "read_study"]
 
-# Attributes of a trial that are columns of their own, or no result.
+# Attributes of a trial that are columns of their own, or not results.
 NOT_RESULTS = ("error", "first_attempt", "low_memory", "owner", "reason", "retry_of", "stop", "warm_start")
-# What a study has once, and a table of one row a trial has in every row.
+# Values of a study that `add_provenance` repeats in each row.
 FIXED = ("texture.name", "texture.source", "texture.hash", "features.name", "features.hash", "model.name")
-FIXED_PARAMS = ("model.", "train.")
+FIXED_PREFIXES = ("model.", "train.")
 TAGS = ("git_commit", "device", "device_name", "threads", "host", "python")  # and version.PACKAGE
+TERMS = (
+    "model.",
+    "train.",
+    "features.",
+)  # losses are comparable only if all values under these keys are equal
 
 
 @dataclass(frozen=True)
@@ -31,45 +36,48 @@ class StudyTable:
     """A study and its trials.
 
     Args:
-        name: Its name.
+        name: Name of the study.
         objectives: Names of what it minimizes.
-        params: Names of what it searches, dotted.
-        links: Of its other records.
-        fixed: Every other value that its results depend on, by dotted key.
-        trials: One row a trial ended for good, by number: `trial`, `reason`, `began`, `seconds`, `folder`,
-            `warm_start`, `rating` (the mean of its raters), every param, every result under its metric's
+        links: Ids of its other records, by name.
+        fixed: Values that are not searched, by dotted key.
+        trials: One row per finished trial, by number: `trial`, `reason`, `began`, `seconds`, `folder`,
+            `warm_start`, `rating` (the mean over raters), each parameter, each result under its metric's
             name, `mlflow_run_id`.
-        distributions: What params were drawn from.
-        curves: Smoothed losses by training step, by trial.
-        ratings: All of them.
-        pictures: Its target and outputs.
+        distributions: Distribution of each searched parameter, by dotted key.
+        curves: Smoothed losses: `trial`, `step` (training step), `loss`.
+        ratings: All ratings.
+        pictures: Target and outputs.
     """
 
     name: str
     objectives: Sequence[str]
-    params: Sequence[str]
     links: Mapping[str, str]
     fixed: Mapping[str, Any]
     trials: pd.DataFrame
     distributions: Mapping[str, BaseDistribution]
-    curves: Mapping[int, Mapping[int, float]]
+    curves: pd.DataFrame
     ratings: Sequence[Rating]
     pictures: Pictures
 
     @property
+    def params(self) -> list[str]:
+        """Dotted keys of the searched parameters."""
+        return sorted(self.distributions)
+
+    @property
     def texture(self) -> str:
-        """The texture's name, with its preset where it has one."""
+        """Name of the texture, with its preset if it has one."""
         name, preset = self.fixed.get("texture.name", self.name), self.fixed.get("texture.preset")
         return f"{name} {preset}" if preset else str(name)
 
 
 def load(study: str, *, runs_dir: str | Path = "mlruns", storage: str | None = None) -> pd.DataFrame:
-    """Return a study's trials that have ended for good, one row each; see `StudyTable`.
+    """Return the finished trials of a study, one row each; the columns are those of `StudyTable.trials`.
 
     Args:
-        study: Its name.
+        study: Name of the study.
         runs_dir: Folder of all records.
-        storage: Address of the Optuna storage; the one in `runs_dir` if not given.
+        storage: Address of the Optuna storage; default: the one in `runs_dir`.
 
     Raises:
         SweepError: If there is no such study.
@@ -82,8 +90,8 @@ def read_study(paths: RecordPaths, name: str) -> StudyTable:
     """Read a study.
 
     Args:
-        paths: Where records are.
-        name: The study's.
+        paths: Paths of the records.
+        name: Name of the study.
 
     Raises:
         SweepError: If there is no such study.
@@ -91,52 +99,28 @@ def read_study(paths: RecordPaths, name: str) -> StudyTable:
     studies = paths.open_studies()
     state, notes = studies.status(name), studies.trials(name)
     distributions = studies.distributions(name)
-    params = sorted(distributions)
-    rows = [_row(state, note, paths.study_folders(name)[0]) for note in notes]
-    columns = ["trial", "reason", "began", "seconds", "folder", "warm_start", "rating", *params]
+    rows = [_make_row(state, note, paths.study_folders(name)[0]) for note in notes]
+    columns = ["trial", "reason", "began", "seconds", "folder", "warm_start", *sorted(distributions)]
     trials = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
     ratings = Ratings(paths, name).all()
-    trials["rating"] = trials["trial"].map(mean_ratings(ratings)).astype(float)
+    rating = trials["trial"].map(mean_ratings(ratings)).astype(float)
+    trials.insert(trials.columns.get_loc("warm_start") + 1, "rating", rating)
+    curves = [(note.number, step, loss) for note in notes for step, loss in note.reports.items()]
     return StudyTable(
         name,
         state.objectives,
-        params,
         dict(state.links),
         studies.fixed(name),
         trials,
         distributions,
-        {note.number: note.reports for note in notes},
+        pd.DataFrame(curves, columns=["trial", "step", "loss"]),
         ratings,
         open_folders(paths, name, dict(zip(trials["trial"], trials["folder"], strict=True))),
     )
 
 
-def add_provenance(table: StudyTable, paths: RecordPaths) -> pd.DataFrame:
-    """Return a study's trials with what is the same for all, and where each was trained, as MLflow knows it.
-
-    Args:
-        table: The study.
-        paths: Where records are.
-    """
-    trials = table.trials.copy()
-    trials.insert(0, "study", table.name)
-    same = {key: value for key, value in table.fixed.items() if key in FIXED or key.startswith(FIXED_PARAMS)}
-    for key in sorted(same.keys() - set(trials.columns)):
-        trials[key] = [same[key]] * len(trials)
-    store, experiment = paths.open_tracking(), table.links.get("mlflow_experiment_id")
-    if store is None or experiment is None or "mlflow_run_id" not in trials:
-        return trials
-    tags = store.experiments.run_tags(experiment)
-    of_trials = [tags.get(str(run), {}) for run in trials["mlflow_run_id"]]
-    versions = {key for each in of_trials for key in each if key.startswith("version.")}
-    for key in (*TAGS, *sorted(versions)):
-        trials[key] = [each.get(key) for each in of_trials]
-    return trials
-
-
-def _row(state: StudyStatus, note: TrialSummary, folder: Path) -> dict[str, Any]:
+def _make_row(state: StudyStatus, note: TrialSummary, folder: Path) -> dict[str, Any]:
     results = {key: value for key, value in note.attributes.items() if key not in NOT_RESULTS}
-    values = dict(zip(state.objectives, note.values, strict=False))
     return {
         "trial": note.number,
         "reason": note.reason,
@@ -144,9 +128,63 @@ def _row(state: StudyStatus, note: TrialSummary, folder: Path) -> dict[str, Any]
         "seconds": note.seconds,
         "folder": str(folder / str(note.first_attempt)),
         "warm_start": note.attributes.get("warm_start"),
-        "rating": None,
         **note.params,
-        **values,
+        **dict(zip(state.objectives, note.values, strict=False)),
         **{key: value for key, value in results.items() if isinstance(value, int | float | str)},
         **{key: json.dumps(value) for key, value in results.items() if isinstance(value, list)},
     }
+
+
+def add_provenance(table: StudyTable, paths: RecordPaths) -> pd.DataFrame:
+    """Return a study's trials with the study's fixed values and the MLflow tags of where each was trained.
+
+    Args:
+        table: The study.
+        paths: Paths of the records.
+    """
+    trials = table.trials.copy()
+    trials.insert(0, "study", table.name)
+    for key in sorted(table.fixed.keys() - set(trials.columns)):
+        if key in FIXED or key.startswith(FIXED_PREFIXES):
+            trials[key] = [table.fixed[key]] * len(trials)
+    store, experiment = paths.open_tracking(), table.links.get("mlflow_experiment_id")
+    if store is None or experiment is None or "mlflow_run_id" not in trials:
+        return trials
+    tags = store.experiments.run_tags(experiment)
+    by_trial = [tags.get(str(run), {}) for run in trials["mlflow_run_id"]]
+    versions = {key for each in by_trial for key in each if key.startswith("version.")}
+    for key in (*TAGS, *sorted(versions)):
+        trials[key] = [each.get(key) for each in by_trial]
+    return trials
+
+
+def join_studies(tables: Sequence[StudyTable]) -> pd.DataFrame:
+    """Return all trials of several studies.
+
+    A parameter that a study does not search has the study's fixed value. Further columns: `study`; `texture`;
+    `configuration`, equal for equal values of all parameters that any of the studies searches, and unique
+    in a study that searches nothing; `terms`, equal if losses can be compared.
+    """
+    params = sorted({name for table in tables for name in table.params})
+    parts = []
+    for table in tables:
+        part = table.trials.copy()
+        part.insert(0, "study", table.name)
+        part["texture"] = table.texture
+        for name in set(params) - set(table.params):
+            part[name] = table.fixed.get(name)
+        own = part[params] if table.params else part[["study", "trial"]]
+        part["configuration"] = [_name_values(values) for values in own.astype(object).to_numpy().tolist()]
+        terms = {key: str(table.fixed[key]) for key in sorted(table.fixed) if key.startswith(TERMS)}
+        part["terms"] = json.dumps({key: value for key, value in terms.items() if key not in params})
+        parts.append(part)
+    joined = pd.concat([part for part in parts if not part.empty], ignore_index=True)
+    for name, missing in {"final_loss": float("nan"), "suggested_by": None}.items():
+        if name not in joined:
+            joined[name] = missing
+    return joined
+
+
+def _name_values(values: Sequence[object]) -> str:
+    """Return the same text for equal values, such as 9 and 9.0."""
+    return json.dumps([float(v) if isinstance(v, int | float) else str(v) for v in values])

@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from analysis.figures.drawing import make_figure, styled
+from analysis.figures.drawing import make_figure, use_style
 from nca.automaton.model import plain_rollout
 from nca.automaton.seeding import Streams
 from nca.cli.errors import ConfigError, exit_on_error
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         }
         for name, draw in drawings.items():
             out = folder / f"{name}.png"
-            with styled(), writing(out) as partial:
+            with use_style(), writing(out) as partial:
                 draw().savefig(partial)
             print(out)
 

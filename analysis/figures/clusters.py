@@ -1,184 +1,152 @@
-"""Clusters of parameter sets: PCA, UMAP and k-means in the unit cube of the search space."""
+"""Clusters of configurations: PCA, UMAP and k-means in the unit cube of the search space."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
+from scipy import stats
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.metrics import silhouette_score
 
-from analysis.figures.drawing import LOSS, RATING_AXIS, Drawn, label_of, make_figure
+from analysis.figures.drawing import (
+    GRAY,
+    LOSS,
+    RATING_AXIS,
+    Plot,
+    format_label,
+    make_colors,
+    make_figure,
+    require,
+)
 from analysis.ratings.ratings import MAX_RATING
 from analysis.unit_cube import UnitCube
 
-__all__ = ["FEWEST", "Clusters", "find_clusters", "fit_umap", "plot_clusters", "silhouette_by_chance"]
+__all__ = ["MIN_CLUSTERED", "fit_umap", "k_means", "plot_clusters"]
 
-FEWEST = 10  # sets, below which clusters say nothing
-MOST_CLUSTERS = 8
-NEIGHBORS = 15
-N_DRAWN = 19  # draws, the largest of which chance exceeds in one of 20 cases
-MOST_DRAWN = 300  # sets of a draw
+Points = NDArray[np.float64]
+
+MIN_CLUSTERED = 10  # trials
+MAX_CLUSTERS = 8
+N_NEIGHBORS = 15
+N_DRAWN = 19  # random samples; their maximum is exceeded by chance in 5% of cases
+MAX_DRAWN = 300  # configurations of a random sample
+N_LOADINGS = 3
 SEED = 0
 
 
-@dataclass(frozen=True)
-class Clusters:
-    """Sets in two dimensions and their clusters.
+def k_means(points: Points, n_init: int = 10) -> tuple[KMeans, float]:
+    """Return the k-means clusters with the largest silhouette, and that silhouette, in [-1, 1].
 
     Args:
-        names: Of the cube's axes.
-        labels: Cluster of each set, from 0.
-        centers: In the cube, (cluster, axis).
-        silhouette: Of the clusters, -1 to 1.
-        pca: Places of the sets, (set, 2).
-        pca_shares: Share of the variance that each of the two components has.
-        loadings: Of the two components, (2, axis).
-        umap: Places of the sets, (set, 2).
+        points: Configurations in the unit cube, (configuration, axis), at least three different ones.
+        n_init: Number of initializations for each number of clusters.
     """
-
-    names: Sequence[str]
-    labels: NDArray[np.int64]
-    centers: NDArray[np.float64]
-    silhouette: float
-    pca: NDArray[np.float64]
-    pca_shares: NDArray[np.float64]
-    loadings: NDArray[np.float64]
-    umap: NDArray[np.float64]
-
-    @property
-    def n_clusters(self) -> int:
-        """How many there are."""
-        return len(self.centers)
+    largest = min(MAX_CLUSTERS, len(np.unique(points, axis=0)) - 1)
+    tried = [KMeans(k, n_init=n_init, random_state=SEED).fit(points) for k in range(2, largest + 1)]
+    silhouettes = [float(silhouette_score(points, each.labels_)) for each in tried]
+    return tried[int(np.argmax(silhouettes))], max(silhouettes)
 
 
-def find_clusters(points: NDArray[np.float64], names: Sequence[str]) -> Clusters:
-    """Find clusters among sets, as many as the silhouette likes best.
-
-    Args:
-        points: In the unit cube, (set, axis); at least `FEWEST`, and two different ones.
-        names: Of the axes.
-    """
-    best, silhouette = _best_means(points, n_init=10)
-    pca = PCA(min(2, points.shape[1])).fit(points)
-    return Clusters(
-        names,
-        best.labels_.astype(np.int64),
-        best.cluster_centers_,
-        silhouette,
-        pca.transform(points),
-        pca.explained_variance_ratio_,
-        pca.components_,
-        np.asarray(fit_umap(points).embedding_, float),
-    )
+def random_silhouette(cube: UnitCube, n: int) -> float:
+    """Return the largest silhouette of random samples of `n` configurations."""
+    draw, n = np.random.default_rng(SEED), min(n, MAX_DRAWN)
+    samples = (cube.encode(cube.decode(draw.random((n, len(cube.names))))) for _ in range(N_DRAWN))
+    return max(k_means(points, n_init=1)[1] for points in samples)
 
 
-def _best_means(points: NDArray[np.float64], n_init: int) -> tuple[KMeans, float]:
-    n_different = len(np.unique(points, axis=0))
-    most = min(MOST_CLUSTERS, n_different - 1, len(points) - 1)
-    tried = [KMeans(k, n_init=n_init, random_state=SEED).fit(points) for k in range(2, most + 1)]
-    found = [float(silhouette_score(points, means.labels_)) for means in tried]
-    return tried[int(np.argmax(found))], max(found)
-
-
-def silhouette_by_chance(cube: UnitCube, n: int) -> float:
-    """Return the best silhouette that random sets of a search space reach or exceed in one of 20 cases."""
-    draw, n = np.random.default_rng(SEED), min(n, MOST_DRAWN)
-    drawn = (cube.encode(cube.decode(draw.random((n, len(cube.names))))) for _ in range(N_DRAWN))
-    return max(_best_means(points, n_init=1)[1] for points in drawn)
-
-
-def fit_umap(points: NDArray[np.float64]) -> Any:
-    """Return a fitted UMAP of sets in two dimensions; the same points give the same places."""
+def fit_umap(points: Points) -> Any:
+    """Return a fitted two-dimensional UMAP, the same for the same points."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from umap import UMAP
 
-        return UMAP(n_neighbors=min(NEIGHBORS, len(points) - 1), random_state=SEED, n_jobs=1).fit(points)
+        return UMAP(n_neighbors=min(N_NEIGHBORS, len(points) - 1), random_state=SEED, n_jobs=1).fit(points)
 
 
-def plot_clusters(clusters: Clusters, trials: pd.DataFrame, chance: float) -> Drawn:
-    """Draw the sets in two dimensions, by PCA and by UMAP, colored by cluster, by loss and by rating.
+def plot_clusters(points: Points, cube: UnitCube, trials: pd.DataFrame) -> Plot | str:
+    """Plot configurations by PCA and by UMAP, colored by cluster, by loss and by rating.
 
     Args:
-        clusters: Of the sets.
-        trials: One a set.
-        chance: The silhouette that random sets have.
+        points: The configurations in the cube, (configuration, axis).
+        cube: The unit cube of the search space.
+        trials: The trial of each configuration, all complete.
     """
-    rated = trials["rating"].notna().to_numpy()
-    by = ["cluster", "loss", *(["rating"] if rated.any() else [])]
-    figure = make_figure(2, len(by), 2.9 * len(by) + 0.6, 5.2)
-    grid = np.array(figure.axes).reshape(2, len(by))
-    for row, (name, places) in zip(grid, {"PCA": clusters.pca, "UMAP": clusters.umap}.items(), strict=True):
-        for axes, key in zip(row, by, strict=True):
-            draw_places(axes, places, key, clusters, trials)
-            axes.set(title=f"{name}, by {key}", xticklabels=[], yticklabels=[])
-        shares = clusters.pca_shares
-        what = [f"{name} 1", f"{name} 2"]
-        if name == "PCA":
-            what = [f"component {i + 1} ({share:.0%} of the variance)" for i, share in enumerate(shares)]
-        for axes in row:
-            axes.set(xlabel=what[0])
-        row[0].set(ylabel=what[1])
-    data = trials[["study", "trial", LOSS, "rating"]].copy()
-    data["cluster"] = clusters.labels
-    data[["pca_1", "pca_2"]], data[["umap_1", "umap_2"]] = clusters.pca, clusters.umap
-    loadings = "; ".join(
-        f"component {i + 1}: " + ", ".join(f"{label_of(n)} {v:+.2f}" for n, v in strongest(clusters, i))
-        for i in range(2)
-    )
+    if len(cube.names) < 2 or len(np.unique(points, axis=0)) < MIN_CLUSTERED:
+        return require(MIN_CLUSTERED, trials, " with different configurations and two parameters that vary")
+    clusters, silhouette = k_means(points)
+    pca = PCA(2).fit(points)
+    names = [f"component {i + 1}" for i in range(2)]
+    shares = [f"({share:.0%} of the variance)" for share in pca.explained_variance_ratio_]
+    maps = {
+        "PCA": (pca.transform(points), [f"{names[i]} {shares[i]}" for i in range(2)]),
+        "UMAP": (np.asarray(fit_umap(points).embedding_, float), ["UMAP 1", "UMAP 2"]),
+    }
+    views = {"cluster": draw_clusters, "loss": draw_losses}
+    if trials["rating"].notna().any():
+        views["rating"] = draw_ratings
+    figure = make_figure(2, len(views), 2.9 * len(views) + 0.6, 5.2)
+    data = trials[["study", "trial", LOSS, "rating"]].assign(cluster=clusters.labels_)
+    for row, (name, (positions, labels)) in zip(
+        np.split(np.array(figure.axes), 2), maps.items(), strict=True
+    ):
+        for axes, (key, draw) in zip(row, views.items(), strict=True):
+            draw(axes, positions[:, 0], positions[:, 1], data)
+            axes.set(title=f"{name}, by {key}", xticklabels=[], yticklabels=[], xlabel=labels[0])
+        row[0].set(ylabel=labels[1])
+        data[[f"{name.lower()}_1", f"{name.lower()}_2"]] = positions
+    chance = random_silhouette(cube, len(points))
+    loadings = [f"{names[i]}: {describe_loadings(pca.components_[i], cube.names)}" for i in range(2)]
     text = [
-        f"{len(trials)} sets as points of the unit cube of the search space, ordered choices by rank. "
-        f"{clusters.n_clusters} clusters by k-means, chosen by silhouette, {clusters.silhouette:.2f}. Sets "
-        f"drawn at random reach {chance:.2f} in one of 20 cases: these "
-        + ("lie in clusters." if clusters.silhouette > chance else "are neighborhoods, no clusters."),
-        f"Strongest loadings of {loadings}.",
-        *describe_each(clusters, trials),
+        f"{len(trials)} configurations as points of the unit cube of the search space, ordered choices by "
+        f"rank. {len(clusters.cluster_centers_)} clusters of k-means have the largest silhouette, "
+        f"{silhouette:.2f}. Random configurations exceed {chance:.2f} in 5% of cases: these are "
+        f"{'clusters' if silhouette > chance else 'neighborhoods, not clusters'}.",
+        f"Largest loadings of {'; '.join(loadings)}.",
+        *describe_clusters(data),
     ]
-    return Drawn("clusters", figure, data, text)
+    return Plot("clusters", figure, data, text)
 
 
-def describe_each(clusters: Clusters, trials: pd.DataFrame) -> Iterator[str]:
-    """Yield a sentence for each cluster: how many sets, their geometric mean loss, their mean rating."""
-    for number in range(clusters.n_clusters):
-        inside = trials[clusters.labels == number]
-        loss = 10 ** np.log10(inside[LOSS].to_numpy(float)).mean()
+def describe_loadings(weights: NDArray[np.float64], names: Sequence[str]) -> str:
+    """Return the parameters with the largest loadings of a component."""
+    order = np.argsort(-np.abs(weights))[:N_LOADINGS]
+    return ", ".join(f"{format_label(names[i])} {weights[i]:+.2f}" for i in order)
+
+
+def describe_clusters(trials: pd.DataFrame) -> Iterator[str]:
+    """Yield a sentence on each cluster: number of trials, geometric mean of the loss, mean rating."""
+    for number, inside in trials.groupby("cluster"):
         rated = inside["rating"].dropna()
         rating = f", mean rating {rated.mean():.2g} of {len(rated)}" if len(rated) else ""
-        yield f"Cluster {number}: {len(inside)} sets, mean loss {loss:.2g}{rating}."
+        loss = stats.gmean(inside[LOSS])
+        yield f"Cluster {number}: {len(inside)} configurations, mean loss {loss:.2g}{rating}."
 
 
-def draw_places(
-    axes: Axes, places: NDArray[np.float64], key: str, clusters: Clusters, trials: pd.DataFrame
-) -> None:
-    """Draw points colored by cluster, by loss or by rating; unrated ones hollow."""
-    if key == "cluster":
-        colors = sns.color_palette("colorblind", clusters.n_clusters)
-        for number, color in enumerate(colors):
-            inside = clusters.labels == number
-            axes.scatter(places[inside, 0], places[inside, 1], s=16, color=color, label=str(number))
-        axes.legend(title="cluster", fontsize=5, title_fontsize=6, framealpha=0.6, handletextpad=0.1)
-        return
-    values = np.log10(trials[LOSS].to_numpy(float)) if key == "loss" else trials["rating"].to_numpy(float)
-    known = np.isfinite(values)
-    axes.scatter(places[~known, 0], places[~known, 1], s=12, facecolor="none", edgecolor="#9aa7b6", lw=0.6)
-    colors = "viridis_r" if key == "loss" else "viridis"
-    ends: dict[str, Any] = {"vmin": 0, "vmax": MAX_RATING} if key == "rating" else {}
-    shown = axes.scatter(places[known, 0], places[known, 1], s=16, c=values[known], cmap=colors, **ends)
-    label = "log10 of the final loss" if key == "loss" else RATING_AXIS
-    axes.figure.colorbar(shown, ax=axes, label=label)
+def draw_clusters(axes: Axes, x: Points, y: Points, trials: pd.DataFrame) -> None:
+    """Draw points colored by cluster."""
+    for number, color in make_colors(sorted(set(trials["cluster"]))).items():
+        inside = (trials["cluster"] == number).to_numpy()
+        axes.scatter(x[inside], y[inside], s=16, color=color, label=str(number))
+    axes.legend(title="cluster", fontsize=5, title_fontsize=6, framealpha=0.6, handletextpad=0.1)
 
 
-def strongest(clusters: Clusters, component: int, n: int = 3) -> list[tuple[str, float]]:
-    """Return the parameters with the largest loadings of a component."""
-    loadings = clusters.loadings[component]
-    order = np.argsort(-np.abs(loadings))[:n]
-    return [(clusters.names[i], float(loadings[i])) for i in order]
+def draw_losses(axes: Axes, x: Points, y: Points, trials: pd.DataFrame) -> None:
+    """Draw points colored by loss."""
+    shown = axes.scatter(x, y, s=16, c=np.log10(trials[LOSS]), cmap="viridis_r")
+    axes.figure.colorbar(shown, ax=axes, label="log10 of the final loss")
+
+
+def draw_ratings(axes: Axes, x: Points, y: Points, trials: pd.DataFrame) -> None:
+    """Draw points colored by rating; unrated ones are hollow."""
+    rated = trials["rating"].notna().to_numpy()
+    axes.scatter(x[~rated], y[~rated], s=12, facecolor="none", edgecolor=GRAY, lw=0.6)
+    ratings = trials["rating"][rated]
+    shown = axes.scatter(x[rated], y[rated], s=16, c=ratings, cmap="viridis", vmin=0, vmax=MAX_RATING)
+    axes.figure.colorbar(shown, ax=axes, label=RATING_AXIS)

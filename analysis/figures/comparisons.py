@@ -1,4 +1,4 @@
-"""Figures that hold studies against each other, against ratings, and against what was predicted of them."""
+"""Figures that compare studies with each other, with ratings, and with predictions."""
 
 from __future__ import annotations
 
@@ -12,304 +12,306 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import optimize
+from statsmodels.regression.linear_model import OLS
 
-from analysis.figures.drawing import FEW, INK, LOSS, LOSS_AXIS, MARK, RATING_AXIS, Drawn, make_figure
+from analysis.figures.drawing import (
+    GRAY,
+    INK,
+    LOSS,
+    LOSS_AXIS,
+    MARK,
+    MIN_TRIALS,
+    RATING_AXIS,
+    Plot,
+    format_texture,
+    jitter,
+    make_colors,
+    make_figure,
+)
 from analysis.statistics import N_RESAMPLES, Z_95, correlate, correlate_within, log10_std
 
 __all__ = [
+    "MIN_SHARED",
     "plot_losses_by_texture",
     "plot_rating_against_loss",
     "plot_suggestions",
     "plot_texture_against_texture",
 ]
 
-MARKS = "os^vDPX*<>"  # that tell lines apart where their colors do not
-SPREAD = 0.12  # of ratings that are the same, up and down
-FEWEST_SETS = 5  # that textures have in common, below which they are not compared
+Vector = NDArray[np.float64]
+
+MARKERS = "os^vDPX*<>"  # for lines with similar colors
+RATING_JITTER = 0.12
+MIN_SHARED = 5  # configurations that textures must share to be compared
+MAX_NAMED = 3
 N_FITS = 200
 MARGIN = 3.0  # factor around the losses of suggestions
-MOST_LEVERAGE = 0.9  # of a set, above which a curve passes where it lies
+MAX_LEVERAGE = 0.9  # a point with more leverage almost determines the fit
 
 
-def plot_losses_by_texture(trials: pd.DataFrame) -> Drawn | str:
-    """Draw the final losses of the same sets on several textures, a color for each set.
+def plot_losses_by_texture(trials: pd.DataFrame) -> Plot | str:
+    """Plot the final losses of the same configurations on several textures.
 
     Args:
-        trials: Complete trials with the columns `texture` and `set`.
+        trials: Complete trials with the columns `texture` and `configuration`.
     """
-    shared = same_sets(trials)
+    shared = find_shared(trials)
     if shared is None:
         return (
-            f"No {FEWEST_SETS} sets were trained on several textures each. To see which spreads widest: "
+            f"Fewer than {MIN_SHARED} configurations were trained on more than one texture. To train some: "
             "`python -m nca.sweep -m experiment=ten_sets texture=roundleaf,orchid_petal,alocasia,snake_plant "
-            "'sweep.study=${texture.name}-ten'`, and a report of all four studies."
+            "'sweep.study=${texture.name}-ten'`, then a report of all four studies."
         )
     figure = make_figure()
     (axes,) = figure.axes
-    palette = sns.color_palette("husl", len(shared))
-    for index, (color, (name, losses)) in enumerate(zip(palette, shared.iterrows(), strict=True)):
-        mark = f"{MARKS[index % len(MARKS)]}-"
-        axes.plot(range(losses.size), losses, mark, color=color, alpha=0.85, lw=0.8, ms=6, label=name)
-    if len(palette) <= len(MARKS):
-        axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    for index, (name, losses) in enumerate(shared.iterrows()):
+        color, marker = sns.color_palette("husl", len(shared))[index], MARKERS[index % len(MARKERS)]
+        axes.plot(range(losses.size), losses, f"{marker}-", color=color, alpha=0.85, lw=0.8, ms=6, label=name)
+    if len(shared) <= len(MARKERS):
+        style = {"fontsize": 7, "title_fontsize": 7, "frameon": False}
+        axes.legend(title="configuration", loc="upper left", bbox_to_anchor=(1.0, 1.0), **style)
     axes.set(yscale="log", ylabel=LOSS_AXIS, xticks=range(shared.shape[1]), xlabel="texture")
-    axes.set_xticklabels([spoken(texture) for texture in shared])
+    axes.set_xticklabels([format_texture(texture) for texture in shared])
+    spreads = "; ".join(f"{format_texture(texture)} {log10_std(shared[texture])}" for texture in shared)
     text = [
-        f"{len(shared)} sets on {shared.shape[1]} textures, a line for each. Spread, as the standard "
-        "deviation of the losses in orders of magnitude with its 95% jackknife interval: "
-        + "; ".join(f"{spoken(texture)} {log10_std(shared[texture])}" for texture in shared)
-        + ".",
+        f"{len(shared)} configurations on {shared.shape[1]} textures, one line each. Standard deviation of "
+        f"the losses in orders of magnitude, with its 95% jackknife interval: {spreads}.",
         describe_widest(np.log10(shared)),
     ]
     data = shared.rename_axis(columns="texture").stack().rename(LOSS).reset_index()
-    return Drawn("losses_by_texture", figure, data, text)
+    return Plot("losses_by_texture", figure, data, text)
 
 
 def describe_widest(logs: pd.DataFrame) -> str:
-    """Say on which texture the losses spread widest, and how sure that is.
+    """Return on which texture the losses vary most, and how far that depends on single configurations.
 
     Args:
-        logs: Logarithms of the losses, a row a set and a column a texture.
+        logs: Logarithms of the losses, (configuration, texture).
     """
-    if not np.ptp(logs.to_numpy(), axis=0).any():
-        return "On no texture do the losses differ."
-    widest = logs.std().idxmax()
     values = logs.to_numpy()
+    if not np.ptp(values, axis=0).any():
+        return "The losses do not vary on any texture."
+    widest = logs.std().idxmax()
     drawn = np.random.default_rng(0).integers(0, len(values), (N_RESAMPLES, len(values)))
     share = (values[drawn].std(axis=1).argmax(axis=1) == list(logs).index(widest)).mean()
-    said = f"It is widest on {spoken(widest)}, as in {share:.0%} of resampled groups of sets"
-    others = {name: logs.drop(index=name).std().idxmax() for name in logs.index}
-    changes = [f"without {name} on {spoken(other)}" for name, other in others.items() if other != widest]
-    if len(changes) > FEW:
-        changes = [f"on another without any one of {len(changes)} of the sets"]
-    return f"{'; '.join([said, *changes])}."
+    parts = [f"It is largest on {format_texture(widest)}, as in {share:.0%} of bootstrap samples"]
+    without = {name: logs.drop(index=name).std().idxmax() for name in logs.index}
+    changed = {name: other for name, other in without.items() if other != widest}
+    if len(changed) > MAX_NAMED:
+        parts.append(f"on another texture without any one of {len(changed)} configurations")
+    else:
+        parts += [
+            f"without configuration {name} on {format_texture(other)}" for name, other in changed.items()
+        ]
+    return f"{'; '.join(parts)}."
 
 
-def spoken(texture: str) -> str:
-    """Return a texture's name in words."""
-    return texture.replace("_", " ")
-
-
-def same_sets(trials: pd.DataFrame) -> pd.DataFrame | None:
-    """Return the final losses of sets that several textures have in common; None for too few.
+def find_shared(trials: pd.DataFrame) -> pd.DataFrame | None:
+    """Return the final losses of configurations that were trained on several textures; None for too few.
 
     Args:
-        trials: Complete trials with the columns `texture` and `set`; of a set that was trained twice on a
-            texture the first counts.
+        trials: Complete trials with the columns `texture` and `configuration`; of several of a configuration
+            on a texture the first counts.
 
     Returns:
-        A row a set, named by letters, and a column a texture, without gaps.
+        (configuration, texture) without gaps; configurations are named by letters.
     """
-    first = trials.drop_duplicates(["set", "texture"])
-    wide = first.pivot_table(index="set", columns="texture", values=LOSS)
+    first = trials.drop_duplicates(["configuration", "texture"])
+    wide = first.pivot_table(index="configuration", columns="texture", values=LOSS)
     shared = wide[wide.notna().sum(axis=1) > 1]
-    wide = shared.loc[:, shared.notna().sum() >= FEWEST_SETS].dropna()
-    if len(wide) < FEWEST_SETS or wide.shape[1] < 2:
+    wide = shared.loc[:, shared.notna().sum() >= MIN_SHARED].dropna()
+    if len(wide) < MIN_SHARED or wide.shape[1] < 2:
         return None
     letters = string.ascii_uppercase if len(wide) <= len(string.ascii_uppercase) else range(len(wide))
-    return wide.set_axis([f"set {letter}" for letter, _ in zip(letters, wide.index, strict=False)], axis=0)
+    return wide.set_axis([str(letter) for letter, _ in zip(letters, wide.index, strict=False)], axis=0)
 
 
-def plot_rating_against_loss(trials: pd.DataFrame) -> Drawn | str:
-    """Draw ratings by eye against the final loss, with a regression on the loss's logarithm."""
+def plot_rating_against_loss(trials: pd.DataFrame) -> Plot | str:
+    """Plot ratings against the final loss, with a regression on the loss's logarithm for each texture."""
     rated = trials.dropna(subset=["rating", LOSS])
-    if len(rated) < FEW:
+    if len(rated) < MIN_TRIALS:
         return (
-            f"{len(rated)} of the complete trials are rated; this figure takes {FEW}. To rate them: "
+            f"Needs at least {MIN_TRIALS} rated complete trials ({len(rated)} so far). To rate them: "
             "`python -m analysis.rate study=STUDY`."
         )
     x, y = np.log10(rated[LOSS].to_numpy(float)), rated["rating"].to_numpy(float)
     figure = make_figure()
     (axes,) = figure.axes
-    shift = np.random.default_rng(0).uniform(-SPREAD, SPREAD, len(y))
-    textures = sorted(set(rated["texture"]))
-    by_texture = []
-    for color, texture in zip(sns.color_palette("colorblind", len(textures)), textures, strict=True):
-        ours = (rated["texture"] == texture).to_numpy()
-        name = spoken(texture)
-        axes.scatter(
-            10 ** x[ours], (y + shift)[ours], color=color, s=22, edgecolor="white", lw=0.4, label=name
-        )
-        if ours.sum() >= FEWEST_SETS and np.ptp(x[ours]) > 0:
-            draw_regression(axes, x[ours], y[ours], color, band=len(textures) == 1)
-            by_texture.append(f"{name} {correlate(x[ours], y[ours], 'spearman')} (n = {ours.sum()})")
-    text = [f"{len(rated)} rated outputs, spread a little up and down where ratings are the same."]
-    pearson, spearman = (
-        correlate_within(x, y, list(rated["texture"]), list(rated["set"]), kind)
-        for kind in ("pearson", "spearman")
-    )
-    where = "Within textures the rating" if len(textures) > 1 else "The rating"
-    text.append(
-        f"{where} correlates with the logarithm of the loss at Pearson {pearson}, by rank at Spearman "
-        f"{spearman} (95% intervals)."
-    )
-    if len(textures) > 1:
+    shifted = y + jitter(len(y), RATING_JITTER)
+    by_texture, colors = [], make_colors(sorted(set(rated["texture"])))
+    for texture, color in colors.items():
+        own, label = (rated["texture"] == texture).to_numpy(), format_texture(texture)
+        axes.scatter(10 ** x[own], shifted[own], color=color, s=22, edgecolor="white", lw=0.4, label=label)
+        if own.sum() >= MIN_SHARED and np.ptp(x[own]) > 0:
+            draw_regression(axes, x[own], y[own], color, band=len(colors) == 1)
+            by_texture.append(f"{label} {correlate(x[own], y[own], 'spearman')} (n = {own.sum()})")
+    groups, clusters = list(rated["texture"]), list(rated["configuration"])
+    text = [
+        f"{len(rated)} rated outputs; equal ratings are moved apart a little. "
+        f"{'Within textures the' if len(colors) > 1 else 'The'} correlation of the rating with the logarithm "
+        f"of the loss is {correlate_within(x, y, groups, clusters, 'pearson')} (Pearson), and "
+        f"{correlate_within(x, y, groups, clusters, 'spearman')} (Spearman, by rank), with 95% intervals."
+    ]
+    if len(colors) > 1:
         axes.legend(fontsize=7, frameon=False)
-        text.append(f"By rank for each: {'; '.join(by_texture) or 'too few of any'}.")
+        text.append(f"Spearman for each texture: {'; '.join(by_texture) or 'too few of each'}.")
     axes.set(xscale="log", xlabel=LOSS_AXIS, ylabel=RATING_AXIS, ylim=(-0.3, 5.3))
-    return Drawn("rating_against_loss", figure, rated[["study", "texture", "trial", LOSS, "rating"]], text)
+    return Plot("rating_against_loss", figure, rated[["study", "texture", "trial", LOSS, "rating"]], text)
 
 
-def draw_regression(
-    axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], color: Any, *, band: bool
-) -> None:
-    """Draw a straight line through points whose x are logarithms, with its 95% confidence band."""
-    fit, at = stats.linregress(x, y), np.linspace(x.min(), x.max(), 100)
-    line = fit.intercept + fit.slope * at
-    axes.plot(10**at, line, color=color, lw=1.2)
+def draw_regression(axes: Axes, x: Vector, y: Vector, color: Any, *, band: bool) -> None:
+    """Draw a least-squares line over logarithms x, with its 95% confidence band."""
+    at = np.linspace(x.min(), x.max(), 100)
+    prediction = fit_ols(x, y).get_prediction(add_intercept(at))
+    axes.plot(10**at, prediction.predicted_mean, color=color, lw=1.2)
     if band:
-        residual = np.sqrt(((y - fit.intercept - fit.slope * x) ** 2).sum() / (len(x) - 2))
-        reach = stats.t.ppf(0.975, len(x) - 2) * residual
-        reach = reach * np.sqrt(1 / len(x) + (at - x.mean()) ** 2 / ((x - x.mean()) ** 2).sum())
-        axes.fill_between(10**at, line - reach, line + reach, color=color, alpha=0.12, lw=0)
+        axes.fill_between(10**at, *prediction.conf_int().T, color=color, alpha=0.12, lw=0)
 
 
-def plot_texture_against_texture(trials: pd.DataFrame, first: str) -> Drawn | str:
-    """Draw one texture's final losses against the others' for the same sets, with two fits.
+def fit_ols(x: Vector, y: Vector) -> Any:
+    """Return statsmodels' fit of a straight line."""
+    return OLS(y, add_intercept(x)).fit()
+
+
+def add_intercept(x: Vector) -> Vector:
+    """Return the design matrix of a straight line, (value, 2)."""
+    return np.column_stack([np.ones_like(x), x])
+
+
+def plot_texture_against_texture(trials: pd.DataFrame, first: str) -> Plot | str:
+    """Plot the final losses on one texture against those of the same configurations on others, with two fits.
 
     Args:
-        trials: Complete trials with the columns `texture` and `set`.
+        trials: Complete trials with the columns `texture` and `configuration`.
         first: The texture.
     """
-    wide = same_sets(trials)
+    wide = find_shared(trials)
     if wide is None or first not in wide:
         return (
-            f"No {FEWEST_SETS} sets were trained on {spoken(first)} and on another texture. "
-            "`experiment=ten_sets` with several textures produces them."
+            f"Fewer than {MIN_SHARED} configurations were trained on {format_texture(first)} and on another "
+            "texture. Train them with `experiment=ten_sets` and several textures."
         )
     others = [texture for texture in wide if texture != first]
     figure = make_figure(1, len(others), 3.0 * len(others) + 0.4, 3.2)
     x = wide[first].to_numpy(float)
-    rests = leverage(x) > MOST_LEVERAGE
+    squares = (x - x.mean()) ** 2
+    outlying = 1 / len(x) + squares / max(squares.sum(), np.finfo(float).tiny) > MAX_LEVERAGE
     text, rows = [], []
     for axes, other in zip(figure.axes, others, strict=True):
         y = wide[other].to_numpy(float)
         axes.scatter(x, y, color=MARK, s=22, edgecolor="white", lw=0.4, zorder=3)
         rho = correlate(x, y, "spearman")
-        words = [f"{spoken(other)}: rank correlation {rho}"]
-        fits = (("linear", fit_line, "-"), ("exponential", fit_exponential, "--"))
-        for kind, fit, style in fits if np.ptp(y) > 0 and np.ptp(x[~rests]) > 0 else ():
-            ours, theirs = x[~rests], y[~rests]
-            at = np.geomspace(ours.min(), ours.max(), 100)
-            predict, r2 = fit(ours, theirs)
-            low, high, band = resample(fit, ours, theirs, at)
-            axes.plot(at, predict(at), style, color=INK, lw=1, label=kind)
-            if kind == "exponential":
-                axes.fill_between(at, *band, color=INK, alpha=0.1, lw=0)
-            words.append(f"{kind} fit R² {r2:.2f} [{low:.2f}, {high:.2f}]")
-            row = {"texture": other, "fit": kind, "r2": r2, "low": low, "high": high}
-            rows.append({**row, "spearman": rho.value})
-        axes.set(xscale="log", yscale="log", xlabel=f"{spoken(first)}: final loss", title=spoken(other))
-        text.append(", ".join(words) + ".")
+        parts = [f"{format_texture(other)}: rank correlation {rho}"]
+        if np.ptp(y) > 0 and np.ptp(x[~outlying]) > 0:
+            for fit in (fit_line, fit_exponential):
+                row = draw_fit(axes, fit, x[~outlying], y[~outlying])
+                parts.append("{fit} fit R² {r2:.2f} [{low:.2f}, {high:.2f}]".format(**row))
+                rows.append({"texture": other, **row, "spearman": rho.value})
+        axes.set(xscale="log", yscale="log", xlabel=f"{format_texture(first)}: final loss")
+        axes.set(title=format_texture(other))
+        text.append(", ".join(parts) + ".")
     text.append(
-        f"{len(wide)} sets. Both fits are by least squares of the logarithms, for losses scatter by factors; "
-        "shaded: 95% of exponential fits to resampled sets."
+        f"{len(wide)} configurations. Both fits are least squares of the logarithms, because losses vary by "
+        "factors; shaded: 95% bootstrap band of the exponential fit."
     )
-    if rests.any():
-        named = ", ".join(str(name) for name in wide.index[rests])
-        text.append(
-            f"The fits leave out {named}, so far from the others that the curves would only pass there."
-        )
-    figure.axes[0].set_ylabel("the other texture's final loss")
+    if outlying.any():
+        named = ", ".join(str(name) for name in wide.index[outlying])
+        text.append(f"The fits leave out configuration {named}, whose leverage is above {MAX_LEVERAGE}.")
+    figure.axes[0].set_ylabel("final loss on the other texture")
     if rows:
         figure.axes[0].legend(fontsize=7, frameon=False)
-    return Drawn("texture_against_texture", figure, pd.DataFrame(rows), text)
+    return Plot("texture_against_texture", figure, pd.DataFrame(rows), text)
 
 
-def leverage(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return how much of its own fitted value each point decides in a straight line, 0 to 1."""
-    apart = (x - x.mean()) ** 2
-    return np.asarray(1 / len(x) + apart / max(apart.sum(), np.finfo(float).tiny), float)
+Curve = Callable[[Vector], Vector]
+Fit = Callable[[Vector, Vector], tuple[Curve, float]]
 
 
-Fit = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-
-
-def fit_line(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[Fit, float]:
-    """Return a straight line between two positive ends, by logarithms, and its share of their variance."""
+def fit_line(x: Vector, y: Vector) -> tuple[Curve, float]:
+    """Return a straight line between two positive ends, fitted to logarithms, and its R² for logarithms."""
     ends, logs = [x.min(), x.max()], np.log(y)
 
-    def predict(log_ends: NDArray[np.float64], at: NDArray[np.float64]) -> NDArray[np.float64]:
+    def predict(log_ends: Vector, at: Vector) -> Vector:
         return np.log(np.interp(at, ends, np.exp(log_ends)))
 
-    slope, intercept = np.polyfit(x, logs, 1)
-    found = optimize.least_squares(lambda p: predict(p, x) - logs, intercept + slope * np.array(ends))
-    return lambda at: np.exp(predict(found.x, at)), float(
-        1 - 2 * found.cost / ((logs - logs.mean()) ** 2).sum()
+    start = np.polyval(np.polyfit(x, logs, 1), ends)
+    found = optimize.least_squares(lambda log_ends: predict(log_ends, x) - logs, start)
+    r2 = 1 - 2 * found.cost / ((logs - logs.mean()) ** 2).sum()
+    return lambda at: np.exp(predict(found.x, at)), float(r2)
+
+
+def fit_exponential(x: Vector, y: Vector) -> tuple[Curve, float]:
+    """Return a * exp(b x), fitted to logarithms, and its R² for logarithms."""
+    fit = fit_ols(x, np.log(y))
+    return lambda at: np.exp(fit.predict(add_intercept(at))), float(fit.rsquared)
+
+
+def draw_fit(axes: Axes, fit: Fit, x: Vector, y: Vector) -> dict[str, Any]:
+    """Draw a fit, an exponential one with its 95% bootstrap band; return its R² with its interval."""
+    kind, at = (
+        fit.__name__.removeprefix("fit_").replace("line", "linear"),
+        np.geomspace(x.min(), x.max(), 100),
     )
-
-
-def fit_exponential(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[Fit, float]:
-    """Return a * exp(b x), by least squares of the logarithms, and its share of their variance."""
-    fit = stats.linregress(x, np.log(y))
-    return lambda at: np.exp(fit.intercept + fit.slope * at), float(fit.rvalue**2)
-
-
-def resample(
-    fit: Any, x: NDArray[np.float64], y: NDArray[np.float64], at: NDArray[np.float64]
-) -> tuple[float, float, NDArray[np.float64]]:
-    """Return 95% bootstrap intervals over sets: of a fit's share of the variance, and of it, (2, place)."""
     draw = np.random.default_rng(0)
     shares: list[float] = []
-    lines: list[NDArray[np.float64]] = []
+    lines: list[Vector] = []
     while len(shares) < N_FITS:
         index = draw.integers(0, len(x), len(x))
         if np.ptp(x[index]) > 0 and np.ptp(y[index]) > 0:
-            predict, r2 = fit(x[index], y[index])
+            curve, r2 = fit(x[index], y[index])
             shares.append(r2)
-            lines.append(predict(at))
+            lines.append(curve(at))
+    curve, r2 = fit(x, y)
+    axes.plot(at, curve(at), "--" if kind == "exponential" else "-", color=INK, lw=1, label=kind)
+    if kind == "exponential":
+        axes.fill_between(at, *np.quantile(lines, [0.025, 0.975], axis=0), color=INK, alpha=0.1, lw=0)
     low, high = np.quantile(shares, [0.025, 0.975])
-    return float(low), float(high), np.quantile(lines, [0.025, 0.975], axis=0)
+    return {"fit": kind, "r2": r2, "low": float(low), "high": float(high)}
 
 
-def plot_suggestions(trials: pd.DataFrame) -> Drawn | str:
-    """Draw predicted against obtained losses of suggested sets, and each method's beside all others."""
-    if "suggested_by" not in trials or trials["suggested_by"].notna().sum() == 0:
-        return (
-            "Nothing that was suggested is complete: `python -m analysis.suggest study=STUDY enqueue=true`, "
-            "and the sweep's command once more."
-        )
+def plot_suggestions(trials: pd.DataFrame) -> Plot | str:
+    """Plot obtained against predicted losses of suggestions, and the losses by method."""
     suggested, others = trials.dropna(subset=["suggested_by"]), trials[trials["suggested_by"].isna()]
+    if suggested.empty:
+        return (
+            "No suggested trial is complete. Queue some with `python -m analysis.suggest study=STUDY "
+            "enqueue=true`, then repeat the sweep's command."
+        )
     figure = make_figure(1, 2, 8, 3.4)
     left, right = figure.axes
-    methods = sorted(suggested["suggested_by"].unique())
-    colors = dict(zip(methods, sns.color_palette("colorblind", len(methods)), strict=True))
-    groups, text = {"not suggested": others[LOSS]}, []
+    colors = make_colors(sorted(suggested["suggested_by"].unique()))
+    groups, text = {"not suggested": others}, []
     for method, each in suggested.groupby("suggested_by"):
         mean, sd = each["predicted_log10_loss"], each["predicted_log10_loss_sd"]
         reach = [10**mean - 10 ** (mean - Z_95 * sd), 10 ** (mean + Z_95 * sd) - 10**mean]
         style = {"fmt": "o", "ms": 4, "lw": 0.8, "color": colors[method], "label": method}
         left.errorbar(10**mean, each[LOSS], xerr=reach, **style)
-        groups[method] = each[LOSS]
+        groups[method] = each
         inside = float(((np.log10(each[LOSS]) - mean).abs() <= Z_95 * sd).mean())
-        median = f"{len(each)} sets, median loss {each[LOSS].median():.2g}"
-        text.append(
-            f"{method}: {median}; {inside:.0%} within the predicted 95% range (bars){describe_rated(each)}."
-        )
+        text.append(f"{method}: {summarize(each)}; {inside:.0%} within the predicted 95% range (bars).")
     both = [*(10 ** suggested["predicted_log10_loss"]), *suggested[LOSS]]
     ends = (min(both) / MARGIN, max(both) * MARGIN)
     left.plot(ends, ends, color=INK, lw=0.8, ls="--")
     left.set(xscale="log", yscale="log", xlabel="predicted final loss", ylabel="obtained final loss")
     left.set(xlim=ends, ylim=ends)
     left.legend(fontsize=7, frameon=False)
-    for at, (name, losses) in enumerate(groups.items()):
-        apart = np.random.default_rng(0).uniform(-0.15, 0.15, len(losses))
-        right.scatter(at + apart, losses, s=14, alpha=0.7, color=colors.get(name, "#9aa7b6"))
-        right.plot([at - 0.3, at + 0.3], [losses.median()] * 2, color=INK, lw=1.2)
+    for at, (name, each) in enumerate(groups.items()):
+        right.scatter(at + jitter(len(each)), each[LOSS], s=14, alpha=0.7, color=colors.get(name, GRAY))
+        right.plot([at - 0.3, at + 0.3], [each[LOSS].median()] * 2, color=INK, lw=1.2)
     right.set(yscale="log", ylabel=LOSS_AXIS)
     right.set_xticks(range(len(groups)), list(groups))
-    median = f"{len(others)} sets, median loss {others[LOSS].median():.2g}"
-    text.append(f"Not suggested: {median}{describe_rated(others)}; lines are medians.")
+    text.append(f"Not suggested: {summarize(others)}. Lines are medians.")
     columns = ["study", "trial", "suggested_by", "predicted_log10_loss", "predicted_log10_loss_sd", LOSS]
-    return Drawn("suggestions", figure, suggested[columns], text)
+    return Plot("suggestions", figure, suggested[columns], text)
 
 
-def describe_rated(trials: pd.DataFrame) -> str:
-    """Return the mean rating of trials, beside what was predicted of it, as the end of a sentence."""
+def summarize(trials: pd.DataFrame) -> str:
+    """Return the number of trials, their median loss, and their mean rating beside the predicted one."""
+    text = f"{len(trials)} configurations, median loss {trials[LOSS].median():.2g}"
     rated = trials.dropna(subset=["rating"])
     if rated.empty:
-        return ""
-    said = f", mean rating {rated['rating'].mean():.2g} of {len(rated)}"
+        return text
+    text += f", mean rating {rated['rating'].mean():.2g} of {len(rated)}"
     predicted = rated["predicted_rating"].mean() if "predicted_rating" in rated else math.nan
-    return said if math.isnan(predicted) else f"{said}, predicted {predicted:.2g}"
+    return text if math.isnan(predicted) else f"{text}, predicted {predicted:.2g}"

@@ -1,10 +1,10 @@
-"""What all figures share: a drawing with its numbers and sentences, labels, colors, columns as numbers."""
+"""Parts that all figures share: style, labels, columns as numbers, and sentences in place of a figure."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
@@ -14,58 +14,68 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from analysis.statistics import quadratic_ranks
+__all__ = [
+    "LOSS",
+    "Plot",
+    "as_numbers",
+    "format_label",
+    "format_texture",
+    "make_figure",
+    "require",
+    "use_style",
+]
 
 LOSS = "final_loss"
-LABELS = {
-    "model.channels": "channels",
-    "model.hidden_channels": "hidden channels",
-    "model.filters": "filters",
-    "model.update_rate": "update rate",
-    "train.batch_size": "batch size",
-    "train.learning_rate": "learning rate",
-    "train.max_ca_steps": "most CA steps of a rollout",
-    LOSS: "final loss",
-    "final_loss_median": "final loss, median of the last 256 steps",
-}
 LOSS_AXIS = "final loss (style loss, no unit)"
 RATING_AXIS = "rating (0 to 5)"
-FEW = 3  # observations, below which nothing is drawn
-LOG_RANGE = 10  # a parameter that spans more is drawn by orders of magnitude
-MORE = "More of them: the sweep's command again with a larger `sweep.n_trials`."
-ALL_THE_SAME = "All final losses are the same: nothing explains them."
-INK, MARK = "#1c2430", "#0072b2"
+MIN_TRIALS = 3
+MAX_CHOICES = 6  # a parameter with more values is drawn as a continuous one
+LOG_RATIO = 10  # a positive parameter with a larger ratio of its ends is drawn on a logarithmic axis
+MORE_TRIALS = "For more trials, repeat the sweep's command with a larger `sweep.n_trials`."
+ALL_THE_SAME = "All final losses are equal, so there is nothing to explain."
+INK, MARK, GRAY = "#1c2430", "#0072b2", "#9aa7b6"
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A figure, what it shows as numbers, and what it says.
+class Plot:
+    """A figure with its numbers and a caption.
 
     Args:
-        name: Of its files.
-        figure: The drawing.
-        data: Its numbers.
-        text: Sentences; the numbers in them come from the data.
+        name: Name of its files.
+        figure: The figure.
+        data: The numbers that it shows.
+        text: Sentences of the caption; their numbers come from the data.
     """
 
     name: str
     figure: Figure
     data: pd.DataFrame
-    text: Sequence[str] = field(default_factory=list)
+    text: Sequence[str]
 
 
-def count_complete(trials: Sized) -> str:
-    """Return how many trials are complete, in words."""
-    return "1 trial is complete" if len(trials) == 1 else f"{len(trials)} trials are complete"
+def require(n: int, found: Sized, more: str = "") -> str:
+    """Return the sentence in place of a figure that needs more trials.
+
+    Args:
+        n: Number of complete trials that the figure needs.
+        found: The trials there are.
+        more: What else it needs.
+    """
+    return f"Needs at least {n} complete trials ({len(found)} so far){more}. {MORE_TRIALS}"
 
 
-def label_of(name: str) -> str:
-    """Return a column in words."""
-    return LABELS.get(name, name.rpartition(".")[2].replace("_", " "))
+def format_label(name: str) -> str:
+    """Return the name of a parameter in words."""
+    return name.rpartition(".")[2].replace("_", " ").replace("ca steps", "CA steps")
+
+
+def format_texture(name: str) -> str:
+    """Return the name of a texture in words."""
+    return name.replace("_", " ")
 
 
 @contextlib.contextmanager
-def styled() -> Iterator[None]:
+def use_style() -> Iterator[None]:
     """Draw figures in one style, readable in print."""
     style: Any = sns.axes_style("whitegrid") | {
         **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color"), INK),
@@ -77,30 +87,39 @@ def styled() -> Iterator[None]:
 
 
 def make_figure(n_rows: int = 1, n_columns: int = 1, width: float = 7.0, height: float = 4.4) -> Figure:
-    """Return an empty figure with a grid of axes, in inches."""
+    """Return an empty figure with a grid of axes; sizes are in inches."""
     figure = Figure(figsize=(width, height), layout="constrained", dpi=150)
     figure.subplots(n_rows, n_columns, squeeze=False)
     return figure
 
 
-def is_ordered(values: pd.Series) -> bool:
-    """Say whether a column holds numbers, not words."""
+def make_colors(names: Sequence[str]) -> dict[str, Any]:
+    """Return a color for each name."""
+    return dict(zip(names, sns.color_palette("colorblind", len(names)), strict=True))
+
+
+def jitter(n: int, width: float = 0.15) -> NDArray[np.float64]:
+    """Return `n` random offsets within +-width, the same in every call."""
+    return np.random.default_rng(0).uniform(-width, width, n)
+
+
+def is_numeric(values: pd.Series) -> bool:
+    """Return whether a column holds numbers, not text."""
     return bool(pd.api.types.is_numeric_dtype(values))
 
 
+def is_wide(numbers: NDArray[np.float64]) -> bool:
+    """Return whether numbers span orders of magnitude and have too many values to be drawn as choices."""
+    n_choices, low, high = len(np.unique(numbers)), numbers.min(), numbers.max()
+    return bool(n_choices > MAX_CHOICES and low > 0 and high / low > LOG_RATIO)
+
+
 def as_numbers(values: pd.Series) -> NDArray[np.float64]:
-    """Return a column as numbers: places in the alphabet's order where it holds words."""
-    return np.asarray(values if is_ordered(values) else pd.factorize(values, sort=True)[0], float)
+    """Return a column as numbers; text as its position in alphabetical order."""
+    return np.asarray(values if is_numeric(values) else pd.factorize(values, sort=True)[0], float)
 
 
-def as_columns(values: pd.Series) -> NDArray[np.float64]:
-    """Return what a loss may follow of a column: a curve of its ranks, or a level for each word."""
-    if is_ordered(values):
-        return quadratic_ranks(as_numbers(values))
-    return np.asarray(pd.get_dummies(values), float)
-
-
-def ticks_of(values: pd.Series) -> list[str]:
-    """Return the names of a column's different values, in order."""
+def tick_labels(values: pd.Series) -> list[str]:
+    """Return the different values of a column, in order, as text."""
     choices = sorted(values.unique())
-    return [f"{choice:g}" for choice in choices] if is_ordered(values) else list(map(str, choices))
+    return [f"{choice:g}" if is_numeric(values) else str(choice) for choice in choices]

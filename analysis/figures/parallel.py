@@ -1,4 +1,4 @@
-"""Interactive figures, as HTML to put into a page."""
+"""Parallel coordinates, as interactive HTML for a page."""
 
 from __future__ import annotations
 
@@ -7,21 +7,27 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.figures.drawing import LOG_RANGE, LOSS, as_numbers, label_of, ticks_of
+from analysis.figures.drawing import (
+    LOSS,
+    MAX_CHOICES,
+    MIN_TRIALS,
+    as_numbers,
+    format_label,
+    is_wide,
+    tick_labels,
+)
 
 __all__ = ["plot_parallel"]
 
-FEW = 3
-
 
 def plot_parallel(trials: pd.DataFrame, params: Sequence[str]) -> str:
-    """Return parallel coordinates of sets and their losses, with plotly.js inside; empty for too few."""
-    if len(trials) < FEW or not params:
+    """Return parallel coordinates of parameters and losses, plotly.js included; empty for too few trials."""
+    if len(trials) < MIN_TRIALS or not params:
         return ""
     import plotly.graph_objects as go
 
     losses = np.log10(trials[LOSS].to_numpy(float))
-    dimensions = [_dimension(trials[name], label_of(name)) for name in params]
+    dimensions = [_dimension(trials[name], format_label(name)) for name in params]
     dimensions.append({"label": "log10 final loss", "values": losses})
     lines = {"color": losses, "colorscale": "Viridis", "reversescale": True, "showscale": True}
     figure = go.Figure(go.Parcoords(line=lines, dimensions=dimensions))
@@ -31,13 +37,12 @@ def plot_parallel(trials: pd.DataFrame, params: Sequence[str]) -> str:
 
 
 def _dimension(values: pd.Series, label: str) -> dict[str, object]:
-    """Return an axis; one that spans orders of magnitude by its logarithm, choices with their values."""
+    """Return an axis: logarithmic over orders of magnitude, choices with their values as ticks."""
     numbers = as_numbers(values)
     choices = np.unique(numbers)
-    if len(choices) > 6 and numbers.min() > 0 and numbers.max() / numbers.min() > LOG_RANGE:
+    if len(choices) <= MAX_CHOICES:
+        ticks = {"tickvals": list(range(len(choices))), "ticktext": tick_labels(values)}
+        return {"label": label, "values": np.searchsorted(choices, numbers), **ticks}
+    if is_wide(numbers):
         return {"label": f"log10 {label}", "values": np.log10(numbers)}
-    if len(choices) <= 6:
-        ranks = np.searchsorted(choices, numbers)
-        ticks = {"tickvals": list(range(len(choices))), "ticktext": ticks_of(values)}
-        return {"label": label, "values": ranks, **ticks}
     return {"label": label, "values": numbers}

@@ -1,4 +1,4 @@
-"""Figures of studies: a table in, a drawing with its data and a sentence out. Reads and writes nothing."""
+"""Figures of one study's parameters and of the course of studies."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 from scipy import stats
@@ -19,144 +20,146 @@ from statsmodels.stats.multitest import multipletests
 
 from analysis.figures.drawing import (
     ALL_THE_SAME,
-    FEW,
     INK,
-    LOG_RANGE,
     LOSS,
     LOSS_AXIS,
     MARK,
-    MORE,
-    Drawn,
-    as_columns,
+    MAX_CHOICES,
+    MIN_TRIALS,
+    Plot,
     as_numbers,
-    count_complete,
-    is_ordered,
-    label_of,
+    format_label,
+    is_numeric,
+    is_wide,
+    jitter,
+    make_colors,
     make_figure,
-    ticks_of,
+    require,
+    tick_labels,
 )
-from analysis.statistics import correlate, min_detectable_correlation, permutation_p
+from analysis.statistics import (
+    correlate,
+    min_detectable_correlation,
+    permutation_p,
+    quadratic_ranks,
+    residual,
+)
 
-__all__ = [
-    "plot_curves",
-    "plot_history",
-    "plot_interactions",
-    "plot_parameters",
-]
+__all__ = ["plot_curves", "plot_history", "plot_interactions", "plot_parameters"]
 
-MOST_STUDIES = 6  # of which one figure can tell the colors apart
-SMOOTH = 0.7  # share of the trials that a point of the smoother sees
-BY_CHANCE = ", which chance alone gives as easily"
+MIN_FOR_INTERACTIONS = 12
+MAX_STUDIES = 6  # in one figure, so that their colors can be told apart
+SMOOTHING = 0.7  # share of the trials that lowess uses at a point
 N_SHUFFLED = 500
 
 
-def plot_parameters(trials: pd.DataFrame, params: Sequence[str], left_out: str = "") -> Drawn | str:
-    """Draw each parameter against the final loss, with a smoother, an effect size and a corrected p-value.
+def plot_parameters(trials: pd.DataFrame, params: Sequence[str], notes: Sequence[str] = ()) -> Plot | str:
+    """Plot each parameter against the final loss, with a smoother, an effect size and an adjusted p-value.
 
     Args:
-        trials: Complete ones.
-        params: What was searched.
-        left_out: A sentence on those that are not among them.
+        trials: Complete trials.
+        params: Names of the parameters, each with several values.
+        notes: Sentences to add.
     """
-    if len(trials) < FEW or not params:
-        return f"{count_complete(trials)}; this figure takes {FEW}, and something that is searched. {MORE}"
-    varied = [name for name in params if trials[name].nunique() > 1]
-    raw = [permutation_p(as_columns(trials[name]), trials[LOSS], trials["trial"]) for name in varied]
-    p_values = multipletests(raw, method="holm")[1]
-    n_columns = min(3, len(varied))
-    n_rows = -(-len(varied) // n_columns)
+    if len(trials) < MIN_TRIALS or not params:
+        return require(MIN_TRIALS, trials, " and a searched parameter")
+    raw = [permutation_p(design_of(trials[name]), trials[LOSS], trials["trial"]) for name in params]
+    n_columns = min(3, len(params))
+    n_rows = -(-len(params) // n_columns)
     figure = make_figure(n_rows, n_columns, 2.6 * n_columns + 0.6, 2.4 * n_rows)
-    rows = []
-    for axes, name, p in itertools.zip_longest(figure.axes, varied, p_values):
-        if name is None:
-            axes.set_visible(False)
-            continue
+    rows: list[dict[str, Any]] = []
+    for axes, name, p in zip(figure.axes, params, multipletests(raw, method="holm")[1], strict=False):
         draw_parameter(axes, trials, name)
-        row: dict[str, Any] = {
-            "parameter": name,
-            "spearman": math.nan,
-            "low": math.nan,
-            "high": math.nan,
-            "p": p,
-        }
-        if is_ordered(trials[name]):
+        row = {"parameter": name, "spearman": math.nan, "low": math.nan, "high": math.nan, "p": p}
+        title = f"p = {p:.2g}"
+        if is_numeric(trials[name]):
             rho = correlate(as_numbers(trials[name]), trials[LOSS], "spearman")
             row |= {"spearman": rho.value, "low": rho.low, "high": rho.high}
-        effect = f"rank correlation {row['spearman']:+.2f}, " if is_ordered(trials[name]) else ""
-        axes.set_title(f"{effect}p = {p:.2g}", fontsize=8)
+            title = f"rank correlation {rho.value:+.2f}, {title}"
+        axes.set_title(title, fontsize=8)
         rows.append(row)
-    for index, axes in enumerate(figure.axes):
-        if index % n_columns == 0:
-            axes.set_ylabel("final loss")
-    found = pd.DataFrame(rows)
-    sure = found[found["p"] < 0.05]
-    named = ", ".join(
-        f"{label_of(row.parameter)} ({row.spearman:+.2f} [{row.low:.2f}, {row.high:.2f}])"
-        for row in sure.itertuples()
-    ).replace(" (+nan [nan, nan])", "")
-    text = [
-        f"{len(trials)} complete trials; the line is a local regression (lowess) or joins means, the title "
-        "Spearman's rank correlation and the permutation p-value of a relation that rises, falls, or turns "
-        f"once, beyond what follows from the order of the trials, corrected for {len(varied)} parameters by "
-        "Holm's method.",
-        f"Related to the loss beyond chance: {named}."
-        if named
-        else "No parameter alone is related to the loss beyond chance; so many trials would show a rank "
-        f"correlation of {min_detectable_correlation(len(trials), len(varied)):.2f} four times in five.",
+    for axes in figure.axes[len(params) :]:
+        axes.set_visible(False)
+    for axes in figure.axes[::n_columns]:
+        axes.set_ylabel("final loss")
+    return Plot("parameters", figure, pd.DataFrame(rows), [*describe_parameters(rows, len(trials)), *notes])
+
+
+def describe_parameters(rows: Sequence[Mapping[str, Any]], n_trials: int) -> list[str]:
+    """Return how the parameters were tested, and which are related to the loss."""
+    method = (
+        f"{n_trials} complete trials. Lines: local regression (lowess), or means of choices. Titles: "
+        "Spearman's rank correlation, and the p-value of a permutation test for a relation that rises, "
+        "falls, or turns once, beyond a trend over the order of the trials, adjusted for "
+        f"{len(rows)} parameters by Holm's method."
+    )
+    found = ", ".join(
+        format_label(row["parameter"])
+        + ("" if math.isnan(row["spearman"]) else " ({spearman:+.2f} [{low:.2f}, {high:.2f}])".format(**row))
+        for row in rows
+        if row["p"] < 0.05
+    )
+    if found:
+        return [method, f"Significantly related to the loss: {found}."]
+    smallest = min_detectable_correlation(n_trials, len(rows))
+    return [
+        method,
+        "No parameter alone is significantly related to the loss. With this number of trials, a rank "
+        f"correlation of {smallest:.2f} would be found with a probability of 80%.",
     ]
-    if left_out:
-        text.append(left_out)
-    return Drawn("parameters", figure, found, text)
+
+
+def design_of(values: pd.Series) -> NDArray[np.float64]:
+    """Return columns that a loss may depend on: ranks of numbers and their squares, or text as dummies."""
+    return quadratic_ranks(values) if is_numeric(values) else np.asarray(pd.get_dummies(values), float)
 
 
 def draw_parameter(axes: Axes, trials: pd.DataFrame, name: str) -> None:
-    """Draw one parameter against the loss: choices side by side, a little apart, numbers at their place."""
+    """Draw one parameter against the loss: choices side by side with jitter, numbers at their value."""
     values, losses = as_numbers(trials[name]), trials[LOSS].to_numpy(float)
-    choices = np.unique(values)
-    few = len(choices) <= 6
-    x = np.searchsorted(choices, values).astype(float) if few else values
-    log = not few and values.min() > 0 and values.max() / values.min() > LOG_RANGE
-    apart = np.random.default_rng(0).uniform(-0.15, 0.15, len(x)) if few else 0.0
-    axes.scatter(x + apart, losses, s=12, color=MARK, alpha=0.6, edgecolor="white", lw=0.3)
-    axes.set(yscale="log", xlabel=label_of(name), xscale="log" if log else "linear")
+    choices, log = np.unique(values), is_wide(values)
+    discrete = len(choices) <= MAX_CHOICES
+    x = np.searchsorted(choices, values).astype(float) if discrete else values
+    shown = x + jitter(len(x)) if discrete else x
+    axes.scatter(shown, losses, s=12, color=MARK, alpha=0.6, edgecolor="white", lw=0.3)
+    axes.set(yscale="log", xlabel=format_label(name), xscale="log" if log else "linear")
     if log:
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
-    if few:
-        axes.set_xticks(range(len(choices)), ticks_of(trials[name]))
+    if discrete:
+        axes.set_xticks(range(len(choices)), tick_labels(trials[name]))
         at = np.unique(x)
         axes.plot(at, [10 ** np.log10(losses[x == each]).mean() for each in at], color=INK, lw=1.2)
-    elif len(x) > 4:
-        place = np.log10(x) if log else x
-        smooth = lowess(np.log10(losses), place, frac=SMOOTH, it=0)
+    else:
+        smooth = lowess(np.log10(losses), np.log10(x) if log else x, frac=SMOOTHING, it=0)
         axes.plot(10 ** smooth[:, 0] if log else smooth[:, 0], 10 ** smooth[:, 1], color=INK, lw=1.2)
 
 
 def plot_interactions(
     points: NDArray[np.float64], names: Sequence[str], losses: NDArray[np.float64]
-) -> Drawn | str:
-    """Draw how much more of the ranks of the loss a product of two parameters explains than the two do.
+) -> Plot | str:
+    """Plot the share of the loss's rank variance that products of two parameters explain beyond both alone.
 
     Args:
-        points: Sets in the unit cube, (set, axis).
-        names: Of the axes.
-        losses: One per set.
+        points: Configurations in the unit cube, (configuration, axis).
+        names: Names of the axes.
+        losses: One per configuration.
     """
-    if len(losses) < 12 or len(names) < 2:
-        return f"{count_complete(losses)}; interactions take 12, and two parameters. {MORE}"
+    if len(losses) < MIN_FOR_INTERACTIONS or len(names) < 2:
+        return require(MIN_FOR_INTERACTIONS, losses, " and two parameters that vary")
     if np.ptp(losses) == 0:
         return ALL_THE_SAME
     ranks, gain = stats.rankdata(losses), np.full((len(names),) * 2, np.nan)
     ranks = (ranks - ranks.mean()) / np.linalg.norm(ranks - ranks.mean())
     pairs = list(itertools.combinations(range(len(names)), 2))
-    beyond = np.column_stack([beyond_both(points[:, i], points[:, j]) for i, j in pairs])
-    gain[[j for _, j in pairs], [i for i, _ in pairs]] = (ranks @ beyond) ** 2
-    shuffled = np.random.default_rng(0).permuted(np.tile(ranks, (N_SHUFFLED, 1)), axis=1) @ beyond
-    chance = float(np.quantile((shuffled**2).max(axis=1), 0.95))
+    products = np.column_stack([interaction(points[:, i], points[:, j]) for i, j in pairs])
+    gain[[j for _, j in pairs], [i for i, _ in pairs]] = (ranks @ products) ** 2
+    shuffled = np.random.default_rng(0).permuted(np.tile(ranks, (N_SHUFFLED, 1)), axis=1) @ products
+    threshold = float(np.quantile((shuffled**2).max(axis=1), 0.95))
     figure = make_figure(height=0.45 * len(names) + 1.2)
     (axes,) = figure.axes
-    labels = [label_of(name) for name in names]
+    labels = [format_label(name) for name in names]
     sns.heatmap(
         gain[1:, :-1],
         xticklabels=labels[:-1],
@@ -171,74 +174,67 @@ def plot_interactions(
         annot_kws={"fontsize": 8},
     )
     i, j = divmod(int(np.nanargmax(gain)), len(names))
-    text = [
-        "What the product of two parameters explains of the ranks of the loss beyond the two alone. Most: "
-        f"{labels[j]} with {labels[i]}, {gain[i, j]:.2f}{'' if gain[i, j] > chance else BY_CHANCE}: where "
-        f"losses are shuffled, the largest is above {chance:.2f} in one of 20 cases."
-    ]
+    text = (
+        "Share of the variance of the loss's ranks that the product of two parameters explains beyond both "
+        f"alone. Largest: {labels[j]} with {labels[i]}, {gain[i, j]:.2f}, which is "
+        f"{'' if gain[i, j] > threshold else 'not '}significant: with shuffled losses the largest share "
+        f"exceeds {threshold:.2f} in 5% of cases."
+    )
     frame = pd.DataFrame(gain, index=list(names), columns=list(names)).reset_index(names="parameter")
-    return Drawn("interactions", figure, frame, text)
+    return Plot("interactions", figure, frame, [text])
 
 
-def beyond_both(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return, of length 1, what the product of two columns has beyond a plane; nothing where it has none."""
-    plane = np.column_stack([np.ones(len(one)), one, other])
+def interaction(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the residual, with length 1, of a product of two columns after both; 0 if there is none."""
     product = (one - one.mean()) * (other - other.mean())
-    rest = product - plane @ np.linalg.lstsq(plane, product, rcond=None)[0]
+    rest = residual(product, np.column_stack([np.ones(len(one)), one, other]))
     length = np.linalg.norm(rest)
     return np.asarray(rest / length if length > 1e-9 else 0 * rest, float)
 
 
-def plot_history(trials: pd.DataFrame) -> Drawn | str:
-    """Draw losses in the order of the trials with the best so far, and their empirical distribution."""
-    if len(trials) < FEW:
-        return f"{count_complete(trials)}; this figure takes {FEW}. {MORE}"
+def plot_history(trials: pd.DataFrame) -> Plot | str:
+    """Plot the losses in the order of the trials with the best so far, and their empirical distribution."""
+    if len(trials) < MIN_TRIALS:
+        return require(MIN_TRIALS, trials)
     sizes = trials["study"].value_counts()
-    trials = trials[trials["study"].isin(sizes.index[:MOST_STUDIES])]
+    trials = trials[trials["study"].isin(sizes.index[:MAX_STUDIES])]
     figure = make_figure(1, 2, 8, 3.2)
     history, distribution = figure.axes
-    colors = sns.color_palette("colorblind", trials["study"].nunique())
-    for color, (name, each) in zip(colors, trials.groupby("study"), strict=True):
-        ordered = each.sort_values("trial")
+    colors = make_colors(sorted(set(trials["study"])))
+    for name, color in colors.items():
+        ordered = trials[trials["study"] == name].sort_values("trial")
         history.scatter(ordered["trial"], ordered[LOSS], s=12, color=color, alpha=0.6, label=name)
         history.step(ordered["trial"], ordered[LOSS].cummin(), where="post", color=color)
-        losses = np.sort(ordered[LOSS].to_numpy(float))
-        distribution.step(losses, np.arange(1, len(losses) + 1) / len(losses), where="post", color=color)
+        distribution.ecdf(ordered[LOSS], color=color)
     history.set(yscale="log", xlabel="trial", ylabel=LOSS_AXIS)
     distribution.set(xscale="log", xlabel=LOSS_AXIS, ylabel="share of trials at or below")
-    if trials["study"].nunique() > 1:
+    if len(colors) > 1:
         history.legend(fontsize=6, frameon=False)
     best = trials.loc[trials[LOSS].idxmin()]
     text = [f"The best loss, {best[LOSS]:.3g}, is trial {best['trial']} of {best['study']}."]
-    if len(sizes) > MOST_STUDIES:
-        text.append(f"The {MOST_STUDIES} studies of this texture with most trials; it has {len(sizes)}.")
-    return Drawn("history", figure, trials[["study", "trial", LOSS]], text)
+    if len(sizes) > MAX_STUDIES:
+        text.append(f"Shown are the {MAX_STUDIES} of {len(sizes)} studies with the most trials.")
+    return Plot("history", figure, trials[["study", "trial", LOSS]], text)
 
 
-def plot_curves(curves: Mapping[tuple[str, int], Mapping[int, float]], trials: pd.DataFrame) -> Drawn | str:
-    """Draw the smoothed losses of all trials over their training steps.
+def plot_curves(curves: pd.DataFrame, trials: pd.DataFrame) -> Plot | str:
+    """Plot the smoothed losses of all trials over their training steps.
 
     Args:
-        curves: By study and trial.
-        trials: All that have ended.
+        curves: Columns `study`, `trial`, `step` and `loss`.
+        trials: All finished trials.
     """
-    shown = {key: curve for key, curve in curves.items() if curve}
-    if not shown:
+    if curves.empty:
         return "No trial has reported a loss yet."
     figure = make_figure(height=3.6)
     (axes,) = figure.axes
-    reasons = {(row.study, row.trial): row.reason for row in trials.itertuples()}
-    names = sorted({reasons.get(key, "") for key in shown})
-    colors = dict(zip(names, sns.color_palette("colorblind", len(names)), strict=True))
+    reasons = trials.set_index(["study", "trial"])["reason"]
+    shown = dict(iter(curves.groupby(["study", "trial"], sort=False)))
+    counts = reasons[list(shown)].value_counts().sort_index()
+    colors = make_colors(list(counts.index))
     for key, curve in shown.items():
-        axes.plot(list(curve), list(curve.values()), color=colors[reasons.get(key, "")], lw=0.7, alpha=0.6)
+        axes.plot(curve["step"], curve["loss"], color=colors[reasons[key]], lw=0.7, alpha=0.6)
     axes.set(yscale="log", xlabel="training step", ylabel="loss, median of 256 steps (no unit)")
-    for name, color in colors.items():
-        axes.plot([], [], color=color, label=name)
-    axes.legend(fontsize=7, frameon=False)
-    rows = [
-        (study, trial, step, loss) for (study, trial), curve in shown.items() for step, loss in curve.items()
-    ]
-    drawn = [reasons.get(key, "") for key in shown]
-    text = [f"{len(shown)} trials: " + ", ".join(f"{drawn.count(name)} {name}" for name in names) + "."]
-    return Drawn("curves", figure, pd.DataFrame(rows, columns=["study", "trial", "step", "loss"]), text)
+    axes.legend([Line2D([], [], color=color) for color in colors.values()], colors, fontsize=7, frameon=False)
+    text = f"{len(shown)} trials: {', '.join(f'{n} {reason}' for reason, n in counts.items())}."
+    return Plot("curves", figure, curves, [text])

@@ -93,7 +93,7 @@ def test_a_report_of_what_was_exported_is_the_same(
 def test_an_exported_folder_that_is_none_is_said_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    expect_refusal(main, [f"exported={tmp_path}"], "is not what `analysis.export out=FOLDER` writes", capsys)
+    expect_refusal(main, [f"exported={tmp_path}"], "was not written by `analysis.export out=FOLDER`", capsys)
     words = [f"exported={tmp_path}", "study=leaf"]
     expect_refusal(main, words, "give either study=NAME or exported=FOLDER", capsys)
 
@@ -118,8 +118,8 @@ def test_every_figure_is_there_with_its_data(report: Path) -> None:
 def test_correlations_are_those_of_the_data(report: Path, tables: list[StudyTable]) -> None:
     rated = tables[0].trials.dropna(subset=["rating", "final_loss"])
     x, y = np.log10(rated["final_loss"]), rated["rating"]
-    (text,) = (each for each in sentences(report) if "loss at Pearson" in each)
-    found = numbers(text.partition("Pearson")[2])
+    (text,) = (each for each in sentences(report) if "(Pearson)" in each)
+    found = numbers(text.partition("of the loss is")[2])
     pearson = stats.pearsonr(x, y)
     interval = pearson.confidence_interval()
     assert found[:3] == pytest.approx([pearson.statistic, interval.low, interval.high], abs=0.006)
@@ -127,14 +127,14 @@ def test_correlations_are_those_of_the_data(report: Path, tables: list[StudyTabl
 
 
 def test_the_parameter_that_matters_is_named_and_no_other(report: Path) -> None:
-    (text,) = (each for each in sentences(report) if "beyond chance" in each)
-    named = text.partition("beyond chance:")[2]
+    (text,) = (each for each in sentences(report) if "related to the loss" in each)
+    named = text.partition("related to the loss:")[2]
     assert "learning rate (-0." in named
     assert "channels" not in named
     assert "update rate" not in named
     said = " ".join(sentences(report))
-    assert "these are neighborhoods, no clusters." in said  # the sets are drawn at random
-    assert "which chance alone gives as easily: where losses are shuffled" in said  # no two act together
+    assert "these are neighborhoods, not clusters." in said  # the configurations are random
+    assert "which is not significant: with shuffled losses" in said  # no two parameters interact
     table = pd.read_csv(report.parent / "parameters.csv").set_index("parameter")
     assert table.loc["train.learning_rate", "p"] < 0.01
     importances = pd.read_csv(report.parent / "importances.csv").set_index("parameter")
@@ -142,7 +142,7 @@ def test_the_parameter_that_matters_is_named_and_no_other(report: Path) -> None:
     assert 0.3 < importances["importance"].max() < 0.95
 
 
-def test_sets_that_fail_on_one_texture_fail_on_the_other(report: Path, tables: list[StudyTable]) -> None:
+def test_losses_on_two_textures_correlate(report: Path, tables: list[StudyTable]) -> None:
     table = pd.read_csv(report.parent / "texture_against_texture.csv")
     assert set(table["texture"]) == {"orchid_petal"}
     one, other = (t.trials.set_index("trial")["final_loss"].dropna() for t in tables)
@@ -168,7 +168,7 @@ def test_few_trials_give_sentences(tmp_path: Path, n_trials: int, n_failed: int)
     assert "<code>python -m analysis.rate study=leaf</code>" in said
     assert "with a larger <code>sweep.n_trials</code>" in said
     assert "`" not in said
-    assert "clusters take 10" in said
+    assert "Needs at least 10 complete trials" in said
     drawn = {file.stem for file in (tmp_path / "out").glob("*.png")}
     assert drawn <= {"parameters", "history", "curves"}
     assert ("parameters" in drawn) == (n_trials - n_failed >= 3)
@@ -187,7 +187,7 @@ def test_the_same_data_give_the_same_report(
     tables: list[StudyTable], paths: RecordPaths, report: Path
 ) -> None:
     texts = [
-        [each if isinstance(each, str) else list(each.text) for each in section.drawn]
+        [each if isinstance(each, str) else list(each.text) for each in section.plots]
         for section in make_sections(tables, paths)
     ]
     said = re.sub("</?code>", "`", " ".join(sentences(report))).replace("&gt;", ">")
@@ -225,10 +225,10 @@ def test_suggestions_are_held_against_what_they_came_to(tmp_path: Path) -> None:
     trials.loc[chosen, "predicted_log10_loss_sd"] = 0.1
     report = write_report([replace(table, trials=trials)], paths, tmp_path / "out")
     said = " ".join(sentences(report))
-    assert "pca: 4 sets" in said
+    assert "pca: 4 configurations" in said
     assert "75% within the predicted 95% range" in said
-    assert re.search(r"model: 4 sets, median loss \S+; 100% within", said)
-    assert "Not suggested: 11 sets" in said
+    assert re.search(r"model: 4 configurations, median loss \S+; 100% within", said)
+    assert "Not suggested: 11 configurations" in said
     assert (tmp_path / "out" / "suggestions.png").exists()
 
 
@@ -261,8 +261,8 @@ def test_studies_on_other_terms_are_not_compared(
     larger = with_changes(petal, "larger", **{"train.size": 256})
     report = write_report([leaf, larger], paths, tmp_path / "terms")
     said = " ".join(sentences(report))
-    assert "Not compared with leaf, for trained on other terms: larger." in said
-    assert "No 5 sets were trained on several textures each." in said
+    assert "Not compared with leaf because of other fixed values: larger." in said
+    assert "Fewer than 5 configurations were trained on more than one texture." in said
     assert not (tmp_path / "terms" / "texture_against_texture.png").exists()
 
 
@@ -271,7 +271,7 @@ def test_presets_are_textures_of_their_own(tables: list[StudyTable], paths: Reco
         with_changes(table, preset, **{"texture.name": "gray_scott", "texture.preset": preset})
         for table, preset in zip(tables, ("spots", "coral"), strict=True)
     ]
-    first = next(make_sections(presets, paths)).drawn[0]
+    first = next(make_sections(presets, paths)).plots[0]
     assert not isinstance(first, str)
     assert set(first.data["texture"]) == {"gray_scott spots", "gray_scott coral"}
 
@@ -284,7 +284,6 @@ def test_studies_with_different_spaces_are_reported_together(
     fixed = petal.trials.drop(columns="model.channels")
     narrow = replace(
         with_changes(petal, "narrow", fixed, **{"model.channels": 9.0}),
-        params=["model.update_rate", "train.learning_rate"],
         distributions={key: each for key, each in petal.distributions.items() if key != "model.channels"},
     )
     report = write_report([leaf, narrow], paths, tmp_path / "spaces")
@@ -294,7 +293,7 @@ def test_studies_with_different_spaces_are_reported_together(
     complete = leaf.trials.dropna(subset=["final_loss"])
     nines = (complete["model.channels"] == 9).sum()
     assert nines >= 5
-    assert f"{nines} sets on 2 textures" in said
+    assert f"{nines} configurations on 2 textures" in said
 
 
 @pytest.mark.parametrize("losses", ["constant", "constant on one texture"])
@@ -308,9 +307,9 @@ def test_losses_that_do_not_differ_give_sentences(
     other = petal if losses == "constant on one texture" else with_changes(petal, "petal", same)
     report = write_report([with_changes(leaf, "leaf", same), other], paths, tmp_path / "same")
     said = " ".join(sentences(report))
-    assert "All final losses are the same: nothing explains them." in said
+    assert "All final losses are equal, so there is nothing to explain." in said
     assert "rank correlation not defined (all the same)" in said
-    assert ("On no texture do the losses differ." in said) == (losses == "constant")
+    assert ("The losses do not vary on any texture." in said) == (losses == "constant")
     assert "nan" not in said
 
 
@@ -322,6 +321,6 @@ def test_a_set_that_alone_carries_a_fit_is_left_out(
         final_loss=leaf.trials["final_loss"] * np.where(leaf.trials["trial"] == 3, 1e6, 1)
     )
     report = write_report([with_changes(leaf, "leaf", apart), petal], paths, tmp_path / "apart")
-    assert "so far from the others that the curves would only pass there" in " ".join(sentences(report))
+    assert "whose leverage is above 0.9" in " ".join(sentences(report))
     table = pd.read_csv(tmp_path / "apart" / "texture_against_texture.csv")
     assert (table["r2"] > 0.3).all()

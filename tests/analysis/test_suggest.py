@@ -37,7 +37,7 @@ def test_suggestions_are_valid_new_and_different(paths: RecordPaths, method: str
         for name, value in each.params.items():
             distribution = DISTRIBUTIONS[name]
             assert distribution._contains(distribution.to_internal_repr(value))
-        assert 0 < each.loss[1] < 2
+        assert 0 < each.attributes["predicted_log10_loss_sd"] < 2
         distances = [distance for _, distance, _ in each.neighbors]
         assert distances == sorted(distances)
 
@@ -49,7 +49,7 @@ def test_the_model_finds_where_the_loss_is_small(paths: RecordPaths) -> None:
     for each in found:
         rate = each.params["train.learning_rate"]
         assert rate > 5e-4
-        assert each.loss[0] == pytest.approx(-6 - np.log10(rate), abs=0.3)
+        assert each.attributes["predicted_log10_loss"] == pytest.approx(-6 - np.log10(rate), abs=0.3)
 
 
 @pytest.mark.parametrize("method", ["pca", "umap", "model"])
@@ -61,7 +61,7 @@ def test_ratings_lead_where_there_are_some(tmp_path: Path, method: str) -> None:
         ratings.add(Rating(row.trial, "ada", 0, 5 if liked else 0, now()))
     found, why = suggest(read_study(paths, STUDY), method, N, 5.0)
     assert "rating" in why
-    assert all(each.rating is not None for each in found)
+    assert all("predicted_rating" in each.attributes for each in found)
     assert np.median([each.params["train.learning_rate"] for each in found]) < 2e-4
 
 
@@ -81,7 +81,7 @@ def test_the_coverage_is_that_of_trials_left_out() -> None:
     draw, inside = np.random.default_rng(1), []
     points, values = draw.random((15, 2)), draw.normal(size=15)
     model = Model(points, values)
-    scaled = (values - model.mean) / model.sd
+    scaled = (values - values.mean()) / values.std()
     for index in range(15):
         others = GaussianProcessRegressor(model.process.kernel_, optimizer=None)
         others.fit(np.delete(points, index, axis=0), np.delete(scaled, index))
@@ -107,7 +107,7 @@ def test_queued_suggestions_are_marked_and_wait(tmp_path: Path, capsys: pytest.C
     main([f"study={STUDY}", "method=pca", "n=3", "enqueue=true", f"runs_dir={tmp_path}"])
     said = capsys.readouterr().out
     assert "queued 3" in said
-    assert said.count("nearest tried: trial ") == 3
+    assert said.count("nearest: trial ") == 3
     study = find_study(open_storage(paths.storage, create=False), STUDY)
     assert study is not None
     waiting = [trial for trial in study.get_trials() if trial.state.name == "WAITING"]
@@ -126,7 +126,7 @@ def test_queued_suggestions_are_marked_and_wait(tmp_path: Path, capsys: pytest.C
         (["study=leaf", "n=0"], "n=0: must be a whole number from 1 to 100"),
         (["study=leaf", "target_rating=6"], "target_rating=6: must be a number from 0 to 5"),
         (["study=leaf", "enqueue=maybe"], "enqueue=maybe: must be true or false"),
-        (["study=leaf"], "study=leaf: 3 trials are complete; a suggestion takes 10"),
+        (["study=leaf"], "study=leaf: needs at least 10 complete trials (3 so far)"),
         (["study=nothing"], "study 'nothing': no such study"),
     ],
 )

@@ -88,7 +88,7 @@ def test_command_on_records(command: str, study: Path, tmp_path: Path) -> None:
         words.append("outputs.robustness=false")
     words.append(f"runs_dir={runs}")
     if "analysis.suggest" in words:  # ten trials would take long
-        assert "a suggestion takes 10" in run(words, tmp_path, code=2).stderr
+        assert "needs at least 10 complete trials" in run(words, tmp_path, code=2).stderr
         return
     if "analysis.rate" not in words:
         assert run(words, tmp_path).stdout.strip()

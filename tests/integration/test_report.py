@@ -48,4 +48,4 @@ def test_suggestions_run_on_top_of_the_total(finished: Finished, runs: Path, tmp
     done = run_module("analysis.report", *asked[:1], asked[-1], "out=out", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "suggestions.png").exists()
-    assert "pca: 2 sets" in (tmp_path / "out" / "report.html").read_text()
+    assert "pca: 2 configurations" in (tmp_path / "out" / "report.html").read_text()
