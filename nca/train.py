@@ -1,4 +1,4 @@
-"""`python -m nca.train`: one training run; the same command goes on where a stopped one was."""
+"""`python -m nca.train`: train one run; the same command resumes a stopped one."""
 
 from __future__ import annotations
 
@@ -11,87 +11,70 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
-from nca.cli.errors import ConfigError, exit_on_error, nearest
+from nca.cli.errors import EXIT_INTERRUPTED, ConfigError, exit_on_error, nearest
+from nca.cli.options import split_argv
 from nca.config.schema import TrialConfig, name_study, training_values
 from nca.config.validation import build
 from nca.loss.vgg_weights import resolve_features
 from nca.records.paths import SINGLE_RUNS
-from nca.training.rerun import WORDS, Again, check_same_inputs, read_again, take_up
+from nca.training.rerun import RERUN_OPTIONS, Rerun, parse_rerun
 from sweeps import SweepError
 
 __all__ = ["main"]
 
-KEYS = {*WORDS, *(item.name for item in fields(TrialConfig)), "experiment"}  # without a dot
+KEYS = {*RERUN_OPTIONS, *(item.name for item in fields(TrialConfig)), "experiment"}  # those without a dot
+LINE_EVERY_S = 10.0  # of progress, where there is no terminal
 
 
 class _Console:
-    """Follows a single run on the terminal: a progress bar, or a line now and then elsewhere."""
-
-    LINE_EVERY_S = 10.0
+    """Follows a single run: a progress bar on a terminal, a line now and then elsewhere."""
 
     def __init__(self, n_steps: int) -> None:
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
+        from rich.progress import BarColumn, Progress, TimeRemainingColumn
 
-        self._stop = False
-        self._said_at = time.monotonic()
-        columns = (
-            MofNCompleteColumn(),
-            BarColumn(),
-            TextColumn("{task.description}"),
-            TimeRemainingColumn(),
-        )
-        self._bar = Progress(*columns)
+        count, loss = "{task.completed}/{task.total}", "{task.description}"
+        self._bar = Progress(count, BarColumn(), loss, TimeRemainingColumn())
         self._task = self._bar.add_task("starting", total=n_steps)
         self._live = self._bar.console.is_terminal
         if self._live:
             self._bar.start()
+        self._interrupted = False
+        self._printed_at = time.monotonic()
 
     def interrupt(self, signum: int, frame: object) -> None:
-        """Ask the run to stop; a second signal ends the process at once."""
-        import signal
-
-        self._stop = True
+        """Request the end of the run; a second signal ends the process at once."""
+        self._interrupted = True
         signal.signal(signum, signal.SIG_DFL)
 
     def progress(self, n_steps: int, of: int, loss: float) -> None:
         """Show the last loss."""
         self._bar.update(self._task, completed=n_steps, description=f"loss {loss:.4g}")
-        if not self._live and (time.monotonic() - self._said_at > self.LINE_EVERY_S or n_steps == of):
+        if not self._live and (time.monotonic() - self._printed_at > LINE_EVERY_S or n_steps == of):
             print(f"step {n_steps}/{of} loss {loss:.4g}", flush=True)
-            self._said_at = time.monotonic()
+            self._printed_at = time.monotonic()
 
     def report(self, n_steps: int, smoothed: float) -> bool:
-        """Go on: a single run is never pruned."""
+        """Return True: a single run is never pruned."""
         return True
 
     def interrupt_requested(self) -> bool:
-        """Return whether Ctrl-C or SIGTERM came."""
-        return self._stop
+        """Return whether ctrl-C or SIGTERM came."""
+        return self._interrupted
 
     def cancelled(self) -> bool:
         """Return False: nothing but a signal ends a single run."""
         return False
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         self._bar.stop()
 
 
-def run_single(config: TrialConfig, again: Again | None = None) -> int:
-    """Train one run to its end and return the process's exit code.
-
-    Args:
-        config: Its own.
-        again: What it takes from an earlier run.
+def run_single(config: TrialConfig, rerun: Rerun | None = None) -> int:
+    """Train one run to its end and return the exit code of the process.
 
     Raises:
-        ConfigError: If an input cannot be had; nothing has been created then.
+        ConfigError: If an input is missing or, in a rerun, has changed; nothing is created then.
     """
     from nca.tracking.run_lock import hold
     from nca.training.preflight import check_inputs, check_surroundings
@@ -99,21 +82,20 @@ def run_single(config: TrialConfig, again: Again | None = None) -> int:
     check_surroundings(config)
     config = replace(config, features=resolve_features(config.features))
     inputs = check_inputs(config)
-    if again is not None:
-        check_same_inputs(again, inputs)
+    if rerun is not None:
+        rerun.check_inputs(inputs)
     identity = training_values(config) | inputs
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     name = f"{name_study(config)}-{digest}"
-    runs = Path(config.runs_dir)
-    folder = runs / "trials" / SINGLE_RUNS / name
+    folder = Path(config.runs_dir) / "trials" / SINGLE_RUNS / name
     with hold(folder):
-        if again is not None:
-            take_up(again, folder)
-        return _run_in(folder, config, name, {} if again is None else again.tags)
+        if rerun is not None:
+            rerun.restore_to(folder)
+        return _train_in(folder, config, name, {} if rerun is None else rerun.tags)
 
 
-def _run_in(folder: Path, config: TrialConfig, name: str, tags: Mapping[str, str]) -> int:
-    """Train a run in its folder."""
+def _train_in(folder: Path, config: TrialConfig, name: str, tags: Mapping[str, str]) -> int:
+    """Train a run in its folder; print its metrics and return the exit code."""
     from nca.tracking.store import MlflowStore
     from nca.tracking.tracker import Tracker
     from nca.training.run import train
@@ -134,10 +116,9 @@ def _run_in(folder: Path, config: TrialConfig, name: str, tags: Mapping[str, str
         console.close()
     if outcome.reason == "interrupted":
         print(
-            f"interrupted after step {outcome.n_steps - 1}; the same command goes on from there",
-            file=sys.stderr,
+            f"interrupted after step {outcome.n_steps - 1}; run the same command to resume", file=sys.stderr
         )
-        return 130
+        return EXIT_INTERRUPTED
     for key, value in outcome.metrics.items():
         print(f"{key}: {value:.6g}")
     print(f"{outcome.reason}: {outcome.picture}")
@@ -151,24 +132,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ConfigError: Never: it becomes one line and exit code 2.
         SystemExit: 0 trained, 1 diverged, 2 bad input, 130 interrupted.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    with exit_on_error(SweepError, OSError):  # a full or unwritable disk is said in its own words
-        if {"-m", "--multirun"} & set(words):
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    flags, words = split_argv(argv)
+    with exit_on_error(SweepError, OSError):  # of a full or unwritable disk, for instance
+        if {"-m", "--multirun"} & flags:
             raise ConfigError("nca.train -m: nca.train trains one run; a sweep is python -m nca.sweep -m")
         from nca.config.compose import compose_plain, run_hydra
 
-        if any(word.startswith("-") for word in words):
-            return run_hydra("train", words)
-        for word in words:
-            key = word.partition("=")[0]
-            if key not in KEYS and nearest(key, WORDS):
-                raise ConfigError(f"unknown key '{key}'{nearest(key, WORDS)}")
-        again = None
-        if {word.partition("=")[0] for word in words} & set(WORDS):
-            again = read_again(words)
-            print(again.what, flush=True)
-        config = build(TrialConfig, compose_plain("train", words)) if again is None else again.config
-        raise SystemExit(run_single(config, again))
+        if flags:
+            return run_hydra("train", argv)
+        keys = {word.partition("=")[0] for word in words}
+        for key in keys - KEYS:
+            if nearest(key, RERUN_OPTIONS):
+                raise ConfigError(f"unknown key '{key}'{nearest(key, RERUN_OPTIONS)}")
+        if not keys & set(RERUN_OPTIONS):
+            raise SystemExit(run_single(build(TrialConfig, compose_plain("train", words))))
+        rerun = parse_rerun(words)
+        print(rerun.description, flush=True)
+        raise SystemExit(run_single(rerun.config, rerun))
 
 
 if __name__ == "__main__":

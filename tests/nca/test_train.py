@@ -121,7 +121,7 @@ def test_ctrl_c_stops_and_the_same_command_goes_on_to_the_same_loss_but_not_twic
     process.send_signal(signal.SIGCONT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    found = re.fullmatch(r"interrupted after step (\d+); the same command goes on from there\n", err)
+    found = re.fullmatch(r"interrupted after step (\d+); run the same command to resume\n", err)
     assert found is not None, err
     assert 0 <= int(found[1]) < 119
     (kept,) = (tmp_path / "runs").rglob(f"{int(found[1]) + 1:08d}.safetensors")

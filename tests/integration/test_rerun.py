@@ -1,4 +1,4 @@
-"""Runs made once more from records: repeated exactly, gone on with as if never ended, of another texture."""
+"""Reruns from records: repeated exactly, continued as if never ended, or with overrides."""
 
 from __future__ import annotations
 
@@ -100,16 +100,16 @@ def test_a_run_is_not_repeated_on_a_picture_that_has_changed(
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_a_longer_run_goes_on_as_if_it_had_never_ended(
+def test_a_longer_run_continues_as_if_it_had_never_ended(
     runs: Path, capsys: pytest.CaptureFixture[str], kept: bool
 ) -> None:
     first = train(runs, *TINY, f"train.keep_checkpoint={str(kept).lower()}")
     capsys.readouterr()
     longer = train(runs, f"run={first.info.run_id}", f"train.steps={MORE}")
     out = capsys.readouterr().out
-    assert f"goes on from run {first.info.run_id}" in out
-    assert ("trained again" in out) == (not kept)
-    assert longer.data.tags["goes_on_from"] == first.info.run_id
+    assert f"continues run {first.info.run_id} from step {N_STEPS if kept else 0}" in out
+    assert ("it kept no checkpoint" in out) == (not kept)
+    assert longer.data.tags["continues"] == first.info.run_id
     uninterrupted = train(
         runs, *TINY, f"train.steps={MORE}", f"train.drop_step={N_STEPS // 3}", "device=auto"
     )
@@ -119,7 +119,7 @@ def test_a_longer_run_goes_on_as_if_it_had_never_ended(
     assert not list(trials.glob("*/checkpoints"))
 
 
-def test_what_has_gone_on_goes_on_again(runs: Path) -> None:
+def test_a_continued_run_is_continued_again(runs: Path) -> None:
     first = train(runs, *TINY, "train.keep_checkpoint=true")
     second = train(runs, f"run={first.info.run_id}", "train.steps=30")
     third = train(runs, f"run={second.info.run_id}", f"train.steps={MORE}")
@@ -176,13 +176,14 @@ def test_mistakes_are_one_line(
     (old / "config.yaml").write_text(yaml.safe_dump({"train": {"steps": "many"}}))
     cases = (
         (("run=nothing",), "run=nothing: not a path, and not a run in sqlite:///"),
-        ((f"run={broken}",), "is no config of a run"),
+        ((f"run={broken}",), "is not the config of a run"),
         ((f"run={old}",), "train.steps=many: must be a whole number"),
-        (("run=x", "study=y"), "not both"),
-        (("trial=1",), "say of which study"),
+        (("run=x", "study=y"), "give either run=ID, or study=NAME"),
+        (("run=x", "trial=1"), "give either run=ID, or study=NAME"),
+        (("trial=1",), "give either run=ID, or study=NAME"),
         ((f"study={finished.name}", "trial=9"), "trial 9 is not complete"),
         (("study=nothing",), "study 'nothing': no such study"),
-        ((f"study={finished.name}", "experiment=set5"), "experiment=: sets several values"),
+        ((f"study={finished.name}", "experiment=set5"), "experiment=: cannot be given with run= or study="),
         (
             (f"study={finished.name}", "train.stepz=3"),
             "unknown key 'train.stepz', did you mean 'train.steps'?",
