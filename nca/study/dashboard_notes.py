@@ -1,4 +1,4 @@
-"""What the Optuna dashboard says of a texture study and its trials, beside their values; Markdown."""
+"""Markdown notes on a study and its trials for the Optuna dashboard."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def make_notes(
     links: Mapping[str, str],
     trials: Sequence[FinishedTrial],
 ) -> DashboardNotes:
-    """Return notes with sets, results, links into MLflow and commands to go on with.
+    """Return notes with params, results, links to MLflow and commands.
 
     Args:
-        study: Its name.
-        config: Of any trial.
+        study: The study's name.
+        config: Config of any trial.
         paths: Where records are.
-        links: Of the study.
-        trials: Ended for good.
+        links: MLflow ids of the study.
+        trials: All finished trials.
     """
     return DashboardNotes(
         "\n\n".join(_describe_study(study, config, paths, links)),
@@ -66,13 +66,13 @@ def _describe_trial(trial: FinishedTrial, paths: RecordPaths, links: Mapping[str
     yield _table({key: trial.attributes[key] for key in SHOWN_METRICS if key in trial.attributes})
     run = trial.attributes.get("mlflow_run_id")
     if run is None or "mlflow_experiment_id" not in links:
-        yield f"Its files: `{trial.folder}`"
+        yield f"Files: `{trial.folder}`"
         return
     experiment = links["mlflow_experiment_id"]
     page, viewer = (paths.mlflow_url(experiment, run, artifact) for artifact in (None, "viewer.html"))
     yield f"[MLflow run]({page}), [viewer]({viewer}), while `make ui` runs"
     yield f"`{paths.command('nca.render', f'run={run}', 'size=512', 'out=grown.png')}`"
-    yield f"`{paths.command('nca.train', f'run={run}')}` trains it again"
+    yield f"`{paths.command('nca.train', f'run={run}')}` repeats it"
 
 
 def _table(values: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The training runs of one trial, one per seed."""
+"""The training runs of a trial, one per seed."""
 
 from __future__ import annotations
 
@@ -19,37 +19,36 @@ from sweeps.application import Result
 from sweeps.assignment import LOG_FILE
 from sweeps.running_trial import RunningTrial
 
-__all__ = ["TrialRuns"]
+__all__ = ["Repeats"]
 
-PATIENCE_S = 60.0  # with an earlier worker of a trial, which leaves it at its next heartbeat
-MOST_OF_LOG = 100_000  # last characters that the run keeps
+LOCK_TIMEOUT_S = 60.0  # for an earlier worker of the trial, which stops at its next heartbeat
+MAX_LOG_CHARS = 100_000  # of the end of a worker's log, kept with the MLflow run
 
 
-class TrialRuns:
-    """The training runs of one trial: one, or `repeats` that differ in their seed alone, one after another.
+class Repeats:
+    """The training runs of a trial: `repeats` runs with consecutive seeds, one after another.
 
-    Each has a folder of its own then. One that has ended is not trained again in the trial's next attempt,
-    even where the worker died before it told of the end.
+    Several have a folder each. A run that has ended is not repeated by the trial's next attempt, even if
+    the worker died before it reported the end.
     """
 
     def __init__(self, trial: RunningTrial, config: TrialConfig, repeats: int) -> None:
-        first = config.seed
-        self.attributes: dict[str, Any] = {"training_seed": first}
+        self.attributes: dict[str, Any] = {"training_seed": config.seed}
         self._trial = trial
-        self._configs = [replace(config, seed=first + index) for index in range(repeats)]
+        self._configs = [replace(config, seed=config.seed + index) for index in range(repeats)]
 
     def train(self, objectives: Sequence[str]) -> Result:
-        """Train what has not ended yet; return the means of the objectives."""
+        """Train the runs that have no outcome yet, and return the means of all metrics."""
         outcomes: list[Outcome] = []
-        for index, config in enumerate(self._configs):
-            outcomes.append(self._train_one(index, config))
+        for index in range(len(self._configs)):
+            outcomes.append(self._train_one(index))
             if outcomes[-1].reason != "complete":
                 break
-        last, n_steps = outcomes[-1], sum(outcome.n_steps for outcome in outcomes)
+        last = outcomes[-1]
         pictures = [outcome.picture for outcome in outcomes if outcome.picture is not None]
         if len(self._configs) > 1 and pictures:
             shutil.copy(pictures[0], self._trial.folder / "output.png")
-        attributes = self.attributes | {"n_steps": n_steps}
+        attributes = self.attributes | {"n_steps": sum(outcome.n_steps for outcome in outcomes)}
         if last.reason != "complete":
             return Result(last.reason, attributes=attributes | last.metrics, pictures=pictures)
         metrics = {key: statistics.fmean(o.metrics[key] for o in outcomes) for key in last.metrics}
@@ -59,51 +58,46 @@ class TrialRuns:
                 attributes |= {f"{key}_of_seeds": values, f"{key}_sd": statistics.stdev(values)}
         return Result("complete", [metrics[key] for key in objectives], attributes | metrics, pictures)
 
-    def _train_one(self, index: int, config: TrialConfig) -> Outcome:
-        folder = self._folder(index)
-        with hold(folder, PATIENCE_S):
-            return self._train_in(folder, index, config)
+    def _train_one(self, index: int) -> Outcome:
+        trial, config, repeats = self._trial, self._configs[index], len(self._configs)
+        folder = trial.folder / f"seed {index}" if repeats > 1 else trial.folder
+        with hold(folder, LOCK_TIMEOUT_S):
+            outcome = Outcome.load(folder)
+            tracker = self._open_tracker(folder, config, outcome)
+            tracker.set_tags({"optuna_study": trial.study_name, "optuna_trial": str(trial.number)})
+            try:
+                if outcome is None:
+                    return train(config, folder, tracker, _RunListener(trial, index, repeats))
+                tracker.finish(STATUS[outcome.reason])
+                return outcome
+            finally:
+                log = trial.folder / LOG_FILE
+                if outcome is None and log.exists():
+                    tracker.log_text(log.read_text(errors="replace")[-MAX_LOG_CHARS:], LOG_FILE)
+                if tracker.run_id is not None:  # an unavailable server creates the run later
+                    self.attributes.setdefault("mlflow_run_id", tracker.run_id)
 
-    def _train_in(self, folder: Path, index: int, config: TrialConfig) -> Outcome:
-        trial = self._trial
-        tags = {"optuna_study": trial.study_name, "optuna_trial": str(trial.number)}
-        tracker = Tracker()
-        done = Outcome.load(folder)
-        if done is not None:
-            if done.run_id is not None and config.tracking.uri is not None:
-                store = MlflowStore(config.tracking.uri)
-                if store.has_run(done.run_id):
-                    self.attributes.setdefault("mlflow_run_id", done.run_id)
-                    tracker = store.tracker(done.run_id, folder)
-                    tracker.set_tags(tags)
-                    tracker.finish(STATUS[done.reason])
-            return done
-        if config.tracking.uri is not None:
+    def _open_tracker(self, folder: Path, config: TrialConfig, outcome: Outcome | None) -> Tracker:
+        """Return the tracker of a new run, or of the run of the outcome, or else one that records nothing."""
+        trial, uri = self._trial, config.tracking.uri
+        if uri is None:
+            return Tracker()
+        store = MlflowStore(uri)
+        if outcome is None:
             seed = f", seed {config.seed}" if len(self._configs) > 1 else ""
-            tracker = MlflowStore(config.tracking.uri).open_run(
+            return store.open_run(
                 folder,
                 trial.links["mlflow_experiment_id"],
                 name=f"trial {trial.first_attempt}{seed}",
                 parent_run_id=trial.links["mlflow_run_id"],
                 params=asdict(config),
             )
-            tracker.set_tags(tags)
-        try:
-            return train(config, folder, tracker, _OneOf(trial, index, len(self._configs)))
-        finally:
-            log = trial.folder / LOG_FILE
-            if log.exists():
-                tracker.log_text(log.read_text(errors="replace")[-MOST_OF_LOG:], LOG_FILE)
-            if tracker.run_id is not None:
-                self.attributes.setdefault("mlflow_run_id", tracker.run_id)
-
-    def _folder(self, index: int) -> Path:
-        return self._trial.folder / f"seed {index}" if len(self._configs) > 1 else self._trial.folder
+        return store.tracker(outcome.run_id, folder) if store.has_run(outcome.run_id) else Tracker()
 
 
 @dataclass(frozen=True)
-class _OneOf:
-    """Follows one of several training runs of a trial; the first alone decides whether it is pruned."""
+class _RunListener:
+    """Listens to one of a trial's runs; only the first run is pruned."""
 
     trial: RunningTrial
     index: int

@@ -249,7 +249,7 @@ def test_a_sweep_goes_on_while_the_server_is_away(mlflow_server: MlflowServer, t
     assert study is not None
     assert [trial.state for trial in study.get_trials()] == [TrialState.COMPLETE] * n_trials
     if find_outboxes(runs, mlflow_server.uri):
-        assert "have records for the MLflow server; python -m nca.studies deliver" in said
+        assert "have records that wait for MLflow: python -m nca.studies deliver" in said
         assert deliver(mlflow_server.uri, runs).returncode == 0
     client = MlflowClient(mlflow_server.uri)
     found = client.get_experiment_by_name("leaf")

@@ -195,9 +195,9 @@ def test_output_names_the_best_trial_and_its_picture(finished: Finished, records
     assert f"study {finished.name}: 3 complete" in finished.output
     best = records.study.best_trial
     assert f"best: trial {best.number}, final loss {best.value:.6g}" in finished.output
-    pictures = re.findall(r"^its output: (.+)$", finished.output, re.MULTILINE)
+    pictures = re.findall(r"^best output: (.+)$", finished.output, re.MULTILINE)
     assert size_of(Path(pictures[0])) == output_size(records.children[best.number])
-    (viewer,) = re.findall(r"^it lives on: (.+)$", finished.output, re.MULTILINE)
+    (viewer,) = re.findall(r"^viewer: (.+)$", finished.output, re.MULTILINE)
     assert Path(viewer) == records.files(records.children[best.number]) / "viewer.html"
     for number in TRIALS:
         assert f"trial {number} starts: " in finished.output
@@ -205,7 +205,7 @@ def test_output_names_the_best_trial_and_its_picture(finished: Finished, records
 
 
 def test_the_commands_that_the_output_ends_with_can_be_given(finished: Finished, tmp_path: Path) -> None:
-    commands = re.findall(r"^(?:it grows|all outputs): python (.+)$", finished.output, re.MULTILINE)
+    commands = re.findall(r"^(?:render|gallery): python (.+)$", finished.output, re.MULTILINE)
     assert len(commands) == 2
     for command in commands:
         words = shlex.split(command.replace("size=512", "size=64"))
