@@ -1,6 +1,6 @@
-"""How long a study with 1,000 finished trials takes for its next set: `python -m benchmarks.asking`.
+"""Measures the time to sample a configuration with 1,000 finished trials: `python -m benchmarks.asking`.
 
-The study's six parameters in a SQLite file, intermediate values and attributes as trials leave them.
+Six searched parameters, a SQLite file, intermediate values and attributes as those of real trials.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SAMPLERS = ("tpe", "random")
 
 
 def fill(study: optuna.Study, space: dict[str, optuna.distributions.BaseDistribution]) -> None:
-    """Add finished trials with random sets and losses."""
+    """Add finished trials with random configurations and losses."""
     draw = np.random.default_rng(0)
     for _ in range(N_TRIALS):
         params = {}
@@ -59,7 +59,7 @@ def main() -> None:
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         storage = open_storage(f"sqlite:///{folder}/optuna.db")
-        study = optuna.create_study(storage=storage, study_name="asked")
+        study = optuna.create_study(storage=storage, study_name="asking")
         for name in SAMPLERS:
             (plan,) = make_plans(["texture=roundleaf", "features=random_filters", f"sampler={name}"])
             space = to_distributions(plan.space)
@@ -67,7 +67,7 @@ def main() -> None:
                 fill(study, space)
             study = optuna.load_study(
                 storage=open_storage(f"sqlite:///{folder}/optuna.db"),
-                study_name="asked",
+                study_name="asking",
                 sampler=make_sampler(sampler_spec(plan.config), plan.space),
             )
             seconds = []

@@ -1,4 +1,4 @@
-"""The hyperparameter sets that are timed, with trainers of ours and of the reference program's algorithm.
+"""The timed configurations, with our trainers and those of the reference program's algorithm.
 
 VGG-16 has seeded random weights: its cost does not depend on their values.
 """
@@ -27,13 +27,13 @@ SIZE_PX = 128
 UPDATE_RATE = 0.559994317  # of set 5
 LEARNING_RATE = 1e-5
 N_STEPS = 16384
-SMALL_POOL = 8  # rows, where the pool is not what is measured
+SMALL_POOL = 8  # rows, for measurements that do not concern the pool
 WIDTHS = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512)  # of VGG-16's convolutions up to relu5_1
 
 
 @dataclass(frozen=True)
 class Case:
-    """One set of hyperparameters."""
+    """One configuration of the hyperparameters."""
 
     name: str
     channels: int
@@ -45,12 +45,12 @@ class Case:
 
     @property
     def ca_steps(self) -> int:
-        """CA steps of a timed rollout: the mean of what is drawn, rounded up."""
+        """CA steps of a timed rollout: the mean of the drawn lengths, rounded up."""
         return -(-3 * self.max_ca_steps // 4)
 
     @property
     def sizes(self) -> str:
-        """The set as the study writes it."""
+        """The sizes in the study's notation."""
         parts = (self.channels, self.hidden_channels, self.max_ca_steps, self.batch_size, self.filters)
         return "-".join(map(str, parts))
 
@@ -73,13 +73,13 @@ class FixedTrainer(Trainer):
     ca_steps = 0
 
     def draw_ca_steps(self) -> int:
-        """Return `ca_steps`, whatever the stream says."""
+        """Return `ca_steps`."""
         return self.ca_steps
 
 
 @functools.cache
 def vgg_weights() -> dict[str, torch.Tensor]:
-    """Return weights of full width that keep the size of what passes through."""
+    """Return weights of full width under which features keep their magnitude from layer to layer."""
     random = torch.Generator().manual_seed(0)
     weights: dict[str, torch.Tensor] = {}
     n_inputs = 3
@@ -92,7 +92,7 @@ def vgg_weights() -> dict[str, torch.Tensor]:
 
 
 def make_model(case: Case, streams: Streams) -> Automaton:
-    """Return a model that changes states a little, as one in training does."""
+    """Return a model whose states change slightly per CA step, as in training."""
     config = ModelConfig(
         name=case.name,
         channels=case.channels,
@@ -117,7 +117,7 @@ def make_ours(
     pool_rows: int = SMALL_POOL,
     **options: bool,
 ) -> FixedTrainer:
-    """Return a trainer of ours; options are `recompute` and `cuda_graph`."""
+    """Return our trainer; options are `recompute` and `cuda_graph`."""
     streams = Streams(0, device)
     config = TrainConfig(
         steps=N_STEPS,
@@ -145,7 +145,7 @@ def make_ours(
 
 
 def reference_parameters(case: Case, device: torch.device = CPU) -> dict[str, torch.Tensor]:
-    """Return a model as the transcription takes it."""
+    """Return a model in the form that the transcription takes."""
     model = make_model(case, Streams(0, CPU)).to(device)
     parameters = {"filters": model.kernels, "w0": model.w0.detach(), "w1": model.w1.detach()}
     return parameters if model.bias is None else parameters | {"bias": model.bias.detach()}

@@ -1,9 +1,9 @@
-"""What calls cost: `python -m benchmarks.costs`, about five minutes on an idle machine; writes costs.json.
+"""Measures the cost of calls: `python -m benchmarks.costs`, five minutes idle; writes costs.json.
 
-A real PostgreSQL server, a real MLflow server whose store is in it, and Ray, on this machine. For each kind
-of call: seconds until its answer with one caller, and the processor time that it takes of the caller and of
-each server. For the coordinator: what a trial and a look at so many running ones take, from the real one with
-an executor whose trials end at once or never. `python -m benchmarks.scale` plans with these numbers.
+A real PostgreSQL server, a real MLflow server that stores its data in it, and Ray, on this machine. For each
+kind of call: seconds until its answer with one caller, and its processor time in the caller and in each
+server. For the coordinator: the time per trial and per poll of many running trials, measured with an executor
+whose trials end at once or never. `python -m benchmarks.scale` simulates with these numbers.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ __all__ = ["N_FINISHED", "RESULTS", "main"]
 
 RESULTS = Path(__file__).with_name("costs.json")
 ROOT = Path(__file__).parents[1]
-N_FINISHED = 1000  # trials in the study that is measured
+N_FINISHED = 1000  # finished trials in the measured study
 N_CALLS, N_FEW = 200, 50
-RUNNING = (32, 256)  # trials at once, for what a look at them costs
-N_LOOKS = 40
-N_LOSSES = 100  # of a batch: ten seconds at 0.1 s a step
+RUNNING = (32, 256)  # concurrent trials, for the cost of a poll
+N_POLLS = 40
+N_LOSSES = 100  # per batch: ten seconds at 0.1 s per step
 N_PARAMS, N_TAGS = 30, 16
 FILES_KB = (1, 1029, 1051, 76, 7, 27, 104, 21, 7, 54)  # a trial's artifacts at 48 px
 SPACE: Space = {
@@ -75,13 +75,13 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of one call.
+    """Seconds per call.
 
     Args:
         wall: Until its answer.
         caller: Processor time of the caller.
-        postgres: Likewise of PostgreSQL.
-        mlflow: Likewise of the MLflow server.
+        postgres: Processor time of PostgreSQL.
+        mlflow: Processor time of the MLflow server.
     """
 
     wall: float
@@ -91,26 +91,26 @@ class Cost:
 
 
 def stat(pid: str) -> list[str]:
-    """Return the fields of a process after its name, none where it is gone."""
+    """Return the fields of /proc/PID/stat after the process's name; none if the process has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return []
 
 
-def processor_s(wanted: Callable[[list[str]], bool], waited_for: bool = False) -> float:
-    """Return the processor time of some processes, and of children that they have waited for."""
+def processor_s(selected: Callable[[list[str]], bool], with_children: bool = False) -> float:
+    """Return the processor time of the selected processes, optionally with that of their ended children."""
     ticks = 0
     for entry in Path("/proc").iterdir():
         fields = stat(entry.name) if entry.name.isdigit() else []
-        if fields and wanted(fields):
-            ticks += sum(map(int, fields[11 : 15 if waited_for else 13]))
+        if fields and selected(fields):
+            ticks += sum(map(int, fields[11 : 15 if with_children else 13]))
     return ticks / TICKS_PER_S
 
 
 @dataclass
 class Meter:
-    """Measures calls against the servers."""
+    """Measures calls to the servers."""
 
     postgres: Postgres
     mlflow: MlflowServer
@@ -124,10 +124,10 @@ class Meter:
     def mlflow_s(self) -> float:
         assert self.mlflow._process is not None
         session = str(self.mlflow._process.pid)
-        return processor_s(lambda fields: fields[3] == session, waited_for=True)
+        return processor_s(lambda fields: fields[3] == session, with_children=True)
 
     def measure(self, name: str, call: Callable[[int], object], n_calls: int = N_CALLS) -> None:
-        """Make calls one after the other, after one that does not count."""
+        """Make calls one after the other, after one that is not counted."""
         call(0)
         before = self.postgres_s(), self.mlflow_s(), time.process_time(), time.perf_counter()
         for index in range(1, n_calls + 1):
@@ -139,7 +139,7 @@ class Meter:
 
 
 def fill(storage: RetryingStorage, name: str) -> None:
-    """Make a study with so many finished trials."""
+    """Create a study with `N_FINISHED` finished trials."""
     study = optuna.create_study(study_name=name, storage=storage, direction="minimize")
     draw = np.random.default_rng(0)
     distributions = to_distributions(SPACE)
@@ -159,7 +159,7 @@ def fill(storage: RetryingStorage, name: str) -> None:
 
 
 def measure_worker(meter: Meter, folder: Path) -> None:
-    """Measure what a trial's own process asks of PostgreSQL."""
+    """Measure the calls of a trial's process to PostgreSQL."""
     address, name = meter.postgres.address, "worker"
     storage = open_storage(address)
     fill(storage, name)
@@ -208,7 +208,7 @@ def measure_worker(meter: Meter, folder: Path) -> None:
 
 
 def measure_tracking(meter: Meter, folder: Path) -> None:
-    """Measure what a trial's own process asks of the MLflow server."""
+    """Measure the calls of a trial's process to the MLflow server."""
     store = MlflowStore(meter.mlflow.uri)
     experiment = store.experiments.open("costs", folder)
     parent = store.create_run(experiment, "study")
@@ -225,7 +225,7 @@ def measure_tracking(meter: Meter, folder: Path) -> None:
         trackers.append(store.open_run(folder / f"run-{index}", experiment, f"trial {index}", **run))
         trackers[-1].set_tags({f"tag_{n}": "value" for n in range(N_TAGS)})
 
-    for index in range(RUNNING[-1]):  # among so many that run
+    for index in range(RUNNING[-1]):  # other running runs
         store.create_run(experiment, f"other {index}", parent_run_id=parent)
     meter.measure("create", create, N_FEW)
     tracker = trackers[0]
@@ -242,14 +242,14 @@ def measure_tracking(meter: Meter, folder: Path) -> None:
 
 
 @dataclass
-class Ghosts:
-    """An executor whose trials end one a look, and then no more; it times what lies between its calls."""
+class StubExecutor:
+    """An executor whose trials end, one per poll, and later never; it times the coordinator between polls."""
 
     n_slots: int
     storage: RetryingStorage
     study: str
     running: list[int] = field(default_factory=list)
-    looks: list[float] = field(default_factory=list)
+    polls: list[float] = field(default_factory=list)
     since: float | None = None
 
     def n_free(self) -> int:
@@ -266,24 +266,24 @@ class Ghosts:
 
     def wait(self, timeout_s: float) -> list[Ended]:
         if self.since is not None:
-            self.looks.append(time.perf_counter() - self.since)
+            self.polls.append(time.perf_counter() - self.since)
         ended = []
-        if len(self.looks) < N_LOOKS:
+        if len(self.polls) < N_POLLS:
             number = self.running.pop(0)
             other = threading.Thread(target=self._tell, args=(number,))
             other.start()
             other.join()
             ended.append(Ended(number, 0, 0))
-        elif len(self.looks) >= 2 * N_LOOKS:
+        elif len(self.polls) >= 2 * N_POLLS:
             os.kill(os.getpid(), signal.SIGINT)
         self.since = time.perf_counter()
         return ended
 
     def costs(self) -> dict[str, float]:
-        """Return seconds of a look at the running ones, and what one that has ended adds to it."""
-        with_one, without = self.looks[2:N_LOOKS], self.looks[N_LOOKS + 2 : 2 * N_LOOKS]
-        look = statistics.median(without)
-        return {"look": look, "trial": statistics.median(with_one) - look}
+        """Return the seconds of a poll, and the additional seconds of one ended trial."""
+        with_one, without = self.polls[2:N_POLLS], self.polls[N_POLLS + 2 : 2 * N_POLLS]
+        poll = statistics.median(without)
+        return {"poll": poll, "trial": statistics.median(with_one) - poll}
 
     def _tell(self, number: int) -> None:
         id_ = trial_id(self.storage, self.study, number)
@@ -298,24 +298,24 @@ class Ghosts:
 
 
 def measure_coordinator(meter: Meter, folder: Path) -> dict[str, Any]:
-    """Measure what the coordinator does per trial and per look, at so many finished trials."""
+    """Measure the coordinator's time per trial and per poll."""
     found: dict[str, Any] = {}
     storage = open_storage(meter.postgres.address)
     for sampler, n_running in itertools.product(("tpe", "random"), RUNNING):
         name = f"{sampler}, {n_running} running"
         fill(storage, name)
-        ghosts = Ghosts(n_running, storage, name)
+        stub = StubExecutor(n_running, storage, name)
         before = meter.postgres_s()
-        Coordinator(make_spec(name, meter.postgres.address, sampler, folder), ghosts, silent()).run()
-        found[name] = {what: round(seconds, 6) for what, seconds in ghosts.costs().items()}
-        found[name]["postgres"] = round((meter.postgres_s() - before) / (N_LOOKS + n_running), 6)
+        Coordinator(make_spec(name, meter.postgres.address, sampler, folder), stub, silent()).run()
+        found[name] = {part: round(seconds, 6) for part, seconds in stub.costs().items()}
+        found[name]["postgres"] = round((meter.postgres_s() - before) / (N_POLLS + n_running), 6)
         print(name, found[name], flush=True)
         shutil.rmtree(folder / "trials")
     return found
 
 
 def make_spec(name: str, address: str, sampler: str, folder: Path) -> SweepSpec:
-    """Return a sweep without an end."""
+    """Return the spec of a sweep that does not end by itself."""
     return SweepSpec(
         study=StudySpec(name, address, SPACE, {}),
         sampler=SamplerSpec(sampler, 0),
@@ -330,48 +330,48 @@ def make_spec(name: str, address: str, sampler: str, folder: Path) -> SweepSpec:
 
 
 def silent() -> Progress:
-    """Return a progress that nobody sees."""
+    """Return a progress display that is discarded."""
     return Progress(Console(file=io.StringIO()))
 
 
 def measure_ray() -> dict[str, float]:
-    """Measure the mailbox of the Ray executor, and its look at so many running tasks."""
-    with run_cluster(str(ROOT)) as cluster:
+    """Measure a reading of the Ray executor's mailbox, and the executor's poll of many running tasks."""
+    with run_cluster(str(ROOT)) as cluster, tempfile.TemporaryDirectory() as folder:
         import ray
 
         from sweeps.executors.ray import RayExecutor
         from sweeps.executors.ray_task import Mailbox
 
-        executor = RayExecutor(APPLICATION, ROOT, cluster.address)
+        executor = RayExecutor(APPLICATION, Path(folder), cluster.address)
         executor.prepare()
         mailbox = executor._mailbox
         assert mailbox is not None
 
         def read(n_calls: int) -> float:
-            since = time.perf_counter()
+            start = time.perf_counter()
             ray.get([mailbox.read.remote() for _ in range(n_calls)])
-            return (time.perf_counter() - since) / n_calls
+            return (time.perf_counter() - start) / n_calls
 
         read(100)
         found = {"read": round(statistics.median(read(1000) for _ in range(5)), 6)}
         never = ray.remote(Mailbox).options(num_cpus=1000)
         waiting = [never.remote().read.remote() for _ in range(RUNNING[-1])]
 
-        def look() -> float:
-            since = time.perf_counter()
+        def poll() -> float:
+            start = time.perf_counter()
             ray.wait(waiting, num_returns=1, timeout=0)
             ray.wait(waiting, num_returns=len(waiting), timeout=0)
-            return time.perf_counter() - since
+            return time.perf_counter() - start
 
-        look()
-        found[f"look, {RUNNING[-1]} running"] = round(statistics.median(look() for _ in range(20)), 6)
+        poll()
+        found[f"poll, {RUNNING[-1]} running"] = round(statistics.median(poll() for _ in range(20)), 6)
         executor.close()
     print(found, flush=True)
     return found
 
 
 def count_connections(postgres: Postgres) -> int:
-    """Return how many connections a trial's process holds: its own and that of its heartbeat."""
+    """Return the number of connections of a trial's process, that of its heartbeat included."""
     storage = open_storage(postgres.address, create=False)
     storage.get_all_studies()
     beats = threading.Thread(target=storage.get_all_studies)
@@ -385,7 +385,7 @@ def count_connections(postgres: Postgres) -> int:
 
 @contextmanager
 def servers(folder: Path) -> Iterator[Meter]:
-    """Start PostgreSQL and an MLflow server on it."""
+    """Start PostgreSQL and an MLflow server that stores its data in it."""
     os.environ["PGPASSWORD"] = PASSWORD
     kept = folder / "server"
     kept.mkdir()

@@ -1,8 +1,8 @@
-"""Ours against the reference program's algorithm on a GPU: `python -m benchmarks.cuda`.
+"""Measures training steps against the reference program's algorithm on a GPU: `python -m benchmarks.cuda`.
 
-For a person with a GPU: nobody has measured it yet. Prints the table of `make bench` as far as a GPU has it,
-and writes cuda.json with the machine's description. Times are of whole training steps and rollouts, host
-included, between two synchronizations; nothing else should run meanwhile.
+Prints the rows of `make bench` that apply to a GPU and writes cuda.json with the machine's description. Times
+cover whole training steps and rollouts, host included, between two synchronizations. Not yet run on any GPU;
+nothing else should run at the same time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WAYS = ("fp32", "fp32, graph", "tf32, graph", "bf16, graph")
 
 
 def measure_peaks(device: torch.device) -> dict[str, float]:
-    """Return the peak of allocated memory, MB, of training steps of set 5, its small pool included."""
+    """Return the peak of allocated memory in MB of training steps of set 5, its small pool included."""
     fresh, rows = torch.rand(SET_5.channels, SIZE_PX, SIZE_PX, device=device), range(SET_5.batch_size)
     peaks = {}
     run: Callable[[int], object]

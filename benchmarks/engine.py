@@ -1,8 +1,7 @@
-"""What the sweep engine costs: `python -m benchmarks.engine`.
+"""Measures the throughput of the sweep engine: `python -m benchmarks.engine [N_TRIALS]`.
 
-A study of 2,000 trials that do nothing, through the real engine with two workers and a SQLite file, for each
-of two samplers. Prints trials per second by quarter of the study and the coordinator's memory, and writes
-engine.json.
+A study of 2,000 empty trials per sampler, with the real engine, two workers and a SQLite file. Prints trials
+per second and the coordinator's memory by quarter of the study, and writes engine.json.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ PAGES_TO_MB = resource.getpagesize() / 1e6
 
 
 class Nothing:
-    """An application whose trials return at once what was drawn."""
+    """An application whose trials return their sampled parameter at once."""
 
     def open_study(self, study: str, config: Mapping[str, Any]) -> dict[str, str]:
         return {}
@@ -72,7 +71,7 @@ class Nothing:
 
 
 class Memory(threading.Thread):
-    """Notes the resident memory of this process, in MB, once a second."""
+    """Records the resident memory of this process, in MB, once a second."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -86,7 +85,7 @@ class Memory(threading.Thread):
 
 
 def run(sampler: str, folder: Path, n_trials: int, executor: Executor) -> list[float]:
-    """Run a study in a SQLite file; return when its trials ended, in seconds, in order."""
+    """Run a study in a SQLite file; return the end times of its trials, in seconds, sorted."""
     storage = f"sqlite:///{folder / 'optuna.db'}"
     spec = SweepSpec(
         study=StudySpec("nothing", storage, {"x": Interval(0.0, 1.0), "y": Interval(0.0, 1.0)}, {}),
@@ -108,7 +107,7 @@ def run(sampler: str, folder: Path, n_trials: int, executor: Executor) -> list[f
 
 
 def measure(sampler: str, folder: Path, n_trials: int) -> dict[str, list[float]]:
-    """Run a study; return trials per second and memory in MB by quarter of it."""
+    """Run a study; return trials per second and memory in MB by quarter of the study."""
     memory = Memory()
     memory.start()
     executor = LocalExecutor([Slot(index, 1) for index in range(2)], APPLICATION)
@@ -123,7 +122,7 @@ def measure(sampler: str, folder: Path, n_trials: int) -> dict[str, list[float]]
 def main() -> None:
     """Measure, print, and write engine.json."""
     n_trials = int(sys.argv[1]) if len(sys.argv) > 1 else N_TRIALS
-    table = Table("sampler", "trials/s by quarter", "memory at the end of each, MB")
+    table = Table("sampler", "trials/s by quarter", "memory at the end of each quarter, MB")
     results = {}
     for sampler in SAMPLERS:
         start = time.perf_counter()

@@ -1,8 +1,8 @@
-"""What a trial costs beyond itself, by executor: `python -m benchmarks.executors`.
+"""Measures the overhead of a trial by executor: `python -m benchmarks.executors`.
 
-Studies of trials that do nothing, random sets, a SQLite file, two slots: local processes, and Ray on two
-nodes with a CPU each on this machine, which share the disk or a storage. In turns; prints the median seconds
-of a slot per trial, and writes executors.json.
+Studies of empty trials, random search, a SQLite file, two slots: local processes, and Ray on two nodes with a
+CPU each on this machine, with `runs_dir` on a shared disk and with a storage. The executors take turns;
+prints the median seconds of a slot per trial, and writes executors.json.
 """
 
 from __future__ import annotations
@@ -27,35 +27,36 @@ __all__ = ["main"]
 
 ROUNDS = 5
 N_TRIALS = 60
-N_WARM = 10  # trials of each run that do not count: nodes load the application for the first ones
+N_WARM_UP = 10  # first trials of each run, not counted: nodes load the application
 RESULTS = Path(__file__).with_name("executors.json")
 ROOT = Path(__file__).parents[1]
 
 
-def seconds_per_trial(executor: Executor) -> float:
-    """Return how long a slot is taken per trial."""
+def seconds_per_trial(make: Callable[[Path], Executor]) -> float:
+    """Return the seconds that a trial occupies a slot."""
     with tempfile.TemporaryDirectory() as folder:
-        ends = run("random", Path(folder), N_TRIALS, executor)
-    return N_NODES * (ends[-1] - ends[N_WARM]) / (N_TRIALS - 1 - N_WARM)
+        ends = run("random", Path(folder), N_TRIALS, make(Path(folder)))
+    return N_NODES * (ends[-1] - ends[N_WARM_UP]) / (N_TRIALS - 1 - N_WARM_UP)
 
 
 def main() -> None:
     """Measure, print, and write executors.json."""
-    with run_cluster(str(ROOT)) as cluster, tempfile.TemporaryDirectory() as storage:
+    with run_cluster(str(ROOT)) as cluster:
 
-        def on_ray(storage_path: str | None = None) -> RayExecutor:
-            return RayExecutor(APPLICATION, ROOT, cluster.address, storage_path=storage_path)
+        def with_storage(folder: Path) -> RayExecutor:
+            (storage := folder / "storage").mkdir()
+            return RayExecutor(APPLICATION, folder, cluster.address, storage_path=f"file://{storage}")
 
-        makers: dict[str, Callable[[], Executor]] = {
-            "local processes": lambda: LocalExecutor([Slot(i, 1) for i in range(N_NODES)], APPLICATION),
-            "Ray, shared disk": on_ray,
-            "Ray, storage": lambda: on_ray(f"file://{storage}"),
+        makers: dict[str, Callable[[Path], Executor]] = {
+            "local processes": lambda _: LocalExecutor([Slot(i, 1) for i in range(N_NODES)], APPLICATION),
+            "Ray, shared disk": lambda folder: RayExecutor(APPLICATION, folder, cluster.address),
+            "Ray, storage": with_storage,
         }
         found: dict[str, list[float]] = {name: [] for name in makers}
         for _ in range(ROUNDS):
             for name, make in makers.items():
-                found[name].append(seconds_per_trial(make()))
-    table = Table("executor", "s of a slot per trial", "smallest and largest")
+                found[name].append(seconds_per_trial(make))
+    table = Table("executor", "seconds per trial", "range")
     for name, seconds in found.items():
         table.add_row(name, f"{statistics.median(seconds):.2f}", f"{min(seconds):.2f} to {max(seconds):.2f}")
     Console(width=100).print(table)

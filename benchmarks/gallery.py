@@ -1,4 +1,4 @@
-"""How long the gallery of 500 trials takes to load: `python -m benchmarks.gallery`.
+"""Measures the loading time of a gallery of 500 trials: `python -m benchmarks.gallery`.
 
 In headless Chromium, from the request to the end of the load event, and to the first frame after it with all
 cards laid out; medians of five. Prints them and writes gallery.json.
@@ -31,7 +31,7 @@ requestAnimationFrame(() => requestAnimationFrame(() => done([
 
 
 def measure(page: Path) -> tuple[float, float]:
-    """Return the seconds to the load event's end and to the frame after it, in a browser of its own."""
+    """Return the seconds to the end of the load event and to the next frame, in a new browser."""
     options = ChromeOptions()
     options.binary_location = "/usr/bin/chromium"
     with tempfile.TemporaryDirectory() as profile:

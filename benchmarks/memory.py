@@ -1,7 +1,7 @@
-"""Peak memory of training steps in a process of their own: `python -m benchmarks.memory WHO [KEY=VALUE ...]`.
+"""Measures the peak memory of training steps: `python -m benchmarks.memory WHO [KEY=VALUE ...]`.
 
-Prints one JSON line: the peak resident memory above the bare process, which has loaded torch and run every
-kind of operation once, and above the pool; and the median time of a step.
+Prints one JSON line: the peak resident memory without the pool and without what the process had before the
+trainer, after loading torch and running every kind of operation once; and the median time of a step.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ MB = 1e6
 
 
 def measure(who: str, **options: object) -> dict[str, float]:
-    """Return what a fresh process measures.
+    """Return the measurements of a new process.
 
     Args:
         who: `ours` or `reference`.
-        options: Fields of `Case`, `ca_steps` of every rollout, `rounds`; for ours also `size`, `precision`
+        options: Fields of `Case`, `ca_steps` of every rollout, `rounds`; for `ours` also `size`, `precision`
             and `recompute`.
     """
-    words = [f"{key}={json.dumps(value)}" for key, value in options.items()]
+    arguments = [f"{key}={json.dumps(value)}" for key, value in options.items()]
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.memory", who, *words],
+        [sys.executable, "-m", "benchmarks.memory", who, *arguments],
         check=True,
         capture_output=True,
         text=True,
@@ -62,9 +62,9 @@ def warm_up() -> None:
     torch.bmm(torch.rand(4, 64, 64), torch.rand(4, 64, 64))
 
 
-def main(words: list[str]) -> None:
-    """Print the measurement."""
-    who, options = words[0], {k: json.loads(v) for k, _, v in (word.partition("=") for word in words[1:])}
+def main(argv: list[str]) -> None:
+    """Measure and print."""
+    who, options = argv[0], {k: json.loads(v) for k, _, v in (option.partition("=") for option in argv[1:])}
     fields = {field.name for field in dataclasses.fields(Case)}
     case = dataclasses.replace(SET_5, **{k: options.pop(k) for k in fields & options.keys()})
     rounds, ca_steps = options.pop("rounds", ROUNDS), options.pop("ca_steps", case.ca_steps)

@@ -1,10 +1,10 @@
-"""What the rungs of successive halving are worth: `python -m benchmarks.pruning [FOLDER STUDY]`.
+"""Replays a study under the rungs of successive halving: `python -m benchmarks.pruning [FOLDER STUDY]`.
 
-Replays the trials of an exported study, which all trained to their end (docs/study's 62 random sets of 800
-steps, if none is given), in 1,000 random orders: each ends at the first rung at which its smoothed loss is
-not among the best of those that came there before, as Optuna's SuccessiveHalvingPruner decides. Prints how
-much training it takes until a set as good as the best of 25 has trained to its end, against no pruning, and
-writes pruning.json. It takes seconds.
+The exported study has only complete trials (by default docs/study's 62 random configurations of 800 steps).
+They are replayed in 1,000 random orders: a trial ends at the first rung at which its smoothed loss is not
+among the best of those that reached the rung before, as Optuna's SuccessiveHalvingPruner decides. Prints the
+training needed until a configuration as good as the best of 25 has trained to its end, relative to no
+pruning, and writes pruning.json. Takes seconds.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ __all__ = ["main"]
 STUDY = (str(Path(__file__).parents[1] / "docs" / "study"), "roundleaf-fifty")
 RESULTS = Path(__file__).with_name("pruning.json")
 N_REPLAYS = 1000
-GOAL_OF = 25
+GOAL_OF = 25  # random configurations whose best is the goal
 FIRST_RUNGS = (1 / 32, 1 / 16, 1 / 8, 1 / 4)  # of a trial's steps
 FACTORS = (2, 4)
 QUANTILES = (0.25, 0.5, 0.75)
 
 
 def read(folder: str, study: str) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return steps, (n_reports,), curves at them, (n_trials, n_reports), and last losses, (n_trials,)."""
+    """Return steps (n_reports,), loss curves (n_trials, n_reports) and final losses (n_trials,)."""
     curves = pd.read_csv(Path(folder) / "curves.csv").query("study == @study")
     trials = pd.read_csv(Path(folder) / "trials.csv").query("study == @study").set_index("trial")
     last = trials["final_loss_median"].dropna()
@@ -43,13 +43,13 @@ def read(folder: str, study: str) -> tuple[NDArray[np.int64], NDArray[np.float64
 def replay(
     order: NDArray[np.int64], curves: NDArray[np.float64], rungs: Sequence[int], factor: int
 ) -> list[int]:
-    """Return for each trial of an order the number of its last rung, len(rungs) where it trains to its end.
+    """Return the index of each trial's last rung, len(rungs) if it trains to its end.
 
     Args:
-        order: Trials, again and again.
-        curves: See `read`.
-        rungs: Reports at which trials compete.
-        factor: The best 1 / factor go on, the first that come do.
+        order: Trials in the order of the replay.
+        curves: Loss curves, see `read`.
+        rungs: Indices of the reports at which trials are compared.
+        factor: The best 1 / factor continue, and so do the first trials at a rung.
     """
     seen: list[list[float]] = [[] for _ in rungs]
     ends = []
@@ -72,7 +72,7 @@ def steps_to_goal(
     factor: int,
     goal: float,
 ) -> float:
-    """Return how many full trainings' worth of steps pass until a trial ends as good as the goal."""
+    """Return the training, in complete trials, until a trial ends with a loss as low as the goal."""
     steps, curves, last = study
     full = int(steps[-1])
     wanted = [] if first is None else [first * full * factor**k for k in range(10)]
@@ -89,25 +89,23 @@ def steps_to_goal(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Replay, print, and write pruning.json."""
-    words = list(sys.argv[1:] if arguments is None else arguments) or [*STUDY]
-    study = read(words[0], words[1])
+    folder, name = list(sys.argv[1:] if arguments is None else arguments) or STUDY
+    study = read(folder, name)
     draw = np.random.default_rng(0)
     last = study[2]
     goal = float(np.median([draw.choice(last, GOAL_OF, replace=False).min() for _ in range(N_REPLAYS)]))
     settings = [(None, 1), *((first, factor) for factor in FACTORS for first in FIRST_RUNGS)]
-    table = Table(
-        "first rung", "the best ... go on", "trainings until the goal", "half between", "against none"
-    )
+    table = Table("first rung", "continue", "trials to the goal", "quartiles", "relative to no pruning")
     results = {}
     plain = 1.0
     for first, factor in settings:
         found = [steps_to_goal(draw, study, first, factor, goal) for _ in range(N_REPLAYS)]
         low, middle, high = np.quantile(found, QUANTILES, method="nearest")
         plain = middle if first is None else plain
-        name = "no pruning" if first is None else f"1/{round(1 / first)} of the steps"
+        label = "no pruning" if first is None else f"1/{round(1 / first)} of the steps"
         share = "" if first is None else f"1/{factor}"
-        table.add_row(name, share, f"{middle:.1f}", f"{low:.1f} to {high:.1f}", f"{middle / plain:.2f}")
-        results[f"{name} {share}".strip()] = [round(float(x), 2) for x in (low, middle, high)]
+        table.add_row(label, share, f"{middle:.1f}", f"{low:.1f} to {high:.1f}", f"{middle / plain:.2f}")
+        results[f"{label} {share}".strip()] = [round(float(x), 2) for x in (low, middle, high)]
     Console(width=100).print(table)
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 

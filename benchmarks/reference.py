@@ -1,8 +1,8 @@
-"""The study's algorithm as its program runs it, plain and slow: what everything faster is measured against.
+"""The algorithm of the study's program, plain and slow: the baseline of all measurements.
 
 Autograd through perception and both convolutions, a float mask per CA step, VGG-16 with gradients of its
-weights, the target's Gram matrices anew at every step. Only the files that the program writes are left out.
-It shares no code with `nca`.
+weights, the target's Gram matrices recomputed at every step. Only the program's output files are left out. It
+shares no code with `nca`.
 """
 
 from __future__ import annotations
@@ -30,20 +30,19 @@ def perceive(x: Tensor, filters: Tensor) -> Tensor:
 
 
 def rollout(x: Tensor, parameters: Mapping[str, Tensor], ca_steps: int, update_rate: float) -> Tensor:
-    """Return the state after `ca_steps`; with a `bias` among the parameters the rule has a ReLU.
+    """Return the state after `ca_steps` CA steps; the rule has a ReLU if the parameters include a `bias`.
 
     Args:
         x: Cell states, (batch, channels, height, width).
         parameters: `filters` (filters, 3, 3), `w0` (hidden, channels * filters), `w1` (channels, hidden), and
-            perhaps `bias` (hidden,).
-        ca_steps: How many.
-        update_rate: One coin per cell and channel; with a bias one per cell.
+            optionally `bias` (hidden,).
+        ca_steps: Number of CA steps.
+        update_rate: Probability of an update, for each cell and channel; with a bias for each cell.
     """
     w0, w1 = (parameters[name][:, :, None, None] for name in ("w0", "w1"))
     bias = parameters.get("bias")
     for _ in range(ca_steps):
-        coins = torch.rand_like(x if bias is None else x[:, :1])
-        mask = (coins < update_rate) * 1.0
+        mask = (torch.rand_like(x if bias is None else x[:, :1]) < update_rate) * 1.0
         hidden = F.conv2d(perceive(x, parameters["filters"]), w0, bias)
         if bias is not None:
             hidden = F.relu(hidden)
@@ -52,7 +51,7 @@ def rollout(x: Tensor, parameters: Mapping[str, Tensor], ca_steps: int, update_r
 
 
 def make_vgg(weights: Mapping[str, Tensor]) -> nn.ModuleList:
-    """Return VGG-16 up to relu5_1 as torchvision makes it: a list of modules whose weights get gradients."""
+    """Return VGG-16 up to relu5_1 as torchvision builds it, with gradients for its weights."""
     layers: list[nn.Module] = []
     for index in range(STYLE_LAYERS[-1] + 1):
         if index in CONVOLUTIONS:
@@ -86,14 +85,14 @@ def style_loss(images: Tensor, target: Tensor, vgg: nn.ModuleList) -> Tensor:
 
 
 class ReferenceTrainer:
-    """One training step after another.
+    """A trainer that takes one training step per call.
 
     Args:
-        parameters: As `rollout` takes them; all but the filters are trained.
+        parameters: See `rollout`; all except the filters are trained.
         pool: States, (rows, channels, height, width).
-        loss: Of RGB images, (batch, 3, height, width).
+        loss: Loss of RGB images, (batch, 3, height, width).
         schedule: Adam's learning rate, which drops after a third of the steps, and the number of steps.
-        update_rate: In (0, 1].
+        update_rate: Probability of an update, in (0, 1].
     """
 
     def __init__(
@@ -112,7 +111,7 @@ class ReferenceTrainer:
         self.pool, self.loss, self.update_rate = pool, loss, update_rate
 
     def train_step(self, step: int, rows: Sequence[int], ca_steps: int, seed_state: Tensor) -> float:
-        """Take the training step with the given draws and return its loss."""
+        """Take a training step with the given random draws; return its loss."""
         index = torch.tensor(rows)
         x = self.pool[index]
         if step % RESEED_EVERY == 0:

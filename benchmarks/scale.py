@@ -1,9 +1,10 @@
-"""How many GPUs one coordinator, one PostgreSQL and one MLflow server carry: `python -m benchmarks.scale`.
+"""Simulates how many GPUs one coordinator and its servers can keep busy: `python -m benchmarks.scale`.
 
-A simulation, event by event, with the costs that `python -m benchmarks.costs` has measured: every ask,
-report, heartbeat, tell, batch of losses, image and artifact of every trial queues for the coordinator and for
-the processors of both servers. For each case it finds the largest number of GPUs, a trial on each, that lose
-at most a twentieth more of their time to waiting than one alone. Prints, draws, writes scale.json.
+A discrete-event simulation with the costs that `python -m benchmarks.costs` measured: every ask, report,
+heartbeat, tell, batch of losses, image and artifact of every trial queues for the coordinator and for the
+processors of PostgreSQL and MLflow. For each case it finds the largest number of GPUs, with a trial on each,
+that lose at most a twentieth more of their time to waiting than a single one. Prints, draws and writes
+scale.json.
 """
 
 from __future__ import annotations
@@ -26,25 +27,25 @@ __all__ = ["Plan", "main", "simulate"]
 
 RESULTS = Path(__file__).with_name("scale.json")
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "scale.png"
-LOSS = 0.05  # of the GPUs' time, to waiting for others
-HEARTBEAT_S, FLUSH_S, LOOK_S, READ_S = 15.0, 10.0, 0.5, 0.5
+MAX_LOSS = 0.05  # share of the GPUs' time lost to waiting for others
+HEARTBEAT_S, FLUSH_S, POLL_S, READ_S = 15.0, 10.0, 0.5, 0.5
 N_REPORTS = 32
-WARM_S, COUNTED_S = 300.0, 900.0  # what is simulated, and what of it counts
+WARM_UP_S, COUNTED_S = 300.0, 900.0  # simulated time before and during the count
 MINUTES_2, HOURS_2 = 120.0, 7200.0
-MOST = 20_000  # GPUs that are tried
-Process = Generator[float, None, None]  # yields when to go on
+MAX_GPUS = 20_000
+Process = Generator[float, None, None]  # yields the time at which it continues
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be carried, by what.
+    """A sweep and the servers it uses.
 
     Args:
         train_s: Training time of a trial.
         sampler: `tpe` or `random`.
-        postgres: Its processors.
-        mlflow: Those of the MLflow server; 0 for tracking=none.
-        ray: Whether trials are tasks of Ray.
+        postgres: Processors of PostgreSQL.
+        mlflow: Processors of the MLflow server; 0 for tracking=none.
+        ray: Whether trials are Ray tasks.
     """
 
     train_s: float
@@ -55,11 +56,7 @@ class Plan:
 
 
 class Station:
-    """Processors that serve whoever comes, in order.
-
-    Args:
-        n_processors: Of them.
-    """
+    """A server with several processors and a queue of calls, first come, first served."""
 
     def __init__(self, n_processors: int) -> None:
         self._free_at = [0.0] * n_processors
@@ -67,7 +64,7 @@ class Station:
         self.busy_s = 0.0
 
     def serve(self, now: float, seconds: float) -> float:
-        """Return when a call that takes so much of a processor has its answer."""
+        """Return the time at which a call that takes a processor for some seconds is answered."""
         start = max(now, heapq.heappop(self._free_at))
         heapq.heappush(self._free_at, start + seconds)
         self.busy_s += seconds
@@ -76,7 +73,7 @@ class Station:
 
 @dataclass
 class World:
-    """One simulation."""
+    """The state of one simulation."""
 
     plan: Plan
     n_gpus: int
@@ -92,8 +89,8 @@ class World:
         self._numbers = itertools.count()
         self.counts_from, self.counts_to = 0.0, float("inf")
 
-    def go(self, process: Process, at: float) -> None:
-        """Let a process begin or go on."""
+    def schedule(self, process: Process, at: float) -> None:
+        """Schedule a process."""
         heapq.heappush(self._queue, (at, next(self._numbers), process))
 
     def run(self, until: float) -> None:
@@ -101,10 +98,10 @@ class World:
             self.now, _, process = heapq.heappop(self._queue)
             at = next(process, None)
             if at is not None:
-                self.go(process, at)
+                self.schedule(process, at)
 
     def call(self, name: str) -> float:
-        """Return when a call of a trial's process has its answer: the time is spread as it was measured."""
+        """Return the time at which a call of a trial's process is answered."""
         cost = self.costs["calls"][name]
         if name in ("create", "losses", "image", "files", "finish"):
             if not self.plan.mlflow:
@@ -116,21 +113,21 @@ class World:
         return answered + cost["caller"] / 2
 
 
-def line(few: float, many: float) -> Callable[[int], float]:
-    """Return what so many running trials cost, from what two numbers of them did."""
-    slope = max(0.0, (many - few) / (RUNNING[1] - RUNNING[0]))
-    return lambda running: max(0.0, few + slope * (running - RUNNING[0]))
+def interpolate(low: float, high: float) -> Callable[[int], float]:
+    """Return the cost as a line in the number of running trials, from the costs measured at two numbers."""
+    slope = max(0.0, (high - low) / (RUNNING[1] - RUNNING[0]))
+    return lambda running: max(0.0, low + slope * (running - RUNNING[0]))
 
 
 def heartbeats(world: World, until: list[float]) -> Process:
-    """A trial's heartbeat, in a thread of its own."""
+    """Simulate a trial's heartbeat thread."""
     while world.now < until[0]:
         world.call("heartbeat")
         yield world.now + HEARTBEAT_S
 
 
-def schedule(plan: Plan) -> list[tuple[float, str]]:
-    """Return what a trial records while it trains, and when, in seconds of training."""
+def record_times(plan: Plan) -> list[tuple[float, str]]:
+    """Return the records of a trial with their times, in seconds of training."""
     steps = [2.0**k for k in range(15)]
     events = [(plan.train_s * step / steps[-1], "image") for step in steps]
     events += [(FLUSH_S * n, "losses") for n in range(1, int(plan.train_s / FLUSH_S) + 1)]
@@ -139,12 +136,12 @@ def schedule(plan: Plan) -> list[tuple[float, str]]:
 
 
 def trial(world: World, gpu: int, trained: float) -> Process:
-    """A trial's process, from where its training already is."""
+    """Simulate a trial's process, from `trained` seconds of training on."""
     plan, until = world.plan, [float("inf")]
-    world.go(heartbeats(world, until), world.now)
+    world.schedule(heartbeats(world, until), world.now)
     yield world.call("begin")
     yield world.call("create")
-    for at, name in schedule(plan):
+    for at, name in record_times(plan):
         if at < trained:
             continue
         begun = world.now
@@ -160,43 +157,43 @@ def trial(world: World, gpu: int, trained: float) -> Process:
 
 
 def coordinator(world: World) -> Process:
-    """The coordinator's loop: start what is wanted, look, settle what has ended."""
+    """Simulate the coordinator's loop: start trials, poll, handle ended trials."""
     costs, plan = world.costs, world.plan
-    few, many = (costs["coordinator"][f"{plan.sampler}, {n} running"] for n in RUNNING)
-    look, trial_s = (line(few[what], many[what]) for what in ("look", "trial"))
-    beat = costs["calls"]["heartbeat"]["wall"] / 2 / 30.0  # of each running trial, every 30 s
-    ray = costs["ray"][f"look, {RUNNING[1]} running"] / RUNNING[1] if plan.ray else 0.0
+    low, high = (costs["coordinator"][f"{plan.sampler}, {n} running"] for n in RUNNING)
+    poll_s, trial_s = (interpolate(low[part], high[part]) for part in ("poll", "trial"))
+    beat = costs["calls"]["heartbeat"]["wall"] / 2 / 30.0  # per running trial, every 30 s
+    ray = costs["ray"][f"poll, {RUNNING[1]} running"] / RUNNING[1] if plan.ray else 0.0
     free, running, begins = list(range(world.n_gpus)), 0, True
     while True:
         begun = world.now
-        seconds = look(running) + ray * running
+        seconds = poll_s(running) + ray * running
         for gpu in free:
             seconds += trial_s(running)
             yield begun + seconds
-            world.postgres.serve(world.now, few["postgres"])
-            # Trials of a study drift apart; here the first ones begin as far along as they would be then.
+            world.postgres.serve(world.now, low["postgres"])
+            # In the long run trials are at different steps; the first ones begin like that.
             trained = gpu / world.n_gpus * plan.train_s if begins else 0.0
-            world.go(trial(world, gpu, trained), world.now)
+            world.schedule(trial(world, gpu, trained), world.now)
             running += 1
         world.coordinator_s += seconds
         yield begun + seconds * (1 + beat * running)
         if not world.ended:
-            yield max(world.now, begun + LOOK_S)
+            yield max(world.now, begun + POLL_S)
         begins = False
         free, world.ended = world.ended, []
         running -= len(free)
 
 
 def simulate(plan: Plan, n_gpus: int, costs: dict[str, Any]) -> dict[str, float]:
-    """Return the share of the GPUs' time that was training, and how busy each part was."""
+    """Return the share of the GPUs' time that is training, and the utilization of each server."""
     world = World(plan, n_gpus, costs)
-    world.counts_from, world.counts_to = WARM_S, WARM_S + COUNTED_S
-    world.go(coordinator(world), 0.0)
+    world.counts_from, world.counts_to = WARM_UP_S, WARM_UP_S + COUNTED_S
+    world.schedule(coordinator(world), 0.0)
     world.run(world.counts_from)
     before = world.coordinator_s, world.postgres.busy_s, world.mlflow.busy_s
     world.run(world.counts_to)
     return {
-        "trains": world.trained_s / COUNTED_S / n_gpus,
+        "training": world.trained_s / COUNTED_S / n_gpus,
         "coordinator": (world.coordinator_s - before[0]) / COUNTED_S,
         "PostgreSQL": (world.postgres.busy_s - before[1]) / COUNTED_S / world.postgres.n_processors,
         "MLflow": (world.mlflow.busy_s - before[2]) / COUNTED_S / world.mlflow.n_processors,
@@ -204,35 +201,35 @@ def simulate(plan: Plan, n_gpus: int, costs: dict[str, Any]) -> dict[str, float]
     }
 
 
-def carried(plan: Plan, costs: dict[str, Any]) -> tuple[int, dict[str, float]]:
-    """Return the largest number of GPUs that is carried, and how busy each part is then."""
-    alone = simulate(plan, 1, costs)["trains"]
+def find_capacity(plan: Plan, costs: dict[str, Any]) -> tuple[int, dict[str, float]]:
+    """Return the largest number of GPUs that the plan keeps busy, and the utilization at that number."""
+    alone = simulate(plan, 1, costs)["training"]
 
-    def holds(n_gpus: int) -> bool:
+    def suffices(n_gpus: int) -> bool:
         found = simulate(plan, n_gpus, costs)
-        return found["trains"] >= (1 - LOSS) * alone and found["Ray's mailbox"] < 1
+        return found["training"] >= (1 - MAX_LOSS) * alone and found["Ray's mailbox"] < 1
 
     low, high = 1, 32
-    while high < MOST and holds(high):
+    while high < MAX_GPUS and suffices(high):
         low, high = high, 2 * high
     while high - low > max(1, low // 50):
         middle = (low + high) // 2
-        low, high = (middle, high) if holds(middle) else (low, middle)
+        low, high = (middle, high) if suffices(middle) else (low, middle)
     return low, simulate(plan, low, costs)
 
 
 def plans() -> Iterator[tuple[str, Plan]]:
     """Yield the cases by name."""
     for length, train_s in (("2 min", MINUTES_2), ("2 h", HOURS_2)):
-        usual = Plan(train_s)
-        yield f"{length}: as it comes", usual
-        yield f"{length}: MLflow on 8 processors", replace(usual, mlflow=8)
-        yield f"{length}: the same, sampler=random", replace(usual, mlflow=8, sampler="random")
-        yield f"{length}: tracking=none", replace(usual, mlflow=0)
+        default = Plan(train_s)
+        yield f"{length}: defaults", default
+        yield f"{length}: MLflow on 8 processors", replace(default, mlflow=8)
+        yield f"{length}: the same, sampler=random", replace(default, mlflow=8, sampler="random")
+        yield f"{length}: tracking=none", replace(default, mlflow=0)
 
 
 def draw(curves: dict[str, list[tuple[int, float]]]) -> None:
-    """Draw the share of training against GPUs."""
+    """Draw the share of training against the number of GPUs."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -255,10 +252,10 @@ def draw(curves: dict[str, list[tuple[int, float]]]) -> None:
 def main() -> None:
     """Simulate, print, draw, and write scale.json."""
     costs = json.loads(COSTS.read_text())
-    table = Table("trials of", "GPUs", "trains", "coordinator", "PostgreSQL", "MLflow", "Ray's mailbox")
+    table = Table("trials of", "GPUs", "training", "coordinator", "PostgreSQL", "MLflow", "Ray's mailbox")
     results = {}
     for name, plan in plans():
-        n_gpus, found = carried(plan, costs)
+        n_gpus, found = find_capacity(plan, costs)
         results[name] = {"gpus": n_gpus, **found}
         table.add_row(name, str(n_gpus), *(f"{share:.0%}" for share in found.values()))
         Console(width=110).print(name, n_gpus)
@@ -269,7 +266,7 @@ def main() -> None:
         ("2 h", Plan(HOURS_2)),
     ):
         sizes = [int(32 * 2 ** (k / 2)) for k in range(13)]
-        curves[label] = [(n, simulate(plan, n, costs)["trains"]) for n in sizes]
+        curves[label] = [(n, simulate(plan, n, costs)["training"]) for n in sizes]
     draw(curves)
     Console(width=110).print(table)
     RESULTS.write_text(json.dumps({"cases": results, "curves": curves}, indent=1) + "\n")

@@ -1,7 +1,7 @@
-"""How time and memory of a training step grow: `python -m benchmarks.scaling` draws docs/images/scaling.png.
+"""Measures the growth of time and memory of a training step: `python -m benchmarks.scaling`.
 
-Set 5 with 30 CA steps, and one thing changed at a time; every point in a process of its own. Also measures
-the largest rollout that `train.recompute` is meant for. Takes about ten minutes; writes scaling.json.
+Set 5 with 30 CA steps, one parameter changed at a time, each point in a new process; also the largest rollout
+that `train.recompute` is meant for. Takes ten minutes; draws docs/images/scaling.png and writes scaling.json.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["main"]
 RESULTS = Path(__file__).with_name("scaling.json")
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "scaling.png"
 CA_STEPS = 30
-# What is changed, its values, and set 5's own value.
+# Each changed parameter with its values and its value in set 5.
 AXES: dict[str, tuple[tuple[int, ...], int]] = {
     "size": ((64, 128, 256, 512), SIZE_PX),
     "batch_size": ((1, 2, 4, 8, 16), SET_5.batch_size),
@@ -44,26 +44,33 @@ def measure_all() -> dict[str, list[dict[str, float]]]:
         for value in values:
             options = {"ca_steps": CA_STEPS, axis: value}
             point = measure("ours", **options)
-            again = measure("ours", **options, recompute=True)
+            recomputed = measure("ours", **options, recompute=True)
             found[axis].append(
-                {"value": value, **point, "recompute_s": again["step_s"], "recompute_mb": again["peak_mb"]}
+                {
+                    "value": value,
+                    **point,
+                    "recompute_s": recomputed["step_s"],
+                    "recompute_mb": recomputed["peak_mb"],
+                }
             )
             print(axis, found[axis][-1], flush=True)
     return found
 
 
 def draw(found: dict[str, list[dict[str, float]]]) -> None:
-    """Draw time above memory, a column for each axis."""
+    """Draw time above memory, with a column for each axis."""
     figure = Figure(figsize=(13, 6), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, len(found))
-    kinds = (("step_s", "recompute_s", "seconds a step"), ("peak_mb", "recompute_mb", "peak memory, MB"))
+    kinds = (("step_s", "recompute_s", "seconds per step"), ("peak_mb", "recompute_mb", "peak memory, MB"))
     for column, (axis, points) in enumerate(found.items()):
         values = [point["value"] for point in points]
-        for row, (plain, again, label) in enumerate(kinds):
+        for row, (plain, recomputed, label) in enumerate(kinds):
             plot = axes[row][column]
             plot.plot(values, [p[plain] for p in points], "o-", color="#08519c", label="all states kept")
-            plot.plot(values, [p[again] for p in points], "s--", color="#e6550d", label="train.recompute")
+            plot.plot(
+                values, [p[recomputed] for p in points], "s--", color="#e6550d", label="train.recompute"
+            )
             plot.set(xlabel=LABELS[axis], ylabel=label if column == 0 else "", ylim=(0, None))
             plot.grid(alpha=0.3)
     axes[0][0].legend(frameon=False)

@@ -1,9 +1,10 @@
-"""What a sampler and a pruner are worth: `python -m benchmarks.search [FOLDER] [METHOD ...]`.
+"""Compares samplers, pruners and warm starts: `python -m benchmarks.search [FOLDER] [METHOD ...]`.
 
-Small studies of roundleaf, the study's model and search space at 32 px with 512 steps and rollouts of 10 to
-19 CA steps, ten of each method with different seeds; all of it goes on where it stopped. What search.json
-has of a study is not trained again. Prints how many training steps each method needs for what 50 random sets
-reach, and what a warm start saves of 25 sets on another texture, draws the curves, and writes search.json.
+Small studies of roundleaf with the study's model and search space, at 32 px with 512 steps and rollouts of 10
+to 19 CA steps, ten per method with different seeds. The command resumes where it stopped; studies in
+search.json are not trained again. Prints the training steps that each method needs to reach the best of 50
+random configurations, and those that a warm start saves on another texture; draws the curves; writes
+search.json.
 """
 
 from __future__ import annotations
@@ -57,33 +58,33 @@ METHODS: dict[str, tuple[str, ...]] = {
     "other-warm": (*OTHER, "sweep.warm_start=tpe-{repeat}"),
 }
 LABELS = {
-    "random": "random sets",
+    "random": "random search",
     "tpe": "TPE",
     "tpe-asha": "TPE + ASHA, halves",
     "tpe-asha-4": "TPE + ASHA, quarters",
 }
-WARM_LABELS = {"other": "TPE", "other-warm": "TPE, begun with roundleaf's best five sets"}
+WARM_LABELS = {"other": "TPE", "other-warm": "TPE, roundleaf's best five configurations first"}
 QUANTILES = (0.25, 0.5, 0.75)
 
 
 def budget_of(method: str) -> int:
-    """Return how many training steps a study of a method takes."""
+    """Return the training steps of one of a method's studies."""
     if method.startswith("other"):
         return N_OTHER_TRIALS * STEPS
     return PRUNED_BUDGET if "asha" in method else BUDGET
 
 
 def run(folder: Path, method: str, repeat: int) -> None:
-    """Bring one study to its total."""
-    words = [word.format(repeat=repeat) for word in METHODS[method]]
-    words += [f"sweep.study={method}-{repeat}", f"sweep.seed={repeat}", f"seed={1000 * repeat}"]
-    command = [sys.executable, "-m", "nca.sweep", "-m", *COMMON, *words, f"runs_dir={folder.absolute()}"]
+    """Run or resume one study."""
+    overrides = [override.format(repeat=repeat) for override in METHODS[method]]
+    overrides += [f"sweep.study={method}-{repeat}", f"sweep.seed={repeat}", f"seed={1000 * repeat}"]
+    command = [sys.executable, "-m", "nca.sweep", "-m", *COMMON, *overrides, f"runs_dir={folder.absolute()}"]
     with (folder / f"{method}-{repeat}.log").open("ab") as log:
         subprocess.run(command, stdout=log, stderr=log, check=True)
 
 
 def best_so_far(folder: Path, method: str, repeat: int) -> NDArray[np.float64] | None:
-    """Return the training steps spent and the best value so far at the end of each trial, (n_trials, 2)."""
+    """Return the training steps and the best value so far at the end of each trial, (n_trials, 2)."""
     study = find_study(open_storage(f"sqlite:///{folder.absolute()}/optuna.db"), f"{method}-{repeat}")
     ended = (
         [t for t in study.get_trials() if t.datetime_complete and N_STEPS in t.user_attrs] if study else []
@@ -97,13 +98,13 @@ def best_so_far(folder: Path, method: str, repeat: int) -> NDArray[np.float64] |
 
 
 def at(curve: NDArray[np.float64], steps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return a curve's best value after so many steps; infinite before its first trial."""
+    """Return a curve's best values at the given steps; infinite before its first trial."""
     index = np.searchsorted(curve[:, 0], steps, side="right") - 1
     return np.where(index < 0, np.inf, curve[np.maximum(index, 0), 1])
 
 
 def share_to_reach(curves: NDArray[np.float64], shares: NDArray[np.float64], goal: float) -> float:
-    """Return the share of the goal's budget at which the median of the curves is as good as the goal."""
+    """Return the share of the goal's budget at which the median of the curves reaches the goal."""
     reached = np.median(curves, axis=0) <= goal
     return float(shares[reached.argmax()]) if reached.any() else float("inf")
 
@@ -111,24 +112,24 @@ def share_to_reach(curves: NDArray[np.float64], shares: NDArray[np.float64], goa
 def bootstrap_shares(
     curves: NDArray[np.float64], shares: NDArray[np.float64], goals: NDArray[np.float64]
 ) -> list[float]:
-    """Return the share to reach the goals' median, and the ends of its 90% bootstrap interval."""
+    """Return the share at which the goals' median is reached, and its 90% bootstrap interval."""
     draw = np.random.default_rng(0)
     found = []
     for _ in range(1000):
-        ours, theirs = (draw.integers(len(x), size=len(x)) for x in (curves, goals))
-        found.append(share_to_reach(curves[ours], shares, float(np.median(goals[theirs]))))
+        rows, goal_rows = (draw.integers(len(x), size=len(x)) for x in (curves, goals))
+        found.append(share_to_reach(curves[rows], shares, float(np.median(goals[goal_rows]))))
     low, high = np.quantile(found, [0.05, 0.95], method="nearest")
     return [share_to_reach(curves, shares, float(np.median(goals))), float(low), float(high)]
 
 
-def known() -> dict[str, dict[str, list[list[float]]]]:
-    """Return the curves of whole studies so far, by method and repeat."""
+def read_results() -> dict[str, dict[str, list[list[float]]]]:
+    """Return the recorded curves of complete studies, by method and repeat."""
     return json.loads(RESULTS.read_text())["curves"] if RESULTS.exists() else {}
 
 
 def collect(folder: Path) -> dict[str, dict[str, list[list[float]]]]:
-    """Return those and the ones that a folder has beyond them."""
-    found = known()
+    """Return the recorded curves and those of further complete studies in a folder."""
+    found = read_results()
     for method, repeat in itertools.product(METHODS, range(REPEATS)):
         ours = found.setdefault(method, {})
         curve = None if str(repeat) in ours else best_so_far(folder, method, repeat)
@@ -138,7 +139,7 @@ def collect(folder: Path) -> dict[str, dict[str, list[list[float]]]]:
 
 
 def on_grid(curves: dict[str, dict[str, list[list[float]]]]) -> dict[str, NDArray[np.float64]]:
-    """Return every method's curves on a common grid of steps, (n_repeats, n_steps)."""
+    """Return each method's curves on a common grid of steps, (n_repeats, n_steps)."""
     steps = np.arange(STEPS, BUDGET + 1, STEPS / 2)
     return {
         method: np.stack([at(np.array(curve), steps) for curve in ours.values()])
@@ -147,14 +148,14 @@ def on_grid(curves: dict[str, dict[str, list[list[float]]]]) -> dict[str, NDArra
 
 
 def draw(curves: dict[str, NDArray[np.float64]]) -> None:
-    """Draw medians and quartiles of both experiments, of each once some of it is there."""
+    """Draw medians and quartiles of both experiments, as far as they have results."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
     steps = np.arange(STEPS, BUDGET + 1, STEPS / 2)
-    titles = {"roundleaf": LABELS, "alocasia, another texture before it or not": WARM_LABELS}
+    titles = {"roundleaf": LABELS, "alocasia, with and without a warm start": WARM_LABELS}
     shown = {title: labels for title, labels in titles.items() if curves.keys() & labels.keys()}
     figure, axes = plt.subplots(
         1, len(shown), figsize=(6 * len(shown), 4), layout="constrained", squeeze=False
@@ -171,22 +172,22 @@ def draw(curves: dict[str, NDArray[np.float64]]) -> None:
             axis.fill_between(steps[until] / 1000, low, high, color=f"C{index}", alpha=0.2, linewidth=0)
         ends = [np.median(curves[method][:, -1]) for method in labels if method in curves]
         axis.set(yscale="log", xlabel="training steps spent (thousands)", title=title)
-        axis.set_ylim(top=4 * max(ends))  # what the first sets come to is of no interest
+        axis.set_ylim(top=4 * max(ends))  # cuts off the first trials
         axis.legend()
     axes[0, 0].set_ylabel("best loss so far (median of its last 256 steps)")
     figure.savefig(PICTURE, dpi=110)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run what is missing, print, draw, and write search.json."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    folder = Path(words[0] if words else "build/search")
+    """Run the missing studies, print, draw, and write search.json."""
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    folder = Path(argv[0] if argv else "build/search")
     folder.mkdir(parents=True, exist_ok=True)
     for repeat in range(REPEATS):
-        for method in words[1:] or METHODS:
-            if str(repeat) not in known().get(method, {}):
+        for method in argv[1:] or METHODS:
+            if str(repeat) not in read_results().get(method, {}):
                 if "warm" in method:
-                    run(folder, "tpe", repeat)  # it begins from that one's sets
+                    run(folder, "tpe", repeat)  # the source of the warm start
                 run(folder, method, repeat)
                 write(collect(folder))
     found = collect(folder)
@@ -199,17 +200,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
             continue
         share, low, high = bootstrap_shares(ours, steps / budget_of(against), curves[against][:, -1])
         end = np.quantile(ours[:, -1], QUANTILES)
-        spread = f"best {end[1]:.3g} ({end[0]:.3g} to {end[2]:.3g})"
-        needed, *ends = (f"{x:.0%}" if np.isfinite(x) else "more than was spent" for x in (share, low, high))
+        summary = f"best {end[1]:.3g} ({end[0]:.3g} to {end[2]:.3g})"
+        needed, *ends = (f"{x:.0%}" if np.isfinite(x) else "more than all" for x in (share, low, high))
         print(
-            f"{method}: {len(ours)} repeats, {spread}; "
+            f"{method}: {len(ours)} repeats, {summary}; "
             f"reaches the best of {against} with {needed} of its steps (90% interval {' to '.join(ends)})"
         )
     draw(curves)
 
 
 def write(curves: dict[str, dict[str, list[list[float]]]]) -> None:
-    """Keep the curves, a line each."""
+    """Write the curves, one per line."""
     lines = [
         f" {json.dumps(method)}: {{\n"
         + ",\n".join(f"  {json.dumps(repeat)}: {json.dumps(curve)}" for repeat, curve in ours.items())
@@ -218,7 +219,7 @@ def write(curves: dict[str, dict[str, list[list[float]]]]) -> None:
     ]
     partial = RESULTS.with_suffix(f".{os.getpid()}.partial")
     partial.write_text('{"curves": {\n' + ",\n".join(lines) + "\n}}\n")
-    partial.replace(RESULTS)  # another process may run other methods in the folder
+    partial.replace(RESULTS)  # atomic: another process may run other methods
 
 
 if __name__ == "__main__":

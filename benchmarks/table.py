@@ -1,7 +1,7 @@
-"""Ours against the reference program's algorithm, side by side in one run: `make bench`.
+"""Measures training steps against the reference program's algorithm, side by side: `make bench`.
 
-Prints the table of docs/performance.md and writes results.json with the machine's description. The two take
-turns, step by step; medians are compared. Nothing else should run meanwhile.
+Prints the table of docs/performance.md and writes results.json with the machine's description. Both take
+turns step by step; medians are compared. Nothing else should run at the same time.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from nca.training.device import keep_freed_memory
 __all__ = ["main"]
 
 RESULTS = Path(__file__).with_name("results.json")
-STREAM_FLOATS = 2**25  # 128 MB, more than a cache holds
-RECORDED_S = {"set 5": 1.74, "smallest": 0.70, "largest": 4.93}  # of the reference program itself
+STREAM_FLOATS = 2**25  # 128 MB, more than the caches
+RECORDED_S = {"set 5": 1.74, "smallest": 0.70, "largest": 4.93}  # the reference program itself, per step
 
 
 def measure_machine() -> dict[str, Any]:
-    """Return the memory bandwidth and whose it is."""
+    """Return the memory bandwidth and the machine's description."""
     source, copy = torch.rand(STREAM_FLOATS), torch.empty(STREAM_FLOATS)
     seconds = take_turns({"copy": lambda _: copy.copy_(source)})
     names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
@@ -47,7 +47,7 @@ def measure_machine() -> dict[str, Any]:
 
 
 def rollout_gflop(case: Case) -> float:
-    """Return the operations of a rollout's collapsed form: forward, by state and by kernel."""
+    """Return the operations of a folded rollout: forward, gradient in the state, gradient in the kernel."""
     products = 9 * case.channels**2 * case.batch_size * SIZE_PX**2
     return 3 * 2 * products * case.ca_steps / 1e9
 
@@ -91,18 +91,18 @@ def main() -> None:
         ("training step, ReLU", f"{speedup(relu):.1f}x", "2.5x", "4x"),
         ("rollout of 30 CA steps, ReLU", f"{speedup(rollouts[RELU.name]):.1f}x", "3.5x", "6x"),
         (
-            "peak memory, set 5",
+            "peak memory, set 5, above the process and the pool",
             f"1/{peaks['reference']['peak_mb'] / peaks['ours']['peak_mb']:.1f}",
             "1/4",
             "1/8",
         ),
-        ("collapsed operations, share of the product rate", f"{share:.0%}", "60%", "80%"),
-        ("records, images, checkpoints, share of a trial", f"{records['share']:.2%}", "2%", "1%"),
+        ("folded operations, share of the matrix product rate", f"{share:.0%}", "60%", "80%"),
+        ("records, images and checkpoints, share of a trial", f"{records['share']:.2%}", "2%", "1%"),
     ]
     show(rows)
     for name, recorded in RECORDED_S.items():
         found = sets[name]["reference"]
-        print(f"the transcription, {name}: {found:.2f} s a step; the program itself {recorded:.2f} s")
+        print(f"the transcription, {name}: {found:.2f} s per step; the program itself {recorded:.2f} s")
     results = {
         "machine": machine,
         "sets": sets,
@@ -117,7 +117,7 @@ def main() -> None:
 
 
 def speedup(seconds: dict[str, float]) -> float:
-    """Return how much sooner ours is done."""
+    """Return the factor by which ours is faster."""
     return seconds["reference"] / seconds["fp32"]
 
 

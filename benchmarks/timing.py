@@ -1,4 +1,4 @@
-"""Ours and the reference program's algorithm in turns, on a CPU or a GPU: steps and rollouts, in seconds."""
+"""Times training steps and rollouts, ours and the reference program's algorithm in turns, on CPU or GPU."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ __all__ = ["MATRIX_SIDE", "take_turns", "time_rollouts", "time_steps"]
 
 ROUNDS = 7
 MATRIX_SIDE = 2048
-CALLS_A_ROUND = {"cpu": 1, "cuda": 10}  # a GPU is waited for once a round
+CALLS_PER_ROUND = {"cpu": 1, "cuda": 10}  # a GPU is synchronized once per round
 
 
 def take_turns(runs: dict[str, Callable[[int], object]], device: torch.device = CPU) -> dict[str, float]:
-    """Return each one's median seconds a call over the rounds, after one round that does not count.
+    """Return the median seconds per call of each function over `ROUNDS` rounds, after a warm-up round.
 
     Args:
-        runs: Called with a number that grows. A name that begins with tf32 or bf16 has TF32 products allowed.
-        device: Where they run.
+        runs: Functions of an increasing number, by name; TF32 products are allowed for names that begin with
+            tf32 or bf16.
+        device: Device to synchronize.
     """
-    n_calls = CALLS_A_ROUND[device.type]
+    n_calls = CALLS_PER_ROUND[device.type]
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(ROUNDS + 1):
         for name, run in runs.items():
@@ -57,12 +58,12 @@ def _synchronize(device: torch.device) -> None:
 
 
 def time_steps(case: Case, ways: Sequence[str], device: torch.device = CPU) -> dict[str, float]:
-    """Return seconds per training step: `reference` and ours in every way.
+    """Return seconds per training step of `reference` and of ours with each of the given options.
 
     Args:
-        case: The set.
-        ways: A precision each, perhaps followed by ", graph".
-        device: Where they run.
+        case: The configuration.
+        ways: A precision each, optionally followed by ", graph" for CUDA graphs.
+        device: Device of the training.
     """
     theirs = make_reference(case, device=device)
     fresh = torch.rand(case.channels, SIZE_PX, SIZE_PX, device=device)
@@ -77,9 +78,10 @@ def time_steps(case: Case, ways: Sequence[str], device: torch.device = CPU) -> d
 
 
 def time_rollouts(case: Case, device: torch.device = CPU) -> dict[str, float]:
-    """Return seconds per rollout of `case.ca_steps`, forward and backward: `reference` and `fp32`, ours.
+    """Return seconds per rollout of `case.ca_steps`, forward and backward: `reference` and `fp32` (ours).
 
-    And `product`, of square matrices of side `MATRIX_SIDE`: in the same turns, for a machine's speed changes.
+    `product` is a matrix product of side `MATRIX_SIDE`, timed in the same turns because a machine's speed
+    varies.
     """
     state = 0.2 + 0.6 * torch.rand(case.batch_size, case.channels, SIZE_PX, SIZE_PX, device=device)
     parameters = reference_parameters(case, device)

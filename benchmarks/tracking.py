@@ -1,7 +1,7 @@
-"""What records, images and checkpoints cost of a trial of set 5, everything included.
+"""Measures the share of a trial of set 5 that records, images and checkpoints take.
 
-A short real run, recorded in MLflow, with each kind of record timed where it is made. A whole trial's share
-is then counted out: how often each is made in 16384 steps of the measured length.
+A short real run, recorded in MLflow, in which each kind of record is timed. The share in a whole trial
+follows from the number of records of each kind in 16384 steps of the measured length.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ CHECKPOINT_EVERY_S = 60.0  # conf/train/default.yaml
 
 
 class Clock:
-    """Adds up the time spent in functions, by name; what one calls of another counts once."""
+    """Sums the time spent in functions, by name; nested calls are counted once, for the outer function."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -64,15 +64,15 @@ class Clock:
         return timed
 
     def mean(self, name: str) -> float:
-        """Return seconds a call."""
+        """Return the mean seconds per call."""
         return self.seconds[name] / max(1, self.calls[name])
 
 
 class Silent:
-    """A listener that only listens."""
+    """A listener that does nothing."""
 
     def progress(self, n_steps: int, of: int, loss: float) -> None:
-        """Do nothing."""
+        """Ignore the progress."""
 
     def report(self, n_steps: int, smoothed: float) -> bool:
         """Go on."""
@@ -88,7 +88,7 @@ class Silent:
 
 
 def make_config(folder: Path) -> TrialConfig:
-    """Return the config that is recorded; features are those of the benchmark's VGG."""
+    """Return the recorded config; the features come from the benchmark's VGG."""
     model = ModelConfig(
         name="srnca",
         channels=SET_5.channels,
@@ -127,7 +127,7 @@ def make_config(folder: Path) -> TrialConfig:
 
 
 def measure() -> dict[str, float]:
-    """Return seconds of each kind of record in a whole trial, and their share of it."""
+    """Return the seconds of each kind of record in a whole trial, and their share of it."""
     clock = Clock()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -168,11 +168,11 @@ def measure() -> dict[str, float]:
         finally:
             for (owner, attribute), function in before.items():
                 setattr(owner, attribute, function)
-    return count_out(clock, whole)
+    return extrapolate(clock, whole)
 
 
-def count_out(clock: Clock, whole_s: float) -> dict[str, float]:
-    """Return a whole trial's seconds by kind of record, from a short run's."""
+def extrapolate(clock: Clock, whole_s: float) -> dict[str, float]:
+    """Return the seconds by kind of record of a whole trial, from those of a short run."""
     training_s = (whole_s - sum(clock.seconds.values())) / STEPS * N_STEPS
     n_images = sum(is_picture_step(step, N_STEPS) for step in range(N_STEPS))
     n_images_timed = sum(is_picture_step(step, STEPS) for step in range(STEPS))

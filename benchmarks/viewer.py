@@ -1,7 +1,7 @@
-"""How many frames a second viewer.html shows: `python -m benchmarks.viewer`.
+"""Measures the frame rate of viewer.html: `python -m benchmarks.viewer`.
 
-Set 5 and its ReLU twin at 128 and 512 px, one CA step a frame, in headless Chromium, WebGL2 in software and
-plain JavaScript. Prints a table and writes viewer.json; a GPU is faster, and was not measured.
+Set 5 and its ReLU variant at 128 and 512 px, one CA step per frame, in headless Chromium, with WebGL2 in
+software and with plain JavaScript. Prints a table and writes viewer.json. No GPU was measured.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PATHS = {
 SIZES = (128, 512)
 SECONDS = 8.0
 RESULTS = Path(__file__).with_name("viewer.json")
-# Steps until the time is over, each of them shown, the last one read so that none is left in a queue.
+# Shows every step until the time is over and reads each frame, so that none is left in a queue.
 MEASURE = """
 const until = performance.now() + 1000 * arguments[0], begun = performance.now();
 let frames = 0;
@@ -48,7 +48,7 @@ return (1000 * frames) / (performance.now() - begun);
 
 
 def measure(page: Path, flags: tuple[str, ...]) -> float:
-    """Return a page's frames per second in a browser of its own."""
+    """Return a page's frames per second in a new browser."""
     options = ChromeOptions()
     options.binary_location = "/usr/bin/chromium"
     with tempfile.TemporaryDirectory() as profile:
@@ -64,7 +64,7 @@ def measure(page: Path, flags: tuple[str, ...]) -> float:
 
 def main() -> None:
     """Measure, print, and write viewer.json."""
-    table = Table("path", *(f"{case.name}, {size} px" for case in (SET_5, RELU) for size in SIZES))
+    table = Table("renderer", *(f"{case.name}, {size} px" for case in (SET_5, RELU) for size in SIZES))
     results: dict[str, dict[str, float]] = {}
     picture = np.zeros((128, 128, 3), np.uint8)
     with tempfile.TemporaryDirectory() as folder:

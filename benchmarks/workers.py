@@ -1,8 +1,8 @@
-"""How trials share a CPU best: `python -m benchmarks.workers`.
+"""Measures how workers should share a CPU: `python -m benchmarks.workers`.
 
-Times the training steps of one process with all cores as threads against one process with a single thread on
-each core, at the study's size and at that of conf/experiment/quick.yaml. Prints steps per second of the whole
-machine; nothing else should run meanwhile.
+Training steps of one process with a thread per core, against a single-threaded process per core, at the
+study's size and at that of conf/experiment/quick.yaml. Prints the steps per second of the whole machine;
+nothing else should run at the same time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CASES: dict[str, tuple[Case, int]] = {
 
 
 def train_for(name: str, seconds: float) -> float:
-    """Return the steps per second of this process over so many seconds, after two steps."""
+    """Return the steps per second of this process over `seconds`, after two warm-up steps."""
     case, size = CASES[name]
     trainer = make_ours(case, size=size)
     for step in range(2):
@@ -46,7 +46,7 @@ def train_for(name: str, seconds: float) -> float:
 
 
 def measure(name: str, processes: int) -> float:
-    """Return steps per second of so many processes at once, the cores divided among them."""
+    """Return the steps per second of concurrent processes that share the cores evenly."""
     cores = sorted(os.sched_getaffinity(0))
     share = len(cores) // processes
     started = []
