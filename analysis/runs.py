@@ -14,7 +14,8 @@ from optuna.distributions import BaseDistribution
 from analysis.ratings.ratings import Rating, Ratings, mean_ratings
 from analysis.trial_pictures import Pictures, open_folders
 from nca.records.paths import RecordPaths, read_record_paths
-from sweeps.admin import StudyStatus, TrialSummary
+from sweeps.admin import StudyStatus
+from sweeps.trials import TrialSummary
 
 __all__ = ["StudyTable", "add_provenance", "join_studies", "load", "read_study"]
 
@@ -124,7 +125,7 @@ def _make_row(state: StudyStatus, note: TrialSummary, folder: Path) -> dict[str,
     return {
         "trial": note.number,
         "reason": note.reason,
-        "began": note.since,
+        "began": note.started_at,
         "seconds": note.seconds,
         "folder": str(folder / str(note.first_attempt)),
         "warm_start": note.attributes.get("warm_start"),

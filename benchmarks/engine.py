@@ -20,7 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from sweeps.application import DashboardNotes, FinishedTrial, Result
+from sweeps.application import DashboardNotes, Result
 from sweeps.coordinator import Coordinator
 from sweeps.executors.base import Executor
 from sweeps.executors.local import LocalExecutor
@@ -31,7 +31,8 @@ from sweeps.samplers import SamplerSpec
 from sweeps.space import Interval
 from sweeps.spec import SweepSpec
 from sweeps.storage.optuna_storage import open_storage
-from sweeps.study import PrunerSpec, StudySpec, find_study
+from sweeps.study import PrunerSpec, StudySpec
+from sweeps.trials import TrialSummary, find_study
 
 __all__ = ["APPLICATION", "Nothing", "main", "run"]
 
@@ -60,7 +61,7 @@ class Nothing:
         pass
 
     def show_study(
-        self, config: Mapping[str, Any], links: Mapping[str, str], ended: Sequence[FinishedTrial]
+        self, config: Mapping[str, Any], links: Mapping[str, str], trials: Sequence[TrialSummary]
     ) -> DashboardNotes:
         return DashboardNotes()
 

@@ -16,7 +16,8 @@ from nca.records.repair import find_orphans, repair
 from sweeps import SweepError
 
 if TYPE_CHECKING:
-    from sweeps.admin import StudyStatus, TrialSummary
+    from sweeps.admin import StudyStatus
+    from sweeps.trials import TrialSummary
 
 YES = "--yes"
 COMMAND = Command(
@@ -79,7 +80,7 @@ def list_studies(paths: RecordPaths) -> None:
             "" if state.best is None else f"{state.best.values[0]:.4g}",
             str(state.n_steps),
             disk_usage(*paths.study_folders(state.name)),
-            "" if state.last_at is None else f"{state.last_at:%m-%d %H:%M}",
+            "" if state.changed_at is None else f"{state.changed_at:%m-%d %H:%M}",
         )
     Console().print(table if states else "no studies yet: python -m nca.sweep -m texture=roundleaf")
     if any(state.orphaned for state in states):
@@ -125,7 +126,7 @@ def _describe_running(trial: TrialSummary, trials: Path) -> str:
     step = "starting"
     if progress:
         step = f"step {progress['n_steps']:.0f}/{progress['of']:.0f} loss {progress['loss']:.4g}"
-    seconds = (datetime.now() - trial.since).total_seconds() if trial.since else 0.0
+    seconds = (datetime.now() - trial.started_at).total_seconds() if trial.started_at else 0.0
     return (
         f"{step}, for {format_duration(max(0.0, seconds))}, by {trial.owner}, {format_params(trial.params)}"
     )

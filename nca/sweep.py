@@ -74,10 +74,10 @@ def run_studies(words: Sequence[str]) -> list[Summary]:
         )
         progress = Progress()
         size = f"{_n_trials(plan)} trials, {executor.n_slots} at once"
-        progress.say(f"study {plan.name}: {size}, {config.sampler.name}")
+        progress.print(f"study {plan.name}: {size}, {config.sampler.name}")
         summaries.append(Coordinator(spec, executor, progress).run())
         for line in describe_end(plan, summaries[-1]):
-            progress.say(line)
+            progress.print(line)
         if summaries[-1].interrupted and not summaries[-1].at_limit:
             break
     return summaries

@@ -1,4 +1,4 @@
-"""Looking after studies from outside a sweep: what runs, asking it to stop, deleting, mending."""
+"""Administration of studies from outside their sweeps: status, stop, repair, delete."""
 
 from __future__ import annotations
 
@@ -18,74 +18,45 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeps import SweepError
-from sweeps.ownership import OWNER, fail_stale, is_abandoned
+from sweeps.ownership import fail_stale, is_abandoned
 from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import FINGERPRINT, LINKS, UID, find_study, trial_id
 from sweeps.trial_queue import TrialQueue
 from sweeps.trials import (
     STOP,
-    best_trial,
+    TrialSummary,
     count_reasons,
     final_trials,
     first_attempt,
     group_attempts,
     merge_attempts,
+    ranked,
     reason_of,
+    summarize,
 )
 
-__all__ = ["Studies", "StudyStatus", "TrialSummary"]
-
-
-@dataclass(frozen=True)
-class TrialSummary:
-    """What is known of a trial.
-
-    Args:
-        number: The trial's.
-        first_attempt: Of its first attempt, whose folder it has.
-        params: Its set.
-        values: One per objective where it is complete.
-        reason: Why it ended; `running` where it has not.
-        error: What it said then.
-        since: When it began.
-        owner: Host and process id of its coordinator; empty where not known.
-        seconds: From its beginning to its end; None where either is not known.
-        attributes: What its application recorded, and the engine.
-        reports: Intermediate values by training step; of a trial that was tried again, those of all attempts.
-    """
-
-    number: int
-    first_attempt: int
-    params: Mapping[str, Any]
-    values: Sequence[float]
-    reason: str
-    error: str
-    since: datetime | None
-    owner: str
-    seconds: float | None
-    attributes: Mapping[str, Any]
-    reports: Mapping[int, float]
+__all__ = ["Studies", "StudyStatus"]
 
 
 @dataclass(frozen=True)
 class StudyStatus:
-    """What is known of a study.
+    """The status of a study.
 
     Args:
-        name: Its name.
-        uid: Of no other study; None of one that was begun before there were any.
-        objectives: Names of its values.
-        links: Where its other records are.
-        counts: Trials ended for good, by reason.
-        best: The best complete trial.
-        failed: Trials ended for good that failed.
-        reasons: Of every trial by number; `running` and `waiting` among them.
-        ended: Numbers of first attempts at trials ended for good.
-        running: Trials whose coordinator lives, as far as can be told from this host.
-        left: Trials that are RUNNING, though their coordinator is gone.
-        n_queued: Trials that wait to be started.
+        name: Name of the study.
+        uid: Unique id.
+        objectives: Names of the objectives.
+        links: Links to its other records.
+        counts: Numbers of finished trials by reason.
+        best: Best complete trial.
+        failed: Finished trials that failed.
+        reasons: Reason of every attempt by its number; `running` or `waiting` before its end.
+        finished: Numbers of the first attempts at finished trials.
+        running: Running trials, as far as can be told from this host.
+        orphaned: Trials that are RUNNING although their coordinator is dead.
+        n_queued: Number of trials that wait to be started.
         n_steps: Training steps of all trials that have ended.
-        last_at: When something last began or ended.
+        changed_at: Last start or end of a trial.
     """
 
     name: str
@@ -96,16 +67,16 @@ class StudyStatus:
     best: TrialSummary | None
     failed: Sequence[TrialSummary]
     reasons: Mapping[str, str]
-    ended: Sequence[int]
+    finished: Sequence[int]
     running: Sequence[TrialSummary]
     orphaned: Sequence[TrialSummary]
     n_queued: int
     n_steps: int
-    last_at: datetime | None
+    changed_at: datetime | None
 
 
 class Studies:
-    """The studies of a storage, seen and mended from outside their sweeps.
+    """The studies of a storage. Every method that takes a name raises SweepError if there is no such study.
 
     Args:
         storage: SQLAlchemy address.
@@ -122,145 +93,120 @@ class Studies:
         return sorted(optuna.get_all_study_names(self._storage))
 
     def status(self, name: str) -> StudyStatus:
-        """Return what is known of a study.
-
-        Raises:
-            SweepError: If there is none of that name.
-        """
-        study = self._study(name)
-        trials = study.get_trials(deepcopy=False)
+        """Return the status of a study."""
+        study = self._find(name)
+        queue = TrialQueue(study, self._storage)
+        trials = queue.trials()
         unfinished = [t for t in trials if t.state == TrialState.RUNNING]
-        ended, best = final_trials(trials), best_trial(trials)
-        moments = [at for t in trials for at in (t.datetime_start, t.datetime_complete) if at is not None]
+        final, ranking = final_trials(trials), ranked(trials)
+        times = [at for t in trials for at in (t.datetime_start, t.datetime_complete) if at is not None]
         return StudyStatus(
             name=name,
             uid=study.user_attrs.get(UID),
             objectives=study.metric_names or ["value"] * len(study.directions),
             links=study.user_attrs.get(LINKS, {}),
-            counts=count_reasons(ended),
-            best=None if best is None else _note(best),
-            failed=[_note(t) for t in ended if t.state == TrialState.FAIL],
+            counts=count_reasons(final),
+            best=summarize(ranking[0]) if ranking else None,
+            failed=[summarize(t) for t in final if t.state == TrialState.FAIL],
             reasons={str(t.number): reason_of(t) for t in trials},
-            ended=[first_attempt(t) for t in ended],
-            running=[_note(t) for t in unfinished if not is_abandoned(t)],
-            orphaned=[_note(t) for t in unfinished if is_abandoned(t)],
+            finished=[first_attempt(t) for t in final],
+            running=[summarize(t) for t in unfinished if not is_abandoned(t)],
+            orphaned=[summarize(t) for t in unfinished if is_abandoned(t)],
             n_queued=sum(t.state == TrialState.WAITING for t in trials),
-            n_steps=self._book(study).n_steps({}),
-            last_at=max(moments, default=None),
+            n_steps=queue.n_steps(),
+            changed_at=max(times, default=None),
         )
 
     def trials(self, name: str) -> list[TrialSummary]:
-        """Return a study's trials ended for good, by number.
-
-        Raises:
-            SweepError: If there is no study of that name.
-        """
-        trials = self._study(name).get_trials(deepcopy=False)
-        reports = {
-            first: merge_attempts(each).intermediate_values for first, each in group_attempts(trials).items()
-        }
+        """Return the finished trials of a study by number, each with the reports of all its attempts."""
+        trials = self._find(name).get_trials(deepcopy=False)
+        merged = {first: merge_attempts(attempts) for first, attempts in group_attempts(trials).items()}
         return [
-            replace(_note(trial), reports=reports[first_attempt(trial)]) for trial in final_trials(trials)
+            replace(summarize(trial), reports=merged[first_attempt(trial)].intermediate_values)
+            for trial in final_trials(trials)
         ]
 
     def fixed(self, name: str) -> dict[str, Any]:
-        """Return the values that a study does not search, by dotted key.
-
-        Raises:
-            SweepError: If there is no study of that name.
-        """
-        fingerprint: dict[str, dict[str, Any]] = self._study(name).user_attrs.get(FINGERPRINT, {})
+        """Return the values that a study does not search, by dotted key."""
+        fingerprint: dict[str, dict[str, Any]] = self._find(name).user_attrs.get(FINGERPRINT, {})
         return dict(fingerprint.get("fixed", {}))
 
     def attributes(self, name: str, prefix: str) -> dict[str, Any]:
-        """Return the attributes of a study whose names begin so.
-
-        Raises:
-            SweepError: If there is no study of that name.
-        """
-        return {k: v for k, v in self._study(name).user_attrs.items() if k.startswith(prefix)}
+        """Return the attributes of a study whose names have a prefix."""
+        return {k: v for k, v in self._find(name).user_attrs.items() if k.startswith(prefix)}
 
     def set_attribute(self, name: str, key: str, value: Any) -> None:
-        """Set or replace an attribute of a study.
-
-        Raises:
-            SweepError: If there is no study of that name.
-        """
-        self._study(name).set_user_attr(key, value)
+        """Set or replace an attribute of a study."""
+        self._find(name).set_user_attr(key, value)
 
     def distributions(self, name: str) -> dict[str, BaseDistribution]:
-        """Return what a study's trials were drawn from, by dotted key; empty before the first trial.
-
-        Raises:
-            SweepError: If there is no study of that name.
-        """
+        """Return the distributions of a study's params; empty before the first trial."""
         found: dict[str, BaseDistribution] = {}
-        for trial in self._study(name).get_trials(deepcopy=False):
+        for trial in self._find(name).get_trials(deepcopy=False):
             found |= trial.distributions
         return found
 
-    def queue(self, name: str, sets: Sequence[Mapping[str, Any]], notes: Sequence[Mapping[str, Any]]) -> None:
-        """Queue sets, which run first and on top of the total, the next time that the study goes on.
+    def queue(
+        self, name: str, params: Sequence[Mapping[str, Any]], attributes: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Queue trials, which the next sweep of the study runs first.
 
         Args:
-            name: The study's.
-            sets: Within its space.
-            notes: Attributes of each trial; `suggested_by` among them.
-
-        Raises:
-            SweepError: If there is no study of that name.
+            name: Name of the study.
+            params: Configurations in its search space.
+            attributes: Attributes of each trial; with `suggested_by` it is run on top of the total.
         """
-        study = self._study(name)
-        for params, note in zip(sets, notes, strict=True):
-            study.enqueue_trial(dict(params), user_attrs=dict(note))
+        study = self._find(name)
+        for each, known in zip(params, attributes, strict=True):
+            study.enqueue_trial(dict(each), user_attrs=dict(known))
 
     def stop(self, name: str, number: int | None = None) -> None:
-        """Ask a running trial to end for good with what it has, or without a number every sweep of the study.
+        """Ask a running trial to end with its results so far, or without a number all sweeps of the study.
 
         Raises:
-            SweepError: If there is nothing to stop.
+            SweepError: If nothing is running.
         """
-        state = self.status(name)
-        running = [note.number for note in state.running]
-        runs = f"running trials: {', '.join(map(str, running))}" if running else "no trial of it runs"
+        status = self.status(name)
+        running = [trial.number for trial in status.running]
+        listed = f"running trials: {', '.join(map(str, running))}" if running else "no trial is running"
         if number is None:
             if not running:
-                raise SweepError(f"study '{name}': {runs}")
-            self._study(name).set_user_attr(STOP, uuid4().hex)
+                raise SweepError(f"study '{name}': {listed}")
+            self._find(name).set_user_attr(STOP, uuid4().hex)
         elif number not in running:
-            is_ = f"is {state.reasons[str(number)]}" if str(number) in state.reasons else "does not exist"
-            raise SweepError(f"study '{name}': trial {number} {is_}; {runs}")
+            reason = status.reasons.get(str(number))
+            state = f"is {reason}" if reason else "does not exist"
+            raise SweepError(f"study '{name}': trial {number} {state}; {listed}")
         else:
             self._storage.set_trial_user_attr(trial_id(self._storage, name, number), STOP, True)
 
     def repair(self, name: str) -> int:
-        """Fail trials that nobody runs any more and queue them again; return how many.
+        """Fail orphaned trials and queue them again; return their number.
 
-        Those of this host whose coordinator is gone, and all whose heartbeat has stopped.
+        Trials of other hosts are orphaned if their heartbeat has stopped.
         """
-        study = self._study(name)
-        book = self._book(study)
-        before = {t.number for t in book.trials() if t.state == TrialState.RUNNING}
+        study = self._find(name)
+        queue = TrialQueue(study, self._storage)
+        before = {trial.number for trial in queue.trials() if trial.state == TrialState.RUNNING}
         fail_stale(study)
-        book.refresh()
-        for trial in book.trials():
+        queue.refresh()
+        for trial in queue.trials():
             if trial.state == TrialState.RUNNING and is_abandoned(trial):
-                book.fail(trial.number, "interrupted")
-        found = [trial for trial in book.trials() if trial.number in before and trial.state.is_finished()]
-        for trial in found:
+                queue.fail(trial.number, "interrupted")
+        ended = [trial for trial in queue.trials() if trial.number in before and trial.state.is_finished()]
+        for trial in ended:
             if trial.state == TrialState.FAIL:
-                book.queue_again(trial)
-        return len(found)
+                queue.queue_again(trial)
+        return len(ended)
 
     def delete(self, name: str, artifacts: Path) -> None:
-        """Delete a study of which no trial runs, with its trials' pictures.
+        """Delete a study without running trials, with its trials' pictures.
 
         Args:
-            name: The study's.
+            name: Name of the study.
             artifacts: Folder of Optuna's artifact store.
         """
-        store = FileSystemArtifactStore(artifacts)
-        study = self._study(name)
+        study, store = self._find(name), FileSystemArtifactStore(artifacts)
         owners: list[Study | FrozenTrial] = [study, *study.get_trials(deepcopy=False)]
         for owner in owners:
             for meta in get_all_artifact_meta(owner, storage=self._storage):
@@ -268,29 +214,9 @@ class Studies:
                     store.remove(meta.artifact_id)
         optuna.delete_study(study_name=name, storage=self._storage)
 
-    def _book(self, study: Study) -> TrialQueue:
-        return TrialQueue(study, self._storage, n_trials=0, retries=0)
-
-    def _study(self, name: str) -> Study:
+    def _find(self, name: str) -> Study:
         study = find_study(self._storage, name)
         if study is None:
-            there = ", ".join(self.names()) or "none"
-            raise SweepError(f"study '{name}': no such study; there are: {there}")
+            names = ", ".join(self.names()) or "none"
+            raise SweepError(f"study '{name}': no such study; there are: {names}")
         return study
-
-
-def _note(trial: FrozenTrial) -> TrialSummary:
-    owner = trial.user_attrs.get(OWNER)
-    return TrialSummary(
-        number=trial.number,
-        first_attempt=first_attempt(trial),
-        params=trial.params,
-        values=trial.values or (),
-        reason=reason_of(trial),
-        error=str(trial.user_attrs.get("error", "")),
-        since=trial.datetime_start,
-        owner="" if owner is None else f"{owner['host']}, process {owner['pid']}",
-        seconds=None if trial.duration is None else trial.duration.total_seconds(),
-        attributes=trial.user_attrs,
-        reports=trial.intermediate_values,
-    )

@@ -1,4 +1,4 @@
-"""What an application must offer, and what it gets and returns."""
+"""The interface between the sweep engine and the application whose trials it runs."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from sweeps.running_trial import RunningTrial
+    from sweeps.trials import TrialSummary
 
-__all__ = ["Application", "DashboardNotes", "FinishedTrial", "Result", "load_application"]
+__all__ = ["Application", "DashboardNotes", "Result", "load_application"]
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a trial ended.
+    """The result of a trial.
 
     Args:
-        reason: `complete`, `pruned`, `stopped`, or why it failed: `diverged`, `interrupted`,
-            `out_of_memory`, `crashed`.
-        values: One per objective; used where complete.
+        reason: `complete`, `pruned`, `stopped`, or a failure: `diverged`, `interrupted`, `out_of_memory`,
+            `crashed`.
+        values: One value per objective of a complete trial.
         attributes: JSON values recorded with the trial.
         pictures: Image files shown with the trial.
 
     Raises:
-        ValueError: If it is complete without a value, or with one that is not a number.
+        ValueError: If the trial is complete and has no value, or one that is NaN.
     """
 
     reason: str
@@ -36,39 +37,18 @@ class Result:
     pictures: Sequence[Path] = ()
 
     def __post_init__(self) -> None:
-        # Optuna fails such a trial without a word, and it would count as complete.
+        # Optuna would silently fail such a trial, with the reason `complete`.
         if self.reason == "complete" and (not self.values or any(map(math.isnan, self.values))):
             raise ValueError(f"a complete trial needs values that are numbers, not {self.values}")
 
 
 @dataclass(frozen=True)
-class FinishedTrial:
-    """A trial that has ended for good, as an application is told of it.
-
-    Args:
-        number: Of its last attempt.
-        folder: Its own.
-        reason: Why it ended.
-        value: Its first objective; None unless complete.
-        params: Its set.
-        attributes: What was recorded with it.
-    """
-
-    number: int
-    folder: Path
-    reason: str
-    value: float | None
-    params: Mapping[str, Any] = field(default_factory=dict)
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class DashboardNotes:
-    """What the Optuna dashboard shows beside the values, in Markdown.
+    """Markdown notes for the Optuna dashboard.
 
     Args:
-        study: With the study; empty for nothing.
-        trials: With trials, by number.
+        study: Note on the study; empty for none.
+        trials: Notes on trials, by number.
     """
 
     study: str = ""
@@ -76,30 +56,30 @@ class DashboardNotes:
 
 
 class Application(Protocol):
-    """What a sweep runs. Made without arguments, in the coordinator and anew in every worker."""
+    """What a sweep runs: created without arguments in the coordinator, and again for each trial."""
 
     def open_study(self, study: str, config: Mapping[str, Any]) -> dict[str, str]:
-        """Prepare records before any worker starts; return links to keep with the study.
+        """Prepare the records of a study; return links that are kept with it.
 
-        Called in the coordinator each time the study is begun or continued, with a trial's config. Links
-        returned before are in `config["links"]`.
+        Called in the coordinator at the start of each sweep, before any trial. The config is that of a trial,
+        with the links of an earlier call as `links` and the study's unique id as `uid`.
         """
 
     def warm_up(self) -> None:
-        """Load what a trial needs; called in a worker before it has one."""
+        """Load what trials need; called once, in the process from which trials are forked."""
 
     def run(self, trial: RunningTrial) -> Result:
-        """Run one trial in a worker; what it raises is recorded as `crashed`."""
+        """Run a trial, in its own process; an exception fails it as `crashed`."""
 
     def close_trial(self, folder: Path, config: Mapping[str, Any], reason: str) -> None:
-        """End the records of a trial whose worker died; called in the coordinator."""
+        """End the records of a trial whose process died; called in the coordinator."""
 
     def show_study(
-        self, config: Mapping[str, Any], links: Mapping[str, str], ended: Sequence[FinishedTrial]
+        self, config: Mapping[str, Any], links: Mapping[str, str], trials: Sequence[TrialSummary]
     ) -> DashboardNotes:
-        """Show the study so far; called in the coordinator as trials end, now and then, and at the end.
+        """Show the finished trials; called in the coordinator at intervals and at the end of the sweep.
 
-        Of the notes on one thing the first is kept. What it raises is said and ends nothing.
+        A note is saved only where there is none. An exception is printed and does not end the sweep.
         """
 
     def close_study(
@@ -109,7 +89,7 @@ class Application(Protocol):
 
 
 def load_application(path: str) -> Application:
-    """Import `package.module:Class` and make one."""
+    """Import and create an application from `package.module:Class`."""
     module, _, name = path.partition(":")
     application: Application = getattr(importlib.import_module(module), name)()
     return application

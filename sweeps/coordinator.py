@@ -1,4 +1,4 @@
-"""The coordinator: asks, starts, watches, retries, stops. It decides and never trains."""
+"""The coordinator of a sweep: it asks for trials, starts, watches, retries and stops them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import contextlib
 import signal
 import time
 import warnings
+from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
@@ -14,21 +16,21 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sweeps import SweepError
 from sweeps.application import load_application
-from sweeps.assignment import PROGRESS_FILE, Assignment, read_progress, write_assignment
+from sweeps.assignment import PROGRESS_FILE, Assignment, write_assignment
 from sweeps.dashboard import load_dashboard
 from sweeps.executors.base import Ended, Executor
-from sweeps.ownership import OWNER, describe_owner
-from sweeps.progress import Progress, format_duration
+from sweeps.ownership import describe_owner
+from sweeps.progress import Progress, TrialProgress, format_duration
 from sweeps.pruning import make_pruner
 from sweeps.recovery import Recovery
-from sweeps.reporting import SHOW_EVERY_S, Reporter, Running
+from sweeps.reporting import SHOW_EVERY_S, Reporter
 from sweeps.samplers import ask, make_sampler
 from sweeps.space import n_configurations
 from sweeps.spec import Summary, SweepSpec
 from sweeps.storage.optuna_storage import first_line, open_storage
 from sweeps.study import LINKS, check_folders, open_study
 from sweeps.trial_queue import TrialQueue
-from sweeps.trials import FIRST_ATTEMPT, LOW_MEMORY, OUT_OF_MEMORY, STOP, reason_of, trial_index
+from sweeps.trials import LOW_MEMORY, OUT_OF_MEMORY, OWNER, STOP, first_attempt, reason_of, trial_index
 from sweeps.warm_start import queue_configurations, read_configurations
 
 __all__ = ["Coordinator"]
@@ -42,8 +44,8 @@ class Coordinator:
 
     Args:
         spec: The sweep.
-        executor: Where trials run; closed when the sweep ends.
-        progress: Where it is shown.
+        executor: Runs the trials; it is closed at the end of the sweep.
+        progress: Shows the progress.
     """
 
     def __init__(self, spec: SweepSpec, executor: Executor, progress: Progress) -> None:
@@ -51,16 +53,15 @@ class Coordinator:
         self._executor = executor
         self._progress = progress
         self._application = load_application(spec.application)
-        self._running: dict[int, Running] = {}
-        self._stops = 0
+        self._running: dict[int, TrialProgress] = {}
+        self._n_stops = 0  # 1: trials save checkpoints and end; 2: they are killed
         self._at_limit = False
-        self._waits = False
-        self._is_away = False
-        self._started_at = time.monotonic()
-        self._looked_at = time.monotonic()
+        self._is_waiting = False  # for trials of other coordinators
+        self._is_unavailable = False  # the storage
+        self._started_at = self._checked_at = time.monotonic()
 
     def run(self) -> Summary:
-        """Bring the study to its total.
+        """Run trials until the study has its total.
 
         Raises:
             SweepError: If the study cannot be opened or written, or its first trials all fail for the same
@@ -68,236 +69,233 @@ class Coordinator:
         """
         try:
             self._executor.prepare()
-            load_dashboard()  # while the workers load what is theirs
+            load_dashboard()  # while the executor loads the application
+            self._open()
             return self._run()
         except (StorageInternalError, SQLAlchemyError) as error:
             raise SweepError(
                 f"sweep.storage={self._spec.study.storage}: cannot be written ({first_line(error)}); "
-                "what it holds is kept, and the same command goes on"
+                "what it holds is kept, and the same command continues"
             ) from error
         finally:
             self._executor.close()
 
-    def _run(self) -> Summary:
-        spec = self._spec
-        sampler = make_sampler(spec.sampler, spec.study.space)
+    def _open(self) -> None:
+        """Check the specification, open the study and its records, and recover its trials."""
+        spec, space = self._spec, self._spec.study.space
+        sampler = make_sampler(spec.sampler, space)
         make_pruner(spec.pruner)  # refuses an unknown name
-        self._storage = open_storage(spec.study.storage, timeout_s=spec.storage_timeout_s)
-        self._storage.on_unavailable = self._while_storage_is_away
-        warm_sets = {}
+        storage = self._storage = open_storage(spec.study.storage, timeout_s=spec.storage_timeout_s)
+        storage.on_unavailable = self._report_unavailable
+        configurations = {}
         if spec.warm_start is not None:
-            warm_sets = read_configurations(self._storage, spec.warm_start, spec.study.space, spec.n_trials)
-        check_folders(spec.study, self._storage, spec.trials)
-        study = self._study = open_study(spec.study, self._storage)
-        n_trials = spec.n_trials
-        if spec.sampler.name == "grid" or not spec.study.space:
-            n_trials = int(min(n_trials, n_configurations(spec.study.space)))
-        self._book = TrialQueue(study, self._storage, n_trials, spec.retries)
+            configurations = read_configurations(storage, spec.warm_start, space, spec.n_trials)
+        check_folders(spec.study, storage, spec.trials)
+        study = self._study = open_study(spec.study, storage)
         study.sampler = sampler
-        self._storage.skip_running_with = OWNER
+        storage.skip_running_with = OWNER
+        n_trials = spec.n_trials
+        if spec.sampler.name == "grid" or not space:
+            n_trials = int(min(n_trials, n_configurations(space)))
+        queue = self._queue = TrialQueue(study, storage, n_trials, spec.retries)
         self._earlier_stop = study.user_attrs.get(STOP)
         self._links = self._open_records()
-        self._reporter = Reporter(
-            spec, self._application, self._progress, study, self._storage, self._book, self._links
-        )
-        with self._book.study_lock():
-            queue_configurations(study, warm_sets)
-        self._recovery = Recovery(study, self._storage, self._book, self._close_records, self._settle_dead)
+        self._reporter = Reporter(spec, self._application, self._progress, queue, self._links)
+        with queue.study_lock():
+            queue_configurations(study, configurations)
+        self._recovery = Recovery(queue, self._close_records, self._settle_dead)
         self._recovery.recover()
-        before = {
-            number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)
-        }
-        try:
-            with self._progress:
-                self._loop()
-        finally:
-            self._executor.close()  # before its trials are settled
-            try:
-                for number in list(self._running):
-                    self._settle_dead(number, "interrupted")
-            finally:
-                for number, handler in before.items():
-                    signal.signal(number, handler)
-            summary = self._reporter.close(self._at_limit)
-        return summary
-
-    def _while_storage_is_away(self, reason: str) -> None:
-        """Say so once, and pass a stop on, as the loop cannot.
-
-        Raises:
-            SweepError: If asked twice to stop.
-        """
-        if not self._is_away:
-            self._is_away = True
-            patience = format_duration(self._spec.storage_timeout_s)
-            self._progress.say(f"the storage does not answer, waiting up to {patience} for it: {reason}")
-        if self._stops:
-            self._executor.stop()
-        if self._stops > 1:
-            raise SweepError(
-                f"sweep.storage={self._spec.study.storage}: does not answer ({reason}); "
-                "the same command takes up what ran"
-            )
 
     def _open_records(self) -> dict[str, str]:
         known = self._study.user_attrs.get(LINKS, {})
-        config = {**self._spec.compose({}, 0), "links": known, "uid": self._book.uid()}
+        config = {**self._spec.compose({}, 0), "links": known, "uid": self._queue.uid()}
         links = self._application.open_study(self._study.study_name, config)
         if links != known:
             self._study.set_user_attr(LINKS, links)
         return links
 
+    def _run(self) -> Summary:
+        try:
+            with self._handle_signals():
+                try:
+                    with self._progress:
+                        self._loop()
+                finally:
+                    self._executor.close()  # before its trials are settled
+                    for number in list(self._running):
+                        self._settle_dead(number, "interrupted")
+        finally:
+            summary = self._reporter.close(at_limit=self._at_limit)
+        return summary
+
     def _loop(self) -> None:
-        told = False
+        has_told_trials = False
         while True:
-            if self._is_away:
-                self._is_away = False
-                self._progress.say("the storage is back")
-            self._look_at_limits()
-            while not self._stops and self._executor.n_free() and (trial := self._ask_if_wanted()):
+            if self._is_unavailable:
+                self._is_unavailable = False
+                self._progress.print("the storage is available again")
+            self._check_limits()
+            while not self._n_stops and self._executor.n_free() and (trial := self._ask_if_wanted()):
                 self._start(trial)
-            if self._stops > 1 or not (self._running or self._awaits_others()):
+            if self._n_stops > 1 or not (self._running or self._waits_for_others()):
                 break
-            if self._stops and not told:
+            if self._n_stops and not has_told_trials:
                 self._executor.stop()
-                told = True
+                has_told_trials = True
             ended = self._executor.wait(TICK_S)
-            self._book.refresh()
+            self._queue.refresh()
             for each in ended:
                 self._settle(each)
             if ended:
                 self._reporter.show_study(SHOW_EVERY_S)
-                self._book.give_up_if_hopeless(self._spec.trials)
-            self._recovery.recover_now_and_then(self._running, waits=self._waits)
-            self._reporter.show(self._running.values(), self._executor.n_slots)
+                self._queue.check_failures(self._spec.trials)
+            self._recovery.recover_at_intervals(self._running, is_waiting=self._is_waiting)
+            self._reporter.show_progress(list(self._running.values()), self._executor.n_slots)
 
-    def _awaits_others(self) -> bool:
-        """Say whether the total hangs on trials of other coordinators: where one dies, ours takes it up."""
-        if self._stops:
+    def _report_unavailable(self, reason: str) -> None:
+        """Print once that the storage is unavailable, and pass on an interrupt, as the loop cannot.
+
+        Raises:
+            SweepError: At the second interrupt.
+        """
+        if not self._is_unavailable:
+            self._is_unavailable = True
+            timeout = format_duration(self._spec.storage_timeout_s)
+            self._progress.print(f"the storage does not answer, retrying for up to {timeout}: {reason}")
+        if self._n_stops:
+            self._executor.stop()
+        if self._n_stops > 1:
+            raise SweepError(
+                f"sweep.storage={self._spec.study.storage}: does not answer ({reason}); "
+                "the same command resumes the running trials"
+            )
+
+    def _waits_for_others(self) -> bool:
+        """Return whether to wait for trials of other coordinators, and take them over if they die."""
+        if self._n_stops:
             return False
-        running = [trial for trial in self._book.trials() if trial.state == TrialState.RUNNING]
-        others = [trial.number for trial in running + self._book.pending_retries()]
-        if others and not self._waits:
-            self._progress.say(f"waiting for trials that run elsewhere: {', '.join(map(str, others))}")
-        self._waits = bool(others)
-        return self._waits or bool(self._book.n_wanted())
+        running = [trial for trial in self._queue.trials() if trial.state == TrialState.RUNNING]
+        others = [trial.number for trial in running + self._queue.pending_retries()]
+        if others and not self._is_waiting:
+            self._progress.print(f"waiting for trials of other sweeps: {', '.join(map(str, others))}")
+        self._is_waiting = bool(others)
+        return self._is_waiting or bool(self._queue.n_wanted())
 
-    def _look_at_limits(self) -> None:
-        """Stop as ctrl-C does when the time or the steps are over, or somebody wants it elsewhere."""
+    def _check_limits(self) -> None:
+        """Stop at a limit of time or steps, or at a request from outside."""
         spec = self._spec
-        if self._stops:
+        if self._n_stops:
             return
-        if time.monotonic() - self._looked_at > STOP_CHECK_S:
-            self._looked_at = time.monotonic()
+        if time.monotonic() - self._checked_at > STOP_CHECK_S:
+            self._checked_at = time.monotonic()
             if self._study.user_attrs.get(STOP) != self._earlier_stop:
-                self._stop("asked to stop", "ctrl-C")
+                self._stop("asked to stop")
                 return
         if spec.timeout_s is not None and time.monotonic() - self._started_at >= spec.timeout_s:
-            self._stop_at_limit(format_duration(spec.timeout_s))
+            self._at_limit = True
+            self._stop(f"stopping after {format_duration(spec.timeout_s)}")
         elif spec.max_steps is not None:
-            folders = {number: spec.folder_of(running.trial) for number, running in self._running.items()}
-            running = {n: int(read_progress(folder).get("n_steps", 0)) for n, folder in folders.items()}
-            n_steps = self._book.n_steps(running)
+            n_steps = self._queue.n_steps({n: running.n_steps for n, running in self._running.items()})
             if n_steps >= spec.max_steps:
-                self._stop_at_limit(f"{n_steps} training steps")
+                self._at_limit = True
+                self._stop(f"stopping after {n_steps} training steps")
 
-    def _stop_at_limit(self, limit: str) -> None:
-        self._at_limit = True
-        self._stop(f"stopping after {limit}", "ctrl-C")
+    @contextlib.contextmanager
+    def _handle_signals(self) -> Iterator[None]:
+        before = {n: signal.signal(n, self._interrupt) for n in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _interrupt(self, *_: object) -> None:
+        """Handle a signal: the loop stops the trials at the first one, and kills them at the second."""
+        if self._n_stops:
+            self._n_stops += 1
+        else:
+            self._stop("stopping", again=" again")
+
+    def _stop(self, what: str, again: str = "") -> None:
+        self._n_stops = 1
+        self._progress.print(f"{what}: trials save checkpoints; press Ctrl-C{again} to stop now")
 
     def _ask_if_wanted(self) -> Trial | None:
-        if not self._book.n_wanted():
+        if not self._queue.n_wanted():
             return None
-        with self._book.study_lock():
-            self._book.refresh()  # another coordinator may have asked for the last one meanwhile
-            return self._ask() if self._book.n_wanted() else None
+        with self._queue.study_lock():
+            self._queue.refresh()  # another coordinator may have asked for the last trial
+            return self._ask() if self._queue.n_wanted() else None
 
     def _ask(self) -> Trial:
         while True:
             with warnings.catch_warnings():
-                # The worker beats, and the coordinator at once: a trial that never beat is never stale.
+                # A trial without a heartbeat is never stale: the first is recorded here, others by workers.
                 warnings.filterwarnings("ignore", message="Heartbeat of storage")
                 trial = ask(self._study, self._spec.sampler, self._spec.study.space)
-            self._storage.record_heartbeat(self._book.trial_id(trial.number))
-            with contextlib.suppress(UpdateFinishedTrialError):  # another took it for an orphan
+            self._storage.record_heartbeat(self._queue.trial_id(trial.number))
+            with contextlib.suppress(UpdateFinishedTrialError):  # another coordinator took it for abandoned
                 trial.set_user_attr(OWNER, describe_owner())
                 return trial
 
     def _start(self, trial: Trial) -> None:
         try:
-            self._launch(trial)
-        except BaseException:  # nobody else would know that it does not run
-            self._book.retry(self._book.fail(trial.number, "interrupted"))
+            self._launch(self._queue.reread(trial.number))
+        except BaseException:  # no other process would know that it does not run
+            self._queue.retry(self._queue.fail(trial.number, "interrupted"))
             raise
 
-    def _launch(self, trial: Trial) -> None:
-        spec, number = self._spec, trial.number
-        first = int(trial.user_attrs.get(FIRST_ATTEMPT, number))
-        folder = spec.trials / str(first)
+    def _launch(self, trial: FrozenTrial) -> None:
+        spec, number, folder = self._spec, trial.number, self._spec.folder_of(trial)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / PROGRESS_FILE).unlink(missing_ok=True)  # of an earlier attempt
-        config = self._compose(trial)
         assignment = Assignment(
             application=spec.application,
             storage=spec.study.storage,
-            study=self._study.study_name,
+            study=spec.study.name,
             number=number,
-            first_attempt=first,
-            config=config,
+            first_attempt=first_attempt(trial),
+            config=self._compose(trial),
             links=self._links,
-            pruner={
-                "name": spec.pruner.name,
-                "max_resource": spec.pruner.max_resource,
-                "options": dict(spec.pruner.options),
-            },
+            pruner=asdict(spec.pruner),
             artifacts=str(spec.artifacts),
             low_memory=bool(trial.user_attrs.get(LOW_MEMORY)),
             storage_timeout_s=spec.storage_timeout_s,
         )
         write_assignment(folder, assignment)
         slot = self._executor.start(number, folder)
-        self._running[number] = Running(self._book.reread(number), slot)
-        self._reporter.announce_start(self._running[number])
+        self._running[number] = TrialProgress(number, slot, folder, trial.params)
+        self._reporter.print_start(trial)
 
-    def _compose(self, trial: Trial | FrozenTrial) -> dict[str, Any]:
-        first = int(trial.user_attrs.get(FIRST_ATTEMPT, trial.number))
-        if len(self._book.trials()) < first:
-            self._book.refresh()
-        return self._spec.compose(trial.params, trial_index(first, self._book.trials()))
+    def _compose(self, trial: FrozenTrial) -> dict[str, Any]:
+        first = first_attempt(trial)
+        if len(self._queue.trials()) < first:
+            self._queue.refresh()
+        return self._spec.compose(trial.params, trial_index(first, self._queue.trials()))
 
     def _settle(self, ended: Ended) -> None:
-        """Record an ended worker's trial, whether or not it told of its end itself."""
-        trial = self._book.reread(ended.number)
-        if not trial.state.is_finished():
-            reason = "killed" if ended.signal else "crashed"
-            if ended.out_of_memory:
-                reason = OUT_OF_MEMORY
-            self._settle_dead(ended.number, "interrupted" if self._stops else reason)
-            return
-        self._reporter.announce_end(trial, self._running.pop(ended.number))
-        self._book.retry(trial)
+        """Record the end of a trial's process; most trials were finished by it."""
+        trial = self._queue.reread(ended.number)
+        if trial.state.is_finished():
+            self._reporter.print_end(trial, self._running.pop(ended.number))
+            self._queue.retry(trial)
+        elif self._n_stops:
+            self._settle_dead(ended.number, "interrupted")
+        elif ended.out_of_memory:
+            self._settle_dead(ended.number, OUT_OF_MEMORY)
+        else:
+            self._settle_dead(ended.number, "killed" if ended.signal else "crashed")
 
     def _settle_dead(self, number: int, reason: str) -> None:
-        """Fail a trial whose worker could not, end its records, and queue it again."""
+        """Fail a trial whose process died, end its records, and queue it again."""
         running = self._running.pop(number, None)
-        trial = self._book.reread(number)
+        trial = self._queue.reread(number)
         if not trial.state.is_finished():
-            trial = self._book.fail(number, reason)
+            trial = self._queue.fail(number, reason)
             if reason_of(trial) == reason:
                 self._close_records(trial, reason)
-        self._reporter.announce_end(trial, running)
-        self._book.retry(trial)
+        self._reporter.print_end(trial, running)
+        self._queue.retry(trial)
 
     def _close_records(self, trial: FrozenTrial, reason: str) -> None:
         self._application.close_trial(self._spec.folder_of(trial), self._compose(trial), reason)
-
-    def _interrupt(self, *_: object) -> None:
-        """First signal: end trials where they can be taken up again. Second: at once. The loop does it."""
-        if self._stops:
-            self._stops += 1
-        else:
-            self._stop("stopping", "once more")
-
-    def _stop(self, what: str, how: str) -> None:
-        self._stops = 1
-        self._progress.say(f"{what}: trials save what they have; {how} to end at once")

@@ -1,4 +1,4 @@
-"""Which process runs a trial, and whether it still lives."""
+"""The coordinator that runs a trial, and whether it is alive."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from optuna.storages import fail_stale_trials
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-__all__ = ["OWNER", "describe_owner", "fail_stale", "is_abandoned"]
+from sweeps.trials import OWNER
 
-ORPHAN_S = 5  # age at which a trial that still has no owner has lost it
-OWNER = "owner"
+__all__ = ["describe_owner", "fail_stale", "is_abandoned"]
+
+ORPHAN_S = 5  # age from which a trial without an owner is abandoned
 
 
 def describe_owner() -> dict[str, Any]:
-    """Return what tells whether this process still lives: host, boot and process id."""
+    """Return the host, boot id and process id of this process."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     return {
         "host": os.uname().nodename,
@@ -30,17 +31,18 @@ def describe_owner() -> dict[str, Any]:
 
 
 def fail_stale(study: Study) -> None:
-    """Fail trials whose heartbeat stopped; the storage's callback is told of each."""
+    """Fail the trials whose heartbeat has stopped; the storage's callback is called for each."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         fail_stale_trials(study)
 
 
 def is_abandoned(trial: FrozenTrial) -> bool:
-    """Say whether the coordinator that asked for a trial is known to be gone; another host's never is.
+    """Return whether the trial's coordinator ran on this host and is dead.
 
-    Not for a trial that this process runs: another that bears its process id is of an earlier boot or
-    container. A trial without an owner lost its coordinator in the moment between the two writes.
+    Trials of other hosts are judged by their heartbeat. Do not call it for a trial that this process runs:
+    an owner with this process id is taken for a process of an earlier boot or container. A trial without an
+    owner lost its coordinator between the two writes that create it.
     """
     owner, ours = trial.user_attrs.get(OWNER), describe_owner()
     if owner is None:
@@ -48,10 +50,10 @@ def is_abandoned(trial: FrozenTrial) -> bool:
         return age > timedelta(seconds=ORPHAN_S)
     if owner["host"] != ours["host"]:
         return False
-    return owner["boot"] != ours["boot"] or owner["pid"] == ours["pid"] or not _lives(owner["pid"])
+    return owner["boot"] != ours["boot"] or owner["pid"] == ours["pid"] or not _is_alive(owner["pid"])
 
 
-def _lives(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""Trials whose coordinator is gone, taken over by one that lives."""
+"""Recovery of trials whose coordinator is dead."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeps.ownership import fail_stale, is_abandoned
-from sweeps.storage.optuna_storage import GRACE_PERIOD_S, RetryingStorage
+from sweeps.storage.optuna_storage import GRACE_PERIOD_S
 from sweeps.trial_queue import TrialQueue
 from sweeps.trials import final_trials
 
@@ -22,60 +22,58 @@ WAITING_CHECK_S = 5.0
 
 @dataclass
 class Recovery:
-    """Takes over the trials of dead coordinators.
+    """Fails the trials of dead coordinators and queues them again.
 
     Args:
-        study: The study.
-        storage: Its storage.
-        book: Its trials.
-        close_records: Ends an application's records of a failed trial, for the reason given.
-        settle: Fails a trial that nobody runs, for the reason given, and queues it again.
+        queue: The study's trials.
+        close_records: Ends the application's records of a failed trial, with a reason.
+        settle: Fails a trial by its number, with a reason, and queues it again.
     """
 
-    study: Study
-    storage: RetryingStorage
-    book: TrialQueue
+    queue: TrialQueue
     close_records: Callable[[FrozenTrial, str], None]
     settle: Callable[[int, str], None]
     _checked_at: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        self.storage.heartbeat_stale_trial_callback = self._requeue_stale
+        self.queue.storage.heartbeat_stale_trial_callback = self._retry_stale
 
     def recover(self, running: Collection[int] = ()) -> None:
-        """Fail trials left RUNNING by a coordinator that is gone, and queue again all that it left.
-
-        Those of other hosts only where their heartbeat has stopped.
+        """Recover the trials of this host's dead coordinators, and all whose heartbeat has stopped.
 
         Args:
             running: Numbers of the trials that this process runs.
         """
-        fail_stale(self.study)
-        self.book.refresh()
-        trials = self.book.trials()
-        ended = {trial.number for trial in final_trials(trials)}
+        fail_stale(self.queue.study)
+        self.queue.refresh()
+        trials = self.queue.trials()
+        final = {trial.number for trial in final_trials(trials)}
         for trial in filter(is_abandoned, trials):
             if trial.number in running:
                 continue
             if trial.state == TrialState.RUNNING:
                 self.settle(trial.number, "interrupted")
-            elif trial.number in ended:  # died between failing it and queueing it again
-                self.book.retry(trial)
+            elif trial.number in final:  # its coordinator died before it queued a retry
+                self.queue.retry(trial)
 
-    def recover_now_and_then(self, running: Collection[int], *, waits: bool) -> None:
-        """Recover after a while, a shorter one where the sweep waits for trials of others.
+    def recover_at_intervals(self, running: Collection[int], *, is_waiting: bool) -> None:
+        """Recover at intervals, shorter ones while the sweep waits for trials of other coordinators.
 
-        Our own beat here: after the machine has slept their workers live, and have not beaten for long.
+        A heartbeat of our own trials comes first: after the machine was suspended their workers are alive,
+        but their last heartbeat is old.
         """
-        if time.monotonic() - self._checked_at < (WAITING_CHECK_S if waits else STALE_CHECK_S):
+        if time.monotonic() - self._checked_at < (WAITING_CHECK_S if is_waiting else STALE_CHECK_S):
             return
         self._checked_at = time.monotonic()
+        storage = self.queue.storage
         for number in running:
-            self.storage.record_heartbeat(self.book.trial_id(number))
-        if time.monotonic() - self.storage.recovered_at > GRACE_PERIOD_S:  # else nobody else has beaten yet
+            storage.record_heartbeat(self.queue.trial_id(number))
+        if (
+            time.monotonic() - storage.recovered_at > GRACE_PERIOD_S
+        ):  # before, others had no time for a heartbeat
             self.recover(running)
 
-    def _requeue_stale(self, study: Study, trial: FrozenTrial) -> None:
-        """End the records of a trial that Optuna failed as its heartbeat stopped, and queue it again."""
+    def _retry_stale(self, study: Study, trial: FrozenTrial) -> None:
+        """Queue a trial again that Optuna failed because its heartbeat stopped."""
         self.close_records(trial, "killed")
-        self.book.retry(trial)
+        self.queue.retry(trial)

@@ -1,167 +1,139 @@
-"""How a sweep shows itself: lines and the live table, the application's records of the study, the summary."""
+"""What a sweep reports: lines and the live table, the application's records of the study, the summary."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeps.application import Application, FinishedTrial
+from sweeps.application import Application
 from sweeps.assignment import LOG_FILE, read_progress
 from sweeps.dashboard import save_notes
-from sweeps.progress import (
-    Notes,
-    Progress,
-    Row,
-    Totals,
-    estimate_left_s,
-    format_duration,
-    format_params,
-    make_row,
-)
+from sweeps.progress import Progress, TrialProgress, estimate_left_s, format_duration, format_params
 from sweeps.spec import Summary, SweepSpec
-from sweeps.storage.optuna_storage import RetryingStorage
 from sweeps.trial_queue import TrialQueue
 from sweeps.trials import (
+    ERROR,
     N_STEPS,
-    best_trial,
     count_reasons,
     final_trials,
     first_attempt,
+    group_attempts,
     pareto_front,
     ranked,
     reason_of,
+    summarize,
 )
 
-__all__ = ["Reporter", "Running"]
+__all__ = ["Reporter", "make_headline"]
 
 SHOW_EVERY_S = 60.0
 
 
 @dataclass
-class Running:
-    """A running trial, as the coordinator follows it.
-
-    Args:
-        trial: As it was when it began.
-        slot: Where it runs.
-        notes: Of its progress so far.
-        since: When it was started, on the monotonic clock.
-    """
-
-    trial: FrozenTrial
-    slot: int
-    notes: Notes = field(default_factory=Notes)
-    since: float = field(default_factory=time.monotonic)
-
-
-@dataclass
 class Reporter:
-    """Shows one sweep.
+    """Reports on one sweep.
 
     Args:
         spec: The sweep.
-        application: What it runs.
-        progress: Where lines and the table go.
-        study: The study.
-        storage: Its storage.
-        book: Its trials.
+        application: The application.
+        progress: Output of lines and the table.
+        queue: The study's trials.
         links: What the application returned when the study was opened.
     """
 
     spec: SweepSpec
     application: Application
     progress: Progress
-    study: Study
-    storage: RetryingStorage
-    book: TrialQueue
+    queue: TrialQueue
     links: Mapping[str, str]
     _durations_s: list[float] = field(default_factory=list)
     _shown_at: float = field(default_factory=time.monotonic)
 
-    def announce_start(self, running: Running) -> None:
-        """Say that a trial starts, and with which set."""
-        number, first = running.trial.number, first_attempt(running.trial)
-        again = "" if first == number else f" (again, trial {first})"
-        self.progress.say(f"trial {number}{again} starts: {format_params(running.trial.params)}")
+    def print_start(self, trial: FrozenTrial) -> None:
+        """Print that a trial starts."""
+        first = first_attempt(trial)
+        n_attempts = len(group_attempts(self.queue.trials()[: trial.number]).get(first, ())) + 1
+        what = "starts" if first == trial.number else f"resumes trial {first} (attempt {n_attempts})"
+        self.progress.print(f"trial {trial.number} {what}: {format_params(trial.params)}")
 
-    def announce_end(self, trial: FrozenTrial, running: Running | None) -> None:
-        """Say how a trial ended.
+    def print_end(self, trial: FrozenTrial, running: TrialProgress | None) -> None:
+        """Print how a trial ended.
 
         Args:
-            trial: As it is now.
-            running: As it was followed; None where another coordinator started it.
+            trial: The finished trial.
+            running: Its progress; None if another coordinator started it.
         """
         value = f" {trial.values[0]:.4g}" if trial.values else ""
-        took = where = ""
+        took = failure = ""
         if running is not None:
-            seconds = time.monotonic() - running.since
+            seconds = time.monotonic() - running.started_at
             took = f" after {format_duration(seconds)}"
             if trial.state == TrialState.COMPLETE:
                 self._durations_s.append(seconds)
         if trial.state == TrialState.FAIL:
-            error = trial.user_attrs.get("error", "")
-            where = f"{': ' * bool(error)}{error}, see {self.spec.folder_of(trial) / LOG_FILE}"
-        self.progress.say(f"trial {trial.number} {reason_of(trial)}{value}{took}{where}")
+            error = trial.user_attrs.get(ERROR, "")
+            failure = f"{': ' * bool(error)}{error}, see {self.spec.folder_of(trial) / LOG_FILE}"
+        self.progress.print(f"trial {trial.number} {reason_of(trial)}{value}{took}{failure}")
 
     def show_study(self, every_s: float = 0.0) -> None:
-        """Let the application show the study so far, unless it did a moment ago."""
+        """Let the application show the study, unless it did so less than `every_s` seconds ago."""
         if time.monotonic() - self._shown_at < every_s:
             return
-        trials = [
-            FinishedTrial(
-                t.number,
-                self.spec.folder_of(t),
-                reason_of(t),
-                t.values[0] if t.state == TrialState.COMPLETE else None,
-                t.params,
-                t.user_attrs,
-            )
-            for t in final_trials(self.book.trials())
-        ]
+        trials = [summarize(trial) for trial in final_trials(self.queue.trials())]
         try:
             notes = self.application.show_study(self.spec.compose({}, 0), self.links, trials)
-            save_notes(self.study, self.storage, notes)
-        except Exception as error:  # a picture of the sweep is no reason to end it
-            self.progress.say(f"the study could not be shown: {type(error).__name__}: {error}")
+            save_notes(self.queue.study, self.queue.storage, notes)
+        except Exception as error:  # no reason to end the sweep
+            self.progress.print(f"the study could not be shown: {type(error).__name__}: {error}")
         self._shown_at = time.monotonic()
 
-    def show(self, running: Iterable[Running], n_slots: int) -> None:
-        """Show the running trials and the totals."""
-        rows = [self._row(each) for each in running]
-        trials = self.book.trials()
-        ended, best = final_trials(trials), best_trial(trials)
-        to_come = max(0, self.book.n_trials - len(ended) - len(rows))
-        totals = Totals(
-            study=self.study.study_name,
-            n_ended=len(ended),
-            n_trials=self.book.n_trials,
-            counts=count_reasons(ended),
-            best=None if best is None else (best.number, best.values[0]),
-            left_s=estimate_left_s(rows, self._durations_s, to_come, n_slots),
-        )
-        self.progress.show(totals, rows)
+    def show_progress(self, running: Sequence[TrialProgress], n_slots: int) -> None:
+        """Show the running trials, as their last notes have them, under a headline."""
+        for trial in running:
+            trial.update(read_progress(trial.folder))
+        trials, n_trials = self.queue.trials(), self.queue.n_trials
+        n_to_come = max(0, n_trials - len(final_trials(trials)) - len(running))
+        left_s = estimate_left_s(running, self._durations_s, n_to_come, n_slots)
+        self.progress.show(make_headline(self.spec.study.name, trials, n_trials, left_s), running)
 
-    def _row(self, running: Running) -> Row:
-        running.notes.add(read_progress(self.spec.folder_of(running.trial)))
-        return make_row(running.trial.number, running.slot, running.trial.params, running.notes)
-
-    def close(self, at_limit: bool) -> Summary:
-        """End the application's records of the sweep; return how it ended."""
+    def close(self, *, at_limit: bool) -> Summary:
+        """End the application's records of the sweep; return its result."""
         self.show_study()
-        trials = self.book.trials()
-        ended, ranking = final_trials(trials), ranked(trials)
-        values = {"n_trials": float(len(ended))} | ({"best_value": ranking[0].values[0]} if ranking else {})
+        trials = self.queue.trials()
+        finished, ranking = final_trials(trials), ranked(trials)
+        values = {"n_trials": float(len(finished))}
+        if ranking:
+            values["best_value"] = ranking[0].values[0]
         self.application.close_study(self.spec.compose({}, 0), self.links, values)
         return Summary(
-            counts=count_reasons(ended),
+            counts=count_reasons(finished),
             ranking=ranking,
             front=pareto_front(trials),
-            interrupted=len(ended) < self.book.n_trials,
+            interrupted=len(finished) < self.queue.n_trials,
             at_limit=at_limit,
-            pruned_after=[int(t.user_attrs.get(N_STEPS, 0)) for t in ended if reason_of(t) == "pruned"],
+            pruned_after=[int(t.user_attrs.get(N_STEPS, 0)) for t in finished if reason_of(t) == "pruned"],
             links=self.links,
         )
+
+
+def make_headline(study: str, trials: Sequence[FrozenTrial], n_trials: int, left_s: float | None) -> str:
+    """Return the state of a sweep in one line.
+
+    Args:
+        study: Name of the study.
+        trials: All trials of the study.
+        n_trials: Total of finished trials.
+        left_s: Seconds to the end of the sweep; None if not known yet.
+    """
+    finished, ranking = final_trials(trials), ranked(trials)
+    counts = count_reasons(finished).items()
+    parts = [f"{study}: {len(finished)}/{n_trials} trials"]
+    parts += [f"{count} {reason}" for reason, count in counts if reason != "complete"]
+    if ranking:
+        parts.append(f"best {ranking[0].values[0]:.4g} (trial {ranking[0].number})")
+    if left_s is not None:
+        parts.append(f"{format_duration(left_s)} left")
+    return ", ".join(parts)

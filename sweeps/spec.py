@@ -1,4 +1,4 @@
-"""What a sweep is asked to do, and how it ended."""
+"""The specification of a sweep, and its result."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ __all__ = ["Summary", "SweepSpec"]
 
 @dataclass(frozen=True)
 class SweepSpec:
-    """What a sweep is asked to do.
+    """The specification of a sweep.
 
     Args:
         study: The study.
-        sampler: How sets are drawn.
-        pruner: Which trials end early.
-        n_trials: Trials ended for good, in all.
-        retries: Times a killed trial is tried again.
+        sampler: Draws configurations.
+        pruner: Ends unpromising trials.
+        n_trials: Total of finished trials.
+        retries: Retries of a killed trial.
         application: Dotted path, `package.module:Class`.
-        compose: Turns drawn values and a trial's ordinal, which seeds it, into the trial's whole config.
+        compose: Returns the config of a trial from its params and its index, which seeds it.
         trials: Folder of the trials' folders.
         artifacts: Folder of Optuna's artifact store.
-        timeout_s: Seconds after which the sweep ends; None for never.
-        max_steps: Training steps of the whole study after which it ends; None for no limit.
-        warm_start: A study of the same storage whose best sets are tried first.
-        storage_timeout_s: How long to wait for the storage's server where it is away.
+        timeout_s: Time after which the sweep stops; None for no limit.
+        max_steps: Training steps of the whole study after which the sweep stops; None for no limit.
+        warm_start: Study of the same storage whose best configurations are tried first.
+        storage_timeout_s: How long to wait while the storage's server is unavailable.
     """
 
     study: StudySpec
@@ -51,22 +51,22 @@ class SweepSpec:
     storage_timeout_s: float = 0.0
 
     def folder_of(self, trial: FrozenTrial) -> Path:
-        """Return a trial's folder, which all attempts at it share."""
+        """Return the folder that all attempts at a trial share."""
         return self.trials / str(first_attempt(trial))
 
 
 @dataclass(frozen=True)
 class Summary:
-    """How a sweep ended.
+    """The result of a sweep.
 
     Args:
-        counts: Trials of the study ended for good, by reason.
+        counts: Numbers of finished trials of the study by reason.
         ranking: Complete trials by the first objective, the best first.
-        front: The trials that no other beats in every objective.
-        interrupted: Whether it was stopped before its total.
-        at_limit: Whether its time or its steps were over.
-        pruned_after: Training steps after which trials were pruned.
-        links: Of the study.
+        front: Pareto front.
+        interrupted: Whether the sweep stopped before its total.
+        at_limit: Whether it stopped at `timeout_s` or `max_steps`.
+        pruned_after: Training steps of each pruned trial.
+        links: What the application returned when the study was opened.
     """
 
     counts: Mapping[str, int]
@@ -79,5 +79,5 @@ class Summary:
 
     @property
     def best(self) -> FrozenTrial | None:
-        """The best trial; None where none is complete."""
+        """Best complete trial."""
         return next(iter(self.ranking), None)

@@ -1,4 +1,4 @@
-"""What a study's trials say is still to be done: how many are wanted, which are tried again."""
+"""The trials that a study still needs: new ones up to its total, and retries of failed ones."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from sweeps import SweepError
 from sweeps.storage.optuna_storage import RetryingStorage
 from sweeps.study import FINGERPRINT, UID, trial_id
 from sweeps.trials import (
+    ERROR,
     FIRST_ATTEMPT,
     LOW_MEMORY,
     N_STEPS,
@@ -28,107 +29,106 @@ from sweeps.trials import (
     count_attempts,
     final_trials,
     first_attempt,
+    group_attempts,
     reason_of,
 )
 
 __all__ = ["TrialQueue"]
 
-OWED = timedelta(seconds=30)  # from a failure to its retry: the worker's end, and a turn
-SAME_FAILURES = 3  # of the first trials, for the same reason, end the sweep
+RETRY_DELAY = timedelta(seconds=30)  # at most, from a failure to its retry: end of worker, study lock
+SAME_FAILURES = 3  # so many first trials that fail for one reason end the sweep
 
 
 class TrialQueue:
-    """The trials of one study, read when somebody says that they may have changed; queues retries.
+    """Trials of a study, which it reads once after each `refresh`.
 
     Args:
         study: The study.
         storage: Its storage.
-        n_trials: Trials ended for good that are asked for.
-        retries: Times a killed trial is tried again.
+        n_trials: Total of finished trials, without suggested ones.
+        retries: Retries of a killed trial.
     """
 
-    def __init__(self, study: Study, storage: RetryingStorage, n_trials: int, retries: int) -> None:
+    def __init__(self, study: Study, storage: RetryingStorage, n_trials: int = 0, retries: int = 0) -> None:
+        self.study = study
+        self.storage = storage
         self._n_trials = n_trials
-        self._study = study
-        self._storage = storage
         self._retries = retries
         self._trials: list[FrozenTrial] | None = None
 
     def study_lock(self) -> AbstractContextManager[None]:
-        """Keep other coordinators of this study from asking and queueing meanwhile."""
-        return self._storage.study_lock(self._study._study_id)
+        """Lock the study against other coordinators that ask for trials or queue retries."""
+        return self.storage.study_lock(self.study._study_id)
 
     def refresh(self) -> None:
-        """Have the next look at the trials read them anew."""
+        """Make the next call of `trials` read the storage."""
         self._trials = None
 
     def uid(self) -> str:
-        """Return what tells the study from others of its name in other storages."""
-        if UID not in self._study.user_attrs:
+        """Return the study's unique id, which tells it from studies of its name in other storages."""
+        if UID not in self.study.user_attrs:
             with self.study_lock():
-                if UID not in self._study.user_attrs:
-                    self._study.set_user_attr(UID, uuid.uuid4().hex)
-        return str(self._study.user_attrs[UID])
+                if UID not in self.study.user_attrs:
+                    self.study.set_user_attr(UID, uuid.uuid4().hex)
+        return str(self.study.user_attrs[UID])
 
     def trials(self) -> list[FrozenTrial]:
-        """Return all trials as last read; they are not to be changed."""
+        """Return all trials as last read; read-only."""
         if self._trials is None:
-            self._trials = self._study.get_trials(deepcopy=False)
+            self._trials = self.study.get_trials(deepcopy=False)
         return self._trials
 
     def trial_id(self, number: int) -> int:
         """Return the storage's id of a trial."""
-        return trial_id(self._storage, self._study.study_name, number)
+        return trial_id(self.storage, self.study.study_name, number)
 
     def reread(self, number: int) -> FrozenTrial:
-        """Return a trial as it is now."""
-        return self._storage.get_trial(self.trial_id(number))
+        """Return a trial as the storage has it now."""
+        return self.storage.get_trial(self.trial_id(number))
 
     @property
     def n_trials(self) -> int:
-        """Trials ended for good, in all: what was asked for, and suggestions on top."""
+        """Total of finished trials, with suggested ones."""
         return self._n_trials + sum(SUGGESTED in trial.user_attrs for trial in self.trials())
 
     def n_wanted(self) -> int:
-        """Return how many trials are still to be started: what is queued, and what the total leaves."""
-        trials = self.trials()
-        unfinished = sum(t.state == TrialState.RUNNING for t in trials)
-        queued = sum(t.state == TrialState.WAITING for t in trials)
-        return max(queued, self.n_trials - len(final_trials(trials)) - unfinished)
+        """Return how many trials are still to be started."""
+        states = [trial.state for trial in self.trials()]
+        n_new = self.n_trials - len(final_trials(self.trials())) - states.count(TrialState.RUNNING)
+        return max(states.count(TrialState.WAITING), n_new)
 
-    def n_steps(self, running: Mapping[int, int]) -> int:
-        """Return the training steps of the whole study so far; a trial taken up again counts once.
+    def n_steps(self, running: Mapping[int, int] | None = None) -> int:
+        """Return the training steps of the study so far; attempts at one trial count once.
 
         Args:
             running: Steps of running trials by number.
         """
-        group_attempts: dict[int, int] = {}
-        for trial in self.trials():
-            n_steps = max(running.get(trial.number, 0), int(trial.user_attrs.get(N_STEPS, 0)))
-            group_attempts[first_attempt(trial)] = max(n_steps, group_attempts.get(first_attempt(trial), 0))
-        return sum(group_attempts.values())
+        steps = running or {}
+        return sum(
+            max(max(steps.get(t.number, 0), int(t.user_attrs.get(N_STEPS, 0))) for t in attempts)
+            for attempts in group_attempts(self.trials()).values()
+        )
 
     def fail(self, number: int, reason: str) -> FrozenTrial:
-        """Fail a trial that runs no longer; return it as it is: another coordinator may have been first."""
+        """Fail a trial that no longer runs; return it, which another coordinator may have failed before."""
         with contextlib.suppress(UpdateFinishedTrialError):
-            self._storage.set_trial_user_attr(self.trial_id(number), REASON, reason)
-            self._storage.set_trial_state_values(self.trial_id(number), TrialState.FAIL)
+            self.storage.set_trial_user_attr(self.trial_id(number), REASON, reason)
+            self.storage.set_trial_state_values(self.trial_id(number), TrialState.FAIL)
         self.refresh()
         return self.reread(number)
 
     def retry(self, trial: FrozenTrial) -> None:
-        """Queue a failed trial again while its reason allows it."""
-        if trial.state != TrialState.FAIL:
-            return
-        self.refresh()
-        if self._may_be_retried(trial):
-            self.queue_again(trial)
+        """Queue a failed trial again if its reason allows it."""
+        if trial.state == TrialState.FAIL:
+            self.refresh()
+            if self._may_be_retried(trial):
+                self.queue_again(trial)
 
     def pending_retries(self) -> list[FrozenTrial]:
-        """Return the trials that failed a moment ago, and that whoever ran them is about to queue again."""
+        """Return the trials that failed a moment ago, which their coordinator is about to queue again."""
         now = datetime.now()
         failed = [trial for trial in final_trials(self.trials()) if trial.state == TrialState.FAIL]
-        recent = [trial for trial in failed if abs(now - (trial.datetime_complete or now)) < OWED]
+        recent = [trial for trial in failed if abs(now - (trial.datetime_complete or now)) < RETRY_DELAY]
         return [trial for trial in recent if self._may_be_retried(trial)]
 
     def _may_be_retried(self, trial: FrozenTrial) -> bool:
@@ -138,35 +138,35 @@ class TrialQueue:
         return reason == "interrupted" or count_attempts(trial, self.trials(), reason) <= limit
 
     def queue_again(self, trial: FrozenTrial) -> None:
-        """Queue a trial's set again, as another attempt at the same trial, unless somebody has done so."""
+        """Queue another attempt at a trial, unless it has been queued."""
         attributes = {FIRST_ATTEMPT: first_attempt(trial), RETRY_OF: trial.number}
         if reason_of(trial) == OUT_OF_MEMORY or trial.user_attrs.get(LOW_MEMORY):
             attributes[LOW_MEMORY] = True
         with self.study_lock():
             self.refresh()
             if not any(t.user_attrs.get(RETRY_OF) == trial.number for t in self.trials()):
-                self._study.enqueue_trial(self._params_of(trial), user_attrs=attributes)
+                self.study.enqueue_trial(self._params_of(trial), user_attrs=attributes)
                 self.refresh()
 
     def _params_of(self, trial: FrozenTrial) -> dict[str, Any]:
-        """Return a trial's set; where its coordinator died over drawing it, what was queued of it, if any."""
-        space: dict[str, Any] = self._study.user_attrs.get(FINGERPRINT, {}).get("space", {})
-        whole = space.keys() <= trial.params.keys()
-        return trial.params if whole else dict(trial.system_attrs.get("fixed_params", {}))
+        """Return a trial's params; if its coordinator died while drawing them, those that were queued."""
+        space: dict[str, Any] = self.study.user_attrs.get(FINGERPRINT, {}).get("space", {})
+        is_whole = space.keys() <= trial.params.keys()
+        return trial.params if is_whole else dict(trial.system_attrs.get("fixed_params", {}))
 
-    def give_up_if_hopeless(self, folders: Path) -> None:
-        """Refuse to go on once the first trials have all failed alike.
+    def check_failures(self, folders: Path) -> None:
+        """Stop a sweep whose first trials all failed for the same reason.
 
         Args:
-            folders: Of the trials' folders.
+            folders: Folder of the trials' folders.
 
         Raises:
-            SweepError: If so.
+            SweepError: If they did.
         """
-        ended = [t for t in self.trials() if t.state.is_finished() and reason_of(t) != "interrupted"]
-        reasons = {reason_of(t) for t in ended}
-        n_different = len({first_attempt(t) for t in ended})  # one that dies again and again is one trial
-        if n_different >= SAME_FAILURES and len(reasons) == 1 and ended[0].state == TrialState.FAIL:
-            log = folders / str(first_attempt(ended[-1])) / "log.txt"
-            error = ended[-1].user_attrs.get("error", f"see {log}")
+        finished = [t for t in self.trials() if t.state.is_finished() and reason_of(t) != "interrupted"]
+        reasons = {reason_of(t) for t in finished}
+        n_different = len(group_attempts(finished))  # a trial that dies again and again is one trial
+        if n_different >= SAME_FAILURES and len(reasons) == 1 and finished[0].state == TrialState.FAIL:
+            log = folders / str(first_attempt(finished[-1])) / "log.txt"
+            error = finished[-1].user_attrs.get(ERROR, f"see {log}")
             raise SweepError(f"the first {SAME_FAILURES} trials all failed ({reasons.pop()}): {error}")

@@ -1,17 +1,19 @@
-"""The trials of a study: the attributes that the engine writes to them, their attempts, how they ended."""
+"""The trials of a study: their attributes, their attempts, their results."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
 __all__ = [
-    "SUGGESTED",
-    "best_trial",
+    "TrialSummary",
     "count_attempts",
     "count_reasons",
     "final_trials",
@@ -21,88 +23,154 @@ __all__ = [
     "pareto_front",
     "ranked",
     "reason_of",
+    "summarize",
     "trial_index",
 ]
 
-# Keys of the attributes that the engine writes to trials.
-SUGGESTED = "suggested_by"  # attribute of a trial that was queued on top of the total
-REASON = "reason"
-FIRST_ATTEMPT = "first_attempt"  # number of the first attempt: its folder, its name
-RETRY_OF = "retry_of"
-LOW_MEMORY = "low_memory"  # an earlier attempt ran out of memory
-WARM_START = "warm_start"  # study and number of the trial whose set it repeats
-RUNG = "completed_rung_"  # begins Optuna's own keys of the rungs that a trial has come to
-N_STEPS = "n_steps"  # that a trial has trained, as its application says
-STOP = "stop"  # a request that it ends: of a running trial, or of the sweeps that go on with a study
+# Keys of user attributes that the engine writes to trials.
+SUGGESTED = "suggested_by"  # method that suggested the trial, which is run on top of the total
+REASON = "reason"  # why the trial ended
+FIRST_ATTEMPT = "first_attempt"  # number of the first attempt, which names the folder
+RETRY_OF = "retry_of"  # number of the attempt before
+LOW_MEMORY = "low_memory"  # whether an earlier attempt ran out of memory
+WARM_START = "warm_start"  # study and number of the trial whose params it repeats
+OWNER = "owner"  # host, boot and process id of the coordinator
+STOP = "stop"  # request to stop: on a running trial, or on a study for its running sweeps
+N_STEPS = "n_steps"  # training steps, written by the application
+ERROR = "error"  # one line, written by the worker or the application
+
 OUT_OF_MEMORY = "out_of_memory"  # a reason
+RUNG = "completed_rung_"  # prefix of the system attributes in which Optuna's ASHA keeps values of rungs
+
+
+@dataclass(frozen=True)
+class TrialSummary:
+    """A trial as applications and programs outside the engine see it.
+
+    Args:
+        number: Trial number.
+        first_attempt: Number of the first attempt, which names the folder.
+        params: Configuration.
+        reason: Why it ended; `running` or `waiting` before.
+        values: One value per objective of a complete trial; the last report of a pruned one.
+        attributes: User attributes, of the engine and of the application.
+        reports: Intermediate values by training step.
+        started_at: Start of this attempt.
+        seconds: Duration of this attempt; None before its end.
+    """
+
+    number: int
+    first_attempt: int
+    params: Mapping[str, Any]
+    reason: str
+    values: Sequence[float]
+    attributes: Mapping[str, Any]
+    reports: Mapping[int, float]
+    started_at: datetime | None
+    seconds: float | None
+
+    @property
+    def value(self) -> float | None:
+        """First objective of a complete trial."""
+        return self.values[0] if self.reason == "complete" else None
+
+    @property
+    def error(self) -> str:
+        """Error message; empty if there is none."""
+        return str(self.attributes.get(ERROR, ""))
+
+    @property
+    def owner(self) -> str:
+        """Host and process id of the coordinator; empty if unknown."""
+        owner = self.attributes.get(OWNER)
+        return "" if owner is None else f"{owner['host']}, process {owner['pid']}"
+
+
+def summarize(trial: FrozenTrial) -> TrialSummary:
+    """Return the summary of a trial."""
+    return TrialSummary(
+        number=trial.number,
+        first_attempt=first_attempt(trial),
+        params=trial.params,
+        reason=reason_of(trial),
+        values=trial.values or (),
+        attributes=trial.user_attrs,
+        reports=trial.intermediate_values,
+        started_at=trial.datetime_start,
+        seconds=None if trial.duration is None else trial.duration.total_seconds(),
+    )
 
 
 def reason_of(trial: FrozenTrial) -> str:
-    """Return why a trial ended; one that Optuna failed when its heartbeat stopped was `killed`."""
-    told = trial.user_attrs.get(REASON)
-    if told is not None:
-        return str(told)
-    return "killed" if trial.state == TrialState.FAIL else trial.state.name.lower()
+    """Return why a trial ended; `killed` if Optuna failed it because its heartbeat stopped."""
+    failed = "killed" if trial.state == TrialState.FAIL else trial.state.name.lower()
+    return str(trial.user_attrs.get(REASON, failed))
 
 
 def first_attempt(trial: FrozenTrial) -> int:
-    """Return the number of a trial's first attempt, its own where it is the first."""
+    """Return the number of the first attempt at a trial."""
     return int(trial.user_attrs.get(FIRST_ATTEMPT, trial.number))
 
 
 def trial_index(number: int, trials: Sequence[FrozenTrial]) -> int:
-    """Return how many different trials were asked for before one: its number, had none been tried again."""
+    """Return how many trials before a number are no retries: the trial's number if there were none."""
     return sum(RETRY_OF not in trial.user_attrs for trial in trials[:number])
 
 
 def group_attempts(trials: Sequence[FrozenTrial]) -> dict[int, list[FrozenTrial]]:
-    """Return the attempts at each trial, by the number of the first."""
+    """Return the attempts at each trial, by the number of the first attempt."""
     found: dict[int, list[FrozenTrial]] = {}
     for trial in trials:
         found.setdefault(first_attempt(trial), []).append(trial)
     return found
 
 
-def merge_attempts(of_one: Sequence[FrozenTrial]) -> FrozenTrial:
-    """Return the attempts at a trial as one that was never interrupted.
+def merge_attempts(attempts: Sequence[FrozenTrial]) -> FrozenTrial:
+    """Return the attempts at a trial as one trial that was never interrupted.
 
-    It is the last attempt under the number of the first. It has also what the others had reported where it
-    began to report, and passed there: Optuna keeps both with each attempt alone.
+    It is the last attempt, with the number of the first, and with the reports and rungs of the others from
+    before the step where the last one began to report: Optuna keeps them with each attempt.
     """
-    *earlier, last = of_one
+    *earlier, last = attempts
     if not earlier:
         return last
-    begins = min(last.intermediate_values, default=math.inf)
-    before = {step: v for each in earlier for step, v in each.intermediate_values.items() if step < begins}
-    marks = {key: v for each in earlier for key, v in each.system_attrs.items() if key.startswith(RUNG)}
-    one = copy.copy(last)
-    one.number = first_attempt(last)
-    one.intermediate_values = before | last.intermediate_values
-    passed = {key: value for key, value in marks.items() if value in before.values()}
-    one.system_attrs = passed | last.system_attrs
-    return one
+    begin = min(last.intermediate_values, default=math.inf)
+    reports = {step: v for each in earlier for step, v in each.intermediate_values.items() if step < begin}
+    rungs = {key: v for each in earlier for key, v in each.system_attrs.items() if key.startswith(RUNG)}
+    merged = copy.copy(last)
+    merged.number = first_attempt(last)
+    merged.intermediate_values = reports | last.intermediate_values
+    passed = {key: value for key, value in rungs.items() if value in reports.values()}
+    merged.system_attrs = passed | last.system_attrs
+    return merged
 
 
 def count_attempts(trial: FrozenTrial, trials: Sequence[FrozenTrial], reason: str) -> int:
-    """Return how many attempts at the same trial, up to this one, ended for the reason."""
-    same = [t for t in trials if first_attempt(t) == first_attempt(trial) and t.number <= trial.number]
-    return sum(reason_of(t) == reason for t in same)
+    """Return how many attempts at a trial, up to this one, ended for a reason."""
+    attempts = [t for t in trials if first_attempt(t) == first_attempt(trial) and t.number <= trial.number]
+    return sum(reason_of(t) == reason for t in attempts)
 
 
 def final_trials(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the finished trials that no retry has followed."""
-    superseded = {t.user_attrs[RETRY_OF] for t in trials if RETRY_OF in t.user_attrs}
-    return [t for t in trials if t.state.is_finished() and t.number not in superseded]
+    """Return the finished trials that have no retry."""
+    retried = {t.user_attrs.get(RETRY_OF) for t in trials}
+    return [t for t in trials if t.state.is_finished() and t.number not in retried]
 
 
 def count_reasons(trials: Sequence[FrozenTrial]) -> dict[str, int]:
-    """Return how many of the trials ended for each reason."""
-    return dict(Counter(reason_of(t) for t in trials))
+    """Return the number of trials for each reason."""
+    return dict(Counter(map(reason_of, trials)))
+
+
+def ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the complete trials by their first objective, the best first."""
+    complete = [t for t in trials if t.state == TrialState.COMPLETE]
+    return sorted(complete, key=lambda t: t.values[0])
 
 
 def pareto_front(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the complete trials that no other beats in every objective, by the first one."""
-    complete = [t for t in trials if t.state == TrialState.COMPLETE and t.values]
+    """Return the complete trials that no other one dominates, by their first objective."""
+    complete = ranked(trials)
     front = [t for t in complete if not any(_dominates(other, t) for other in complete)]
     return sorted(front, key=lambda t: t.values)
 
@@ -110,14 +178,3 @@ def pareto_front(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 def _dominates(one: FrozenTrial, other: FrozenTrial) -> bool:
     pairs = list(zip(one.values, other.values, strict=True))
     return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
-
-
-def ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the complete trials by their first value, the smallest first."""
-    complete = [t for t in trials if t.state == TrialState.COMPLETE and t.values]
-    return sorted(complete, key=lambda t: t.values[0])
-
-
-def best_trial(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-    """Return the complete trial with the smallest first value, None where none is complete."""
-    return next(iter(ranked(trials)), None)

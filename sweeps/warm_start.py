@@ -1,4 +1,4 @@
-"""A warm start: another study's best sets, tried first."""
+"""A warm start: the best configurations of another study, tried first."""
 
 from __future__ import annotations
 
@@ -9,58 +9,57 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.storages import RDBStorage
 from optuna.study import Study
-from optuna.trial import TrialState
 
 from sweeps import SweepError
 from sweeps.space import Space, to_distributions
 from sweeps.study import find_study
-from sweeps.trials import WARM_START
+from sweeps.trials import WARM_START, ranked
 
 __all__ = ["best_configurations", "queue_configurations", "read_configurations"]
 
-AT_MOST = 5  # sets, and no more than half of the trials
+MAX_CONFIGURATIONS = 5  # and at most half of the trials
+
+Configurations = dict[str, dict[str, Any]]  # params by the study and number of their trial
 
 
-def read_configurations(
-    storage: RDBStorage, name: str, space: Space, n_trials: int
-) -> dict[str, dict[str, Any]]:
-    """Return the best sets of a study, by study and trial that they come from.
+def read_configurations(storage: RDBStorage, name: str, space: Space, n_trials: int) -> Configurations:
+    """Return the best configurations of a study, the best first.
 
     Args:
-        storage: Of that study.
-        name: Its name.
-        space: In which the sets must lie.
-        n_trials: Of the study that starts from them.
+        storage: Storage of that study.
+        name: Name of that study.
+        space: Search space that must contain them.
+        n_trials: Total of the study that starts from them.
 
     Raises:
-        SweepError: If there is no such study, or none of its sets lies in the space.
+        SweepError: If there is no such study, or the space contains none of its configurations.
     """
     source = find_study(storage, name)
     if source is None:
         names = ", ".join(sorted(optuna.get_all_study_names(storage))) or "none"
         raise SweepError(f"sweep.warm_start={name}: no such study; there are: {names}")
-    sets = best_configurations(source, space, min(AT_MOST, max(1, n_trials // 2)))
-    if not sets:
-        raise SweepError(f"sweep.warm_start={name}: no complete trial has a set that lies in this space")
-    return {f"{name} {number}": params for number, params in sets.items()}
+    found = best_configurations(source, space)
+    if not found:
+        raise SweepError(f"sweep.warm_start={name}: no complete trial lies in the search space of this study")
+    n_configurations = min(MAX_CONFIGURATIONS, max(1, n_trials // 2))
+    return {f"{name} {number}": params for number, params in list(found.items())[:n_configurations]}
 
 
-def best_configurations(study: Study, space: Space, n_configurations: int) -> dict[int, dict[str, Any]]:
-    """Return the best different sets that lie in a space, by their trials' numbers, the best first."""
+def best_configurations(study: Study, space: Space) -> dict[int, dict[str, Any]]:
+    """Return the different configurations in a space by trial number, the best first."""
     distributions = to_distributions(space)
-    complete = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE and t.values]
     found: dict[str, tuple[int, dict[str, Any]]] = {}
-    for trial in sorted(complete, key=lambda t: t.values[0]):
+    for trial in ranked(study.get_trials(deepcopy=False)):
         params = {key: trial.params[key] for key in distributions.keys() & trial.params.keys()}
         if params and all(_contains(distributions[key], value) for key, value in params.items()):
             found.setdefault(json.dumps(params, sort_keys=True), (trial.number, params))
-    return dict(list(found.values())[:n_configurations])
+    return dict(found.values())
 
 
-def queue_configurations(study: Study, sets: dict[str, dict[str, Any]]) -> None:
-    """Queue sets in a study that has no trial yet."""
+def queue_configurations(study: Study, configurations: Configurations) -> None:
+    """Queue configurations in a study without trials."""
     if not study.get_trials(deepcopy=False):
-        for source, params in sets.items():
+        for source, params in configurations.items():
             study.enqueue_trial(params, user_attrs={WARM_START: source})
 
 

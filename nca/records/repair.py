@@ -99,7 +99,7 @@ def _orphaned_files(paths: RecordPaths, states: Sequence[StudyStatus]) -> Iterat
     """Yield checkpoints of finished trials, and the partial files of processes that died while writing."""
     for state in states:
         trials, _ = paths.study_folders(state.name)
-        for number in state.ended:
+        for number in state.finished:
             found = trials.glob(f"{number}/**/checkpoints")
             yield from (folder for folder in found if folder.parent.name != "artifacts")  # one is kept there
         if not state.running:

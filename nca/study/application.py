@@ -19,8 +19,9 @@ from nca.study.repeats import Repeats
 from nca.tracking.client import load_mlflow, mlflow_errors
 from nca.tracking.store import MlflowStore
 from nca.training.run import is_out_of_memory
-from sweeps.application import DashboardNotes, FinishedTrial, Result
+from sweeps.application import DashboardNotes, Result
 from sweeps.running_trial import RunningTrial
+from sweeps.trials import TrialSummary
 
 __all__ = ["TextureSweep", "UntrackedSweep"]
 
@@ -85,27 +86,28 @@ class TextureSweep:
                 MlflowStore(uri).end_runs_in(folder, reason)
 
     def show_study(
-        self, config: Mapping[str, Any], links: Mapping[str, str], ended: Sequence[FinishedTrial]
+        self, config: Mapping[str, Any], links: Mapping[str, str], trials: Sequence[TrialSummary]
     ) -> DashboardNotes:
         """Draw all outputs, the best first, for the parent run; return notes on all trials."""
         trial, study = _trial_config(config), config["sweep"]["study"]
         runs, uri = Path(trial.runs_dir), trial.tracking.uri
         store = None if uri is None else MlflowStore(uri)
+        folder = runs / "trials" / study
         if store is not None:
-            store.deliver(runs / "trials" / study)
-        ranked = sorted(ended, key=lambda each: math.inf if each.value is None else each.value)
+            store.deliver(folder)
+        ranked = sorted(trials, key=lambda each: math.inf if each.value is None else each.value)
         values = [each.reason if each.value is None else f"{each.value:.3g}" for each in ranked]
         entries = [
-            (each.folder / "output.png", f"{each.number}: {value}")
+            (folder / str(each.first_attempt) / "output.png", f"{each.number}: {value}")
             for each, value in zip(ranked, values, strict=True)
         ]
         if any(path.exists() for path, _ in entries):
-            sheet = runs / "trials" / study / CONTACT_SHEET
+            sheet = folder / CONTACT_SHEET
             make_contact_sheet(entries[:MAX_IN_SHEET]).save(sheet)
             if store is not None:
                 store.log_file(links["mlflow_run_id"], sheet)
         paths = RecordPaths(runs.absolute(), config["sweep"]["storage"], uri)
-        return make_notes(study, trial, paths, links, ended)
+        return make_notes(study, trial, paths, links, trials)
 
     def close_study(
         self, config: Mapping[str, Any], links: Mapping[str, str], summary: Mapping[str, float]

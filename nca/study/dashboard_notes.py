@@ -7,7 +7,8 @@ from typing import Any
 
 from nca.config.schema import TrialConfig
 from nca.records.paths import RecordPaths
-from sweeps.application import DashboardNotes, FinishedTrial
+from sweeps.application import DashboardNotes
+from sweeps.trials import TrialSummary
 
 __all__ = ["make_notes"]
 
@@ -28,7 +29,7 @@ def make_notes(
     config: TrialConfig,
     paths: RecordPaths,
     links: Mapping[str, str],
-    trials: Sequence[FinishedTrial],
+    trials: Sequence[TrialSummary],
 ) -> DashboardNotes:
     """Return notes with params, results, links to MLflow and commands.
 
@@ -41,7 +42,7 @@ def make_notes(
     """
     return DashboardNotes(
         "\n\n".join(_describe_study(study, config, paths, links)),
-        {trial.number: "\n\n".join(_describe_trial(trial, paths, links)) for trial in trials},
+        {trial.number: "\n\n".join(_describe_trial(study, trial, paths, links)) for trial in trials},
     )
 
 
@@ -59,14 +60,16 @@ def _describe_study(
     yield f"All outputs: `{paths.command('analysis.gallery', f'study={study}')}`"
 
 
-def _describe_trial(trial: FinishedTrial, paths: RecordPaths, links: Mapping[str, str]) -> Iterator[str]:
+def _describe_trial(
+    study: str, trial: TrialSummary, paths: RecordPaths, links: Mapping[str, str]
+) -> Iterator[str]:
     error = trial.attributes.get("error")
     yield f"**{trial.reason}**" if error is None else f"**{trial.reason}**: {error}"
     yield _table({key.rpartition(".")[2]: value for key, value in trial.params.items()})
     yield _table({key: trial.attributes[key] for key in SHOWN_METRICS if key in trial.attributes})
     run = trial.attributes.get("mlflow_run_id")
     if run is None or "mlflow_experiment_id" not in links:
-        yield f"Files: `{trial.folder}`"
+        yield f"Files: `{paths.study_folders(study)[0] / str(trial.first_attempt)}`"
         return
     experiment = links["mlflow_experiment_id"]
     page, viewer = (paths.mlflow_url(experiment, run, artifact) for artifact in (None, "viewer.html"))

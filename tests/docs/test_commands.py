@@ -108,7 +108,7 @@ def test_command_on_studies(command: str, study: Path, tmp_path: Path) -> None:
     words = [sys.executable, *shlex.split(command.replace("roundleaf-srnca-random_filters", "STUDY"))[1:]]
     words += ["--yes"] * (words[3] in {"delete", "repair"}) + [f"runs_dir={runs}"]
     if "stop" in words:  # what has ended is not stopped
-        assert "no trial of it runs" in run(words, tmp_path, code=2).stderr
+        assert "no trial is running" in run(words, tmp_path, code=2).stderr
     else:
         assert run(words, tmp_path).stdout.strip()
 

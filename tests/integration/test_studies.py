@@ -56,7 +56,7 @@ def test_a_running_sweep_is_seen_and_its_trials_and_itself_are_stopped(runs: Pat
         assert time.monotonic() - asked < SOON_S / 2
     assert process.returncode == 130
     assert "trial 0 stopped" in said
-    assert "asked to stop: trials save what they have" in said
+    assert "asked to stop: trials save checkpoints" in said
 
     records = Records(runs, STUDY)
     trial = records.study.get_trials()[0]
@@ -65,7 +65,7 @@ def test_a_running_sweep_is_seen_and_its_trials_and_itself_are_stopped(runs: Pat
     assert records.children[0].data.tags["reason"] == "stopped"
     assert {run.info.status for run in records.children.values()} == {"KILLED"}
     assert "1 stopped" in look_after(runs, "show", STUDY)
-    assert "no trial of it runs" in look_after(runs, "stop", STUDY, code=2)
+    assert "no trial is running" in look_after(runs, "stop", STUDY, code=2)
     # The request is over: the same command goes on with what was interrupted.
     with begun(runs, *LONG, "sweep.n_trials=9") as process:
         wait_until(lambda: "running  trial 3" in look_after(runs, "show", STUDY), process)

@@ -21,7 +21,7 @@ from typing import Any
 
 from rich.console import Console
 
-from sweeps.application import DashboardNotes, FinishedTrial, Result
+from sweeps.application import DashboardNotes, Result
 from sweeps.coordinator import Coordinator
 from sweeps.executors.base import Executor
 from sweeps.executors.local import LocalExecutor
@@ -32,6 +32,7 @@ from sweeps.samplers import SamplerSpec
 from sweeps.space import Choice, Interval, Space
 from sweeps.spec import Summary, SweepSpec
 from sweeps.study import PrunerSpec, StudySpec
+from sweeps.trials import TrialSummary
 
 APPLICATION = "tests.sweeps.fake_application:FakeSweep"
 SPACE: Space = {"x": Interval(0.0, 1.0), "y": Choice((1, 2, 3))}
@@ -65,11 +66,11 @@ class FakeSweep:
         self._note(config, f"trial {folder.name} {reason}")
 
     def show_study(
-        self, config: Mapping[str, Any], links: Mapping[str, str], ended: Sequence[FinishedTrial]
+        self, config: Mapping[str, Any], links: Mapping[str, str], trials: Sequence[TrialSummary]
     ) -> DashboardNotes:
-        self._note(config, f"show {' '.join(f'{each.number}:{each.reason}:{each.value}' for each in ended)}")
+        self._note(config, f"show {' '.join(f'{each.number}:{each.reason}:{each.value}' for each in trials)}")
         return DashboardNotes(
-            f"study {config['records']}", {each.number: f"trial {each.number}" for each in ended}
+            f"study {config['records']}", {each.number: f"trial {each.number}" for each in trials}
         )
 
     def close_study(

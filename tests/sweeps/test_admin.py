@@ -16,10 +16,10 @@ from rich.console import Console
 
 from sweeps import SweepError
 from sweeps.admin import Studies
-from sweeps.ownership import OWNER, describe_owner
+from sweeps.ownership import describe_owner
 from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import open_study
-from sweeps.trials import FIRST_ATTEMPT, RETRY_OF
+from sweeps.trials import FIRST_ATTEMPT, OWNER, RETRY_OF
 from tests.sweeps.fake_application import Sweep
 
 pytestmark = pytest.mark.filterwarnings("ignore:Heartbeat of storage is supposed:UserWarning")
@@ -41,7 +41,7 @@ def test_what_is_known_of_a_study(ended: Sweep) -> None:
     assert state.best is not None
     assert (state.best.number, state.best.values, state.objectives) == (3, [-1.0], ["value"])
     assert {note.error for note in state.failed} == {"loss nan", "ValueError: crashed on purpose in trial 2"}
-    assert sorted(state.ended) == [0, 1, 2, 3]
+    assert sorted(state.finished) == [0, 1, 2, 3]
     assert (state.running, state.orphaned, state.n_queued, state.n_steps) == ([], [], 0, 32)
 
 
@@ -49,9 +49,9 @@ def test_what_is_not_there_or_does_not_run_is_not_stopped(ended: Sweep) -> None:
     studies = Studies(ended.storage)
     with pytest.raises(SweepError, match="study 'leaf': no such study; there are: fake"):
         studies.status("leaf")
-    with pytest.raises(SweepError, match="study 'fake': no trial of it runs"):
+    with pytest.raises(SweepError, match="study 'fake': no trial is running"):
         studies.stop("fake")
-    with pytest.raises(SweepError, match="trial 3 is complete; no trial of it runs"):
+    with pytest.raises(SweepError, match="trial 3 is complete; no trial is running"):
         studies.stop("fake", 3)
     with pytest.raises(SweepError, match="trial 9 does not exist"):
         studies.stop("fake", 9)
@@ -76,7 +76,7 @@ def test_a_sweep_stops_when_it_is_asked_to_and_the_next_one_does_not(tmp_path: P
     summary = sweep.run(Console(file=out))
     asking.join()
     assert summary.interrupted
-    assert "asked to stop: trials save what they have" in out.getvalue()
+    assert "asked to stop: trials save checkpoints" in out.getvalue()
     assert sweep.run().counts == {"complete": 2}
 
 

@@ -27,11 +27,20 @@ from sweeps import SweepError
 from sweeps.admin import Studies
 from sweeps.assignment import read_assignment
 from sweeps.coordinator import Coordinator
-from sweeps.ownership import OWNER, describe_owner
+from sweeps.ownership import describe_owner
 from sweeps.space import to_distributions
 from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import UID, find_study, open_study
-from sweeps.trials import FIRST_ATTEMPT, REASON, RETRY_OF, SUGGESTED, WARM_START, final_trials, first_attempt
+from sweeps.trials import (
+    FIRST_ATTEMPT,
+    OWNER,
+    REASON,
+    RETRY_OF,
+    SUGGESTED,
+    WARM_START,
+    final_trials,
+    first_attempt,
+)
 from tests.sweeps.fake_application import N_STEPS, SPACE, FakeSweep, Sweep, read_started
 
 REFILL_S = 1.0
@@ -321,7 +330,7 @@ def test_a_sweep_ends_when_its_time_is_over_and_goes_on_with_more(
     summary = sweep.run(Console(file=out))
     assert (summary.interrupted, summary.at_limit) == (True, True)
     assert summary.counts == {"complete": 2}
-    assert "stopping after 1 min: trials save what they have" in out.getvalue()
+    assert "stopping after 1 min: trials save checkpoints" in out.getvalue()
     summary = sweep.run()
     assert (summary.interrupted, summary.at_limit, summary.counts) == (False, False, {"complete": 3})
 
@@ -342,7 +351,7 @@ def test_running_trials_count_toward_the_steps(tmp_path: Path) -> None:
     out = io.StringIO()
     assert sweep.run(Console(file=out)).at_limit
     said = out.getvalue()
-    assert said.index("training steps: trials save what they have") < said.index("trial 0 complete")
+    assert said.index("training steps: trials save checkpoints") < said.index("trial 0 complete")
     assert [trial.state for trial in trials_of(sweep)] == [TrialState.COMPLETE]
 
 

@@ -17,10 +17,10 @@ import sweeps.executors.base
 import sweeps.executors.local
 from sweeps import SweepError
 from sweeps.coordinator import TICK_S
-from sweeps.ownership import OWNER, describe_owner
+from sweeps.ownership import describe_owner
 from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import find_study
-from sweeps.trials import FIRST_ATTEMPT, LOW_MEMORY, REASON, RETRY_OF, final_trials, first_attempt
+from sweeps.trials import FIRST_ATTEMPT, LOW_MEMORY, OWNER, REASON, RETRY_OF, final_trials, first_attempt
 from tests.sweeps.fake_application import N_STEPS, Sweep, read_started
 from tests.sweeps.launching import Launch, launching, read_trials
 
@@ -278,7 +278,7 @@ def test_an_interrupted_sweep_ends_cleanly_and_the_same_command_brings_it_to_its
     first.send_signal(signal.SIGINT)
     said, _ = first.communicate(timeout=PATIENCE_S)
     assert first.returncode == 0, said
-    assert "stopping: trials save what they have" in said
+    assert "stopping: trials save checkpoints" in said
     assert "Traceback" not in said
     assert not any(is_alive(pid) for pid in pids)
     assert reasons(sweep) == ["interrupted", "interrupted", "WAITING", "WAITING"]
@@ -370,7 +370,7 @@ def test_a_coordinator_waits_for_the_trials_of_another_and_takes_them_up_where_i
     (pid,) = wait_until_started(sweep, 0)
     second = launch(sweep)
     assert second.stdout is not None
-    while "waiting for trials that run elsewhere: 0" not in (line := second.stdout.readline()):
+    while "waiting for trials of other sweeps: 0" not in (line := second.stdout.readline()):
         assert line, "the second coordinator has ended"
     assert is_alive(pid)
     assert reasons(sweep) == ["RUNNING", "complete"]
@@ -395,7 +395,7 @@ def test_a_coordinator_waits_for_the_retry_that_another_is_about_to_queue(
     theirs.set_user_attr(OWNER, describe_owner())
     process = launch(sweep)
     assert process.stdout is not None
-    while "waiting for trials that run elsewhere: 1" not in (line := process.stdout.readline()):
+    while "waiting for trials of other sweeps: 1" not in (line := process.stdout.readline()):
         assert line, "the coordinator has ended"
     storage.set_trial_user_attr(theirs._trial_id, REASON, "interrupted")
     storage.set_trial_state_values(theirs._trial_id, TrialState.FAIL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,36 +14,30 @@ from rich.console import Console, ConsoleDimensions
 from sweeps import progress
 from sweeps.progress import (
     CURVE_WIDTH,
-    Notes,
     Progress,
-    Row,
-    Totals,
+    TrialProgress,
     draw_curve,
     estimate_left_s,
     format_duration,
     format_params,
-    headline,
-    make_row,
     make_table,
 )
 
 WIDTH = 100
 
 
-def row(number: int = 0, **changes: Any) -> Row:
-    values = {"slot": number, "params": {"model.channels": 6}, "n_steps": 10, "of": 40, "loss": 0.5}
-    return Row(number, **{**values, "rate": 2.0, **changes})
+HEADLINE = "leaf: 3/8 trials"
 
 
-def totals(**changes: Any) -> Totals:
-    values = {"study": "leaf", "n_ended": 3, "n_trials": 8, "counts": {}, "best": None, "left_s": None}
-    return Totals(**{**values, **changes})
+def row(number: int = 0, **changes: Any) -> TrialProgress:
+    values = {"slot": number, "params": {"model.channels": 6}, "n_steps": 10, "total_steps": 40, "loss": 0.5}
+    return TrialProgress(number, folder=Path(), **{**values, "rate": 2.0, **changes})
 
 
-def render(rows: list[Row], width: int = WIDTH, height: int = 60, **changes: Any) -> list[str]:
+def render(rows: list[TrialProgress], width: int = WIDTH, height: int = 60) -> list[str]:
     console = Console(file=io.StringIO(), width=width)
     with console.capture() as capture:
-        console.print(make_table(totals(**changes), rows, ConsoleDimensions(width, height)))
+        console.print(make_table(HEADLINE, rows, ConsoleDimensions(width, height)))
     return capture.get().rstrip().splitlines()
 
 
@@ -69,35 +64,28 @@ def test_set_is_short() -> None:
     assert format_params(params) == "channels=6 learning_rate=0.0001235 mask=cell x=None"
 
 
-def test_headline_says_only_what_is_known() -> None:
-    assert headline(totals()) == "leaf: 3/8 trials"
-    full = totals(counts={"complete": 2, "pruned": 1}, best=(4, 0.012345), left_s=200.0)
-    assert headline(full) == "leaf: 3/8 trials, 1 pruned, best 0.01235 (trial 4), 3 min 20 s left"
+def test_a_trial_before_its_first_note_has_no_rate() -> None:
+    trial = TrialProgress(3, 1, Path(), {"x": 1})
+    trial.update({})
+    assert (trial.n_steps, trial.total_steps, trial.rate) == (0, 0, 0.0)
+    assert math.isnan(trial.loss)
+    assert trial.left_s is None
 
 
-def test_row_before_the_first_note_has_no_pace() -> None:
-    made = make_row(3, 1, {"x": 1}, Notes())
-    assert (made.number, made.slot, made.n_steps, made.of, made.rate) == (3, 1, 0, 0, 0.0)
-    assert math.isnan(made.loss)
-    assert made.left_s is None
-
-
-def test_row_takes_its_pace_from_the_steps_since_the_first_note() -> None:
+def test_a_rate_counts_the_steps_since_the_first_note() -> None:
     first = {"n_steps": 100.0, "of": 400.0, "loss": 2.0, "at": 50.0}
-    note = {"n_steps": 160.0, "of": 400.0, "loss": 1.5, "at": 80.0}
-    notes = Notes()
+    trial = TrialProgress(3, 1, Path(), {})
     for each in ({}, first, first):
-        notes.add(each)
-    assert make_row(3, 1, {}, notes).left_s is None
-    notes.add(note)
-    made = make_row(3, 1, {}, notes)
-    assert made.losses == [2.0, 1.5]
-    assert (made.n_steps, made.of, made.loss, made.rate) == (160, 400, 1.5, 2.0)
-    assert made.left_s == 120.0
+        trial.update(each)
+    assert trial.left_s is None
+    trial.update({"n_steps": 160.0, "of": 400.0, "loss": 1.5, "at": 80.0})
+    assert trial.losses == [2.0, 1.5]
+    assert (trial.n_steps, trial.total_steps, trial.loss, trial.rate) == (160, 400, 1.5, 2.0)
+    assert trial.left_s == 120.0
 
 
 def test_time_left_covers_running_trials_and_those_to_come() -> None:
-    rows = [row(0, n_steps=10, of=40, rate=2.0), row(1, n_steps=20, of=40, rate=2.0)]
+    rows = [row(0, n_steps=10, total_steps=40, rate=2.0), row(1, n_steps=20, total_steps=40, rate=2.0)]
     assert estimate_left_s(rows, [], 0, 2) == (15 + 10) / 2
     assert estimate_left_s(rows, [40.0], 3, 2) == (15 + 10 + 3 * (40 + 20 + 20) / 3) / 2
 
@@ -108,7 +96,7 @@ def test_time_left_is_not_known_until_every_running_trial_has_a_pace() -> None:
 
 
 def test_table_shows_a_running_and_a_starting_trial() -> None:
-    lines = render([row(7), row(8, n_steps=0, of=0, rate=0.0, loss=math.nan)], 120)
+    lines = render([row(7), row(8, n_steps=0, total_steps=0, rate=0.0, loss=math.nan)], 120)
     text = "\n".join(lines)
     assert lines[0].strip() == "leaf: 3/8 trials"
     assert "10/40" in text
@@ -129,15 +117,14 @@ def test_a_curve_falls_as_the_loss_does_on_a_logarithmic_scale() -> None:
     assert list(long) == sorted(long, reverse=True)
 
 
-def test_notes_keep_the_first_the_last_and_few_between() -> None:
-    notes = Notes()
+def test_few_losses_are_kept_evenly() -> None:
+    trial = TrialProgress(0, 0, Path(), {})
     for step in range(10_000):
-        notes.add({"n_steps": step, "of": 10_000, "loss": float(step), "at": float(step)})
-    assert notes.first["n_steps"] == 0
-    assert notes.last["n_steps"] == 9_999
-    assert 32 <= len(notes.losses) <= 64
-    steps = {round(b - a) for a, b in itertools.pairwise(notes.losses)}
-    assert len(steps) == 1  # evenly
+        trial.update({"n_steps": step, "of": 10_000, "loss": float(step), "at": float(step)})
+    assert (trial.n_steps, trial.rate) == (9_999, 1.0)
+    assert 32 <= len(trial.losses) <= 64
+    steps = {round(b - a) for a, b in itertools.pairwise(trial.losses)}
+    assert len(steps) == 1
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (100, 40), (200, 80)])
@@ -160,7 +147,7 @@ def test_sets_are_shown_whole_while_there_is_room() -> None:
 
 def test_a_narrow_terminal_shows_every_column_of_a_long_trial_but_its_set() -> None:
     losses = [10.0 ** (-step / 9) for step in range(60)]
-    changes = {"n_steps": 16000, "of": 16384, "loss": 1.234e-5, "rate": 0.03, "losses": losses}
+    changes = {"n_steps": 16000, "total_steps": 16384, "loss": 1.234e-5, "rate": 0.03, "losses": losses}
     lines = render([row(123, slot=12, **changes)], 80, 24)
     for text in ("123", "12", "16000/16384", "1.234e-05", "0.03", "3 h 33 min", draw_curve(losses)):
         assert text in lines[4]
@@ -172,13 +159,13 @@ def test_elsewhere_than_on_a_terminal_a_plain_line_now_and_then(monkeypatch: pyt
     text = io.StringIO()
     shown = Progress(Console(file=text, width=40))
     with shown:
-        shown.say("trial 0 starts: [bold]channels=6")
-        shown.show(totals(), [row(0)])
+        shown.print("trial 0 starts: [bold]channels=6")
+        shown.show(HEADLINE, [row(0)])
         clock[0] += progress.LINE_EVERY_S
-        shown.show(totals(), [row(0), row(1, n_steps=0, of=0, loss=math.nan)])
-        shown.show(totals(), [row(0)])
+        shown.show(HEADLINE, [row(0), row(1, n_steps=0, total_steps=0, loss=math.nan)])
+        shown.show(HEADLINE, [row(0)])
         clock[0] += progress.LINE_EVERY_S
-        shown.show(totals(), [])
+        shown.show(HEADLINE, [])
     assert text.getvalue().splitlines() == [
         "trial 0 starts: [bold]channels=6",
         "leaf: 3/8 trials; running 0: 10/40 loss 0.5, 1: starting",
@@ -190,7 +177,7 @@ def test_on_a_terminal_a_live_table_with_lines_above_it() -> None:
     text = io.StringIO()
     shown = Progress(Console(file=text, width=WIDTH, force_terminal=True, color_system=None))
     with shown:
-        shown.show(totals(), [row(5)])
-        shown.say("trial 4 complete")
+        shown.show(HEADLINE, [row(5)])
+        shown.print("trial 4 complete")
     assert "10/40" in text.getvalue()
     assert "trial 4 complete" in text.getvalue()

@@ -15,19 +15,20 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweeps import SweepError
-from sweeps.ownership import ORPHAN_S, OWNER, describe_owner, is_abandoned
+from sweeps.ownership import ORPHAN_S, describe_owner, is_abandoned
 from sweeps.space import Choice, Interval, Space
 from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import StudySpec, find_study, open_study
 from sweeps.trials import (
     FIRST_ATTEMPT,
+    OWNER,
     REASON,
     RETRY_OF,
-    best_trial,
     count_attempts,
     count_reasons,
     final_trials,
     first_attempt,
+    ranked,
 )
 
 SPACE: Space = {"model.channels": Choice((6, 9)), "train.learning_rate": Interval(1e-5, 1e-3, log=True)}
@@ -188,10 +189,9 @@ def test_a_trial_and_its_retries_count_once() -> None:
 
 def test_the_best_trial_is_the_complete_one_with_the_smallest_value() -> None:
     trials = [trial(0), trial(1, TrialState.COMPLETE, value=3.0), trial(2, TrialState.COMPLETE, value=2.0)]
-    best = best_trial([*trials, trial(3, TrialState.PRUNED)])
-    assert best is not None
+    best, *_ = ranked([*trials, trial(3, TrialState.PRUNED)])
     assert best.number == 2
-    assert best_trial(trials[:1]) is None
+    assert ranked(trials[:1]) == []
 
 
 def test_a_trial_failed_without_a_reason_was_killed_and_others_count_under_their_state() -> None:
