@@ -1,4 +1,4 @@
-"""Where trials run: the interface, and the count of processes that were killed for want of memory."""
+"""The interface of executors, which run trials; detection of processes killed for lack of memory."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Ended:
     """A trial whose process has ended.
 
     Args:
-        number: The trial's.
-        signal: What killed it; 0 where it ended by itself.
-        exit_code: 0 where it ended as it should.
-        out_of_memory: Whether the system killed it for want of memory, as far as that can be told.
+        number: Trial number.
+        signal: Signal that killed it; 0 for none.
+        exit_code: Exit code if no signal killed it.
+        out_of_memory: Whether the system killed it for lack of memory, as far as that can be told.
     """
 
     number: int
@@ -30,41 +30,41 @@ class Ended:
 
 
 class Executor(Protocol):
-    """Runs one trial per slot. Used by the coordinator, from one thread."""
+    """Runs trials, one per slot. Used by the coordinator, from one thread."""
 
     @property
     def n_slots(self) -> int:
         """Number of slots."""
 
     def n_free(self) -> int:
-        """Return how many slots are free."""
+        """Return the number of free slots."""
 
     def prepare(self) -> None:
-        """Begin with what the first trial would have to wait for."""
+        """Start whatever the first trial would have to wait for."""
 
     def start(self, number: int, folder: Path) -> int:
-        """Start a trial whose assignment lies in its folder; return its slot.
+        """Start the trial whose assignment is in a folder; return its slot.
 
         Raises:
             RuntimeError: If no slot is free.
         """
 
     def wait(self, timeout_s: float) -> list[Ended]:
-        """Return the trials that have ended, at once when there are any, else after the timeout."""
+        """Return the trials that have ended, as soon as there are any or after the timeout."""
 
     def stop(self) -> None:
-        """Ask every trial to save what it has and end."""
+        """Ask all trials to save a checkpoint and end."""
 
     def close(self) -> None:
-        """End every trial at once and release the slots."""
+        """End all trials at once and free the slots."""
 
 
 def count_oom_kills() -> int:
-    """Return how many processes of this one's control group the system has killed for want of memory.
+    """Return how many processes of this control group the system has killed for lack of memory.
 
-    0 where no control group counts them.
+    It is 0 where no control group counts them.
     """
-    for line in _lines(OWN_CGROUP):
+    for line in _read_lines(OWN_CGROUP):
         _, controllers, path = line.split(":", 2)
         if controllers == "":
             counters = CGROUPS / path.lstrip("/") / "memory.events"
@@ -72,14 +72,14 @@ def count_oom_kills() -> int:
             counters = CGROUPS / "memory" / path.lstrip("/") / "memory.oom_control"
         else:
             continue
-        for counter in _lines(counters):
+        for counter in _read_lines(counters):
             name, _, number = counter.partition(" ")
             if name == "oom_kill":
                 return int(number)
     return 0
 
 
-def _lines(file: Path) -> list[str]:
+def _read_lines(file: Path) -> list[str]:
     try:
         return file.read_text().splitlines()
     except OSError:

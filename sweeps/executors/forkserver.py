@@ -1,4 +1,4 @@
-"""Processes of trials, forked from one that has loaded the application, so that each begins at once."""
+"""Processes of trials, forked from a server process that has loaded the application, so that each starts at once."""
 
 from __future__ import annotations
 
@@ -19,27 +19,25 @@ from types import ModuleType
 from sweeps import SweepError
 from sweeps.assignment import LOG_FILE
 
-__all__ = ["end", "prepare", "start"]
+__all__ = ["die_with_parent", "prepare", "start"]
 
-PRELOAD = "SWEEPS_PRELOAD"  # environment variable: what `sweeps.executors.preload` loads
+PRELOAD = "SWEEPS_PRELOAD"  # environment variable: the modules that `sweeps.executors.preload` loads
 PR_SET_PDEATHSIG = 1
-KILL_WAIT_S = 5.0
-SERVER_DIED = 255  # multiprocessing's exit code then
 
 _context = multiprocessing.get_context("forkserver")
 
 
 def prepare(module: str, application: str, environment: Mapping[str, str]) -> None:
-    """Begin to load what trials need in the process that they are forked from; this process has only one.
+    """Start the server process, unless this process has one.
 
     Args:
-        module: Its `run_worker(folder)` runs a trial; its `warm_up()` loads what that needs.
-        application: Dotted path of a class; trials of others have to load them.
-        environment: What libraries read as they are loaded.
+        module: Module with `warm_up()`, which the server calls, and `run_worker(folder)`, which runs a trial.
+        application: Dotted path of the application that the server loads.
+        environment: Environment variables for libraries that read them when they are loaded.
     """
     _context.set_forkserver_preload(["sweeps.executors.preload"])
     before = dict(os.environ)
-    # Python 3.11 does not hand its module path to what it preloads.
+    # Python 3.11 does not pass the module path to what it preloads.
     os.environ.update({**environment, PRELOAD: f"{module} {application}", "PYTHONPATH": ":".join(sys.path)})
     try:
         forkserver.ensure_running()
@@ -48,45 +46,31 @@ def prepare(module: str, application: str, environment: Mapping[str, str]) -> No
         os.environ.update(before)
 
 
-def start(
-    module: str, application: str, folder: Path, environment: Mapping[str, str], cores: Sequence[int] = ()
-) -> BaseProcess:
-    """Start a trial.
+def start(module: str, folder: Path, environment: Mapping[str, str], cores: Sequence[int]) -> BaseProcess:
+    """Start the process of a trial.
 
     Args:
         module: As in `prepare`.
-        application: As in `prepare`.
-        folder: The trial's, which gets the process's output.
-        environment: Of the trial, besides this process's.
-        cores: CPU numbers it is pinned to; empty for all.
+        folder: The trial's folder, which gets the output.
+        environment: Environment variables, besides those of this process.
+        cores: CPU numbers that it is pinned to; empty for all.
 
     Raises:
-        SweepError: If the process that it would be forked from died meanwhile.
+        SweepError: If the server process dies.
     """
-    prepare(module, application, environment)
     process = _context.Process(target=_run, args=(module, folder, {**os.environ, **environment}, cores))
     try:
-        with _without_main():
+        with _hide_main():
             process.start()
     except (EOFError, ConnectionError) as error:
-        raise SweepError(
-            "the process that trials are forked from has died; the same command goes on"
-        ) from error
+        raise SweepError("the server process of the trials died; the same command continues") from error
     return process
 
 
-def end(process: BaseProcess) -> int:
-    """Wait for a process that ends; return its exit code, negative for the signal that killed it."""
-    process.join(KILL_WAIT_S)
-    code = process.exitcode
-    return -signal.SIGKILL if code is None or code == SERVER_DIED else code
-
-
 @contextlib.contextmanager
-def _without_main() -> Iterator[None]:
-    """Hide this program, which multiprocessing would have each process import again."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
+def _hide_main() -> Iterator[None]:
+    """Hide the main module, which multiprocessing would import again in each process."""
+    main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
     try:
         yield
     finally:
@@ -94,8 +78,7 @@ def _without_main() -> Iterator[None]:
 
 
 def _run(module: str, folder: Path, environment: Mapping[str, str], cores: Sequence[int]) -> None:
-    """Make this new process its trial's own: group, output, environment, cores; then run the trial."""
-    os.setpgid(0, 0)
+    os.setpgid(0, 0)  # Ctrl-C is for the coordinator
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent()
     threading.Thread(target=_die_with_coordinator, daemon=True).start()
@@ -116,6 +99,6 @@ def _die_with_coordinator() -> None:
 
 
 def die_with_parent() -> None:
-    """Have Linux kill this process as soon as its parent has died."""
+    """Make Linux kill this process when its parent dies."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Local processes, one per trial."""
+"""The executor for this machine: one process per trial."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from sweeps.executors.slots import Slot
 
 __all__ = ["LocalExecutor"]
 
+KILL_TIMEOUT_S = 5.0
+SERVER_DIED = 255  # exit code that multiprocessing reports then
+
 
 @dataclass
 class LocalExecutor:
-    """One process per trial on this machine; its output goes to log.txt in the trial's folder.
-
-    They are forked from a process that has loaded the application, so that a trial begins at once.
+    """Runs each trial in a process of its own, whose output goes to log.txt in the trial's folder.
 
     Args:
-        slots: From `make_slots`.
-        application: Dotted path.
-        module: Its `run_worker(folder)` runs a trial; its `warm_up()` loads what that needs.
+        slots: Slots, from `make_slots`.
+        application: Dotted path of the application, which is loaded once for all trials.
+        module: Module that runs a trial, see `forkserver.prepare`.
     """
 
     slots: Sequence[Slot]
@@ -40,54 +41,55 @@ class LocalExecutor:
         """Number of slots."""
         return len(self.slots)
 
-    def prepare(self) -> None:
-        """Begin to load the application."""
-        forkserver.prepare(self.module, self.application, self.slots[0].environment())
-
     def n_free(self) -> int:
-        """Return how many slots are free."""
+        """Return the number of free slots."""
         return len(self.slots) - len(self._running)
 
-    def start(self, number: int, folder: Path) -> int:
-        """Start a trial on the first free slot.
+    def prepare(self) -> None:
+        """Start to load the application."""
+        forkserver.prepare(self.module, self.application, self.slots[0].environment())
 
-        Its process is in a group of its own: ctrl-C is not for it.
+    def start(self, number: int, folder: Path) -> int:
+        """Start a trial on the first free slot; return the slot's index.
 
         Raises:
             RuntimeError: If no slot is free.
         """
-        taken = {slot.index for slot, _ in self._running.values()}
-        slot = next((slot for slot in self.slots if slot.index not in taken), None)
+        taken = [slot for slot, _ in self._running.values()]
+        slot = next((slot for slot in self.slots if slot not in taken), None)
         if slot is None:
             raise RuntimeError("no free slot")
-        process = forkserver.start(self.module, self.application, folder, slot.environment(), slot.cores)
+        self.prepare()
+        process = forkserver.start(self.module, folder, slot.environment(), slot.cores)
         self._running[number] = slot, process
         return slot.index
 
     def wait(self, timeout_s: float) -> list[Ended]:
-        """Sleep until a process ends or the time is over; all are killed if what forks them is."""
+        """Return the trials that have ended, as soon as there are any or after the timeout."""
         if not self._running:
             time.sleep(timeout_s)
         ready = connection.wait([process.sentinel for _, process in self._running.values()], timeout_s)
-        ended = [n for n, (_, process) in self._running.items() if process.sentinel in ready]
-        return [self._release(number) for number in ended]
+        numbers = [n for n, (_, process) in self._running.items() if process.sentinel in ready]
+        return [self._release(number) for number in numbers]
 
     def stop(self) -> None:
-        """Send SIGTERM to every process."""
+        """Send SIGTERM to all trials."""
         for _, process in self._running.values():
             process.terminate()
 
     def close(self) -> None:
-        """Send SIGKILL to every process and wait for it."""
+        """Send SIGKILL to all trials and wait for their ends."""
         for _, process in self._running.values():
             process.kill()
-        for _, process in self._running.values():
-            forkserver.end(process)
-        self._running.clear()
+        for number in list(self._running):
+            self._release(number)
 
     def _release(self, number: int) -> Ended:
         _, process = self._running.pop(number)
-        code = forkserver.end(process)
+        process.join(KILL_TIMEOUT_S)
+        code = process.exitcode
+        if code is None or code == SERVER_DIED:  # with the server all trials die
+            code = -signal.SIGKILL
         before, self._n_oom_kills = self._n_oom_kills, count_oom_kills()
-        starved = -code == signal.SIGKILL and self._n_oom_kills > before
-        return Ended(number, max(0, -code), max(0, code), starved)
+        is_oom = code == -signal.SIGKILL and self._n_oom_kills > before
+        return Ended(number, max(0, -code), max(0, code), is_oom)

@@ -1,4 +1,4 @@
-"""What the process that trials are forked from does as it begins: it loads what every trial needs."""
+"""Loads what all trials need; multiprocessing imports it in the server process that they are forked from."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import sys
 from sweeps.application import load_application
 from sweeps.executors.forkserver import PRELOAD, die_with_parent
 
-os.setpgid(0, 0)  # ctrl-C is for the coordinator
+os.setpgid(0, 0)  # Ctrl-C is for the coordinator
 die_with_parent()
 with pathlib.Path(os.devnull).open("w") as nowhere:
     for stream in (sys.stdout, sys.stderr):
         os.dup2(nowhere.fileno(), stream.fileno())
-with contextlib.suppress(Exception):  # the trial meets it again, and records it
+with contextlib.suppress(Exception):  # a trial meets it again, and records it
     module, application = os.environ[PRELOAD].split()
     importlib.import_module(module).warm_up()
     load_application(application).warm_up()
 gc.collect()
-gc.freeze()  # so that trials share what is loaded
+gc.freeze()  # so that trials share the memory of what is loaded

@@ -169,7 +169,7 @@ def test_a_trial_that_was_failed_by_others_is_left_to_them(
     def abandon() -> None:
         raise SystemExit(EXIT_FENCED)
 
-    monkeypatch.setattr("sweeps.running_trial.leave", abandon)
+    monkeypatch.setattr("sweeps.running_trial.abandon", abandon)
     trial = desk.running(desk.assign())
     desk.study.tell(0, state=TrialState.FAIL)
     with pytest.raises(SystemExit, match=str(EXIT_FENCED)):
@@ -260,7 +260,7 @@ def test_the_heart_stops_where_others_have_ended_the_trial(
     def abandon() -> None:
         raise SystemExit(EXIT_FENCED)
 
-    monkeypatch.setattr("sweeps.worker.leave", abandon)
+    monkeypatch.setattr("sweeps.worker.abandon", abandon)
     storage = BusyStorage(TrialState.FAIL)
     with pytest.raises(SystemExit, match=str(EXIT_FENCED)):
         beat(storage, 7, desk.running(desk.assign()), storage.done)  # type: ignore[arg-type]

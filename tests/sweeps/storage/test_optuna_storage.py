@@ -20,7 +20,7 @@ from tests.sweeps.turns import expect_turns
 HOLDER = """
 import sys, time
 from sweeps.storage.optuna_storage import open_storage
-with open_storage(sys.argv[1]).turn(1):
+with open_storage(sys.argv[1]).study_lock(1):
     print("held", flush=True)
     time.sleep(60)
 """
