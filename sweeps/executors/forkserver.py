@@ -1,4 +1,4 @@
-"""Processes of trials, forked from a server process that has loaded the application, so that each starts at once."""
+"""Processes of trials, forked from a server process that has loaded the application: they start at once."""
 
 from __future__ import annotations
 
