@@ -1,4 +1,4 @@
-"""What a worker is told of its trial, and the other files of a trial's folder."""
+"""The files of a trial's folder through which the coordinator and the worker communicate."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ __all__ = ["Assignment", "read_assignment", "read_progress", "write_assignment"]
 
 ASSIGNMENT_FILE = "assignment.json"
 PROGRESS_FILE = "progress.json"
-LOG_FILE = "log.txt"  # what a trial's process prints, in its folder
+LOG_FILE = "log.txt"  # output of the trial's processes
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """Everything a worker needs to know of its trial; JSON in the trial's folder.
+    """All that a worker needs to run a trial.
 
     Args:
-        application: Dotted path of a class, `package.module:Class`.
+        application: Dotted path, `package.module:Class`.
         storage: SQLAlchemy address of the Optuna storage.
-        study: Its name.
-        number: The trial's.
-        first_attempt: Number of the trial's first attempt.
-        config: The trial's own, plain nested values.
+        study: Name of the study.
+        number: Trial number.
+        first_attempt: Number of the first attempt at the trial.
+        config: Config of the trial, plain nested values.
         links: What the application returned when the study was opened.
-        pruner: Name, max_resource and options, as `PrunerSpec` takes them.
+        pruner: Fields of a `PrunerSpec`.
         artifacts: Folder of Optuna's artifact store.
         low_memory: Whether an earlier attempt ran out of memory.
-        storage_timeout_s: How long to wait for the storage's server where it is away.
+        storage_timeout_s: How long to wait while the storage's server is unavailable.
     """
 
     application: str
@@ -49,17 +49,17 @@ class Assignment:
 
 
 def write_assignment(folder: Path, assignment: Assignment) -> None:
-    """Put an assignment where its worker looks for it."""
+    """Write the assignment of a trial to its folder."""
     write_atomically(folder / ASSIGNMENT_FILE, json.dumps(asdict(assignment)))
 
 
 def read_assignment(folder: Path) -> Assignment:
-    """Return the last assignment of a trial's folder."""
+    """Return the last assignment of a trial."""
     return Assignment(**json.loads((folder / ASSIGNMENT_FILE).read_text()))
 
 
 def read_progress(folder: Path) -> dict[str, float]:
-    """Return the last note of `RunningTrial.progress`, empty where there is none."""
+    """Return the last note of `RunningTrial.progress`; empty if there is none."""
     try:
         note: dict[str, float] = json.loads((folder / PROGRESS_FILE).read_text())
     except (OSError, ValueError):

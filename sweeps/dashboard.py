@@ -1,4 +1,4 @@
-"""Notes that the Optuna dashboard shows with a study and its trials."""
+"""Notes on a study and its trials in the Optuna dashboard."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ __all__ = ["load_dashboard", "save_notes"]
 
 
 def load_dashboard() -> None:
-    """Import what notes are saved with, and scikit-learn with it, which takes a second or two."""
+    """Import the dashboard, which takes a second or two."""
     import optuna_dashboard  # noqa: F401
 
 
 def save_notes(study: Study, storage: RDBStorage, notes: DashboardNotes) -> None:
-    """Save notes where there are none yet: a person may have written there since."""
+    """Save notes where there are none; a person may have edited the others."""
     from optuna_dashboard import save_note
 
-    known = storage.get_study_system_attrs(storage.get_study_id_from_name(study.study_name))
+    known = storage.get_study_system_attrs(study._study_id)
     if notes.study and "dashboard:note_ver" not in known:
         save_note(study, notes.study)
     for number, body in notes.trials.items():

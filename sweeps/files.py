@@ -1,4 +1,4 @@
-"""Files that a reader sees whole."""
+"""Atomic writes of text files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["write_atomically"]
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a file so that a reader sees the old or the new text, never half of one."""
+    """Write a file so that a reader finds the old or the new text, never a part of one."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)
     partial.replace(path)

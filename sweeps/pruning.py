@@ -1,4 +1,4 @@
-"""Pruners by name, to which a trial and its retries are one trial."""
+"""Pruners by name, applied to all attempts at a trial as one merged trial."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from sweeps.trials import group_attempts, merge_attempts
 __all__ = ["Pruning", "make_pruner"]
 
 
-class _AsOne:
-    """A storage in which every trial has one attempt; all else is the storage's own."""
+class _MergedStorage:
+    """A view of a storage in which the attempts at each trial are merged."""
 
     def __init__(self, storage: BaseStorage, study_id: int) -> None:
         self._storage = storage
@@ -30,8 +30,8 @@ class _AsOne:
         return getattr(self._storage, name)
 
     def refresh(self) -> None:
-        attempts = self._storage.get_all_trials(self._study_id, deepcopy=False)
-        self.trials = [merge_attempts(each) for each in group_attempts(attempts).values()]
+        trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
+        self.trials = [merge_attempts(attempts) for attempts in group_attempts(trials).values()]
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
@@ -40,10 +40,10 @@ class _AsOne:
 
 
 class Pruning:
-    """The pruner of a study, which ends a trial as if it, and all others, had never been interrupted.
+    """The pruner of a study, which decides as if no trial had ever been interrupted.
 
-    Optuna's own look at each attempt alone: one that goes on has lost the rungs it had passed, one that
-    failed stays in the competition, and hyperband moves a retry to another ladder.
+    Optuna's pruners take each attempt for a trial: a retry has lost the rungs that it had passed, a failed
+    attempt stays in the competition, and hyperband moves a retry to another bracket.
 
     Args:
         spec: The pruner.
@@ -51,19 +51,23 @@ class Pruning:
     """
 
     def __init__(self, spec: PrunerSpec, study: Study) -> None:
-        self._is_none = spec.name == "none"
+        self._never_prunes = spec.name == "none"
         self._pruner = make_pruner(spec)
-        self._view = _AsOne(study._storage, study._study_id)
+        self._merged = _MergedStorage(study._storage, study._study_id)
         self._study = optuna.load_study(
-            study_name=study.study_name, storage=cast(BaseStorage, self._view), pruner=self._pruner
+            study_name=study.study_name, storage=cast(BaseStorage, self._merged), pruner=self._pruner
         )
 
-    def ends(self, number: int) -> bool:
-        """Say whether a running trial, by its first attempt's number, is to end after its last report."""
-        if self._is_none:
+    def should_prune(self, number: int) -> bool:
+        """Return whether to prune a running trial after its last report.
+
+        Args:
+            number: Number of the first attempt at the trial.
+        """
+        if self._never_prunes:
             return False
-        self._view.refresh()
-        return self._pruner.prune(self._study, next(t for t in self._view.trials if t.number == number))
+        self._merged.refresh()
+        return self._pruner.prune(self._study, next(t for t in self._merged.trials if t.number == number))
 
 
 def make_pruner(spec: PrunerSpec) -> BasePruner:

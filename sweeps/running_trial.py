@@ -1,4 +1,4 @@
-"""The trial that a worker runs, as its application sees it."""
+"""A running trial as its application sees it."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from sweeps.study import trial_id
 __all__ = ["RunningTrial", "abandon"]
 
 PROGRESS_EVERY_S = 0.5
-EXIT_FENCED = 3  # exit code of a worker whose trial others have ended
+EXIT_FENCED = 3  # exit code of a worker whose trial has been ended by others
 
 
 class RunningTrial:
-    """The trial that this worker runs, as its application sees it; used from the main thread.
+    """The trial that this process runs; used from the main thread.
 
     Args:
-        assignment: The trial.
-        folder: Its own; shared by a trial and its retries.
+        assignment: The assignment.
+        folder: Folder that all attempts at the trial share.
         pruning: The study's pruner.
-        storage: Its storage.
+        storage: The study's storage.
     """
 
     def __init__(self, assignment: Assignment, folder: Path, pruning: Pruning, storage: RDBStorage) -> None:
@@ -40,9 +40,9 @@ class RunningTrial:
         self.study_name = assignment.study
         self.number = assignment.number
         self.first_attempt = assignment.first_attempt
-        self.low_memory = assignment.low_memory  # an earlier attempt ran out of memory
+        self.low_memory = assignment.low_memory
+        self.id = trial_id(storage, assignment.study, assignment.number)
         self._storage = storage
-        self._id = trial_id(storage, assignment.study, assignment.number)
         self._pruning = pruning
         self._interrupt = threading.Event()
         self._cancelled = threading.Event()
@@ -65,7 +65,13 @@ class RunningTrial:
         return self._cancelled.is_set()
 
     def progress(self, n_steps: int, of: int, loss: float) -> None:
-        """Let the coordinator show where the trial is; at most twice a second."""
+        """Write a progress note for the coordinator, at most twice a second.
+
+        Args:
+            n_steps: Finished training steps.
+            of: Training steps of the whole trial.
+            loss: Loss of the last step.
+        """
         now = time.monotonic()
         if now - self._noted_at >= PROGRESS_EVERY_S or n_steps == of:
             note = {"n_steps": n_steps, "of": of, "loss": loss, "at": now}
@@ -73,21 +79,18 @@ class RunningTrial:
             self._noted_at = now
 
     def report(self, n_steps: int, value: float) -> bool:
-        """Record an intermediate value; return False where the pruner ends the trial.
+        """Record an intermediate value; return whether the trial continues, False if it is pruned.
 
-        A NaN counts as the worst value to every pruner.
+        To every pruner NaN is the worst value.
         """
         try:
-            self._storage.set_trial_intermediate_value(self._id, n_steps, value)
+            self._storage.set_trial_intermediate_value(self.id, n_steps, value)
         except UpdateFinishedTrialError:
             abandon()
-        return not self._pruning.ends(self.first_attempt)
+        return not self._pruning.should_prune(self.first_attempt)
 
 
 def abandon() -> NoReturn:
-    """End this process at once: others took its trial for dead, and may be running it again.
-
-    Whatever it still wrote would get in their way.
-    """
+    """Exit at once, without another write: the trial was taken for dead, and a retry may be running."""
     print("others have ended this trial; leaving it to them", flush=True)
     os._exit(EXIT_FENCED)

@@ -1,4 +1,4 @@
-"""One process, one trial: heartbeat, run, report, tell. `python -m sweeps.worker FOLDER` runs one by hand."""
+"""The worker: a process that runs one trial. `python -m sweeps.worker FOLDER` runs one by hand."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from sweeps.assignment import read_assignment
 from sweeps.pruning import Pruning
 from sweeps.running_trial import RunningTrial, abandon
 from sweeps.storage.optuna_storage import open_storage, warm_up
-from sweeps.study import PrunerSpec, find_study, trial_id
-from sweeps.trials import REASON, STOP
+from sweeps.study import PrunerSpec, find_study
+from sweeps.trials import ERROR, REASON, STOP
 
 __all__ = ["beat", "run_worker", "tell", "warm_up"]
 
 
-def beat(storage: RDBStorage, id_: int, trial: RunningTrial, done: threading.Event) -> None:
-    """Record heartbeats of a trial until it is done, and see whether others ended it or want it to end.
+def beat(storage: RDBStorage, trial: RunningTrial, done: threading.Event) -> None:
+    """Record heartbeats until a trial is done; abandon it if others ended it, cancel it on request.
 
-    A heartbeat that failed is made up for by the next.
+    A failed heartbeat is no error, as the next one makes up for it.
     """
     while not done.wait(float(storage.heartbeat_interval or 1)):
         try:
-            storage.record_heartbeat(id_)
-            known = storage.get_trial(id_)
+            storage.record_heartbeat(trial.id)
+            known = storage.get_trial(trial.id)
         except Exception as error:
             print(f"heartbeat failed: {error}", flush=True)
             continue
@@ -44,18 +44,14 @@ def beat(storage: RDBStorage, id_: int, trial: RunningTrial, done: threading.Eve
 
 
 def tell(trial: RunningTrial, study: Study, storage: RDBStorage, result: Result, artifacts: str) -> None:
-    """Record how the trial ended: attributes and pictures first, for a finished trial takes no more."""
-    id_ = trial_id(storage, trial.study_name, trial.number)
+    """Record the result of a trial, its state last: nothing can be added to a finished trial."""
     for key, value in {**result.attributes, REASON: result.reason}.items():
-        storage.set_trial_user_attr(id_, key, value)
+        storage.set_trial_user_attr(trial.id, key, value)
     Path(artifacts).mkdir(parents=True, exist_ok=True)
-    store = FileSystemArtifactStore(artifacts)
+    store, recorded = FileSystemArtifactStore(artifacts), storage.get_trial(trial.id)
     for picture in result.pictures:
         upload_artifact(
-            artifact_store=store,
-            file_path=str(picture),
-            study_or_trial=storage.get_trial(id_),
-            storage=storage,
+            artifact_store=store, file_path=str(picture), study_or_trial=recorded, storage=storage
         )
     if result.reason == "complete":
         study.tell(trial.number, list(result.values))
@@ -65,10 +61,10 @@ def tell(trial: RunningTrial, study: Study, storage: RDBStorage, result: Result,
 
 
 def run_worker(folder: Path) -> None:
-    """Run the trial that the folder's assignment names.
+    """Run the trial whose assignment is in a folder.
 
     Raises:
-        SystemExit: If the study has gone.
+        SystemExit: If the study no longer exists.
     """
     assignment = read_assignment(folder)
     storage = open_storage(assignment.storage, create=False, timeout_s=assignment.storage_timeout_s)
@@ -79,14 +75,13 @@ def run_worker(folder: Path) -> None:
     trial = RunningTrial(assignment, folder, pruning, storage)
     signal.signal(signal.SIGTERM, trial.interrupt)
     done = threading.Event()
-    id_ = trial_id(storage, assignment.study, assignment.number)
-    threading.Thread(target=beat, args=(storage, id_, trial, done), daemon=True).start()
+    threading.Thread(target=beat, args=(storage, trial, done), daemon=True).start()
     try:
         result = load_application(assignment.application).run(trial)
     except Exception as error:
         traceback.print_exc()
         line = str(error).strip().partition("\n")[0]
-        result = Result("crashed", attributes={"error": f"{type(error).__name__}: {line}"})
+        result = Result("crashed", attributes={ERROR: f"{type(error).__name__}: {line}"})
     finally:
         done.set()
     try:

@@ -93,7 +93,7 @@ class Sweeping:
         value = losses(attempt.index)[attempt.n_reported]
         attempt.n_reported += 1
         self.study._storage.set_trial_intermediate_value(id_, attempt.n_reported, value)
-        if self.pruning.ends(origins(self.study)[attempt.index]):
+        if self.pruning.should_prune(origins(self.study)[attempt.index]):
             self.study.tell(attempt.number, state=TrialState.PRUNED)
             return False
         if attempt.n_reported == N_REPORTS:
@@ -152,7 +152,7 @@ def test_attempts_are_one_trial_with_the_reports_of_all(tmp_path: Path) -> None:
         attempt.set_user_attr(FIRST_ATTEMPT, 0)
         for step in steps:
             attempt.report(step / 10, step)
-            pruning.ends(0)
+            pruning.should_prune(0)
         study.tell(attempt, state=TrialState.FAIL)
     one = merge_attempts(study.trials)
     assert (one.number, one._trial_id) == (0, study.trials[-1]._trial_id)

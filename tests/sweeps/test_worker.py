@@ -242,15 +242,15 @@ class BusyStorage:
 
 def test_the_heart_beats_until_the_trial_is_done(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     storage, trial = BusyStorage(TrialState.RUNNING), desk.running(desk.assign())
-    beat(storage, 7, trial, storage.done)  # type: ignore[arg-type]
+    beat(storage, trial, storage.done)  # type: ignore[arg-type]
     assert not trial.cancelled()
-    assert storage.beats == [7, 7, 7]
+    assert storage.beats == [trial.id] * 3
     assert capsys.readouterr().out == "heartbeat failed: disk is busy\n"
 
 
 def test_the_heart_hears_that_the_trial_is_to_end(desk: Desk) -> None:
     storage, trial = BusyStorage(TrialState.RUNNING, **{STOP: True}), desk.running(desk.assign())
-    beat(storage, 7, trial, storage.done)  # type: ignore[arg-type]
+    beat(storage, trial, storage.done)  # type: ignore[arg-type]
     assert trial.cancelled()
 
 
@@ -261,10 +261,10 @@ def test_the_heart_stops_where_others_have_ended_the_trial(
         raise SystemExit(EXIT_FENCED)
 
     monkeypatch.setattr("sweeps.worker.abandon", abandon)
-    storage = BusyStorage(TrialState.FAIL)
+    storage, trial = BusyStorage(TrialState.FAIL), desk.running(desk.assign())
     with pytest.raises(SystemExit, match=str(EXIT_FENCED)):
-        beat(storage, 7, desk.running(desk.assign()), storage.done)  # type: ignore[arg-type]
-    assert storage.beats == [7, 7]
+        beat(storage, trial, storage.done)  # type: ignore[arg-type]
+    assert storage.beats == [trial.id] * 2
 
 
 def test_a_worker_records_its_trial(desk: Desk) -> None:
