@@ -1,4 +1,4 @@
-"""viewer.html: one file in which a trained automaton lives, beside its target and its numbers."""
+"""viewer.html: one file that runs a trained automaton, beside its target, hyperparameters and metrics."""
 
 from __future__ import annotations
 
@@ -21,10 +21,17 @@ from nca.automaton.fast_rules import fold_kernel
 from nca.automaton.model import SEED_SIDE, Automaton
 from nca.config.schema import TrialConfig
 
-__all__ = ["describe_facts", "make_viewer"]
-
 TEMPLATE = Path(__file__).with_name("assets") / "viewer.html"
 PICTURE_SIDE_PX = 128  # larger pictures are reduced to it
+LABELS = {  # of other facts: their keys with spaces
+    "max_ca_steps": "max CA steps",
+    "size": "size (px)",
+    "steps": "training steps",
+    "peak_memory_mb": "peak memory (MB)",
+    "n_parameters": "parameters",
+    "loss_at_1000": "loss at 1,000 CA steps",
+    "loss_at_3000": "loss at 3,000 CA steps",
+}
 
 
 def make_viewer(
@@ -34,16 +41,16 @@ def make_viewer(
     facts: Mapping[str, str],
     title: str,
 ) -> str:
-    """Return a self-contained page: the automaton alive in WebGL2, in plain JavaScript where that is missing.
+    """Return a self-contained page that runs the automaton in WebGL2, or in plain JavaScript without it.
 
     Perception and convolutions are folded to one 3x3 convolution; a ReLU rule keeps its second one.
 
     Args:
         model: The automaton.
-        size: Side of the grid that it begins with, in pixels, a multiple of 16.
+        size: Initial side of the grid in pixels, a multiple of 16.
         pictures: `target` and `output`, (height, width, 3).
-        facts: Shown as a table, in this order.
-        title: Of the page.
+        facts: Texts by label, shown as a table in this order.
+        title: Title of the page.
     """
     data: dict[str, Any] = {
         "channels": model.channels,
@@ -72,16 +79,15 @@ def make_viewer(
 
 
 def describe_facts(config: TrialConfig, metrics: Mapping[str, float]) -> dict[str, str]:
-    """Return what the page says of a run: its set, then its metrics."""
+    """Return the hyperparameters and the metrics of a run as texts, by label."""
     model, train = asdict(config.model), asdict(config.train)
-    shown = {key: model[key] for key in ("channels", "hidden_channels", "filters", "update_rate", "mask")}
-    shown |= {key: train[key] for key in ("batch_size", "learning_rate", "max_ca_steps", "size", "steps")}
-    texts = {"features": config.features.name, "seed": str(config.seed)}
-    numbers = {
-        key: f"{value:.4g}" if isinstance(value, float) else str(value) for key, value in shown.items()
+    facts = {key: model[key] for key in ("channels", "hidden_channels", "filters", "update_rate", "mask")}
+    facts |= {key: train[key] for key in ("batch_size", "learning_rate", "max_ca_steps", "size", "steps")}
+    facts |= {"features": config.features.name, "seed": config.seed, **metrics}
+    return {
+        LABELS.get(key, key.replace("_", " ")): f"{value:.4g}" if isinstance(value, float) else str(value)
+        for key, value in facts.items()
     }
-    found = {key: f"{value:.4g}" for key, value in metrics.items()}
-    return {key.replace("_", " "): text for key, text in (numbers | texts | found).items()}
 
 
 def _base64(tensor: Tensor) -> str:
@@ -90,7 +96,7 @@ def _base64(tensor: Tensor) -> str:
 
 
 def _data_url(pixels: NDArray[np.uint8]) -> str:
-    """Return a picture as PNG in a URL, reduced to what a page shows."""
+    """Return a picture as a data URL of a PNG, reduced to the size that the page shows."""
     picture = Image.fromarray(pixels)
     picture.thumbnail((PICTURE_SIDE_PX, PICTURE_SIDE_PX), Image.Resampling.LANCZOS)
     file = io.BytesIO()
