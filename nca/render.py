@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,11 +73,8 @@ def _choose_file(options: dict[str, str]) -> Path:
     """
     suffix = ".gif" if "frames" in options else ".png" if "size" in options else ".html"
     out = read_out(options, "out", f"{Path(options['run']).name[:8]}{suffix}", SUFFIXES)
-    if out.suffix in VIDEOS:
-        try:
-            import imageio_ffmpeg  # noqa: F401
-        except ImportError as error:
-            raise ConfigError(f"out={out}: needs imageio-ffmpeg: pip install 'nca-sweep[video]'") from error
+    if out.suffix in VIDEOS and find_spec("imageio_ffmpeg") is None:
+        raise ConfigError(f"out={out}: needs imageio-ffmpeg: pip install 'nca-sweep[video]'")
     return out
 
 
@@ -106,34 +104,22 @@ def _write_pictures(
     from rich.progress import track
 
     from nca.automaton.seeding import Streams
-    from nca.outputs.pictures import (
-        CA_STEPS_PER_FRAME,
-        CA_STEPS_PER_PX,
-        grow,
-        save_animation,
-        save_pixels,
-        to_pixels,
-    )
+    from nca.outputs import pictures
 
     if out.suffix == ".png":
-        age = round(CA_STEPS_PER_PX * size) if ca_steps is None else ca_steps
-        ages = [*range(0, age, CA_STEPS_PER_FRAME), age]
+        age = round(pictures.CA_STEPS_PER_PX * size) if ca_steps is None else ca_steps
+        ages = [*range(0, age, pictures.CA_STEPS_PER_FRAME), age]
     else:
-        every = ca_steps or CA_STEPS_PER_FRAME
+        every = ca_steps or pictures.CA_STEPS_PER_FRAME
         ages = list(range(0, n_frames * every, every))
+    states = pictures.grow(trained.automaton, size, ages, Streams(seed, torch.device("cpu")))
     console = Console(stderr=True)
-    states = track(
-        grow(trained.automaton, size, ages, Streams(seed, torch.device("cpu"))),
-        "growing",
-        total=len(ages),
-        console=console,
-        disable=not console.is_terminal,
-    )
+    shown = track(states, "growing", len(ages), console=console, disable=not console.is_terminal)
     if out.suffix == ".png":
-        (grown,) = deque(states, maxlen=1)
-        save_pixels(to_pixels(grown[:, :3]), out)
+        (grown,) = deque(shown, maxlen=1)
+        pictures.save_pixels(pictures.to_pixels(grown[:, :3]), out)
     else:
-        save_animation(states, out)
+        pictures.save_animation(shown, out)
 
 
 if __name__ == "__main__":

@@ -64,14 +64,8 @@ def load_model(path: Path) -> TrainedAutomaton:
             config = build_recorded(json.loads(header.get("config", "{}")))
             metrics = json.loads(header.get("metrics", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        automaton = Automaton(
-            tensors["kernels"],
-            tensors["w0"],
-            tensors["w1"],
-            tensors.get("bias"),
-            update_rate=config.model.update_rate,
-            mask=config.model.mask,
-        )
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise ConfigError(f"{path}: not the file of a trained automaton ({error})") from error
+        rate, mask = config.model.update_rate, config.model.mask
+        automaton = Automaton(**{"bias": None, **tensors}, update_rate=rate, mask=mask)
+    except (OSError, SafetensorError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: not a model file ({error})") from error
     return TrainedAutomaton(automaton, config, metrics)

@@ -18,8 +18,8 @@ from nca.automaton.model import Automaton, State, make_seed_state
 from nca.automaton.seeding import Streams
 
 CA_STEPS_PER_PX = 1.5  # of a picture's side; a pattern spreads by less than a cell per CA step
-N_FRAMES = 48  # of a GIF that belongs to a run
 CA_STEPS_PER_FRAME = 4
+GIF_AGES = range(0, 48 * CA_STEPS_PER_FRAME, CA_STEPS_PER_FRAME)  # CA steps, of the GIFs of a run
 FRAME_MS = 80  # of a GIF
 FRAMES_PER_S = 25  # of a video
 CODECS = {".mp4": "libx264", ".webm": "libvpx-vp9"}
@@ -73,8 +73,7 @@ def render_texture(model: Automaton, size: int, seed: int, ca_steps: int | None 
 
 def save_growth(model: Automaton, size: int, seed: int, path: Path) -> None:
     """Write an animation of the first 188 CA steps from a seed state as GIF."""
-    ages = range(0, N_FRAMES * CA_STEPS_PER_FRAME, CA_STEPS_PER_FRAME)
-    save_animation(grow(model, size, ages, Streams(seed, model.w0.device)), path)
+    save_animation(grow(model, size, GIF_AGES, Streams(seed, model.w0.device)), path)
 
 
 def save_animation(states: Iterable[State], path: Path) -> None:

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from nca.automaton.model import Automaton, State
 from nca.automaton.seeding import Streams
-from nca.outputs.pictures import CA_STEPS_PER_FRAME, N_FRAMES, grow, save_animation, save_pixels, to_pixels
+from nca.outputs.pictures import GIF_AGES, grow, save_animation, save_pixels, to_pixels
 
-AGES = (1000, 3000)  # CA steps from the seed state; a rollout of the study's training takes 20 to 39
 DAMAGE_RADIUS = 1 / 4  # of the grid's side
 
 
@@ -40,14 +39,11 @@ def measure_robustness(
         Style losses of single images: `loss_at_1000`, `loss_at_3000`, and `loss_after_damage`, once healed.
     """
     streams = Streams(seed, model.w0.device)
-    young, old = grow(model, size, AGES, streams)
-    frames = range(0, N_FRAMES * CA_STEPS_PER_FRAME, CA_STEPS_PER_FRAME)
-    healing = list(grow(model, size, frames, streams, damage(young)))
+    young, old = grow(model, size, (1000, 3000), streams)
+    healing = list(grow(model, size, GIF_AGES, streams, damage(young)))
     save_pixels(to_pixels(torch.cat([young, old, healing[0], healing[-1]])[:, :3]), folder / "stages.png")
     save_animation(healing, folder / "healing.gif")
-    measured = dict(zip((f"at_{age}" for age in AGES), (young, old), strict=True)) | {
-        "after_damage": healing[-1]
-    }
+    measured = {"at_1000": young, "at_3000": old, "after_damage": healing[-1]}
     with torch.no_grad():  # device-to-host syncs
         return {f"loss_{name}": float(style_loss(state[:, :3])) for name, state in measured.items()}
 

@@ -13,16 +13,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-KEPT = 2  # the newest, and the one before it should the newest turn out damaged
+KEPT = 2  # the newest, and the one before it in case the newest is damaged
 
 
 class Checkpoints:
-    """The checkpoints of one run, a safetensors file each with its checksum in the header.
+    """The checkpoints of one run, each a safetensors file with a checksum in its header.
 
     Args:
         folder: Created with the first checkpoint.
-        every: Training steps between checkpoints at least.
-        every_s: Seconds between checkpoints at least; a checkpoint is as large as the pool.
+        every: Minimum of training steps between checkpoints.
+        every_s: Minimum of seconds between checkpoints; a checkpoint is as large as the pool.
     """
 
     def __init__(self, folder: Path, every: int, every_s: float) -> None:
@@ -33,7 +33,7 @@ class Checkpoints:
         self._saved_at = time.monotonic()
 
     def due(self, n_steps: int) -> bool:
-        """Say whether a checkpoint is due after `n_steps` finished training steps."""
+        """Return whether a checkpoint is due after `n_steps` finished training steps."""
         return (
             n_steps - self._saved_step >= self._every and time.monotonic() - self._saved_at >= self._every_s
         )
@@ -48,9 +48,8 @@ class Checkpoints:
         path = self._folder / file_name(n_steps)
         partial = path.with_suffix(".partial")
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-        header = {"checksum": str(_checksum(tensors))}
         try:
-            save_file(tensors, partial, header)
+            save_file(tensors, partial, {"checksum": str(_checksum(tensors))})
             _sync(partial)
             partial.replace(path)
             _sync(self._folder)
@@ -63,7 +62,7 @@ class Checkpoints:
         self._saved_step, self._saved_at = n_steps, time.monotonic()
 
     def load(self) -> dict[str, Tensor] | None:
-        """Return the newest checkpoint that is whole, on the CPU; None where there is none."""
+        """Return the newest undamaged checkpoint, on the CPU; None if there is none."""
         for path in self._paths():
             state = _read(path)
             if state is not None:
@@ -81,7 +80,7 @@ class Checkpoints:
 
 
 def file_name(n_steps: int) -> str:
-    """Return the name of the checkpoint after so many finished steps."""
+    """Return the file name of the checkpoint after `n_steps` finished steps."""
     return f"{n_steps:08d}.safetensors"
 
 

@@ -1,4 +1,4 @@
-"""Where a run computes, what it may do there, and how the process keeps memory on the host."""
+"""The device of a run: its choice, what it can do, TF32, and the allocator of the host."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import torch
 from nca.cli.errors import ConfigError
 from nca.config.schema import TrainConfig
 
-__all__ = ["allow_tf32", "check_device", "keep_freed_memory", "pick_device"]
-
 # glibc's malloc.h
 M_TRIM_THRESHOLD = -1
 M_MMAP_MAX = -4
@@ -18,10 +16,10 @@ NEVER = -1
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device of a name; auto is the first GPU where there is one, else the CPU.
+    """Return the device of a name; auto is the first GPU, or the CPU if there is none.
 
     Raises:
-        ConfigError: If the name is unknown or the GPU is not there.
+        ConfigError: If the name is unknown or the GPU does not exist.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -35,13 +33,13 @@ def pick_device(name: str) -> torch.device:
 
 
 def check_device(train: TrainConfig, device: torch.device) -> None:
-    """Refuse what only a GPU can do on another device, and what a CUDA graph cannot hold.
+    """Check that a device can do what a config asks for.
 
     Raises:
-        ConfigError: If so.
+        ConfigError: If TF32 or a CUDA graph lacks a GPU, or a CUDA graph would recompute rollouts.
     """
     if train.cuda_graph and train.recompute and train.rollout == "fast":
-        # To draw the same masks a second time sets a generator back, which no graph can.
+        # Recomputing resets the generator to draw the same masks again, which a graph cannot.
         raise ConfigError("train.cuda_graph=true: not with train.recompute=true; give one of them")
     if device.type == "cuda":
         return
@@ -52,19 +50,19 @@ def check_device(train: TrainConfig, device: torch.device) -> None:
 
 
 def allow_tf32(allowed: bool) -> None:
-    """Let products and convolutions of float32 on a GPU round their factors to TF32, or not."""
+    """Set whether float32 matrix products and convolutions on a GPU may round their factors to TF32."""
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed
 
 
 def keep_freed_memory() -> None:
-    """Let the allocator keep freed tensors for the next ones instead of handing them back to the system.
+    """Let the host's allocator keep freed tensors for the next ones instead of returning them to the system.
 
-    A training step on the CPU frees and allocates the same tensors; faulting their pages in again took a
-    third of a ReLU step's time. The process holds on to its peak from now on. Without glibc nothing changes.
+    A training step on the CPU frees and allocates the same tensors; page faults of memory that was returned
+    took a third of a ReLU step's time. From now on the process keeps its peak. No effect without glibc.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
-        libc.malloc_trim(0)  # what loading has freed goes back first
-        libc.mallopt(M_MMAP_MAX, 0)  # a mapping of its own goes back as soon as it is freed
+        libc.malloc_trim(0)  # returns the memory that loading has freed
+        libc.mallopt(M_MMAP_MAX, 0)  # a separate mapping would be returned as soon as it is freed
         libc.mallopt(M_TRIM_THRESHOLD, NEVER)

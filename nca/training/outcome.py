@@ -1,4 +1,4 @@
-"""How a training run ends, and who follows it until then."""
+"""The outcome of a training run, and the interface that follows it until then."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Literal, Protocol, runtime_checkable
 
 from nca.tracking.tracker import Status
 from sweeps.files import write_atomically
-
-__all__ = ["STATUS", "Listener", "Outcome", "Reason"]
 
 OUTCOME_FILE = "outcome.json"
 Reason = Literal["complete", "pruned", "stopped", "interrupted", "diverged"]
@@ -30,9 +28,9 @@ class Outcome:
     Args:
         reason: Why it ended.
         n_steps: Training steps finished.
-        metrics: Values at its end by name; empty where it was interrupted.
-        picture: The last output, in the run's folder; None where it was interrupted.
-        run_id: Of its MLflow run; None where it has none.
+        metrics: Final values by name; empty if it was interrupted.
+        picture: The last output, in the run's folder; None if it was interrupted.
+        run_id: Its MLflow run; None if it has none.
     """
 
     reason: Reason
@@ -42,19 +40,18 @@ class Outcome:
     run_id: str | None = None
 
     def save(self, folder: Path) -> None:
-        """Note in the run's folder how it ended, all at once."""
-        values = asdict(self) | {"picture": None if self.picture is None else self.picture.name}
-        write_atomically(folder / OUTCOME_FILE, json.dumps(values))
+        """Write the outcome of a run that was not interrupted to its folder, atomically."""
+        text = json.dumps(asdict(self), default=lambda picture: picture.name)
+        write_atomically(folder / OUTCOME_FILE, text)
 
     @classmethod
     def load(cls, folder: Path) -> Outcome | None:
-        """Return what `save` has noted, None where it has not."""
-        note = folder / OUTCOME_FILE
-        if not note.exists():
+        """Return the outcome that `save` has written, None if there is none."""
+        file = folder / OUTCOME_FILE
+        if not file.exists():
             return None
-        values = json.loads(note.read_text())
-        picture = None if values["picture"] is None else folder / values["picture"]
-        return cls(**values | {"picture": picture})
+        values = json.loads(file.read_text())
+        return cls(**values | {"picture": folder / values["picture"]})
 
 
 @runtime_checkable  # tests check annotations

@@ -8,16 +8,6 @@ from torch import Tensor
 
 from nca.automaton.model import State, make_seed_state
 from nca.automaton.seeding import Streams
-from nca.config.schema import TrainConfig
-
-__all__ = ["Pool", "n_pool_rows"]
-
-ROWS_PER_BATCH_ROW = 64
-
-
-def n_pool_rows(config: TrainConfig) -> int:
-    """Return the number of states in a run's pool."""
-    return config.pool_size or ROWS_PER_BATCH_ROW * config.batch_size
 
 
 class Pool:

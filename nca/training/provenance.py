@@ -1,4 +1,4 @@
-"""Where a run came from: code, versions, machine."""
+"""Provenance of a run: code, versions, machine."""
 
 from __future__ import annotations
 
@@ -9,23 +9,18 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["describe_run", "git_state"]
-
 PACKAGES = ("torch", "torchvision", "hydra-core", "optuna", "mlflow")
 
 
 def git_state(folder: Path) -> tuple[str, str]:
-    """Return (commit, "true" or "false" for uncommitted changes), ("unknown", "unknown") outside git."""
-    texts = []
-    for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no")):
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=10
-            )
-        except (OSError, subprocess.SubprocessError):
-            return "unknown", "unknown"
-        texts.append(done.stdout.strip())
-    return texts[0], str(bool(texts[1])).lower()
+    """Return a folder's commit, and "true" or "false" for uncommitted changes; "unknown" both outside git."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown", "unknown"
+    commit, dash, _ = done.stdout.strip().partition("-")  # COMMIT or COMMIT-dirty
+    return commit, str(bool(dash)).lower()
 
 
 def describe_run(device: torch.device) -> dict[str, str]:

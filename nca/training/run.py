@@ -28,12 +28,13 @@ from nca.tracking.tracker import Tracker
 from nca.training.checkpoint import Checkpoints
 from nca.training.device import allow_tf32, check_device, keep_freed_memory, pick_device
 from nca.training.outcome import STATUS, Listener, Outcome, Reason
-from nca.training.pool import Pool, n_pool_rows
+from nca.training.pool import Pool
 from nca.training.preflight import identify_inputs
 from nca.training.provenance import describe_run
 from nca.training.trainer import DivergedError, StepRecord, Trainer, smoothed_loss
 
 N_REPORTS = 32  # intermediate values of a whole run
+POOL_ROWS_PER_BATCH_ROW = 64  # unless `train.pool_size` gives the number of rows
 LARGE = 4  # side of output_large.png over the trained side
 
 
@@ -51,7 +52,8 @@ def build_trainer(config: TrialConfig, device: torch.device) -> Trainer:
     dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
     style_loss = StyleLoss(load_extractor(config.features, device, dtype), target)
     model = make_automaton(config.model, streams).to(device)
-    pool = Pool(n_pool_rows(train), config.model.channels, train.size, streams, device)
+    n_rows = train.pool_size or POOL_ROWS_PER_BATCH_ROW * train.batch_size
+    pool = Pool(n_rows, config.model.channels, train.size, streams, device)
     return Trainer(model, pool, style_loss, train, streams)
 
 
@@ -175,7 +177,7 @@ class _Run:
             metrics = {
                 f"{prefix}_loss": losses[-1],
                 f"{prefix}_loss_median": smoothed_loss(losses),
-                f"{prefix}_loss_relative": losses[-1] / trainer.target_energy,
+                f"{prefix}_loss_relative": losses[-1] / float(trainer.style_loss.energy),
             }
         n_steps = max(1, len(losses) - self.first_step)
         return metrics | {

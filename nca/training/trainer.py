@@ -1,4 +1,4 @@
-"""The training loop: an iterator of step records; its state is what a checkpoint holds."""
+"""The training loop: an iterator of step records, whose state checkpoints hold."""
 
 from __future__ import annotations
 
@@ -27,18 +27,7 @@ FETCH_EVERY = {"cpu": 1, "cuda": 32}
 
 
 class DivergedError(ArithmeticError):
-    """The loss or a gradient was not finite; the model is as it was before that step.
-
-    Args:
-        step: The training step.
-        loss: Its loss.
-    """
-
-    def __init__(self, step: int, loss: float) -> None:
-        super().__init__(
-            f"loss {loss} or its gradient is not finite at step {step}; try a lower learning rate"
-        )
-        self.step = step
+    """The loss or a gradient was not finite; the model is as it was before that step."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +35,8 @@ class StepRecord:
     """One finished training step.
 
     Args:
-        step: From 0.
-        fetched: Losses that reached the host with this step, the last being this step's; empty between
-            fetches.
+        step: Counted from 0.
+        fetched: Losses since the last fetch, this step's last; empty if this step fetches none.
     """
 
     step: int
@@ -80,10 +68,10 @@ class Trainer:
         pool.commit(rows, states)
 
     A run has diverged when a loss or a gradient is not finite. The host cannot stop it at once, as it fetches
-    losses only every 32 steps on a GPU. So the device keeps a flag, `_diverged`, 1 from the first such step
-    on, that freezes the run: fused Adam skips its step by it (PyTorch calls it `found_inf`), `pool.commit`
-    writes nothing, and `output` keeps its value. `_fetch` gets the flag of every step beside its loss, drops
-    the losses from the first 1 on, and raises `DivergedError` with the first of those.
+    losses only every 32 steps on a GPU. So the device keeps a flag, `_diverged`, which is 1 from the first
+    such step on and freezes the run: fused Adam skips its step (PyTorch calls the flag `found_inf`),
+    `pool.commit` writes nothing, and `output` keeps its value. `_fetch` gets each step's flag with its loss,
+    drops the losses whose flag is 1, and raises `DivergedError` with the first of them.
 
     Args:
         model: On the device of the pool.
@@ -92,8 +80,14 @@ class Trainer:
         config: Steps, batch size, learning rate, CA steps, rollout.
         streams: Uses `ca_steps` and `masks`.
 
+    Attributes:
+        losses: Fetched losses of all steps so far.
+        output: RGB of the last finite step's final states, on the device; at first, of seed states.
+
     Source: Niklasson et al. 2021, "Self-Organising Textures", whose notebook these eight lines follow.
     """
+
+    output: Float[Tensor, "batch 3 height width"]
 
     def __init__(
         self, model: Automaton, pool: Pool, style_loss: StyleLoss, config: TrainConfig, streams: Streams
@@ -107,14 +101,10 @@ class Trainer:
         fast = Rollout(recompute=config.recompute, max_ca_steps=config.max_ca_steps - 1)
         self._rollout = fast if config.rollout == "fast" else plain_rollout
         device = pool.states.device
-        learning_rate: float | Tensor = config.learning_rate
-        if config.cuda_graph:  # a graph reads it from memory
-            learning_rate = torch.tensor(learning_rate, device=device)
+        rate = config.learning_rate
+        lr = torch.tensor(rate, device=device) if config.cuda_graph else rate  # a graph reads it from memory
         self._optimizer = torch.optim.Adam(
-            model.parameters(),
-            lr=learning_rate,
-            fused=device.type != "meta",
-            capturable=device.type == "cuda",
+            model.parameters(), lr=lr, fused=device.type != "meta", capturable=device.type == "cuda"
         )
         self._diverged = torch.zeros((), device=device)
         if device.type != "meta":
@@ -122,7 +112,7 @@ class Trainer:
         # Per step since the last fetch: its loss, and the flag after it.
         self._pending = torch.zeros(2, FETCH_EVERY.get(device.type, 1), device=device)
         rows = [number % len(pool.states) for number in range(config.batch_size)]
-        self._output = torch.stack([pool.states[row, :3] for row in rows])
+        self.output = torch.stack([pool.states[row, :3] for row in rows])
         self._update: Callable[[State, int], tuple[State, Tensor]] = self._update_model
         masks = streams["masks"]
         if config.cuda_graph and masks is not None:
@@ -132,16 +122,6 @@ class Trainer:
     def step(self) -> int:
         """The next training step, which is also the number of finished ones."""
         return len(self.losses)
-
-    @property
-    def target_energy(self) -> float:
-        """The target's own Gram energy: the loss of an image without any features."""
-        return float(self.style_loss.energy)
-
-    @property
-    def output(self) -> Float[Tensor, "batch 3 height width"]:
-        """RGB of the last finite step's final states, on the device; a seed state before the first step."""
-        return self._output
 
     def steps(self) -> Iterator[StepRecord]:
         """Train the remaining steps; a caller that asks for no further record stops training.
@@ -153,10 +133,8 @@ class Trainer:
         for step in range(start, self._config.steps):
             index = (step - start) % fetch_every
             self._pending[:, index] = torch.stack([self.train_step(step), self._diverged])
-            fetched: list[float] = []
-            if index + 1 == fetch_every or step + 1 == self._config.steps:
-                fetched = self._fetch(index + 1)
-            yield StepRecord(step, fetched)
+            is_due = index + 1 == fetch_every or step + 1 == self._config.steps
+            yield StepRecord(step, self._fetch(index + 1) if is_due else [])
 
     def train_step(self, step: int) -> Float[Tensor, ""]:
         """Take one training step and return its loss on the device; no host sync."""
@@ -184,7 +162,7 @@ class Trainer:
             for key, value in entry.items()
         }
         losses = torch.tensor(self.losses, dtype=torch.float64)
-        records = {"pool": self._pool.states, "output": self._output, "losses": losses}
+        records = {"pool": self._pool.states, "output": self.output, "losses": losses}
         return model | streams | moments | records
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -192,7 +170,7 @@ class Trainer:
         self.model.load_state_dict(_part(state, "model."))
         self._streams.load_state(_part(state, "streams."))
         self._pool.states.copy_(state["pool"])
-        self._output.copy_(state["output"])
+        self.output.copy_(state["output"])
         self.losses = state["losses"].tolist()
         entries: dict[int, dict[str, Tensor]] = {}
         for name, value in _part(state, "optimizer.").items():
@@ -228,7 +206,7 @@ class Trainer:
         self._optimizer.step()
 
         final = states.detach()
-        self._output.copy_(torch.where(self._diverged == 0, final[:, :3], self._output))
+        self.output.copy_(torch.where(self._diverged == 0, final[:, :3], self.output))
         return final, loss.detach()
 
     def _normalize_gradients(self) -> Bool[Tensor, ""]:
@@ -249,7 +227,10 @@ class Trainer:
         n_finished = n_pending - int(sum(flags))
         self.losses += losses[:n_finished]
         if n_finished < n_pending:
-            raise DivergedError(self.step, losses[n_finished])
+            raise DivergedError(
+                f"loss {losses[n_finished]} or its gradient is not finite at step {self.step}; "
+                "try a lower learning rate"
+            )
         return list(losses)
 
 

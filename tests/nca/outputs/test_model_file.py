@@ -51,8 +51,8 @@ def test_what_was_saved_is_loaded_and_grows_the_same_texture(tmp_path: Path, rul
 @pytest.mark.parametrize("content", [b"", b"\x05\x00\x00\x00\x00\x00\x00\x00{}   ", b"nothing of the kind"])
 def test_what_is_no_saved_automaton_is_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "m.safetensors"
-    with pytest.raises(ConfigError, match=r"m.safetensors: not the file of a trained automaton \("):
+    with pytest.raises(ConfigError, match=r"m.safetensors: not a model file \("):
         load_model(path)
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"m.safetensors: not the file of a trained automaton \(|missing"):
+    with pytest.raises(ConfigError, match=r"m.safetensors: not a model file \(|missing"):
         load_model(path)

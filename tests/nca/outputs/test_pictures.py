@@ -13,7 +13,7 @@ from nca.automaton.model import make_automaton, make_seed_state, plain_rollout
 from nca.automaton.seeding import Streams
 from nca.outputs.pictures import (
     GAP_PX,
-    N_FRAMES,
+    GIF_AGES,
     grow,
     make_contact_sheet,
     render_texture,
@@ -105,7 +105,7 @@ def test_growth_has_all_its_frames_and_a_size_to_look_at(tmp_path: Path, size: i
         durations = [frame.info["duration"] for frame in ImageSequence.Iterator(animation)]
     # Frames without a change are merged with the one before: the time they take stays.
     assert len(durations) > 1
-    assert sum(durations) == N_FRAMES * 80
+    assert sum(durations) == len(GIF_AGES) * 80
 
 
 def test_pixels_come_back_from_the_file(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nca.automaton.model import make_automaton
 from nca.automaton.seeding import Streams
-from nca.outputs.pictures import GAP_PX, N_FRAMES
+from nca.outputs.pictures import GAP_PX, GIF_AGES
 from nca.outputs.robustness import damage, measure_robustness
 from tests.builders import CPU, SIZE, automaton, model_config
 
@@ -48,6 +48,6 @@ def test_a_trained_rule_is_measured_in_its_states_and_the_same_again(tmp_path: P
         assert stages.size == (4 * SIZE + 3 * GAP_PX, SIZE)
     with Image.open(tmp_path / "healing.gif") as healing:
         # equal frames are merged
-        assert N_FRAMES // 2 < healing.n_frames <= N_FRAMES  # type: ignore[attr-defined]
+        assert len(GIF_AGES) // 2 < healing.n_frames <= len(GIF_AGES)  # type: ignore[attr-defined]
     assert measure_robustness(model, SIZE, 3, brightness, tmp_path) == losses
     assert measure_robustness(model, SIZE, 4, brightness, tmp_path) != losses

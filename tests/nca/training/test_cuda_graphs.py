@@ -30,7 +30,7 @@ def lasting_tensors(trainer: Trainer) -> list[int]:
     optimizer = trainer._optimizer
     moments = [value for entry in optimizer.state.values() for value in entry.values()]
     rates = [group["lr"] for group in optimizer.param_groups]
-    own = [trainer._diverged, trainer._output, optimizer.found_inf]  # type: ignore[attr-defined]
+    own = [trainer._diverged, trainer.output, optimizer.found_inf]  # type: ignore[attr-defined]
     return [tensor.data_ptr() for tensor in [*trainer.model.parameters(), *moments, *rates, *own]]
 
 

@@ -73,7 +73,7 @@ def test_a_complete_run_is_recorded(recorded: Recorded) -> None:
     metrics = outcome.metrics
     assert metrics["final_loss"] == losses[-1]
     assert metrics["final_loss_median"] == smoothed_loss(losses)
-    energy = build_trainer(recorded.config, CPU).target_energy
+    energy = float(build_trainer(recorded.config, CPU).style_loss.energy)
     assert metrics["final_loss_relative"] == pytest.approx(losses[-1] / energy)
     assert metrics["seconds_per_step"] > 0
     assert metrics["peak_memory_mb"] > 10

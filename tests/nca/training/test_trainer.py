@@ -211,9 +211,8 @@ def test_what_is_not_finite_stops_before_the_optimizer(
     list(itertools.islice(clean.steps(), 5))
     monkeypatch.setitem(FETCH_EVERY, "cpu", block)
     trainer = assemble(poison={"call": 5, "kind": kind})
-    with pytest.raises(DivergedError, match="not finite at step 5; try a lower learning rate") as error:
+    with pytest.raises(DivergedError, match="not finite at step 5; try a lower learning rate"):
         list(trainer.steps())
-    assert error.value.step == 5
     assert trainer.style_loss.calls == (6 if block == 1 else 8)
     assert trainer.step == 5
     assert trainer.losses == clean.losses
@@ -319,8 +318,3 @@ def test_smoothed_loss_is_the_median_of_the_last_256() -> None:
     assert smoothed_loss([1e9] * 300 + [1.0] * 200 + [2.0] * 56) == 1.0
     assert smoothed_loss([1e9] * 10 + [5.0] * 256) == 5.0
     assert math.isnan(smoothed_loss([1.0, math.nan, 2.0]))
-
-
-def test_target_energy_is_that_of_the_style_loss() -> None:
-    trainer = assemble()
-    assert trainer.target_energy == float(trainer.style_loss.energy) > 0
