@@ -10,20 +10,21 @@ from typing import TYPE_CHECKING
 from nca.records.paths import SINGLE_RUNS, RecordPaths, disk_usage
 from nca.tracking.relocation import find_relocated, relocate
 from nca.tracking.run_lock import is_held
+from nca.tracking.store import RUN_ID, MlflowStore
 from nca.tracking.tracker import FOLDER_TAG, describe_folder
 
 if TYPE_CHECKING:
-    from nca.tracking.store import MlflowStore
     from sweeps.admin import Studies, StudyStatus
 
 
 def find_orphans(paths: RecordPaths) -> Iterator[str]:
-    """Yield a line for each orphaned trial, run and file that can be told from this host."""
+    """Yield a line for each relocated experiment and each orphaned trial, run and file known to this host."""
     store = paths.local_mlflow_db()
     relocated = find_relocated(store) if store else {}
     for uri, folder in relocated.items():
         yield f"{folder}: was moved or copied, MLflow has it as {uri}"
-    states, tracking = _read_states(paths), None if relocated else paths.open_tracking()
+    states = _read_states(_open_studies(paths))
+    tracking = None if relocated else paths.open_tracking()
     for state in states:
         for trial in state.orphaned:
             owner = trial.owner or "its process"
@@ -43,7 +44,7 @@ def repair(paths: RecordPaths) -> str:
     n_relocated = relocate(store) if store else 0
     studies, tracking = _open_studies(paths), paths.open_tracking()
     n_trials = sum(studies.repair(name) for name in studies.names()) if studies else 0
-    states = _read_states(paths)
+    states = _read_states(studies)
     runs = list(_orphaned_runs(paths, states, tracking))
     for _, run_id, reason in runs:
         assert tracking is not None
@@ -68,8 +69,7 @@ def _open_studies(paths: RecordPaths) -> Studies | None:
     return None if only_single_runs else paths.open_studies()
 
 
-def _read_states(paths: RecordPaths) -> list[StudyStatus]:
-    studies = _open_studies(paths)
+def _read_states(studies: Studies | None) -> list[StudyStatus]:
     return [studies.status(name) for name in studies.names()] if studies else []
 
 
@@ -88,7 +88,7 @@ def _orphaned_runs(
             if number not in alive:
                 yield state.name, run_id, state.reasons.get(number or "", "killed")
     folder = paths.runs / "trials" / SINGLE_RUNS
-    held = {note.read_text() for note in folder.glob("*/run_id") if is_held(note.parent)}
+    held = {note.read_text() for note in folder.glob(f"*/{RUN_ID}") if is_held(note.parent)}
     for run_id, tags in tracking.experiments.running_runs(SINGLE_RUNS).items():
         ours = paths.local_mlflow_db() or tags.get(FOLDER_TAG, "").startswith(describe_folder(folder))
         if ours and run_id not in held:
