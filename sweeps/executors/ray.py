@@ -10,7 +10,6 @@ import signal
 import socket
 import time
 import uuid
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,16 +20,7 @@ import fsspec
 from sweeps import SweepError
 from sweeps.assignment import ASSIGNMENT_FILE, LOG_FILE, PROGRESS_FILE, read_assignment
 from sweeps.executors.base import Ended
-from sweeps.executors.ray_task import (
-    UPLOADS,
-    Mailbox,
-    TaskSpec,
-    delete,
-    download,
-    file_exists,
-    run_trial,
-    upload,
-)
+from sweeps.executors.ray_task import UPLOADS, Mailbox, StoredFolder, TaskSpec, file_exists, run_trial
 from sweeps.executors.slots import Slot
 
 if TYPE_CHECKING:
@@ -41,18 +31,10 @@ __all__ = ["RayExecutor"]
 
 CONNECT_TIMEOUT_S = 10.0
 N_CONNECTIONS = 3
-NODES_EVERY_S = 2.0
 PROBE_TIMEOUT_S = 120.0  # a node may have to start a process
 FETCH_EVERY_S = 5.0  # logs and progress from the storage
 CLOSE_TIMEOUT_S = 10.0
-NOTE = "stored-"  # file in a trial's folder that is, or was, also in the storage
 CHECKPOINTS = "checkpoints/"  # in paths of files that stay in the storage
-
-
-@dataclass
-class _Task:
-    reference: ObjectRef[Ended]
-    spec: TaskSpec
 
 
 @dataclass
@@ -83,9 +65,8 @@ class RayExecutor:
     needs_gpu: bool = False
     storage_path: str | None = None
     module: str = "sweeps.worker"
-    _running: dict[int, _Task] = field(default_factory=dict)
+    _running: dict[int, tuple[ObjectRef[Ended], TaskSpec]] = field(default_factory=dict)
     _mailbox: ActorHandle[Mailbox] | None = None
-    _capacity: tuple[float, int] = (float("-inf"), 0)
     _fetched_at: float = float("-inf")
 
     def __post_init__(self) -> None:
@@ -107,12 +88,17 @@ class RayExecutor:
             host, _, port = self.address.removeprefix("ray://").rpartition(":")
             if port.isdecimal():  # else Ray would try for minutes
                 socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
-            for _ in range(N_CONNECTIONS - 1):
-                # The process that Ray starts to serve a ray:// client may die at its start.
-                with contextlib.suppress(ConnectionAbortedError):
-                    self._init()
-                    return
-            self._init()
+            for n_left in reversed(range(N_CONNECTIONS)):
+                try:
+                    ray.init(
+                        self.address, log_to_driver=False, logging_level="ERROR", configure_logging=False
+                    )
+                    break
+                except (
+                    ConnectionAbortedError
+                ):  # what Ray starts to serve a ray:// client may die at its start
+                    if not n_left:
+                        raise
         except ConnectionAbortedError as error:
             raise SweepError(
                 f"executor.address={self.address}: the Ray cluster there starts no server for this sweep "
@@ -124,11 +110,6 @@ class RayExecutor:
                 f"executor.address={self.address}: no Ray cluster answers there ({reason}); start one with "
                 "'ray start --head', or give executor=local"
             ) from error
-
-    def _init(self) -> None:
-        import ray
-
-        ray.init(self.address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
 
     def _check_storage(self) -> None:
         """Have every node look for a file that is written here for this purpose, and deleted.
@@ -162,12 +143,7 @@ class RayExecutor:
     @property
     def n_slots(self) -> int:
         """Number of trials that the cluster, as it is now, holds at once."""
-        import ray
-
-        checked_at, n_slots = self._capacity
-        if time.monotonic() - checked_at > NODES_EVERY_S and ray.is_initialized():
-            n_slots = sum(self._fits(node["Resources"]) for node in _nodes())
-            self._capacity = time.monotonic(), n_slots
+        n_slots = sum(self._fits(node["Resources"]) for node in _nodes())
         return n_slots if self.workers == "auto" else min(n_slots, self.workers)
 
     def _fits(self, resources: Mapping[str, float]) -> int:
@@ -178,7 +154,6 @@ class RayExecutor:
     def prepare(self) -> None:
         """Create the mailbox, on the coordinator's own node."""
         if self._mailbox is None:
-            self._connect()
             import ray
 
             self._mailbox = _on_node(ray.get_runtime_context().get_node_id(), Mailbox).remote()
@@ -198,47 +173,45 @@ class RayExecutor:
         import ray
 
         self.prepare()
-        taken = {task.spec.slot.index for task in self._running.values()}
+        taken = {spec.slot.index for _, spec in self._running.values()}
         slot = Slot(next(index for index in itertools.count() if index not in taken), self.threads)
         folder = folder.absolute()
-        address = self._store(folder)
-        spec = TaskSpec(number, folder, address, self.application, self.module, slot)
-        needs: dict[str, Any] = {"num_cpus": self.threads}
-        if self.trials_per_gpu:
-            needs = {"num_cpus": 0, "num_gpus": 1 / self.trials_per_gpu}
+        spec = TaskSpec(number, folder, self.storage_path, self.application, self.module, slot)
+        self._store(folder)
+        n_gpus = 1 / self.trials_per_gpu if self.trials_per_gpu else 0
+        needs = {"num_cpus": 0 if n_gpus else self.threads, "num_gpus": n_gpus}
         # By default Ray ends the process of a task on a GPU, and what it has loaded would be lost.
         task = ray.remote(max_retries=0, max_calls=0)(run_trial)
         reference = task.options(name=f"trial {number}", **needs).remote(spec, self._mailbox)
-        self._running[number] = _Task(reference, spec)
+        self._running[number] = reference, spec
         return slot.index
 
-    def _store(self, folder: Path) -> str | None:
-        """Store a trial's folder; return its address, None where the nodes share the folder itself.
+    def _store(self, folder: Path) -> None:
+        """Upload a trial's folder, unless the nodes share it.
 
         Raises:
-            SweepError: If it cannot be stored.
+            SweepError: If the storage cannot be written.
         """
         if self.storage_path is None:
-            return None
-        address = f"{self.storage_path.rstrip('/')}/{folder.parent.name}/{folder.name}"
-        note = folder / f"{NOTE}{zlib.crc32(address.encode()):08x}"
+            return
         try:
-            if not note.exists():  # a folder there is left from a study of the same name
-                delete(address)
-            upload(address, folder, {})
+            stored = StoredFolder(self.storage_path, folder)
+            if not (
+                folder / LOG_FILE
+            ).exists():  # what is stored there is left from another study of that name
+                stored.delete()
+            stored.upload()
         except Exception as error:  # each filesystem has errors of its own
             raise SweepError(
                 f"executor.storage_path={self.storage_path}: cannot be written ({_last_line(error)}); "
                 "the same command continues"
             ) from error
-        note.touch()
-        return address
 
     def wait(self, timeout_s: float) -> list[Ended]:
         """Sleep until a trial ends or the time is over."""
         import ray
 
-        references = [task.reference for task in self._running.values()]
+        references = [reference for reference, _ in self._running.values()]
         if not references:
             time.sleep(timeout_s)
             return []
@@ -267,15 +240,15 @@ class RayExecutor:
                 self._take_ended(CLOSE_TIMEOUT_S)
             ray.kill(self._mailbox)
             self._mailbox = None
-        for task in self._running.values():  # never begun, or out of reach
-            ray.cancel(task.reference, force=True)
+        for reference, _ in self._running.values():  # never begun, or out of reach
+            ray.cancel(reference, force=True)
         self._running.clear()
 
     def _take_ended(self, timeout_s: float) -> list[Ended]:
         """Wait for all trials; return those that have ended."""
         import ray
 
-        numbers = {task.reference: number for number, task in self._running.items()}
+        numbers = {reference: number for number, (reference, _) in self._running.items()}
         ready = ray.wait(list(numbers), num_returns=len(numbers), timeout=timeout_s)[0] if numbers else []
         return [self._end(numbers[reference]) for reference in ready]
 
@@ -283,20 +256,20 @@ class RayExecutor:
         import ray
         from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
-        task, reason = self._running.pop(number), ""
+        (reference, spec), reason = self._running.pop(number), ""
         try:
-            ended: Ended = ray.get(task.reference)
+            ended: Ended = ray.get(reference)
         except RayTaskError as error:  # the task's own code, as on a full disk
             ended, reason = Ended(number, 0, 1), str(error)
         except RayError as error:
             ended = Ended(number, int(signal.SIGKILL), 0, isinstance(error, OutOfMemoryError))
             reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         try:
-            _fetch(task.spec)
+            _fetch(spec)
         except Exception as error:  # each filesystem has errors of its own
-            reason += f"{task.spec.address}: cannot be read: {error}"
+            reason += f"the trial's folder in {self.storage_path} cannot be read: {error}"
         if reason:
-            with (task.spec.folder / LOG_FILE).open("a") as log:
+            with (spec.folder / LOG_FILE).open("a") as log:
                 log.write(f"{reason}\n")
         return ended
 
@@ -305,26 +278,27 @@ class RayExecutor:
         if self.storage_path is None or time.monotonic() - self._fetched_at < FETCH_EVERY_S:
             return
         self._fetched_at = time.monotonic()
-        specs = [task.spec for task in self._running.values()]
-        names = [(spec, name) for spec in specs for name in (LOG_FILE, PROGRESS_FILE)]
-        files, _ = fsspec.url_to_fs(self.storage_path)
-        found = files.cat_ranges([f"{spec.address}/{name}" for spec, name in names], None, None)
-        for (spec, name), content in zip(names, found, strict=True):
+        folders = [spec.folder for _, spec in self._running.values()]
+        files = [folder / name for folder in folders for name in (LOG_FILE, PROGRESS_FILE)]
+        addresses = [f"{StoredFolder(self.storage_path, file.parent).address}/{file.name}" for file in files]
+        contents = fsspec.url_to_fs(self.storage_path)[0].cat_ranges(addresses, None, None)
+        for file, content in zip(files, contents, strict=True):
             if isinstance(content, bytes):  # else an error: the trial has not begun
-                (spec.folder / name).write_bytes(content)
+                file.write_bytes(content)
 
 
 def _fetch(spec: TaskSpec) -> None:
-    """Copy an ended trial's folder from the storage, where it stays only for its checkpoints."""
-    if spec.address is None:
+    """Copy an ended trial's folder from the storage, and delete it there unless it holds checkpoints."""
+    if spec.storage_path is None:
         return
-    names = download(spec.address, spec.folder, _is_record)
-    for file in spec.folder.rglob("*"):
+    stored = StoredFolder(spec.storage_path, spec.folder)
+    names = stored.download(_is_record)
+    for file in spec.folder.rglob("*") if names else ():
         name = str(file.relative_to(spec.folder))
         if file.is_file() and _is_record(name) and name not in names:
             file.unlink()
     if not any(CHECKPOINTS in name for name in names):
-        delete(spec.address)
+        stored.delete()
     pictures = list((spec.folder / UPLOADS).glob("*"))
     if pictures:
         store = Path(read_assignment(spec.folder).artifacts)
@@ -335,7 +309,7 @@ def _fetch(spec: TaskSpec) -> None:
 
 def _is_record(name: str) -> bool:
     """Return whether the coordinator's copy of a trial's folder holds a file too."""
-    return CHECKPOINTS not in name and not name.startswith((ASSIGNMENT_FILE, NOTE))
+    return CHECKPOINTS not in name and name != ASSIGNMENT_FILE
 
 
 def _on_node(node_id: str, code: Callable[..., Any]) -> Any:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import fsspec
 
@@ -21,7 +22,7 @@ from sweeps.executors.slots import Slot
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
-__all__ = ["UPLOADS", "Mailbox", "TaskSpec", "delete", "download", "file_exists", "run_trial", "upload"]
+__all__ = ["UPLOADS", "Mailbox", "StoredFolder", "TaskSpec", "file_exists", "run_trial"]
 
 TICK_S = 0.5  # between two readings of the mailbox
 UPLOAD_EVERY_S = 5.0  # changed files; a new one, such as a checkpoint, is uploaded at once
@@ -36,7 +37,7 @@ class TaskSpec:
     Args:
         number: The trial's number.
         folder: The trial's folder on the coordinator.
-        address: fsspec address of the stored folder; None where all nodes share `folder`.
+        storage_path: fsspec address where the folder is stored; None where all nodes share it.
         application: Dotted path, see `LocalExecutor`.
         module: Module that runs a trial, see `LocalExecutor`.
         slot: Share of the node that the trial uses.
@@ -44,7 +45,7 @@ class TaskSpec:
 
     number: int
     folder: Path
-    address: str | None
+    storage_path: str | None
     application: str
     module: str
     slot: Slot
@@ -72,29 +73,24 @@ def run_trial(spec: TaskSpec, mailbox: ActorHandle[Mailbox]) -> Ended:
         RayActorError: If the mailbox is gone, and so the coordinator; the trial has been killed then.
         OSError: If this node does not see the trial's folder, or its disk is full.
     """
-    if spec.address is None:
+    if spec.storage_path is None:
         spec.folder.stat()
         return _watch(spec, spec.folder, mailbox, lambda: None)
     with tempfile.TemporaryDirectory(prefix="nca-sweep-", ignore_cleanup_errors=True) as name:
-        copy, address = Path(name), spec.address
-        download(address, copy)
-        stored, stored_at = _scan(copy), time.monotonic()
-        if ASSIGNMENT_FILE in stored:
+        copy = Path(name)
+        stored = StoredFolder(spec.storage_path, spec.folder, copy)
+        if ASSIGNMENT_FILE in stored.download():
             write_assignment(copy, replace(read_assignment(copy), artifacts=str(copy / UPLOADS)))
 
-        def store() -> None:
-            nonlocal stored_at
-            if _scan(copy).keys() <= stored.keys() and time.monotonic() < stored_at + UPLOAD_EVERY_S:
-                return
-            stored_at = time.monotonic()
+        def upload() -> None:
             try:
-                upload(address, copy, stored)
+                stored.upload(UPLOAD_EVERY_S)
             except Exception as error:  # each filesystem has errors of its own; the next upload repeats it
                 with (copy / LOG_FILE).open("a") as log:
-                    log.write(f"not stored in {address}: {error}\n")
+                    log.write(f"not stored in {stored.address}: {error}\n")
 
-        ended = _watch(spec, copy, mailbox, store)
-        upload(address, copy, stored)
+        ended = _watch(spec, copy, mailbox, upload)
+        stored.upload()
         return ended
 
 
@@ -120,59 +116,74 @@ def _watch(spec: TaskSpec, folder: Path, mailbox: ActorHandle[Mailbox], on_tick:
         executor.close()
 
 
-def upload(address: str, folder: Path, stored: dict[str, int]) -> None:
-    """Store a folder's changed files, each whole or not at all, the oldest first.
+class StoredFolder:
+    """A trial's folder in the storage, as STUDY/NUMBER, and a copy on this machine.
+
+    Files are copied whole or not at all, the oldest first: an upload that breaks off leaves the stored folder
+    as it was a moment before.
 
     Args:
-        address: fsspec address of the stored folder.
-        folder: The folder.
-        stored: Names of stored files with the times (ns) of their last change, kept up to date; stored files
-            that the folder does not hold any more are deleted.
+        storage_path: fsspec address of the storage.
+        folder: The trial's folder on the coordinator.
+        copy: Folder of the copy; None for `folder` itself.
     """
-    files, root = fsspec.url_to_fs(address)
-    found = _scan(folder)
-    for name in sorted(found, key=found.__getitem__):
-        if stored.get(name) != found[name]:
-            path = f"{root}/{name}"
-            files.makedirs(path.rpartition("/")[0], exist_ok=True)
-            files.put_file(str(folder / name), path + PARTIAL)
-            files.mv(path + PARTIAL, path)
-            stored[name] = found[name]
-    for name in stored.keys() - found.keys():
-        files.rm(f"{root}/{name}")
-        del stored[name]
 
+    def __init__(self, storage_path: str, folder: Path, copy: Path | None = None) -> None:
+        study = quote(folder.parent.name, safe=" ")  # filesystems read *, ? and [ as patterns
+        self.address = f"{storage_path.rstrip('/')}/{study}/{folder.name}"
+        self._files, self._root = fsspec.url_to_fs(self.address)
+        self._copy = copy or folder
+        self._uploaded: dict[str, int] = {}  # names of stored files with the times (ns) of their last change
+        self._uploaded_at = float("-inf")
 
-def download(address: str, folder: Path, is_wanted: Callable[[str], bool] = lambda name: True) -> list[str]:
-    """Copy stored files into a folder, each whole or not at all; return the names of all stored files."""
-    files, root = fsspec.url_to_fs(address)
-    files.invalidate_cache()
-    names = [path.removeprefix(f"{root}/") for path in files.find(root) if PARTIAL not in path]
-    wanted = list(filter(is_wanted, names))
-    partial = [folder / f"{name}{PARTIAL}" for name in wanted]
-    for file in partial:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    files.get([f"{root}/{name}" for name in wanted], [str(file) for file in partial])
-    for name, file in zip(wanted, partial, strict=True):
-        file.replace(folder / name)
-    return names
+    def upload(self, every_s: float = 0.0) -> None:
+        """Store changed files, and delete stored ones that are gone from the copy.
 
+        Args:
+            every_s: Seconds between uploads, unless there is a new file.
+        """
+        found = self._scan()
+        if found.keys() <= self._uploaded.keys() and time.monotonic() < self._uploaded_at + every_s:
+            return
+        self._uploaded_at = time.monotonic()
+        for name in sorted(found, key=found.__getitem__):
+            if self._uploaded.get(name) != found[name]:
+                path = f"{self._root}/{name}"
+                self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
+                self._files.put_file(str(self._copy / name), path + PARTIAL)
+                self._files.mv(path + PARTIAL, path)
+                self._uploaded[name] = found[name]
+        for name in self._uploaded.keys() - found.keys():
+            self._files.rm(f"{self._root}/{name}")
+            del self._uploaded[name]
 
-def delete(address: str) -> None:
-    """Delete a stored folder."""
-    files, root = fsspec.url_to_fs(address)
-    files.invalidate_cache()
-    if files.exists(root):
-        files.rm(root, recursive=True)
+    def download(self, is_wanted: Callable[[str], bool] = lambda name: True) -> list[str]:
+        """Copy stored files; return the names of all that are stored."""
+        self._files.invalidate_cache()
+        names = [path.removeprefix(f"{self._root}/") for path in self._files.find(self._root)]
+        names = [name for name in names if PARTIAL not in name]
+        wanted = list(filter(is_wanted, names))
+        partial = [self._copy / f"{name}{PARTIAL}" for name in wanted]
+        for file in partial:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        self._files.get([f"{self._root}/{name}" for name in wanted], [str(file) for file in partial])
+        for name, file in zip(wanted, partial, strict=True):
+            file.replace(self._copy / name)
+        self._uploaded = self._scan()
+        return names
+
+    def delete(self) -> None:
+        """Delete the stored folder."""
+        self._files.invalidate_cache()
+        if self._files.exists(self._root):
+            self._files.rm(self._root, recursive=True)
+
+    def _scan(self) -> dict[str, int]:
+        files = [file for file in self._copy.rglob("*") if PARTIAL not in file.name and file.is_file()]
+        return {str(file.relative_to(self._copy)): file.stat().st_mtime_ns for file in files}
 
 
 def file_exists(address: str) -> bool:
     """Return whether this node finds a file at an fsspec address."""
     files, path = fsspec.url_to_fs(address)
     return bool(files.exists(path))
-
-
-def _scan(folder: Path) -> dict[str, int]:
-    """Return the names of a folder's files with the times (ns) of their last change."""
-    files = [file for file in folder.rglob("*") if PARTIAL not in file.name and file.is_file()]
-    return {str(file.relative_to(folder)): file.stat().st_mtime_ns for file in files}
