@@ -19,22 +19,19 @@ from tests.templates import DATABASES, copy_databases
 
 __all__ = ["Forked", "load"]
 
-# Loading these takes longer than most of what tests ask for, so it is done once for each test worker.
-LOADED = [
-    "nca.training.preflight",
-    "optuna_dashboard",
-    "mlflow.store.tracking.sqlalchemy_store",
-    "sweeps.coordinator",
-    "tests.sweeps.fake_application",
-]
+ROOT = Path(__file__).parents[1]
 PROCESSES = multiprocessing.get_context("forkserver")
 
 
 def load() -> None:
-    """Begin to load the libraries, unless that was begun."""
-    PROCESSES.set_forkserver_preload(LOADED)
-    with pytest.MonkeyPatch.context() as patch:  # torch reads it as it is loaded
-        patch.setenv("OMP_NUM_THREADS", "1")
+    """Begin to load the libraries, unless that was begun.
+
+    It takes longer than most of what tests ask for, so it is done once for each test worker.
+    """
+    PROCESSES.set_forkserver_preload(["tests.loaded"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")  # torch reads it as it is loaded
+        patch.setenv("PYTHONPATH", str(ROOT))  # Python 3.11 does not hand its module path on
         forkserver.ensure_running()
     resource_tracker.ensure_running()
 
@@ -42,13 +39,14 @@ def load() -> None:
 class Forked:
     """A function in a process of its own, handled as a `subprocess.Popen[str]`.
 
-    Its standard output and errors go to one pipe. It is in a group of its own: ctrl-C is not for it.
+    It is in a process group of its own: ctrl-C is not for it.
 
     Args:
-        function: What it calls: its result is dropped, `SystemExit` is its exit code.
+        function: What it calls; the result is dropped, `SystemExit` sets the exit code.
         arguments: Of the function.
-        folder: Where it begins.
-        environment: Of the process, all of it.
+        folder: Working directory.
+        environment: Variables besides those of this process.
+        errors: File of the standard errors; they go where the standard output goes otherwise.
     """
 
     def __init__(
@@ -57,11 +55,12 @@ class Forked:
         *arguments: object,
         folder: Path,
         environment: Mapping[str, str] | None = None,
+        errors: str | None = None,
     ) -> None:
         load()
         reading, writing = PROCESSES.Pipe(duplex=False)
-        environment = {**(os.environ if environment is None else environment), "OMP_NUM_THREADS": "1"}
-        enter = (writing, folder, environment, function, arguments)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
+        enter = (writing, errors, folder, environment, function, arguments)
         self._process = PROCESSES.Process(target=_run, args=enter)
         self._process.start()
         writing.close()
@@ -110,6 +109,7 @@ class Forked:
 
 def _run(
     output: Connection,
+    errors: str | None,
     folder: Path,
     environment: Mapping[str, str],
     function: Callable[..., object],
@@ -122,6 +122,9 @@ def _run(
     for descriptor in (1, 2):
         os.dup2(output.fileno(), descriptor)
     output.close()
+    if errors is not None:
+        with Path(errors).open("wb") as file:
+            os.dup2(file.fileno(), 2)
     copy_databases(pytest.MonkeyPatch(), Path(environment[DATABASES]))
     try:
         function(*arguments)

@@ -12,7 +12,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import pytest
+
+import sweeps.executors.local
 from tests.forked import Forked
+from tests.sweeps.in_process import InProcessExecutor
 
 SMALL = ("texture=roundleaf", "features=random_filters", "train.size=16", "outputs.robustness=false")
 COLUMNS = "200"  # a wide terminal, so that no line of progress is folded
@@ -22,22 +26,26 @@ Program = Forked | subprocess.Popen[str]
 
 
 def environment_of(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return this process's environment as it is now, with one thread, a wide terminal, and more."""
+    """Return this process's environment, with one thread, a wide terminal, and more."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": COLUMNS, **(more or {})}
 
 
 def run_module(
-    module: str, *words: str, folder: Path, environment: Mapping[str, str] | None = None
+    module: str,
+    *words: str,
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+    in_process: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """Run `python -m MODULE WORDS` in a folder and return how it ended.
 
     It is a process of its own, but forked from one that has loaded the libraries; with an environment it is
-    begun from nothing.
+    begun from nothing. A sweep's trials may run in its process.
     """
     if environment is not None:
         return run_python("-m", module, *words, folder=folder, environment=environment)
     with tempfile.NamedTemporaryFile("r") as errors:
-        program = Forked(run_here, module, words, errors.name, folder=folder, environment=environment_of())
+        program = start_module(module, *words, folder=folder, errors=errors.name, in_process=in_process)
         try:
             said, _ = program.communicate(TIMEOUT_S)
         finally:
@@ -45,11 +53,19 @@ def run_module(
         return subprocess.CompletedProcess(words, program.wait(), said, errors.read())
 
 
-def run_here(module: str, words: Sequence[str], errors: str | None = None) -> None:
-    """Run a module as the program of this process, with its errors in a file of their own."""
-    if errors is not None:
-        with open(errors, "w", encoding="utf-8") as file:  # noqa: PTH123 - of a descriptor
-            os.dup2(file.fileno(), 2)
+def start_module(
+    module: str, *words: str, folder: Path, errors: str | None = None, in_process: bool = False
+) -> Forked:
+    """Start `python -m MODULE WORDS` in a process forked from one that has loaded the libraries."""
+    more = {"COLUMNS": COLUMNS}
+    return Forked(_run, module, words, in_process, folder=folder, environment=more, errors=errors)
+
+
+def _run(module: str, words: Sequence[str], in_process: bool) -> None:
+    if in_process:
+        pytest.MonkeyPatch().setattr(
+            sweeps.executors.local, "LocalExecutor", lambda slots, *_: InProcessExecutor(len(slots))
+        )
     sys.argv = [module, *words]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
@@ -68,14 +84,15 @@ def run_python(
     )
 
 
-def sweep(
-    runs: Path, *words: str, folder: Path, environment: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run a small sweep whose records go to `runs`; it must end well."""
+def sweep(runs: Path, *words: str, folder: Path, processes: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run a small sweep whose records go to `runs`; it must end well.
+
+    Its trials run in the process of the sweep, unless they shall have processes of their own.
+    """
     given = {word.partition("=")[0] for word in words}
     small = [word for word in SMALL if word.partition("=")[0] not in given]
     command = ["-m", *small, "executor.workers=2", f"runs_dir={runs}", *words]
-    done = run_module("nca.sweep", *command, folder=folder, environment=environment)
+    done = run_module("nca.sweep", *command, folder=folder, in_process=not processes)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
@@ -89,7 +106,7 @@ def begun(runs: Path, *words: str, environment: Mapping[str, str] | None = None)
     command = ["-m", *SMALL, "executor.workers=2", f"runs_dir={runs}", *words]
     process: Program
     if environment is None:
-        process = Forked(run_here, "nca.sweep", command, folder=runs.parent, environment=environment_of())
+        process = start_module("nca.sweep", *command, folder=runs.parent)
     else:
         process = subprocess.Popen(
             [sys.executable, "-m", "nca.sweep", *command],

@@ -64,7 +64,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     runs, folder = base / "runs", base / "folder"
     folder.mkdir()
     make_mlflow_database(runs)
-    done = sweep(runs, *COMMAND, folder=folder)
+    done = sweep(runs, *COMMAND, folder=folder, processes=True)
     return Finished(runs, folder, done.stdout)
 
 
