@@ -21,7 +21,7 @@ STEPS = 12  # of the config that `trial_config` returns
 
 
 class FakeListener:
-    """A listener that writes everything down and prunes, stops or fails where it is told to."""
+    """A listener that records all calls, and prunes, interrupts or fails the run at given steps."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class FakeListener:
 
 
 class Recorded:
-    """Runs of one config, each recorded in MLflow; a stopped one is taken up again by the next call."""
+    """Runs of one config, each recorded in MLflow; an interrupted one is continued by the next call."""
 
     def __init__(self, folder: Path, uri: str, **changes: Any) -> None:
         self.config = trial_config(folder, uri=uri, **changes)

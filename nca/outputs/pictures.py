@@ -82,16 +82,15 @@ def save_animation(states: Iterable[State], path: Path) -> None:
     Textures of less than 256 px are enlarged to about that.
     """
     frames = map(_draw_frame, states)
-    if path.suffix not in CODECS:
+    codec = CODECS.get(path.suffix)
+    if codec is None:
         first, *others = map(Image.fromarray, frames)
         first.save(path, save_all=True, append_images=others, duration=FRAME_MS, loop=0)
         return
     import imageio_ffmpeg
 
     start = next(frames)
-    video = imageio_ffmpeg.write_frames(
-        str(path), start.shape[:2], fps=FRAMES_PER_S, codec=CODECS[path.suffix]
-    )
+    video = imageio_ffmpeg.write_frames(str(path), start.shape[:2], fps=FRAMES_PER_S, codec=codec)
     video.send(None)
     for frame in itertools.chain([start], frames):
         video.send(frame.tobytes())

@@ -34,9 +34,8 @@ class Checkpoints:
 
     def due(self, n_steps: int) -> bool:
         """Return whether a checkpoint is due after `n_steps` finished training steps."""
-        return (
-            n_steps - self._saved_step >= self._every and time.monotonic() - self._saved_at >= self._every_s
-        )
+        elapsed_s = time.monotonic() - self._saved_at
+        return n_steps - self._saved_step >= self._every and elapsed_s >= self._every_s
 
     def save(self, state: Mapping[str, Tensor], n_steps: int) -> None:
         """Write a checkpoint under its number of finished steps and drop all but the last two.

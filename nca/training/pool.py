@@ -18,7 +18,7 @@ class Pool:
         channels: State channels.
         size: Height and width in pixels, a multiple of 16.
         streams: Uses `pool` (which rows) and `seed_states` (fresh states).
-        device: Where the states live.
+        device: Device of the states.
 
     Source: Mordvintsev et al. 2020, "Growing Neural Cellular Automata", experiment 2.
     """
@@ -47,12 +47,12 @@ class Pool:
         return make_seed_state(1, channels, size, self._streams["seed_states"], self.states.device)
 
     def commit(self, rows: list[int], states: State, keep: Bool[Tensor, ""]) -> None:
-        """Write states back to `rows`, in order, so that of a row drawn twice the last state stays.
+        """Write states back to `rows`, in order, so that a row drawn twice keeps its last state.
 
         Args:
             rows: Row numbers, one for each state.
-            states: What the rollout ended with.
-            keep: Where false nothing is written; on the device, so that no host sync is needed.
+            states: Final states of the rollout.
+            keep: If false, nothing is written; on the device, so that no host sync is needed.
         """
         for row, state in zip(rows, states, strict=True):
             self.states[row] = torch.where(keep, state, self.states[row])

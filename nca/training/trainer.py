@@ -18,7 +18,7 @@ from nca.training.cuda_graphs import StepGraphs, capture_on_cuda
 from nca.training.pool import Pool
 
 RESEED_EVERY = 8  # training steps between fresh seed states in the batch
-MILESTONE = 3  # the learning rate drops after steps // 3, unless `drop_step` says otherwise
+MILESTONE = 3  # the learning rate drops after steps // 3, unless `train.drop_step` is set
 LEARNING_RATE_DROP = 0.3
 NORM_EPSILON = 1e-8
 LOSS_WINDOW = 256  # training steps of the smoothed loss

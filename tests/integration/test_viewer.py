@@ -1,4 +1,4 @@
-"""viewer.html in a real browser: its states are those of the Python rollout, its buttons do what they say."""
+"""viewer.html in a real browser: its states equal those of the Python rollout, its controls work."""
 
 from __future__ import annotations
 
@@ -88,10 +88,10 @@ def test_about_the_update_rate_of_cells_or_channels_take_an_update(
     changed = states(browser, model) != states(browser, model)[0, 0, 0]
     updated = np.abs(states(browser, model) - 0.2) > 1e-6
     assert changed.any()
-    n_coins = updated[0].size if rule == "relu" else updated.size
-    assert abs(updated.mean() - 0.3) < 5 * (0.3 * 0.7 / n_coins) ** 0.5  # five standard deviations
+    n_draws = updated[0].size if rule == "relu" else updated.size
+    assert abs(updated.mean() - 0.3) < 5 * (0.3 * 0.7 / n_draws) ** 0.5  # five standard deviations
     together = (updated.all(axis=0) | ~updated.any(axis=0)).all()
-    assert together == (rule == "relu")  # one coin per cell, or per channel
+    assert together == (rule == "relu")  # one draw per cell, or per channel
 
 
 @BOTH
@@ -114,7 +114,7 @@ def test_the_brush_erases_and_paints_seed_around_the_edges(
 
 
 @BOTH
-def test_its_controls_do_what_they_say(browser: Chrome, tmp_path: Path, path: str) -> None:
+def test_its_controls_work(browser: Chrome, tmp_path: Path, path: str) -> None:
     model = automaton("srnca", channels=6)
     open_viewer(browser, tmp_path, model, path)
     assert browser.title == "leaf <1>"
@@ -138,8 +138,8 @@ def test_its_controls_do_what_they_say(browser: Chrome, tmp_path: Path, path: st
     assert saved.get_property("naturalWidth") == 64
     for name in ("target", "output"):
         assert browser.find_element(By.ID, name).get_property("naturalWidth") == SIZE
-    says = "CA steps, 64 x 64 cells"
-    WebDriverWait(browser, 20).until(lambda b: says in b.find_element(By.ID, "status").text)
+    status = "CA steps, 64 x 64 cells"
+    WebDriverWait(browser, 20).until(lambda b: status in b.find_element(By.ID, "status").text)
     assert ("WebGL2" if path == "webgl2" else "JavaScript") in browser.find_element(By.ID, "status").text
     assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
 

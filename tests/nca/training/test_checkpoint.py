@@ -157,7 +157,7 @@ def test_any_flipped_bit_falls_back_to_the_older(checkpoints: Checkpoints, tmp_p
         path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
         loaded = checkpoints.load()
         assert loaded is not None
-        # What is neither the older nor the newest state was damaged and came through.
+        # Any other state would be damaged data that was accepted.
         value = float(loaded["a"][0, 0])
         assert_equal(loaded, state(value))
         assert value in {1.0, 2.0}

@@ -1,4 +1,4 @@
-"""The pool: sampling copies, commits in order, and nothing where the device says so."""
+"""The pool: samples are copies, commits are in order, and `keep` can suppress them."""
 
 from __future__ import annotations
 

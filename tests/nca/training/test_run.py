@@ -1,4 +1,4 @@
-"""One training run from config to outcome: what is recorded, saved and taken up again."""
+"""One training run from config to outcome: records, files and continuation."""
 
 from __future__ import annotations
 

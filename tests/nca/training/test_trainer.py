@@ -35,7 +35,7 @@ def snapshot(trainer: Trainer) -> dict[str, Tensor]:
 
 
 class RecordedPool(Pool):
-    """A pool that writes down what is asked of it."""
+    """A pool that records its calls."""
 
     def __init__(self, *arguments: Any) -> None:
         self.events: list[tuple[str, Any]] = []
@@ -61,7 +61,7 @@ class RecordedPool(Pool):
 
 
 class RecordedTrainer(Trainer):
-    """A trainer that writes down the lengths of its rollouts."""
+    """A trainer that records the lengths of its rollouts."""
 
     def draw_ca_steps(self) -> int:
         ca_steps = super().draw_ca_steps()
@@ -121,7 +121,7 @@ def test_every_step_follows_the_order_of_events() -> None:
 
 def test_a_fresh_seed_takes_the_first_place_of_every_eighth_batch() -> None:
     trainer = assemble(RecordedTrainer, RecordedPool, steps=1, batch_size=2)
-    # The fresh rule changes nothing, so what is committed is what went in.
+    # The fresh rule changes nothing, so the sampled states are committed.
     before = trainer._pool.states.clone()
     list(trainer.steps())
     events = dict(trainer._pool.events)
@@ -132,7 +132,7 @@ def test_a_fresh_seed_takes_the_first_place_of_every_eighth_batch() -> None:
     assert not torch.equal(states[0], before[row])
 
 
-def test_rollouts_take_half_to_one_less_than_the_most_steps() -> None:
+def test_rollouts_take_half_of_max_ca_steps_to_one_less() -> None:
     trainer = assemble(max_ca_steps=9)
     drawn = [trainer.draw_ca_steps() for _ in range(2000)]
     assert set(drawn) == {4, 5, 6, 7, 8}
