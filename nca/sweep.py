@@ -101,7 +101,7 @@ def _application(plan: Plan) -> str:
 
 
 def _make_executor(plan: Plan) -> Executor:
-    """Return the executor of a plan, nothing started.
+    """Return the executor of a plan; no trial is started.
 
     Raises:
         ConfigError: If its options do not go together.

@@ -1,4 +1,4 @@
-"""How this machine's cores and GPUs are divided among trials."""
+"""Slots: shares of a machine's cores and GPUs, one for each trial that runs at once."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ NO_GPU = ("", "-1", "NoDevFiles")  # CUDA reads the list up to the first of thes
 
 @dataclass(frozen=True)
 class Slot:
-    """What one local trial may use.
+    """The share of a machine that one trial uses.
 
     Args:
-        index: From 0.
+        index: Number of the slot, from 0.
         threads: CPU threads.
-        cores: CPU numbers it is pinned to; empty for all.
-        gpu: Visible device, None for whatever the environment shows.
+        cores: Numbers of the cores that the trial is pinned to; empty for all.
+        gpu: Value of CUDA_VISIBLE_DEVICES; None leaves it as it is.
     """
 
     index: int
@@ -31,7 +31,7 @@ class Slot:
     gpu: str | None = None
 
     def environment(self) -> dict[str, str]:
-        """Return the variables that hold a process to this slot."""
+        """Return the environment variables that limit a process to this slot."""
         variables = dict.fromkeys(THREAD_VARIABLES, str(self.threads))
         return variables if self.gpu is None else variables | {"CUDA_VISIBLE_DEVICES": self.gpu}
 
@@ -45,30 +45,33 @@ def make_slots(
     """Divide this machine's GPUs and cores into slots.
 
     Args:
-        workers: Slots; auto is `trials_per_gpu` on each GPU, or without a GPU as many as the cores hold.
-        threads: CPU threads of a slot; auto is one, or the cores divided by the number of slots if that
-            is given or set by the GPUs.
-        gpus: GPUs used; auto is all that are visible.
+        workers: Number of slots; auto is `trials_per_gpu` on each GPU, or without a GPU as many as the cores
+            hold.
+        threads: CPU threads of a slot; auto is one, or the cores divided by the number of slots where that is
+            given or follows from the GPUs.
+        gpus: Number of GPUs to use; auto is all visible ones.
         trials_per_gpu: Slots on each GPU.
+
+    Returns:
+        The slots, pinned to cores of their own where there are enough.
     """
     cores = sorted(os.sched_getaffinity(0))
     devices = visible_gpus() if gpus == "auto" else visible_gpus()[:gpus]
-    per_slot = 1 if threads == "auto" else threads
-    n_slots = (
-        (len(devices) * trials_per_gpu or max(1, len(cores) // per_slot)) if workers == "auto" else workers
-    )
+    n_slots = workers
+    if n_slots == "auto":
+        n_slots = len(devices) * trials_per_gpu or max(1, len(cores) // (1 if threads == "auto" else threads))
     n_threads = max(1, len(cores) // n_slots) if threads == "auto" else threads
-    apart = n_slots * n_threads <= len(cores)
-    hide = "" if gpus == 0 else None
+    can_pin = n_slots * n_threads <= len(cores)
+    no_gpu = "" if gpus == 0 else None
     slots = []
     for index in range(n_slots):
-        pinned = tuple(cores[index * n_threads : (index + 1) * n_threads]) if apart else ()
-        slots.append(Slot(index, n_threads, pinned, devices[index % len(devices)] if devices else hide))
+        pinned = tuple(cores[index * n_threads : (index + 1) * n_threads]) if can_pin else ()
+        slots.append(Slot(index, n_threads, pinned, devices[index % len(devices)] if devices else no_gpu))
     return slots
 
 
 def visible_gpus() -> list[str]:
-    """Return the GPUs that CUDA may use, as CUDA_VISIBLE_DEVICES names them, without loading torch."""
+    """Return the names of the visible GPUs, as in CUDA_VISIBLE_DEVICES, without loading torch."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         names = [name.strip() for name in named.split(",")]

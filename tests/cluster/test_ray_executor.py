@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,6 +67,33 @@ def test_a_storage_that_nodes_do_not_reach_is_refused_before_anything_is_created
         monkeypatch.setattr(LocalFileSystem, "rm", lambda *_: None)
     with pytest.raises(SweepError, match=message):
         make(cluster, tmp_path / "runs", storage_path and storage_path.replace("TMP", str(tmp_path)))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            [],
+            r"error: sweep\.storage=sqlite:///.*: a file, which nodes .* do not share; give the address of a",
+        ),
+        (
+            ["sweep.storage=postgresql+psycopg://u@h/d"],
+            r"error: executor\.storage_path=memory://nca: node \S+ ",
+        ),
+    ],
+    ids=["a file", "a storage that nodes do not see"],
+)
+def test_a_command_that_nodes_cannot_follow_is_refused_in_one_line(
+    cluster: Any, tmp_path: Path, words: list[str], message: str
+) -> None:
+    command = [sys.executable, "-m", "nca.sweep", "-m", "texture=roundleaf", "features=random_filters"]
+    command += ["tracking=none", "device=cpu", f"runs_dir={tmp_path / 'runs'}", *words]
+    command += ["executor=ray", f"executor.address={cluster.address}", "executor.storage_path=memory://nca"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert re.match(message, done.stderr)
+    assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
