@@ -1,6 +1,6 @@
-"""`python -m analysis.export study=S`: a study as one table, a row a trial, CSV or Parquet; or as a folder.
+"""`python -m analysis.export study=S`: trials of studies as a table, or as a folder for a report.
 
-The folder holds all that a report shows: the table, curves, ratings, search spaces and a sheet of outputs.
+The folder has the table, curves, ratings, search spaces and a sheet of outputs.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from nca.cli.options import Command, read_out, writing
 from nca.records.paths import RECORD_OPTIONS, read_record_paths
 from sweeps import SweepError
 
-__all__ = ["main"]
-
 COMMAND = Command(
     "analysis.export",
     "Write the trials of studies as a table, or as a folder that analysis.report reads.",
@@ -24,7 +22,7 @@ COMMAND = Command(
     },
     required=["study"],
 )
-KINDS = (".csv", ".parquet", "")  # without an ending: a folder
+KINDS = (".csv", ".parquet", "")  # "": a folder
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -37,10 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options = COMMAND.read(arguments).options
         names = options["study"].split(",")
         out = read_out(options, "out", f"{names[0].replace('/', '-')}.csv", KINDS)
-        import pandas as pd
-
         from analysis.export_folder import write_exported
-        from analysis.runs import add_provenance, read_study
+        from analysis.runs import join_with_provenance, read_study
 
         paths = read_record_paths(options)
         studies = [read_study(paths, name) for name in names]
@@ -49,8 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 n_trials = write_exported(studies, paths, partial)
             print(f"{out}: {n_trials} trials; python -m analysis.report exported={out}")
             return
-        tables = [add_provenance(study, paths) for study in studies]
-        table = pd.concat([each for each in tables if not each.empty] or tables)
+        table = join_with_provenance(studies, paths)
         with writing(out) as partial:
             if out.suffix == ".csv":
                 table.to_csv(partial, index=False)

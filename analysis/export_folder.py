@@ -12,12 +12,10 @@ import pandas as pd
 from optuna.distributions import IntDistribution, distribution_to_json, json_to_distribution
 
 from analysis.ratings.ratings import Rating
-from analysis.runs import StudyTable, add_provenance
+from analysis.runs import StudyTable, join_with_provenance
 from analysis.trial_pictures import make_sheet, open_sheet
 from nca.cli.errors import ConfigError
 from nca.records.paths import RecordPaths
-
-__all__ = ["read_exported", "write_exported"]
 
 TRIALS, CURVES, RATINGS = "trials.csv", "curves.csv", "ratings.csv"  # of all studies; first column: `study`
 STUDIES = "studies.json"  # the other facts of each study
@@ -27,8 +25,7 @@ PRIVATE = ("folder", "host", "mlflow_run_id")  # columns without a meaning on ot
 def write_exported(tables: Sequence[StudyTable], paths: RecordPaths, folder: Path) -> int:
     """Write studies into a new folder and return the number of their trials."""
     folder.mkdir()
-    parts = [add_provenance(table, paths).drop(columns=[*PRIVATE], errors="ignore") for table in tables]
-    trials = pd.concat([part for part in parts if not part.empty] or parts)
+    trials = join_with_provenance(tables, paths).drop(columns=[*PRIVATE], errors="ignore")
     trials.to_csv(folder / TRIALS, index=False)
     curves = {table.name: table.curves for table in tables}
     pd.concat(curves, names=["study"]).reset_index("study").to_csv(folder / CURVES, index=False)

@@ -1,26 +1,24 @@
-"""`python -m analysis.gallery study=S`: all outputs of a study in one page, to sort, filter and enlarge."""
+"""`python -m analysis.gallery study=S`: all outputs of a study on one page, to sort, filter and enlarge."""
 
 from __future__ import annotations
 
 import html
 import json
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
+from analysis.trial_pictures import data_url
 from nca.cli.errors import ConfigError, exit_on_error
 from nca.cli.options import Command, read_out, writing
 from nca.records.paths import RECORD_OPTIONS, read_record_paths
 from sweeps import SweepError
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from analysis.runs import StudyTable
     from nca.records.paths import RecordPaths
-
-__all__ = ["main", "make_gallery"]
 
 COMMAND = Command(
     "analysis.gallery",
@@ -29,9 +27,9 @@ COMMAND = Command(
     required=["study"],
 )
 TEMPLATE = Path(__file__).with_name("assets") / "gallery.html"
-PICTURE_SIDE_PX = 128  # larger outputs are reduced to it
-QUALITY = 85  # of WebP
-NOT_SHOWN = ("folder", "began", "mlflow_run_id", "warm_start", "training_seed")
+THUMBNAIL_PX = 128
+WEBP_QUALITY = 85
+HIDDEN = ("folder", "began", "mlflow_run_id", "warm_start", "training_seed")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -55,26 +53,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(out)
 
 
-def make_gallery(table: StudyTable, paths: RecordPaths, beside: Path) -> str:
-    """Return the page.
-
-    Args:
-        table: The study.
-        paths: Where its files are.
-        beside: Folder that the page will lie in; links to viewers are relative to it where they can be.
-    """
+def make_gallery(table: StudyTable, paths: RecordPaths, folder: Path) -> str:
+    """Return the page; its links to viewers below `folder`, its own folder, are relative."""
     objective = table.objectives[0]
     first = [objective, "rating", "reason", *table.params]
-    results = [key for key in table.trials.columns if key not in {*first, *NOT_SHOWN}]
-    there = table.trials.dropna(axis="columns", how="all").columns
-    columns = [key for key in (*first, *results) if key in there]
-    trials = [
-        {key: _plain(row[key]) for key in columns}
-        | {"picture": _thumbnail(table.pictures.output(row["trial"]))}
-        | {"links": dict(_links(table, paths, row, beside))}
-        for row in table.trials.to_dict("records")
-    ]
-    data: dict[str, Any] = {
+    filled = table.trials.dropna(axis="columns", how="all")
+    columns = [key for key in first if key in filled]
+    columns += [key for key in filled if key not in {*first, *HIDDEN}]
+    trials = json.loads(filled[columns].to_json(orient="records", double_precision=15))
+    for trial, row in zip(trials, filled.to_dict("records"), strict=True):
+        trial["picture"] = _thumbnail(table.pictures.output(row["trial"]))
+        trial["links"] = dict(_links(table, paths, row, folder))
+    data = {
         "columns": columns,
         "sort": objective,
         "example": f"{objective.rpartition('.')[2]}<0.001  reason=complete",
@@ -85,17 +75,8 @@ def make_gallery(table: StudyTable, paths: RecordPaths, beside: Path) -> str:
     return page.replace("__DATA__", json.dumps(data).replace("</", "<\\/"))
 
 
-def _plain(value: Any) -> Any:
-    """Return a cell as JSON has it; None where there is nothing."""
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            return None
-        return int(value) if value.is_integer() and abs(value) < 2**53 else value
-    return value.item() if hasattr(value, "item") else value
-
-
 def _links(
-    table: StudyTable, paths: RecordPaths, row: dict[str, Any], beside: Path
+    table: StudyTable, paths: RecordPaths, row: dict[str, Any], folder: Path
 ) -> Iterator[tuple[str, str]]:
     run_id, experiment = row.get("mlflow_run_id"), table.links.get("mlflow_experiment_id")
     if not isinstance(run_id, str) or experiment is None:
@@ -103,19 +84,15 @@ def _links(
     yield "MLflow run", paths.mlflow_url(experiment, run_id)
     viewer = paths.study_folders(table.name)[1] / run_id / "artifacts" / "viewer.html"
     if viewer.exists():
-        near = viewer.is_relative_to(beside)
-        yield "viewer", str(viewer.relative_to(beside)) if near else viewer.as_uri()
+        below = viewer.is_relative_to(folder)
+        yield "viewer", str(viewer.relative_to(folder)) if below else viewer.as_uri()
 
 
 def _thumbnail(picture: Image.Image | None) -> str | None:
-    from PIL import Image
-
-    from analysis.trial_pictures import data_url
-
     if picture is None:
         return None
-    picture.thumbnail((PICTURE_SIDE_PX, PICTURE_SIDE_PX), Image.Resampling.LANCZOS)
-    return data_url(picture, "WEBP", quality=QUALITY)
+    picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
+    return data_url(picture, "WEBP", quality=WEBP_QUALITY)
 
 
 if __name__ == "__main__":

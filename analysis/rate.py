@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import secrets
 import sys
 from collections.abc import Collection, Sequence
@@ -18,7 +19,7 @@ from typing import Any
 from flask import Flask, Response, abort, jsonify, request
 from PIL import Image
 from werkzeug.exceptions import HTTPException
-from werkzeug.serving import WSGIRequestHandler, make_server
+from werkzeug.serving import make_server
 
 from analysis.ratings.ratings import MAX_RATING, Rating, Ratings, check_rater, now
 from analysis.trial_pictures import data_url, read_output, read_target
@@ -27,8 +28,6 @@ from nca.cli.options import Command
 from nca.records.paths import RECORD_OPTIONS, read_record_paths
 from nca.serve import LOOPBACK, free_port
 from sweeps import SweepError
-
-__all__ = ["Queue", "main", "make_app"]
 
 PORT = 8090
 COMMAND = Command(
@@ -45,10 +44,13 @@ COMMAND = Command(
 TEMPLATE = Path(__file__).with_name("assets") / "rate.html"
 OUTPUTS_PER_REPEAT = 10
 MIN_GAP = 5  # ratings between the first and the second of an output, if there are as many outputs
-POLICY = (
-    "default-src 'none'; img-src data:; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-    "connect-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
-)
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; img-src data:; script-src 'unsafe-inline'; style-src "
+    "'unsafe-inline'; connect-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
 
 
 @dataclass(frozen=True)
@@ -99,14 +101,7 @@ class Queue:
 
 @dataclass
 class _Page:
-    """The views of the page.
-
-    Args:
-        ratings: Ratings of the study.
-        target: Target of the study.
-        hosts: Values of the Host header that are answered.
-        rater: Default name on the page.
-    """
+    """The views of the page; `hosts` are the values of the Host header that are answered."""
 
     ratings: Ratings
     target: Image.Image
@@ -178,14 +173,7 @@ class _Page:
 
 
 def make_app(ratings: Ratings, target: Image.Image, port: int, rater: str = "") -> Flask:
-    """Return the Flask application.
-
-    Args:
-        ratings: Ratings of the study.
-        target: Target of the study.
-        port: Port on loopback. Other hosts and ports, and ratings sent by other pages, are refused.
-        rater: Default name on the page.
-    """
+    """Return the Flask application; it refuses other hosts and ports, and ratings that other pages send."""
     page = _Page(ratings, target, {f"{name}:{port}" for name in (LOOPBACK, "localhost")}, rater)
     app = Flask("rate", static_folder=None)
     app.before_request(page.check_origin)
@@ -199,10 +187,7 @@ def make_app(ratings: Ratings, target: Image.Image, port: int, rater: str = "") 
 
 
 def _add_headers(response: Response) -> Response:
-    response.headers["Content-Security-Policy"] = POLICY
-    response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Cache-Control"] = "no-store"
+    response.headers.update(HEADERS)
     return response
 
 
@@ -210,11 +195,6 @@ def _answer_error(error: Exception) -> tuple[Response, int]:
     if isinstance(error, HTTPException):
         return jsonify(error=error.description), error.code or 500
     return jsonify(error=str(error)), 400
-
-
-class _QuietHandler(WSGIRequestHandler):
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Log nothing."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -233,8 +213,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if target is None or not ratings.folders():
             raise ConfigError(f"study={options['study']}: has no complete trial to rate yet")
         paths.open_tracking()  # imports MLflow now, not at the first rating
-    app = make_app(ratings, target, port, rater)
-    server = make_server(LOOPBACK, port, app, request_handler=_QuietHandler)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # no line per request
+    server = make_server(LOOPBACK, port, make_app(ratings, target, port, rater))
     with contextlib.suppress(KeyboardInterrupt):  # werkzeug swallows it too, while it serves
         print(f"rating page: http://{LOOPBACK}:{port}/ (Ctrl-C ends; ratings are saved at once)", flush=True)
         server.serve_forever()

@@ -6,11 +6,12 @@ A figure that has too few trials is replaced by a sentence that tells what to ru
 from __future__ import annotations
 
 import base64
+import functools
 import html
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from analysis.runs import StudyTable
     from nca.records.paths import RecordPaths
 
-__all__ = ["main", "write_report"]
-
 COMMAND = Command(
     "analysis.report",
     "Write a report of studies, with every figure; give study= or exported=.",
@@ -42,7 +41,6 @@ COMMAND = Command(
 )
 TEMPLATES = Path(__file__).with_name("assets")
 PAGE = "report.html"
-N_BEST = 10  # rows of the table of the best trials
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class Section:
         title: Heading.
         plots: Figures, or sentences in their place.
         html: HTML of an interactive figure.
-        best: Heading of the table of the best trials and its rows.
+        best: End of the heading of the table of the best trials, and its rows.
         notes: Sentences.
     """
 
@@ -61,7 +59,7 @@ class Section:
     plots: Sequence[Plot | str]
     html: str = ""
     best: tuple[str, Sequence[dict[str, Any]]] = ("", ())
-    notes: Sequence[str] = field(default_factory=list)
+    notes: Sequence[str] = ()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -95,27 +93,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def write_report(tables: Sequence[StudyTable], paths: RecordPaths, out: Path) -> Path:
-    """Write the report and its figures into a folder; return the page.
-
-    Args:
-        tables: The studies.
-        paths: Paths of the records.
-        out: Folder, created if missing; files of the same names are replaced.
-    """
+    """Write the report and its figures into a folder, replacing older files; return the page."""
     from jinja2 import Environment, FileSystemLoader
 
     from analysis.figures.drawing import use_style
 
     out.mkdir(parents=True, exist_ok=True)
     with use_style():
-        sections = [
-            (each, [_save(plot, out) for plot in each.plots]) for each in make_sections(tables, paths)
-        ]
+        sections = [(s, [_save(plot, out) for plot in s.plots]) for s in make_sections(tables, paths)]
     main_study = max(tables, key=lambda table: len(table.trials)).name
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)
-    environment.filters["code"] = lambda text: _format_code(
-        text.replace("study=STUDY", f"study={main_study}")
-    )
+    environment.filters["code"] = functools.partial(_format_code, study=main_study)
     page = out / PAGE
     page.write_text(
         environment.get_template(PAGE).render(
@@ -159,10 +147,10 @@ def make_sections(tables: Sequence[StudyTable], paths: RecordPaths) -> Iterator[
     yield Section(f"Suggestions that were tried: {main.name}", [comparisons.plot_suggestions(tried)])
     curves = pd.concat([table.curves.assign(study=table.name) for table in tables])
     plots = [parameters.plot_curves(curves[["study", "trial", "step", "loss"]], trials)]
-    heading, by = f"The best {N_BEST}", LOSS
+    heading, by = "", LOSS
     if trials["texture"].nunique() > 1 and all(examples.RELATIVE_LOSS in table.trials for table in tables):
-        heading, by = f"{heading}, by loss relative to the target's energy", examples.RELATIVE_LOSS
-    best = heading, examples.list_best(tables, paths, N_BEST, by)
+        heading, by = ", by loss relative to the target's energy", examples.RELATIVE_LOSS
+    best = heading, examples.list_best(complete, tables, paths, by)
     notes = [*describe_costs(trials), *describe_noise(compared)]
     yield Section("Curves, costs, the best", plots, best=best, notes=notes)
 
@@ -206,11 +194,7 @@ def describe_costs(trials: pd.DataFrame) -> Iterator[str]:
 
 
 def describe_noise(trials: pd.DataFrame) -> Iterator[str]:
-    """Yield the standard deviations between configurations, seeds and last steps, for each texture.
-
-    Args:
-        trials: Comparable complete trials.
-    """
+    """Yield the standard deviations between configurations, seeds and last steps, for each texture."""
     import numpy as np
 
     from analysis.figures.comparisons import MIN_SHARED
@@ -245,11 +229,12 @@ def _describe(table: StudyTable) -> str:
     )
 
 
-def _format_code(text: str) -> str:
-    """Return a sentence as HTML, with text in backticks as code."""
+def _format_code(text: str, study: str) -> str:
+    """Return a sentence as HTML: text in backticks is code, `study=STUDY` names the study."""
     from markupsafe import Markup
 
-    return Markup(re.sub(r"`(.*?)`", r"<code>\1</code>", html.escape(text, quote=False)))
+    named = html.escape(text.replace("study=STUDY", f"study={study}"), quote=False)
+    return Markup(re.sub(r"`(.*?)`", r"<code>\1</code>", named))
 
 
 def _save(plot: Plot | str, out: Path) -> dict[str, str]:

@@ -12,16 +12,14 @@ import pandas as pd
 from optuna.distributions import BaseDistribution
 
 from analysis.ratings.ratings import Rating, Ratings, mean_ratings
-from analysis.trial_pictures import Pictures, open_folders
+from analysis.trial_pictures import Pictures, read_output, read_target
 from nca.records.paths import RecordPaths, read_record_paths
 from sweeps.admin import StudyStatus
 from sweeps.trials import TrialSummary
 
-__all__ = ["StudyTable", "add_provenance", "join_studies", "load", "read_study"]
-
 # Attributes of a trial that are columns of their own, or not results.
 NOT_RESULTS = ("error", "first_attempt", "low_memory", "owner", "reason", "retry_of", "stop", "warm_start")
-# Values of a study that `add_provenance` repeats in each row.
+# Values of a study that `join_with_provenance` repeats in each row.
 FIXED = ("texture.name", "texture.source", "texture.hash", "features.name", "features.hash", "model.name")
 FIXED_PREFIXES = ("model.", "train.")
 TAGS = ("git_commit", "device", "device_name", "threads", "host", "python")  # and version.PACKAGE
@@ -90,10 +88,6 @@ def load(study: str, *, runs_dir: str | Path = "mlruns", storage: str | None = N
 def read_study(paths: RecordPaths, name: str) -> StudyTable:
     """Read a study.
 
-    Args:
-        paths: Paths of the records.
-        name: Name of the study.
-
     Raises:
         SweepError: If there is no such study.
     """
@@ -106,6 +100,7 @@ def read_study(paths: RecordPaths, name: str) -> StudyTable:
     ratings = Ratings(paths, name).all()
     rating = trials["trial"].map(mean_ratings(ratings)).astype(float)
     trials.insert(trials.columns.get_loc("warm_start") + 1, "rating", rating)
+    folders = dict(zip(trials["trial"], trials["folder"], strict=True))
     curves = [(note.number, step, loss) for note in notes for step, loss in note.reports.items()]
     return StudyTable(
         name,
@@ -116,7 +111,7 @@ def read_study(paths: RecordPaths, name: str) -> StudyTable:
         distributions,
         pd.DataFrame(curves, columns=["trial", "step", "loss"]),
         ratings,
-        open_folders(paths, name, dict(zip(trials["trial"], trials["folder"], strict=True))),
+        Pictures(lambda: read_target(paths, name), lambda trial: read_output(folders[trial])),
     )
 
 
@@ -136,13 +131,13 @@ def _make_row(state: StudyStatus, note: TrialSummary, folder: Path) -> dict[str,
     }
 
 
-def add_provenance(table: StudyTable, paths: RecordPaths) -> pd.DataFrame:
-    """Return a study's trials with the study's fixed values and the MLflow tags of where each was trained.
+def join_with_provenance(tables: Sequence[StudyTable], paths: RecordPaths) -> pd.DataFrame:
+    """Return the trials of studies with the studies' fixed values and the MLflow tags of each training."""
+    parts = [_add_provenance(table, paths) for table in tables]
+    return pd.concat([part for part in parts if not part.empty] or parts)
 
-    Args:
-        table: The study.
-        paths: Paths of the records.
-    """
+
+def _add_provenance(table: StudyTable, paths: RecordPaths) -> pd.DataFrame:
     trials = table.trials.copy()
     trials.insert(0, "study", table.name)
     for key in sorted(table.fixed.keys() - set(trials.columns)):

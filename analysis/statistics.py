@@ -12,20 +12,6 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import linalg, stats
 
-__all__ = [
-    "N_RESAMPLES",
-    "Z_95",
-    "Estimate",
-    "Kind",
-    "correlate",
-    "correlate_within",
-    "log10_std",
-    "min_detectable_correlation",
-    "permutation_p",
-    "quadratic_ranks",
-    "residual",
-]
-
 CONFIDENCE = 0.95
 Z_95 = float(stats.norm.ppf((1 + CONFIDENCE) / 2))  # standard deviations from the mean to either end
 POWER = 0.8
@@ -39,13 +25,7 @@ Kind = Literal["pearson", "spearman"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95% interval.
-
-    Args:
-        value: The value; NaN where it is not defined.
-        low: Lower end of the interval.
-        high: Upper end.
-    """
+    """A value with the ends of its 95% interval; NaN if it is not defined."""
 
     value: float
     low: float
@@ -55,6 +35,9 @@ class Estimate:
         if math.isnan(self.value):
             return "not defined (all the same)"
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+UNDEFINED = Estimate(math.nan, math.nan, math.nan)
 
 
 def log10_std(values: Sequence[float] | Vector) -> Estimate:
@@ -89,7 +72,7 @@ def correlate(x: Sequence[float] | Vector, y: Sequence[float] | Vector, kind: Ki
     x, y = np.asarray(x, float), np.asarray(y, float)
     n = len(x)
     if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return Estimate(math.nan, math.nan, math.nan)
+        return UNDEFINED
     if kind == "spearman":
         x, y = stats.rankdata(x), stats.rankdata(y)
     found = stats.pearsonr(x, y)
@@ -112,8 +95,8 @@ def correlate_within(
     """Return the correlation within groups; differences between the groups do not count.
 
     Args:
-        x: One value per observation.
-        y: The other value.
+        x: A value per observation.
+        y: Another value per observation.
         groups: Group of each observation.
         clusters: Cluster of each observation. Observations of a cluster are not independent: the interval is
             a jackknife interval over clusters.
@@ -126,7 +109,7 @@ def correlate_within(
     sums = np.array([np.bincount(cluster, product) for product in (one * other, one**2, other**2)])
     sums = np.column_stack([sums.sum(axis=1), sums.sum(axis=1, keepdims=True) - sums])  # of all; without each
     if not (sums[1:, 0] > 0).all():
-        return Estimate(math.nan, math.nan, math.nan)
+        return UNDEFINED
     with np.errstate(invalid="ignore", divide="ignore"):
         found, *without = sums[0] / np.sqrt(sums[1] * sums[2])
         z = np.arctanh(np.clip(found, -1 + 1e-12, 1 - 1e-12))

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from analysis.runs import StudyTable
     from analysis.unit_cube import UnitCube
 
-__all__ = ["METHODS", "Model", "Suggestion", "main", "suggest"]
-
 METHODS = ("model", "pca", "umap")
 MIN_TRIALS = 10
 GOALS = {"rating": "rating", "log10_loss": "logarithm of the final loss"}
@@ -156,12 +154,7 @@ def suggest(table: StudyTable, method: str, n: int, target_rating: float) -> tup
 
 
 class Model:
-    """A Gaussian process on the unit cube.
-
-    Args:
-        points: Configurations, (configuration, axis).
-        values: One per configuration.
-    """
+    """A Gaussian process on the unit cube, of a value per point, (point, axis)."""
 
     def __init__(self, points: Points, values: Points) -> None:
         from sklearn.exceptions import ConvergenceWarning
@@ -179,16 +172,13 @@ class Model:
             warnings.simplefilter("ignore", ConvergenceWarning)
             self.process.fit(points, values)
 
-    def predict(self, points: Points) -> tuple[Points, Points]:
-        """Return means and standard deviations, including the noise of a trial."""
+    def predict(self, points: Points, *, noise: bool = True) -> tuple[Points, Points]:
+        """Return means and standard deviations, with or without the noise of a trial."""
         mean, sd = self.process.predict(points, return_std=True)
+        if not noise:
+            variance = self.process.kernel_.k2.noise_level * self.values.var()
+            sd = np.sqrt(np.maximum(sd**2 - variance, 1e-12))
         return np.asarray(mean, float), np.asarray(sd, float)
-
-    def predict_mean(self, points: Points) -> tuple[Points, Points]:
-        """Return means and their standard deviations, without the noise of a trial."""
-        mean, sd = self.predict(points)
-        noise = self.process.kernel_.k2.noise_level * self.values.var()
-        return mean, np.sqrt(np.maximum(sd**2 - noise, 1e-12))
 
     def coverage(self) -> float:
         """Return the share of the values within the 95% interval that is predicted without them."""
@@ -220,7 +210,7 @@ def _by_model(
     encoded, found = cube.encode(candidates), []
     best = float((sign * model.predict(model.points)[0]).min())  # of predictions, which have no noise
     for _ in range(min(n, len(candidates))):
-        mean, sd = model.predict_mean(encoded)
+        mean, sd = model.predict(encoded, noise=False)
         gain = best - sign * mean
         expected = gain * norm.cdf(gain / sd) + sd * norm.pdf(gain / sd)
         chosen = int(np.argmax(expected))
@@ -272,12 +262,11 @@ def _choose_cluster(trials: pd.DataFrame, target_rating: float) -> tuple[int, st
 
 def _select_new(cube: UnitCube, candidates: Sequence[dict[str, Any]], tried: Points) -> list[dict[str, Any]]:
     """Return the different candidates that were not tried."""
-    seen, new = {tuple(point.round(9)) for point in tried}, []
-    for each, point in zip(candidates, cube.encode(candidates).round(9), strict=True):
-        if tuple(point) not in seen:
-            seen.add(tuple(point))
-            new.append(each)
-    return new
+    points = map(tuple, cube.encode(candidates).round(9).tolist())
+    new = dict(zip(points, candidates, strict=True))
+    for point in map(tuple, tried.round(9).tolist()):
+        new.pop(point, None)
+    return list(new.values())
 
 
 def _describe(

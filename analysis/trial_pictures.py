@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,6 @@ from typing import Any
 from PIL import Image
 
 from nca.records.paths import RecordPaths
-
-__all__ = [
-    "Pictures",
-    "data_url",
-    "has_output",
-    "make_sheet",
-    "open_folders",
-    "open_sheet",
-    "read_output",
-    "read_target",
-]
 
 N_COLUMNS = 10  # of a sheet
 
@@ -40,24 +29,8 @@ class Pictures:
     output: Callable[[int], Image.Image | None]
 
 
-def open_folders(paths: RecordPaths, study: str, folders: Mapping[int, str]) -> Pictures:
-    """Return the pictures in the folders of a study's trials.
-
-    Args:
-        paths: Paths of the records.
-        study: The study's name.
-        folders: Folder of each trial, by number.
-    """
-    return Pictures(lambda: read_target(paths, study), lambda trial: read_output(folders[trial]))
-
-
 def open_sheet(sheet: Path, trials: Sequence[int]) -> Pictures:
-    """Return the pictures of a sheet that `make_sheet` made.
-
-    Args:
-        sheet: The file.
-        trials: Numbers of the trials, in the order of the sheet.
-    """
+    """Return the pictures of a sheet that `make_sheet` made of the same trials."""
 
     def cut(position: int) -> Image.Image | None:
         if not sheet.exists():
@@ -73,10 +46,6 @@ def open_sheet(sheet: Path, trials: Sequence[int]) -> Pictures:
 
 def make_sheet(pictures: Pictures, trials: Sequence[int]) -> Image.Image | None:
     """Return the target and the first output of each trial in rows of `N_COLUMNS`.
-
-    Args:
-        pictures: Of one study.
-        trials: Numbers of the trials, in the order of the sheet.
 
     Returns:
         RGBA, transparent where a picture is missing; None without a target.
@@ -124,13 +93,7 @@ def read_target(paths: RecordPaths, study: str) -> Image.Image | None:
 
 
 def data_url(picture: Image.Image, kind: str = "PNG", **options: Any) -> str:
-    """Return a picture as a data URL, without its file name or other metadata.
-
-    Args:
-        picture: RGB.
-        kind: Pillow's name of the format.
-        options: Passed to Pillow's `save`.
-    """
+    """Return a picture as a data URL, without its file name or other metadata; options are Pillow's."""
     file = io.BytesIO()
     picture.save(file, kind, **options)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -19,8 +19,6 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-__all__ = ["UnitCube"]
-
 
 class UnitCube:
     """The unit cube of a search space.

@@ -28,8 +28,6 @@ from analysis.figures.drawing import (
 from analysis.ratings.ratings import MAX_RATING
 from analysis.unit_cube import UnitCube
 
-__all__ = ["MIN_CLUSTERED", "fit_umap", "k_means", "plot_clusters"]
-
 Points = NDArray[np.float64]
 
 MIN_CLUSTERED = 10  # trials
@@ -42,12 +40,7 @@ SEED = 0
 
 
 def k_means(points: Points, n_init: int = 10) -> tuple[KMeans, float]:
-    """Return the k-means clusters with the largest silhouette, and that silhouette, in [-1, 1].
-
-    Args:
-        points: Configurations in the unit cube, (configuration, axis), at least three different ones.
-        n_init: Number of initializations for each number of clusters.
-    """
+    """Return k-means clusters of at least three different points, and their silhouette, the largest found."""
     largest = min(MAX_CLUSTERS, len(np.unique(points, axis=0)) - 1)
     tried = [KMeans(k, n_init=n_init, random_state=SEED).fit(points) for k in range(2, largest + 1)]
     silhouettes = [float(silhouette_score(points, each.labels_)) for each in tried]
@@ -71,13 +64,7 @@ def fit_umap(points: Points) -> Any:
 
 
 def plot_clusters(points: Points, cube: UnitCube, trials: pd.DataFrame) -> Plot | str:
-    """Plot configurations by PCA and by UMAP, colored by cluster, by loss and by rating.
-
-    Args:
-        points: The configurations in the cube, (configuration, axis).
-        cube: The unit cube of the search space.
-        trials: The trial of each configuration, all complete.
-    """
+    """Plot the configurations of trials by PCA and by UMAP, colored by cluster, by loss and by rating."""
     if len(cube.names) < 2 or len(np.unique(points, axis=0)) < MIN_CLUSTERED:
         return require(MIN_CLUSTERED, trials, " with different configurations and two parameters that vary")
     clusters, silhouette = k_means(points)
@@ -134,7 +121,9 @@ def draw_clusters(axes: Axes, x: Points, y: Points, trials: pd.DataFrame) -> Non
     for number, color in make_colors(sorted(set(trials["cluster"]))).items():
         inside = (trials["cluster"] == number).to_numpy()
         axes.scatter(x[inside], y[inside], s=16, color=color, label=str(number))
-    axes.legend(title="cluster", fontsize=5, title_fontsize=6, framealpha=0.6, handletextpad=0.1)
+    axes.legend(
+        title="cluster", fontsize=5, title_fontsize=6, frameon=True, framealpha=0.6, handletextpad=0.1
+    )
 
 
 def draw_losses(axes: Axes, x: Points, y: Points, trials: pd.DataFrame) -> None:

@@ -1,4 +1,7 @@
-"""Figures that compare studies with each other, with ratings, and with predictions."""
+"""Figures that compare studies with each other, with ratings, and with predictions.
+
+`trials` are complete trials of several studies, with the columns of `analysis.runs.join_studies`.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,9 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
-from scipy import optimize
+from scipy import optimize, stats
 from statsmodels.regression.linear_model import OLS
+from statsmodels.tools import add_constant
 
 from analysis.figures.drawing import (
     GRAY,
@@ -31,15 +35,8 @@ from analysis.figures.drawing import (
 )
 from analysis.statistics import N_RESAMPLES, Z_95, correlate, correlate_within, log10_std
 
-__all__ = [
-    "MIN_SHARED",
-    "plot_losses_by_texture",
-    "plot_rating_against_loss",
-    "plot_suggestions",
-    "plot_texture_against_texture",
-]
-
 Vector = NDArray[np.float64]
+Curve = Callable[[Vector], Vector]
 
 MARKERS = "os^vDPX*<>"  # for lines with similar colors
 RATING_JITTER = 0.12
@@ -51,11 +48,7 @@ MAX_LEVERAGE = 0.9  # a point with more leverage almost determines the fit
 
 
 def plot_losses_by_texture(trials: pd.DataFrame) -> Plot | str:
-    """Plot the final losses of the same configurations on several textures.
-
-    Args:
-        trials: Complete trials with the columns `texture` and `configuration`.
-    """
+    """Plot the final losses of the same configurations on several textures."""
     shared = find_shared(trials)
     if shared is None:
         return (
@@ -69,8 +62,7 @@ def plot_losses_by_texture(trials: pd.DataFrame) -> Plot | str:
         color, marker = sns.color_palette("husl", len(shared))[index], MARKERS[index % len(MARKERS)]
         axes.plot(range(losses.size), losses, f"{marker}-", color=color, alpha=0.85, lw=0.8, ms=6, label=name)
     if len(shared) <= len(MARKERS):
-        style = {"fontsize": 7, "title_fontsize": 7, "frameon": False}
-        axes.legend(title="configuration", loc="upper left", bbox_to_anchor=(1.0, 1.0), **style)
+        axes.legend(title="configuration", loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axes.set(yscale="log", ylabel=LOSS_AXIS, xticks=range(shared.shape[1]), xlabel="texture")
     axes.set_xticklabels([format_texture(texture) for texture in shared])
     spreads = "; ".join(f"{format_texture(texture)} {log10_std(shared[texture])}" for texture in shared)
@@ -84,11 +76,7 @@ def plot_losses_by_texture(trials: pd.DataFrame) -> Plot | str:
 
 
 def describe_widest(logs: pd.DataFrame) -> str:
-    """Return on which texture the losses vary most, and how far that depends on single configurations.
-
-    Args:
-        logs: Logarithms of the losses, (configuration, texture).
-    """
+    """Return on which texture, a column of `logs`, losses vary most, and without which configurations not."""
     values = logs.to_numpy()
     if not np.ptp(values, axis=0).any():
         return "The losses do not vary on any texture."
@@ -100,22 +88,17 @@ def describe_widest(logs: pd.DataFrame) -> str:
     changed = {name: other for name, other in without.items() if other != widest}
     if len(changed) > MAX_NAMED:
         parts.append(f"on another texture without any one of {len(changed)} configurations")
-    else:
-        parts += [
-            f"without configuration {name} on {format_texture(other)}" for name, other in changed.items()
-        ]
+        changed = {}
+    parts += [f"without configuration {name} on {format_texture(other)}" for name, other in changed.items()]
     return f"{'; '.join(parts)}."
 
 
 def find_shared(trials: pd.DataFrame) -> pd.DataFrame | None:
     """Return the final losses of configurations that were trained on several textures; None for too few.
 
-    Args:
-        trials: Complete trials with the columns `texture` and `configuration`; of several of a configuration
-            on a texture the first counts.
-
     Returns:
-        (configuration, texture) without gaps; configurations are named by letters.
+        (configuration, texture) without gaps, configurations named by letters; of several trials of one on a
+        texture the first counts.
     """
     first = trials.drop_duplicates(["configuration", "texture"])
     wide = first.pivot_table(index="configuration", columns="texture", values=LOSS)
@@ -124,7 +107,7 @@ def find_shared(trials: pd.DataFrame) -> pd.DataFrame | None:
     if len(wide) < MIN_SHARED or wide.shape[1] < 2:
         return None
     letters = string.ascii_uppercase if len(wide) <= len(string.ascii_uppercase) else range(len(wide))
-    return wide.set_axis([str(letter) for letter, _ in zip(letters, wide.index, strict=False)], axis=0)
+    return wide.set_axis(list(map(str, letters))[: len(wide)], axis=0)
 
 
 def plot_rating_against_loss(trials: pd.DataFrame) -> Plot | str:
@@ -154,7 +137,7 @@ def plot_rating_against_loss(trials: pd.DataFrame) -> Plot | str:
         f"{correlate_within(x, y, groups, clusters, 'spearman')} (Spearman, by rank), with 95% intervals."
     ]
     if len(colors) > 1:
-        axes.legend(fontsize=7, frameon=False)
+        axes.legend()
         text.append(f"Spearman for each texture: {'; '.join(by_texture) or 'too few of each'}.")
     axes.set(xscale="log", xlabel=LOSS_AXIS, ylabel=RATING_AXIS, ylim=(-0.3, 5.3))
     return Plot("rating_against_loss", figure, rated[["study", "texture", "trial", LOSS, "rating"]], text)
@@ -163,29 +146,14 @@ def plot_rating_against_loss(trials: pd.DataFrame) -> Plot | str:
 def draw_regression(axes: Axes, x: Vector, y: Vector, color: Any, *, band: bool) -> None:
     """Draw a least-squares line over logarithms x, with its 95% confidence band."""
     at = np.linspace(x.min(), x.max(), 100)
-    prediction = fit_ols(x, y).get_prediction(add_intercept(at))
+    prediction = OLS(y, add_constant(x)).fit().get_prediction(add_constant(at))
     axes.plot(10**at, prediction.predicted_mean, color=color, lw=1.2)
     if band:
         axes.fill_between(10**at, *prediction.conf_int().T, color=color, alpha=0.12, lw=0)
 
 
-def fit_ols(x: Vector, y: Vector) -> Any:
-    """Return statsmodels' fit of a straight line."""
-    return OLS(y, add_intercept(x)).fit()
-
-
-def add_intercept(x: Vector) -> Vector:
-    """Return the design matrix of a straight line, (value, 2)."""
-    return np.column_stack([np.ones_like(x), x])
-
-
 def plot_texture_against_texture(trials: pd.DataFrame, first: str) -> Plot | str:
-    """Plot the final losses on one texture against those of the same configurations on others, with two fits.
-
-    Args:
-        trials: Complete trials with the columns `texture` and `configuration`.
-        first: The texture.
-    """
+    """Plot the final losses on other textures against those of the same configurations on the first."""
     wide = find_shared(trials)
     if wide is None or first not in wide:
         return (
@@ -204,12 +172,12 @@ def plot_texture_against_texture(trials: pd.DataFrame, first: str) -> Plot | str
         rho = correlate(x, y, "spearman")
         parts = [f"{format_texture(other)}: rank correlation {rho}"]
         if np.ptp(y) > 0 and np.ptp(x[~outlying]) > 0:
-            for fit in (fit_line, fit_exponential):
-                row = draw_fit(axes, fit, x[~outlying], y[~outlying])
+            for kind in ("linear", "exponential"):
+                row = draw_fit(axes, kind, x[~outlying], y[~outlying])
                 parts.append("{fit} fit R² {r2:.2f} [{low:.2f}, {high:.2f}]".format(**row))
                 rows.append({"texture": other, **row, "spearman": rho.value})
-        axes.set(xscale="log", yscale="log", xlabel=f"{format_texture(first)}: final loss")
-        axes.set(title=format_texture(other))
+        axes.set(xscale="log", yscale="log", title=format_texture(other))
+        axes.set_xlabel(f"{format_texture(first)}: final loss")
         text.append(", ".join(parts) + ".")
     text.append(
         f"{len(wide)} configurations. Both fits are least squares of the logarithms, because losses vary by "
@@ -220,53 +188,40 @@ def plot_texture_against_texture(trials: pd.DataFrame, first: str) -> Plot | str
         text.append(f"The fits leave out configuration {named}, whose leverage is above {MAX_LEVERAGE}.")
     figure.axes[0].set_ylabel("final loss on the other texture")
     if rows:
-        figure.axes[0].legend(fontsize=7, frameon=False)
+        figure.axes[0].legend()
     return Plot("texture_against_texture", figure, pd.DataFrame(rows), text)
 
 
-Curve = Callable[[Vector], Vector]
-Fit = Callable[[Vector, Vector], tuple[Curve, float]]
+def fit_curve(kind: str, x: Vector, y: Vector) -> tuple[Curve, float]:
+    """Return y = a exp(b x), or a line with positive ends, fitted to the logarithms of y, and their R²."""
+    logs = np.log(y)
+    if kind == "exponential":
+        fit = stats.linregress(x, logs)
+        return lambda at: np.exp(fit.intercept + fit.slope * at), float(fit.rvalue**2)
+    ends = [x.min(), x.max()]
 
-
-def fit_line(x: Vector, y: Vector) -> tuple[Curve, float]:
-    """Return a straight line between two positive ends, fitted to logarithms, and its R² for logarithms."""
-    ends, logs = [x.min(), x.max()], np.log(y)
-
-    def predict(log_ends: Vector, at: Vector) -> Vector:
-        return np.log(np.interp(at, ends, np.exp(log_ends)))
+    def line(log_ends: Vector, at: Vector) -> Vector:
+        return np.asarray(np.interp(at, ends, np.exp(log_ends)), float)
 
     start = np.polyval(np.polyfit(x, logs, 1), ends)
-    found = optimize.least_squares(lambda log_ends: predict(log_ends, x) - logs, start)
-    r2 = 1 - 2 * found.cost / ((logs - logs.mean()) ** 2).sum()
-    return lambda at: np.exp(predict(found.x, at)), float(r2)
+    found = optimize.least_squares(lambda log_ends: np.log(line(log_ends, x)) - logs, start)
+    return lambda at: line(found.x, at), float(1 - 2 * found.cost / ((logs - logs.mean()) ** 2).sum())
 
 
-def fit_exponential(x: Vector, y: Vector) -> tuple[Curve, float]:
-    """Return a * exp(b x), fitted to logarithms, and its R² for logarithms."""
-    fit = fit_ols(x, np.log(y))
-    return lambda at: np.exp(fit.predict(add_intercept(at))), float(fit.rsquared)
-
-
-def draw_fit(axes: Axes, fit: Fit, x: Vector, y: Vector) -> dict[str, Any]:
-    """Draw a fit, an exponential one with its 95% bootstrap band; return its R² with its interval."""
-    kind, at = (
-        fit.__name__.removeprefix("fit_").replace("line", "linear"),
-        np.geomspace(x.min(), x.max(), 100),
-    )
-    draw = np.random.default_rng(0)
-    shares: list[float] = []
-    lines: list[Vector] = []
-    while len(shares) < N_FITS:
+def draw_fit(axes: Axes, kind: str, x: Vector, y: Vector) -> dict[str, Any]:
+    """Draw a fitted curve, an exponential one with its 95% bootstrap band; return R² and its interval."""
+    at, draw = np.geomspace(x.min(), x.max(), 100), np.random.default_rng(0)
+    fits: list[tuple[Curve, float]] = []
+    while len(fits) < N_FITS:
         index = draw.integers(0, len(x), len(x))
         if np.ptp(x[index]) > 0 and np.ptp(y[index]) > 0:
-            curve, r2 = fit(x[index], y[index])
-            shares.append(r2)
-            lines.append(curve(at))
-    curve, r2 = fit(x, y)
-    axes.plot(at, curve(at), "--" if kind == "exponential" else "-", color=INK, lw=1, label=kind)
+            fits.append(fit_curve(kind, x[index], y[index]))
+    low, high = np.quantile([r2 for _, r2 in fits], [0.025, 0.975])
+    curve, r2 = fit_curve(kind, x, y)
+    axes.plot(at, curve(at), "-" if kind == "linear" else "--", color=INK, lw=1, label=kind)
     if kind == "exponential":
-        axes.fill_between(at, *np.quantile(lines, [0.025, 0.975], axis=0), color=INK, alpha=0.1, lw=0)
-    low, high = np.quantile(shares, [0.025, 0.975])
+        band = np.quantile([each(at) for each, _ in fits], [0.025, 0.975], axis=0)
+        axes.fill_between(at, *band, color=INK, alpha=0.1, lw=0)
     return {"fit": kind, "r2": r2, "low": float(low), "high": float(high)}
 
 
@@ -295,7 +250,7 @@ def plot_suggestions(trials: pd.DataFrame) -> Plot | str:
     left.plot(ends, ends, color=INK, lw=0.8, ls="--")
     left.set(xscale="log", yscale="log", xlabel="predicted final loss", ylabel="obtained final loss")
     left.set(xlim=ends, ylim=ends)
-    left.legend(fontsize=7, frameon=False)
+    left.legend()
     for at, (name, each) in enumerate(groups.items()):
         right.scatter(at + jitter(len(each)), each[LOSS], s=14, alpha=0.7, color=colors.get(name, GRAY))
         right.plot([at - 0.3, at + 0.3], [each[LOSS].median()] * 2, color=INK, lw=1.2)

@@ -14,17 +14,6 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-__all__ = [
-    "LOSS",
-    "Plot",
-    "as_numbers",
-    "format_label",
-    "format_texture",
-    "make_figure",
-    "require",
-    "use_style",
-]
-
 LOSS = "final_loss"
 LOSS_AXIS = "final loss (style loss, no unit)"
 RATING_AXIS = "rating (0 to 5)"
@@ -38,14 +27,7 @@ INK, MARK, GRAY = "#1c2430", "#0072b2", "#9aa7b6"
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure with its numbers and a caption.
-
-    Args:
-        name: Name of its files.
-        figure: The figure.
-        data: The numbers that it shows.
-        text: Sentences of the caption; their numbers come from the data.
-    """
+    """A figure with the name of its files, its numbers, and the sentences of its caption."""
 
     name: str
     figure: Figure
@@ -54,13 +36,7 @@ class Plot:
 
 
 def require(n: int, found: Sized, more: str = "") -> str:
-    """Return the sentence in place of a figure that needs more trials.
-
-    Args:
-        n: Number of complete trials that the figure needs.
-        found: The trials there are.
-        more: What else it needs.
-    """
+    """Return the sentence in place of a figure that needs `n` trials, and maybe something more."""
     return f"Needs at least {n} complete trials ({len(found)} so far){more}. {MORE_TRIALS}"
 
 
@@ -81,6 +57,8 @@ def use_style() -> Iterator[None]:
         **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color"), INK),
         **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize"), 9),
         **dict.fromkeys(("xtick.labelsize", "ytick.labelsize"), 8),
+        **dict.fromkeys(("legend.fontsize", "legend.title_fontsize"), 7),
+        "legend.frameon": False,
     }
     with mpl.rc_context(style):
         yield

@@ -16,9 +16,8 @@ from analysis.runs import StudyTable
 from analysis.trial_pictures import data_url
 from nca.records.paths import RecordPaths
 
-__all__ = ["RELATIVE_LOSS", "list_best", "plot_examples", "plot_published"]
-
 RELATIVE_LOSS = "final_loss_relative"
+N_BEST = 10  # rows of the table of the best trials
 PUBLISHED = {
     "set 5": {"model.channels": 15, "model.hidden_channels": 96, "model.filters": 4},
     "set 8": {"model.channels": 6, "model.hidden_channels": 32, "model.filters": 6},
@@ -88,7 +87,7 @@ def plot_published(tables: Sequence[StudyTable]) -> Plot | str:
             rows.append({"configuration": name, "texture": texture, LOSS: row[LOSS]})
         column[-1].set(yscale="log", xlabel="training step")
     grid[-1, 0].set_ylabel("loss, smoothed")
-    grid[-1, 0].legend(fontsize=6, frameon=False)
+    grid[-1, 0].legend(fontsize=6)
     text = (
         "Targets, outputs with final losses, and curves. In the original study set 5 was best, set 8 worst."
     )
@@ -96,10 +95,7 @@ def plot_published(tables: Sequence[StudyTable]) -> Plot | str:
 
 
 def find_published(tables: Sequence[StudyTable]) -> dict[tuple[str, str], tuple[StudyTable, pd.Series]]:
-    """Return the last complete trial of each published configuration on each texture.
-
-    Only studies that search nothing are considered.
-    """
+    """Return the last complete trial of each published configuration on each texture, without a search."""
     found = {}
     for table in tables:
         names = [name for name, values in PUBLISHED.items() if values.items() <= table.fixed.items()]
@@ -110,38 +106,27 @@ def find_published(tables: Sequence[StudyTable]) -> dict[tuple[str, str], tuple[
     return found
 
 
-def list_best(tables: Sequence[StudyTable], paths: RecordPaths, n: int, by: str) -> list[dict[str, Any]]:
-    """Return the best trials as rows of a table, with a picture and links to their MLflow runs.
-
-    Args:
-        tables: The studies.
-        paths: Paths of the records.
-        n: Number of trials.
-        by: Column to sort by, the smallest first.
-    """
-    trials = [
-        (row[by], table, row)
-        for table in tables
-        if by in table.trials
-        for _, row in table.trials[table.trials["reason"] == "complete"].dropna(subset=[by, LOSS]).iterrows()
-    ]
-    rows = []
-    for _, table, row in sorted(trials, key=lambda each: each[0])[:n]:
+def list_best(
+    trials: pd.DataFrame, tables: Sequence[StudyTable], paths: RecordPaths, by: str
+) -> list[dict[str, Any]]:
+    """Return rows of a table: the trials with the smallest values of a column, with picture and links."""
+    studies, rows = {table.name: table for table in tables}, []
+    for row in trials.dropna(subset=[by]).nsmallest(N_BEST, by).to_dict("records"):
+        table = studies[row["study"]]
         experiment, run = table.links.get("mlflow_experiment_id"), row.get("mlflow_run_id")
         links = {}
         if experiment is not None and isinstance(run, str):
             links = {"run": paths.mlflow_url(experiment, run)}
             links["viewer"] = paths.mlflow_url(experiment, run, "viewer.html")
-        output = table.pictures.output(int(row["trial"]))
+        output = table.pictures.output(row["trial"])
         rows.append(
             {
                 "output": None if output is None else data_url(output),
-                "study": table.name,
-                "trial": row["trial"],
                 "loss": f"{row[LOSS]:.3g}",
                 "rating": "" if pd.isna(row["rating"]) else f"{row['rating']:.2g}",
                 "params": [f"{format_label(name)} {_short(row[name])}" for name in table.params],
                 "links": links,
+                **{key: row[key] for key in ("study", "trial")},
             }
         )
     return rows

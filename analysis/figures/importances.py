@@ -28,8 +28,6 @@ from analysis.figures.drawing import (
     require,
 )
 
-__all__ = ["plot_importances"]
-
 MIN_TRIALS = 10
 N_RESAMPLES = 8
 MAX_TRIALS = 300  # of a resample; more take longer and change little
@@ -44,11 +42,6 @@ def plot_importances(
     """Plot the share of the variance of the loss's ranks that each parameter explains, by fANOVA.
 
     Ranks, because a few collapsed trials have most of the variance of the losses' logarithms.
-
-    Args:
-        trials: Complete trials.
-        points: Their configurations in the unit cube, (configuration, axis).
-        distributions: Distribution of each parameter, by name; each has several values.
     """
     if len(trials) < MIN_TRIALS or not distributions:
         return require(MIN_TRIALS, trials, " and a searched parameter")
@@ -76,12 +69,7 @@ def plot_importances(
 
 
 def predict_unseen(points: NDArray[np.float64], ranks: NDArray[np.float64]) -> float:
-    """Return the R² of a random forest on unseen trials; negative if it is worse than the mean.
-
-    Args:
-        points: Configurations in the unit cube, (configuration, axis).
-        ranks: One per configuration.
-    """
+    """Return the R² of a random forest on unseen trials; negative if it is worse than the mean."""
     scores = []
     for seed in range(N_REPEATS):
         forest = RandomForestRegressor(N_TREES, random_state=seed, n_jobs=1)
@@ -94,10 +82,6 @@ def compute_importances(trials: pd.DataFrame, distributions: Mapping[str, BaseDi
     """Return each parameter's share of what a forest explains of the loss's ranks.
 
     The shares add up to 1 even if no parameter matters; `predict_unseen` tells whether they mean anything.
-
-    Args:
-        trials: Complete trials with the column `rank`.
-        distributions: Distribution of each parameter, by name.
 
     Returns:
         Columns `parameter`, `importance` (mean over resamples of the trials) and `sd`.

@@ -17,8 +17,6 @@ from analysis.figures.drawing import (
     tick_labels,
 )
 
-__all__ = ["plot_parallel"]
-
 
 def plot_parallel(trials: pd.DataFrame, params: Sequence[str]) -> str:
     """Return parallel coordinates of parameters and losses, plotly.js included; empty for too few trials."""

@@ -38,14 +38,13 @@ from analysis.figures.drawing import (
     tick_labels,
 )
 from analysis.statistics import (
+    UNDEFINED,
     correlate,
     min_detectable_correlation,
     permutation_p,
     quadratic_ranks,
     residual,
 )
-
-__all__ = ["plot_curves", "plot_history", "plot_interactions", "plot_parameters"]
 
 MIN_FOR_INTERACTIONS = 12
 MAX_STUDIES = 6  # in one figure, so that their colors can be told apart
@@ -54,13 +53,7 @@ N_SHUFFLED = 500
 
 
 def plot_parameters(trials: pd.DataFrame, params: Sequence[str], notes: Sequence[str] = ()) -> Plot | str:
-    """Plot each parameter against the final loss, with a smoother, an effect size and an adjusted p-value.
-
-    Args:
-        trials: Complete trials.
-        params: Names of the parameters, each with several values.
-        notes: Sentences to add.
-    """
+    """Plot each parameter against the final loss, with a smoother, an effect size and an adjusted p-value."""
     if len(trials) < MIN_TRIALS or not params:
         return require(MIN_TRIALS, trials, " and a searched parameter")
     raw = [permutation_p(design_of(trials[name]), trials[LOSS], trials["trial"]) for name in params]
@@ -70,14 +63,11 @@ def plot_parameters(trials: pd.DataFrame, params: Sequence[str], notes: Sequence
     rows: list[dict[str, Any]] = []
     for axes, name, p in zip(figure.axes, params, multipletests(raw, method="holm")[1], strict=False):
         draw_parameter(axes, trials, name)
-        row = {"parameter": name, "spearman": math.nan, "low": math.nan, "high": math.nan, "p": p}
-        title = f"p = {p:.2g}"
-        if is_numeric(trials[name]):
-            rho = correlate(as_numbers(trials[name]), trials[LOSS], "spearman")
-            row |= {"spearman": rho.value, "low": rho.low, "high": rho.high}
-            title = f"rank correlation {rho.value:+.2f}, {title}"
-        axes.set_title(title, fontsize=8)
-        rows.append(row)
+        numeric = is_numeric(trials[name])
+        rho = correlate(trials[name], trials[LOSS], "spearman") if numeric else UNDEFINED
+        effect = "" if math.isnan(rho.value) else f"rank correlation {rho.value:+.2f}, "
+        axes.set_title(f"{effect}p = {p:.2g}", fontsize=8)
+        rows.append({"parameter": name, "spearman": rho.value, "low": rho.low, "high": rho.high, "p": p})
     for axes in figure.axes[len(params) :]:
         axes.set_visible(False)
     for axes in figure.axes[::n_columns]:
@@ -142,9 +132,9 @@ def plot_interactions(
     """Plot the share of the loss's rank variance that products of two parameters explain beyond both alone.
 
     Args:
-        points: Configurations in the unit cube, (configuration, axis).
-        names: Names of the axes.
-        losses: One per configuration.
+        points: Configurations in the unit cube, (configuration, parameter).
+        names: Names of the parameters.
+        losses: A loss per configuration.
     """
     if len(losses) < MIN_FOR_INTERACTIONS or len(names) < 2:
         return require(MIN_FOR_INTERACTIONS, losses, " and two parameters that vary")
@@ -160,19 +150,11 @@ def plot_interactions(
     figure = make_figure(height=0.45 * len(names) + 1.2)
     (axes,) = figure.axes
     labels = [format_label(name) for name in names]
-    sns.heatmap(
-        gain[1:, :-1],
-        xticklabels=labels[:-1],
-        yticklabels=labels[1:],
-        cmap="cividis",
-        vmin=0,
-        vmax=max(0.1, float(np.nanmax(gain))),
-        annot=True,
-        fmt=".2f",
-        ax=axes,
-        cbar_kws={"label": "share of variance"},
-        annot_kws={"fontsize": 8},
-    )
+    limits = {"vmin": 0, "vmax": max(0.1, float(np.nanmax(gain)))}
+    style = {"annot": True, "fmt": ".2f", "annot_kws": {"fontsize": 8}, "cmap": "cividis"}
+    bar = {"label": "share of variance"}
+    frame = pd.DataFrame(gain, index=labels, columns=labels)
+    sns.heatmap(frame.iloc[1:, :-1], ax=axes, cbar_kws=bar, **limits, **style)
     i, j = divmod(int(np.nanargmax(gain)), len(names))
     text = (
         "Share of the variance of the loss's ranks that the product of two parameters explains beyond both "
@@ -209,7 +191,7 @@ def plot_history(trials: pd.DataFrame) -> Plot | str:
     history.set(yscale="log", xlabel="trial", ylabel=LOSS_AXIS)
     distribution.set(xscale="log", xlabel=LOSS_AXIS, ylabel="share of trials at or below")
     if len(colors) > 1:
-        history.legend(fontsize=6, frameon=False)
+        history.legend(fontsize=6)
     best = trials.loc[trials[LOSS].idxmin()]
     text = [f"The best loss, {best[LOSS]:.3g}, is trial {best['trial']} of {best['study']}."]
     if len(sizes) > MAX_STUDIES:
@@ -218,12 +200,7 @@ def plot_history(trials: pd.DataFrame) -> Plot | str:
 
 
 def plot_curves(curves: pd.DataFrame, trials: pd.DataFrame) -> Plot | str:
-    """Plot the smoothed losses of all trials over their training steps.
-
-    Args:
-        curves: Columns `study`, `trial`, `step` and `loss`.
-        trials: All finished trials.
-    """
+    """Plot the smoothed losses of all trials over their training steps."""
     if curves.empty:
         return "No trial has reported a loss yet."
     figure = make_figure(height=3.6)
@@ -235,6 +212,6 @@ def plot_curves(curves: pd.DataFrame, trials: pd.DataFrame) -> Plot | str:
     for key, curve in shown.items():
         axes.plot(curve["step"], curve["loss"], color=colors[reasons[key]], lw=0.7, alpha=0.6)
     axes.set(yscale="log", xlabel="training step", ylabel="loss, median of 256 steps (no unit)")
-    axes.legend([Line2D([], [], color=color) for color in colors.values()], colors, fontsize=7, frameon=False)
+    axes.legend([Line2D([], [], color=color) for color in colors.values()], colors)
     text = f"{len(shown)} trials: {', '.join(f'{n} {reason}' for reason, n in counts.items())}."
     return Plot("curves", figure, curves, [text])

@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from analysis.ratings.ratings import Rating, Ratings, mean_by_rater, repeats
+from analysis.ratings.agreement import describe_agreement
+from analysis.ratings.ratings import Rating, Ratings
 from analysis.ratings.table import read_csv, write_csv
 from nca.cli.errors import exit_on_error
 from nca.cli.options import Command, read_out, writing
@@ -61,17 +62,13 @@ def _import(ratings: Ratings, file: Path, trials: Collection[int]) -> None:
 
 
 def describe(ratings: Sequence[Rating], n_trials: int) -> Iterator[str]:
-    """Yield how many outputs are rated, by whom, and how well each rater agrees with their own repeats."""
-    by_trial, pairs = mean_by_rater(ratings), repeats(ratings)
-    yield f"{len(by_trial)} of {n_trials} complete trials are rated"
+    """Yield how many outputs are rated, by whom, and how well the raters agree."""
+    yield f"{len({each.trial for each in ratings})} of {n_trials} complete trials are rated"
     for rater in sorted({each.rater for each in ratings}):
-        given = [each.rating for each in ratings if each.rater == rater]
-        text = f"{rater}: {sum(rater in means for means in by_trial.values())} rated, mean {fmean(given):.2g}"
-        if pairs[rater]:
-            differences = [abs(first - second) for first, second in pairs[rater]]
-            text += f"; {len(differences)} re-rated, {differences.count(0)} the same, mean difference "
-            text += f"{fmean(differences):.2g}"
-        yield text
+        given = [each for each in ratings if each.rater == rater]
+        mean = fmean(each.rating for each in given)
+        yield f"{rater}: {len({each.trial for each in given})} rated, mean {mean:.2g}"
+    yield from describe_agreement([ratings])
 
 
 if __name__ == "__main__":

@@ -10,19 +10,13 @@ from statistics import fmean
 from analysis.ratings.ratings import Rating, mean_by_rater, repeats
 from analysis.statistics import correlate
 
-__all__ = ["describe_agreement"]
-
-MIN_PAIRS = 5  # pairs of ratings of the same output
+MIN_PAIRS = 5  # of ratings, for a comparison
 
 Pairs = list[tuple[float, float]]
 
 
 def describe_agreement(studies: Iterable[Sequence[Rating]]) -> Iterator[str]:
-    """Yield how well each rater agrees with their own repeats, and each two raters with each other.
-
-    Args:
-        studies: The ratings of each study.
-    """
+    """Yield how well each rater agrees with their own repeats, and each two raters with each other."""
     of_one: dict[str, Pairs] = defaultdict(list)
     of_two: dict[tuple[str, str], Pairs] = defaultdict(list)
     for ratings in studies:
@@ -43,11 +37,11 @@ def describe_agreement(studies: Iterable[Sequence[Rating]]) -> Iterator[str]:
 
 def describe_repeats(rater: str, pairs: Pairs) -> str:
     """Return how much a rater's first and second ratings differ, compared with those of different outputs."""
-    text = f"Rater '{rater}' re-rated {len(pairs)} output{'s' * (len(pairs) > 1)}"
+    text = f"Rater '{rater}' re-rated {len(pairs)} output{'s' * (len(pairs) > 1)}: mean difference "
     if len(pairs) < MIN_PAIRS:
-        return f"{text}; agreement needs at least {MIN_PAIRS}."
+        return f"{text}{difference(pairs)}."
     others = list(itertools.product(*zip(*pairs, strict=True)))
-    return f"{text}: mean difference {difference(pairs)} ({difference(others)} between different outputs)."
+    return f"{text}{difference(pairs)} ({difference(others)} between different outputs)."
 
 
 def difference(pairs: Pairs) -> str:

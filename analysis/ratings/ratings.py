@@ -17,17 +17,6 @@ from analysis.trial_pictures import has_output
 from nca.cli.errors import ConfigError
 from nca.records.paths import RecordPaths
 
-__all__ = [
-    "MAX_RATING",
-    "Rating",
-    "Ratings",
-    "check_rater",
-    "mean_by_rater",
-    "mean_ratings",
-    "now",
-    "repeats",
-]
-
 MAX_RATING = 5  # the smallest is 0
 KEY = "rating:"  # prefix of the study's attributes
 RATER = re.compile(r"[\w][\w .-]{0,39}")

@@ -12,8 +12,6 @@ from pathlib import Path
 from analysis.ratings.ratings import MAX_RATING, Rating, check_rater, now
 from nca.cli.errors import ConfigError
 
-__all__ = ["read_csv", "write_csv"]
-
 STUDY = "study"  # column of a table, which may hold several studies
 
 

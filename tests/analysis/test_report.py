@@ -243,7 +243,7 @@ def test_raters_are_held_against_themselves_and_each_other(tmp_path: Path) -> No
     ratings.add(Rating(1, "bob", 1, 0, now()))
     said = " ".join(sentences(write_report([read_study(paths, "leaf")], paths, tmp_path / "out")))
     assert "Rater 'ada' re-rated 5 outputs: mean difference 0.2 (1.8 between different outputs)." in said
-    assert "Rater 'bob' re-rated 1 output; agreement needs at least 5." in said
+    assert "Rater 'bob' re-rated 1 output: mean difference 2." in said
     assert "Raters 'ada' and 'bob' both rated 6 outputs: mean difference " in said
 
 

@@ -92,7 +92,7 @@ def test_the_coverage_is_that_of_trials_left_out() -> None:
 
 def test_a_trials_noise_is_no_promise_of_improvement() -> None:
     model = Model(np.linspace(0, 1, 40)[:, None], np.random.default_rng(2).normal(size=40))
-    (_, with_noise), (_, of_mean) = model.predict(model.points), model.predict_mean(model.points)
+    (_, with_noise), (_, of_mean) = model.predict(model.points), model.predict(model.points, noise=False)
     assert (of_mean < 0.5 * with_noise).all()
 
 

@@ -119,7 +119,7 @@ def test_a_table_of_ratings_goes_out_and_in_again(
         assert ratings.all() == before
     said = capsys.readouterr().out
     assert f"4 of {N_COMPLETE} complete trials are rated" in said
-    assert "ada of Ö: 4 rated, mean 2.1; 1 re-rated, 0 the same, mean difference 2" in said
+    assert "ada of Ö: 4 rated, mean 2.1\nRater 'ada of Ö' re-rated 1 output: mean difference 2." in said
 
 
 def test_of_a_table_of_several_studies_a_study_takes_its_own_lines(
