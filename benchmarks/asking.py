@@ -16,7 +16,8 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState, create_trial
 
-from nca.study.plan import make_plans, sampler_spec
+from nca.study.plan import make_plans
+from nca.study.spec import sampler_spec
 from sweeps.samplers import ask, make_sampler
 from sweeps.space import to_distributions
 from sweeps.storage.optuna_storage import open_storage

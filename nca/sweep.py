@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nca.cli.errors import ConfigError, exit_on_error
+from nca.cli.errors import EXIT_INTERRUPTED, ConfigError, exit_on_error
+from nca.cli.options import split_argv
 from nca.loss.vgg_weights import resolve_features
-from nca.study.plan import (
-    Plan,
-    has_study,
-    make_plans,
-    pruner_spec,
-    read_duration,
-    resolve,
-    sampler_spec,
-)
-from nca.study.trial_config import TrialComposer, study_spec
+from nca.study.plan import Plan, has_study, make_plans, resolve
 from sweeps import SweepError
 from sweeps.space import describe, n_configurations
 
@@ -32,49 +25,33 @@ if TYPE_CHECKING:
 __all__ = ["main", "run_and_exit", "run_studies"]
 
 
-def run_studies(words: Sequence[str]) -> list[Summary]:
+def run_studies(overrides: Sequence[str]) -> list[Summary]:
     """Run the studies of a command line one after the other.
 
     Raises:
-        ConfigError: If the input is wrong; nothing has been created then.
+        ConfigError: If the input is wrong; nothing is created then.
         SweepError: If a study cannot be opened, or its first trials all fail for the same reason.
     """
+    from nca.study.spec import sweep_spec
     from nca.study.summary import describe_end
     from nca.training.preflight import check_inputs, check_surroundings
     from sweeps.coordinator import Coordinator
     from sweeps.progress import Progress
-    from sweeps.spec import SweepSpec
 
-    asked = make_plans(words)
+    asked = make_plans(overrides)
     for plan in asked:
         check_surroundings(plan.config.trial, elsewhere=plan.config.executor.name == "ray")
     resolved = [resolve(plan) for plan in asked]
-    plans = [plan for plan, _ in resolved]
     for note in sorted({note for _, note in resolved if note}):
         print(note)
-    identities = [check_inputs(plan.config.trial) for plan in plans]
+    plans = [plan for plan, _ in resolved]
+    specs = [sweep_spec(plan, _application(plan), check_inputs(plan.config.trial)) for plan in plans]
     executors = [_make_executor(plan) for plan in plans]
     summaries = []
-    for plan, identity, executor in zip(plans, identities, executors, strict=True):
-        config, runs = plan.config, Path(plan.config.trial.runs_dir)
-        spec = SweepSpec(
-            study=study_spec(plan, identity),
-            sampler=sampler_spec(config),
-            pruner=pruner_spec(config),
-            n_trials=config.sweep.n_trials,
-            retries=config.sweep.retries,
-            application=_application(plan),
-            compose=TrialComposer(plan, identity),
-            trials=runs / "trials" / plan.name,
-            artifacts=runs / "artifacts" / "optuna",
-            timeout_s=read_duration("sweep.timeout", config.sweep.timeout),
-            max_steps=config.sweep.max_steps,
-            warm_start=config.sweep.warm_start,
-            storage_timeout_s=read_duration("sweep.storage_timeout", config.sweep.storage_timeout) or 0.0,
-        )
+    for plan, spec, executor in zip(plans, specs, executors, strict=True):
         progress = Progress()
         size = f"{_n_trials(plan)} trials, {executor.n_slots} at once"
-        progress.print(f"study {plan.name}: {size}, {config.sampler.name}")
+        progress.print(f"study {plan.name}: {size}, {plan.config.sampler.name}")
         summaries.append(Coordinator(spec, executor, progress).run())
         for line in describe_end(plan, summaries[-1]):
             progress.print(line)
@@ -83,16 +60,16 @@ def run_studies(words: Sequence[str]) -> list[Summary]:
     return summaries
 
 
-def run_and_exit(words: Sequence[str]) -> None:
+def run_and_exit(overrides: Sequence[str]) -> None:
     """Run the studies of a command line and end the process.
 
     Raises:
         SystemExit: Always: 0 done, 1 no trial of a study is complete, 2 bad input, 130 stopped early.
     """
-    with exit_on_error(SweepError, OSError):  # a full or unwritable disk is said in its own words
-        summaries = run_studies(words)
+    with exit_on_error(SweepError, OSError):  # of a full or unwritable disk, for instance
+        summaries = run_studies(overrides)
     if summaries[-1].interrupted and not summaries[-1].at_limit:
-        raise SystemExit(130)
+        raise SystemExit(EXIT_INTERRUPTED)
     raise SystemExit(0 if all(summary.best for summary in summaries) else 1)
 
 
@@ -152,61 +129,53 @@ def _n_trials(plan: Plan) -> int:
     return plan.config.sweep.n_trials if plan.space else 1
 
 
-def dry_run(words: Sequence[str]) -> None:
+def dry_run(overrides: Sequence[str]) -> None:
     """Print what a sweep would do: space, totals, estimated time. Trains nothing, creates nothing.
 
     Raises:
-        ConfigError: If anything is misspelt or out of range, in one line.
+        ConfigError: If a key is unknown or a value out of range.
         SweepError: If the sampler cannot draw from the space.
     """
-    for plan in make_plans(words):
+    for plan in make_plans(overrides):
         config, trial = plan.config, plan.config.trial
         features = resolve_features(trial.features, use_network=False)
         undecided = trial.features.name == "auto" and features.name != "vgg16"
-        note = " (vgg16 if its weights can be downloaded)" if undecided else ""
-        named = plan.with_features(features)
-        print(f"study     {named.name}")
-        print(f"texture   {trial.texture.name} ({trial.texture.source}), {trial.train.size} px")
-        print(f"model     {trial.model.name}")
-        print(f"features  {features.name}{note}")
-        for key, domain in describe(plan.space).items():
-            print(f"search    {key} = {domain}")
-        if not plan.space:
-            print("search    nothing: one trial of the fixed set")
-        sets = n_configurations(plan.space)
-        print(
-            f"sampler   {config.sampler.name}, {'endless' if sets == math.inf else int(sets)} different sets"
-        )
-        print(f"pruner    {config.pruner.name}")
+        named, n = plan.with_features(features), n_configurations(plan.space)
         seeds = f", {config.sweep.repeats} seeds each" if config.sweep.repeats > 1 else ""
-        print(f"trials    {_n_trials(plan)} of {config.trial.train.steps} steps{seeds}")
-        print(f"time      {_estimate(named)}")
+        search = [("search", f"{key} = {domain}") for key, domain in describe(plan.space).items()]
+        for label, text in (
+            ("study", named.name),
+            ("texture", f"{trial.texture.name} ({trial.texture.source}), {trial.train.size} px"),
+            ("model", trial.model.name),
+            ("features", features.name + " (vgg16 if its weights can be downloaded)" * undecided),
+            *(search or [("search", "nothing: one trial with the fixed values")]),
+            ("sampler", f"{config.sampler.name}, {'unlimited' if n == math.inf else int(n)} combinations"),
+            ("pruner", config.pruner.name),
+            ("trials", f"{_n_trials(plan)} of {trial.train.steps} steps{seeds}"),
+            ("time", _estimate(named)),
+        ):
+            print(f"{label:10}{text}")
     print("nothing was started; add -m to start")
 
 
 def _estimate(plan: Plan) -> str:
-    """Return the time left by what finished trials took per step."""
-    from sweeps.progress import format_duration
-
+    """Return the time left, estimated from the seconds per step of finished trials."""
     config = plan.config
     if not has_study(plan):
         return "not known before the first trial has run"
-    from sweeps.storage.optuna_storage import open_storage
-    from sweeps.study import find_study
-    from sweeps.trials import final_trials
+    from sweeps.admin import Studies
+    from sweeps.progress import format_duration
 
-    study = find_study(open_storage(config.sweep.storage, create=False), plan.name)
-    assert study is not None
-    ended = final_trials(study.get_trials(deepcopy=False))
-    paces = [t.user_attrs["seconds_per_step"] for t in ended if "seconds_per_step" in t.user_attrs]
-    left = max(0, _n_trials(plan) - len(ended))
+    finished = Studies(config.sweep.storage).trials(plan.name)
+    paces = [pace for trial in finished if (pace := trial.attributes.get("seconds_per_step")) is not None]
+    left = max(0, _n_trials(plan) - len(finished))
     if not paces:
         return f"{left} trials left, not known before the first trial has run"
     workers = config.executor.workers
     if config.executor.name == "ray" and workers == "auto":
-        return f"{left} trials left, as many at once as the cluster holds then"
+        return f"{left} trials left, as many at once as the cluster has room for"
     slots = len(_make_slots(plan)) if workers == "auto" else workers
-    pace = sum(paces) / len(paces)
+    pace = statistics.fmean(paces)
     seconds = pace * config.trial.train.steps * config.sweep.repeats * -(-left // slots)
     return (
         f"about {format_duration(seconds)} for the {left} trials left, {pace:.3g} s a step, {slots} at once"
@@ -215,18 +184,17 @@ def _estimate(plan: Plan) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the entry point; exit code 0 done, 2 bad input, 130 stopped before its total."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    flags = [word for word in words if word.startswith("-")]
-    overrides = [word for word in words if not word.startswith("-")]
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    flags, overrides = split_argv(argv)
     with exit_on_error(SweepError):
         if not flags:
             dry_run(overrides)
             return
         from nca.config.compose import run_hydra
 
-        if {"-m", "--multirun"} & set(flags):
-            make_plans(overrides)  # Hydra's own words for a mistake are many, and its exit code is 1
-        run_hydra("sweep", words)
+        if {"-m", "--multirun"} & flags:
+            make_plans(overrides)  # refuses mistakes in one line; Hydra's messages are longer
+        run_hydra("sweep", argv)
 
 
 if __name__ == "__main__":

@@ -95,12 +95,12 @@ class Overrides:
 
     Args:
         plain: Overrides with one value.
-        parts: Names by option group where several were given: a study each.
+        groups: Names by option group where several are given.
         domains: What is to be searched, by dotted key.
     """
 
     plain: list[str]
-    parts: dict[str, list[str]]
+    groups: dict[str, list[str]]
     domains: dict[str, Domain]
 
 
@@ -118,7 +118,7 @@ def sort_overrides(words: Sequence[str]) -> Overrides:
         if not override.is_sweep_override():
             sorted_.plain.append(word)
         elif (CONF / key).is_dir():
-            sorted_.parts[key] = [str(name) for name in _options(override)]
+            sorted_.groups[key] = [str(name) for name in _options(override)]
         else:
             sorted_.domains[key] = _to_domain(override)
     return sorted_

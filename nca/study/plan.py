@@ -1,4 +1,4 @@
-"""From a command line to studies: what is fixed, what is searched, what a study is called."""
+"""Plans of studies: what a command line fixes, what it searches, and how the studies are named."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from nca.cli.errors import ConfigError, nearest
 from nca.config.schema import (
@@ -22,39 +22,26 @@ from nca.config.schema import (
     name_study,
     with_values,
 )
-from nca.config.validation import flatten
 from nca.loss.vgg_weights import resolve_features
 from nca.records.paths import is_study_name
 from sweeps.space import Choice, Domain, Interval, check_sampler
+from sweeps.storage.sqlite import SQLITE
 
-if TYPE_CHECKING:
-    from sweeps.samplers import SamplerSpec
-    from sweeps.study import PrunerSpec
+__all__ = ["Plan", "has_study", "make_plans", "read_duration", "resolve"]
 
-__all__ = [
-    "Plan",
-    "has_study",
-    "make_plans",
-    "pruner_spec",
-    "read_duration",
-    "resolve",
-    "sampler_spec",
-]
-
-# Searched values live in these groups; train.steps is the length of every trial.
-SEARCHABLE = ("model.", "train.")
-NOT_SEARCHABLE = ("model.name", "train.steps", *(f"train.{key}" for key in FREE_OF_TRAIN))
+SCHEMAS = {"model": ModelConfig, "train": TrainConfig}  # groups whose values can be searched
+FIXED = {"model.name", "train.steps", *(f"train.{key}" for key in FREE_OF_TRAIN)}
+SEARCHABLE = {f"{group}.{item.name}" for group, part in SCHEMAS.items() for item in fields(part)} - FIXED
 UNITS_S = {"s": 1, "min": 60, "h": 3600, "d": 86400}
-# Several names of these give a study each; other parts take one.
-STUDY_PARTS = ("texture", "model", "features")
+STUDY_GROUPS = ("texture", "model", "features")  # several names of one give a study each
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One study as a command line asks for it.
+    """One study of a command line.
 
     Args:
-        config: The whole config, features as asked for.
+        config: The config.
         space: What the sampler varies, by dotted key.
     """
 
@@ -77,91 +64,73 @@ class Plan:
         return self.config.sweep.study or name_study(self.config.trial)
 
 
-def make_plans(words: Sequence[str]) -> list[Plan]:
-    """Turn a command line into studies: one, or one per combination of swept textures, models, features.
+def make_plans(argv: Sequence[str]) -> list[Plan]:
+    """Return the plans of a command line, one per combination of its textures, models and features.
 
     Raises:
-        ConfigError: If anything is misspelt or out of range, in one line.
+        ConfigError: If a key is unknown or a value out of range.
         SweepError: If the sampler cannot draw from the space.
     """
     from nca.config.compose import sort_overrides
 
-    overrides = sort_overrides(words)
-    for part in overrides.parts:
-        if part not in STUDY_PARTS:
-            names = ",".join(overrides.parts[part])
-            several = ", ".join(STUDY_PARTS)
-            raise ConfigError(f"{part}={names}: takes one name; only {several} take several, a study each")
-    plans = []
-    for combination in itertools.product(*overrides.parts.values()):
-        chosen = [f"{part}={name}" for part, name in zip(overrides.parts, combination, strict=True)]
-        plans.append(_make_plan([*overrides.plain, *chosen], overrides.domains))
-    for plan in plans:
-        study = plan.config.sweep.study
-        if study is not None and not is_study_name(study):
-            raise ConfigError(f"sweep.study={study}: must be a name without /, and none that is taken by us")
-    if study is not None and len({plan.config.sweep.study for plan in plans}) < len(plans):
+    overrides = sort_overrides(argv)
+    for group, names in overrides.groups.items():
+        if group not in STUDY_GROUPS:
+            several = ", ".join(STUDY_GROUPS)
+            raise ConfigError(f"{group}={','.join(names)}: takes one name; only {several} take several")
+    choices = [[f"{group}={name}" for name in names] for group, names in overrides.groups.items()]
+    plans = [
+        _make_plan([*overrides.plain, *chosen], overrides.domains) for chosen in itertools.product(*choices)
+    ]
+    given = {study for plan in plans if (study := plan.config.sweep.study) is not None}
+    for study in given:
+        if not is_study_name(study):
+            raise ConfigError(f"sweep.study={study}: must be a name without / that is not reserved")
+    if given and len(given) < len(plans):
         raise ConfigError(
-            f"sweep.study={study}: one name for {len(plans)} studies; leave it out, or tell them apart: "
+            f"sweep.study={min(given)}: one name for {len(plans)} studies; leave it out, or make it differ: "
             "'sweep.study=${texture.name}-NAME'"
         )
     return plans
 
 
 def _make_plan(overrides: list[str], domains: Mapping[str, Domain]) -> Plan:
-    from nca.config.compose import compose_plain, read_domain
+    from nca.config.compose import compose_plain, keys_of, read_domain
 
-    values = compose_plain("sweep", overrides)
-    config = build_sweep(values)
-    known = flatten({part: values[part] for part in ("model", "train")})
-    fixed = {word.lstrip("+").partition("=")[0] for word in overrides}
+    config = build_sweep(compose_plain("sweep", overrides))
+    fixed = set(keys_of(overrides)) - domains.keys()
     space: dict[str, Domain] = {}
-    plain: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, text in {**config.search, **domains}.items():
-        _check_searchable(key, known)
-        domain = text if isinstance(text, Choice | Interval) else read_domain(key, text)
-        if domain is None and key not in fixed:
-            plain[key] = text
-        elif domain is not None and (key in domains or key not in fixed):
-            space[key] = _fit(domain, key)
-    config = replace(config, trial=with_values(config.trial, plain))
-    plan = Plan(config, space)
-    _check_values(plan)
-    read_duration("sweep.timeout", config.sweep.timeout)
-    read_duration("sweep.storage_timeout", config.sweep.storage_timeout)
-    n_objectives = len(config.sweep.objectives)
-    if len(set(config.sweep.objectives)) < n_objectives:
-        raise ConfigError(f"sweep.objectives={_listed(config)}: names one twice")
-    if n_objectives > 1 and config.pruner.name != "none":
-        raise ConfigError(
-            f"pruner={config.pruner.name}: ends trials by one objective, not by the {n_objectives} of "
-            f"sweep.objectives={_listed(config)}; give pruner=none"
-        )
-    check_sampler(config.sampler.name, space, n_objectives)
+        _check_searchable(key)
+        domain = domains[key] if key in domains else read_domain(key, text)
+        if key not in fixed and domain is None:
+            values[key] = text
+        elif key not in fixed and domain is not None:
+            space[key] = _as_integers(domain, key)
+    plan = Plan(replace(config, trial=with_values(config.trial, values)), space)
+    _check_space(plan)
+    _check_settings(config)
+    check_sampler(config.sampler.name, space, len(config.sweep.objectives))
     return plan
 
 
-def _listed(config: SweepConfig) -> str:
-    return f"[{','.join(config.sweep.objectives)}]"
-
-
-def _check_searchable(key: str, known: Mapping[str, Any]) -> None:
-    if key in known and key not in NOT_SEARCHABLE:
+def _check_searchable(key: str) -> None:
+    if key in SEARCHABLE:
         return
-    if key in NOT_SEARCHABLE or not key.startswith(SEARCHABLE):
-        allowed = ", ".join(sorted(set(known) - set(NOT_SEARCHABLE)))
-        raise ConfigError(f"{key} cannot be searched, only {allowed}")
-    raise ConfigError(f"unknown key '{key}'{nearest(key, known)}")
+    if key in FIXED or key.partition(".")[0] not in SCHEMAS:
+        raise ConfigError(f"{key} cannot be searched, only {', '.join(sorted(SEARCHABLE))}")
+    raise ConfigError(f"unknown key '{key}'{nearest(key, SEARCHABLE | FIXED)}")
 
 
-def _fit(domain: Domain, key: str) -> Domain:
-    """Return the domain in whole numbers where the schema wants one.
+def _as_integers(domain: Domain, key: str) -> Domain:
+    """Return the domain, of whole numbers where the schema has them.
 
     Raises:
-        ConfigError: If its ends or its step are not whole.
+        ConfigError: If its ends or its step are not whole then.
     """
     group, _, name = key.partition(".")
-    hint = get_type_hints({"model": ModelConfig, "train": TrainConfig}[group])[name]
+    hint = get_type_hints(SCHEMAS[group])[name]
     if isinstance(domain, Choice) or int not in (hint, *get_args(hint)):
         return domain
     if any(number is not None and number != int(number) for number in (domain.low, domain.high, domain.step)):
@@ -169,10 +138,10 @@ def _fit(domain: Domain, key: str) -> Domain:
     return replace(domain, integer=True)
 
 
-def _check_values(plan: Plan) -> None:
-    """Build the config at every option, and at the first two and the last number of every interval.
+def _check_space(plan: Plan) -> None:
+    """Build the config with every option, and with the first two and the last number of every interval.
 
-    What fits there fits everywhere: ranges have no holes, and a multiple plus a multiple is one.
+    If these are allowed, all are: ranges have no holes, and a multiple plus a multiple is one.
     """
     for key, domain in plan.space.items():
         for value in domain.options if isinstance(domain, Choice) else _first_and_last(domain):
@@ -186,53 +155,25 @@ def _first_and_last(interval: Interval) -> list[float]:
     return [interval.value(index) for index in (0, min(1, last), last)]
 
 
-def resolve(plan: Plan) -> tuple[Plan, str]:
-    """Decide what features=auto means here: the kind of a study that exists, else what can be had.
-
-    Returns:
-        The plan with features resolved, and a line to say about it, empty where nothing was decided.
-    """
-    features = plan.config.trial.features
-    if features.name != "auto":
-        return plan, ""
-    ours = plan.with_features(resolve_features(features))
-    others = [plan.with_features(FeaturesConfig("vgg16", features.weights))]
-    others.append(plan.with_features(FeaturesConfig("random_filters")))
-    for found in filter(has_study, [ours, *others]):
-        kind = found.config.trial.features.name
-        return found, f"features=auto: {kind}, as study {found.name} already uses it"
-    if ours.config.trial.features.name == "vgg16":
-        return ours, "features=auto: vgg16"
-    return ours, (
-        "warning: features=auto: VGG-16's weights are neither cached nor to be downloaded here, so the style "
-        "loss uses random_filters; losses of the two are not comparable"
-    )
-
-
-def has_study(plan: Plan) -> bool:
-    """Say whether the plan's study exists; creates nothing."""
-    storage = plan.config.sweep.storage
-    file = Path(storage.removeprefix("sqlite:///"))
-    if storage.startswith("sqlite:///") and not file.exists():
-        return False
-    from sweeps.storage.optuna_storage import open_storage
-    from sweeps.study import find_study
-
-    return find_study(open_storage(storage, create=False), plan.name) is not None
-
-
-def sampler_spec(config: SweepConfig) -> SamplerSpec:
-    """Return how sets are drawn."""
-    from sweeps.samplers import SamplerSpec
-
-    return SamplerSpec(config.sampler.name, config.sweep.seed, _options(config.sampler))
+def _check_settings(config: SweepConfig) -> None:
+    read_duration("sweep.timeout", config.sweep.timeout)
+    read_duration("sweep.storage_timeout", config.sweep.storage_timeout)
+    objectives = config.sweep.objectives
+    shown = f"sweep.objectives=[{','.join(objectives)}]"
+    if len(set(objectives)) < len(objectives):
+        raise ConfigError(f"{shown}: names one twice")
+    if len(objectives) > 1 and config.pruner.name != "none":
+        raise ConfigError(
+            f"pruner={config.pruner.name}: prunes by one objective, not by the {len(objectives)} of {shown}; "
+            "give pruner=none"
+        )
 
 
 def read_duration(key: str, text: str | None) -> float | None:
     """Return the seconds of a text such as 90min; None for None.
 
     Raises:
-        ConfigError: If it is none.
+        ConfigError: If it is not a duration above 0.
     """
     if text is None:
         return None
@@ -242,12 +183,33 @@ def read_duration(key: str, text: str | None) -> float | None:
     return float(found[1]) * UNITS_S[found[2]]
 
 
-def pruner_spec(config: SweepConfig) -> PrunerSpec:
-    """Return which trials end early."""
-    from sweeps.study import PrunerSpec
+def resolve(plan: Plan) -> tuple[Plan, str]:
+    """Resolve features=auto to the extractor of an existing study, or else to the best that is available.
 
-    return PrunerSpec(config.pruner.name, config.trial.train.steps, _options(config.pruner))
+    Returns:
+        The plan with its extractor, and a line on the decision, empty if there was none.
+    """
+    features = plan.config.trial.features
+    if features.name != "auto":
+        return plan, ""
+    ours = plan.with_features(resolve_features(features))
+    others = [FeaturesConfig("vgg16", features.weights), FeaturesConfig("random_filters")]
+    for found in filter(has_study, [ours, *map(plan.with_features, others)]):
+        kind = found.config.trial.features.name
+        return found, f"features=auto: {kind}, as study {found.name} already uses it"
+    if ours.config.trial.features.name == "vgg16":
+        return ours, "features=auto: vgg16"
+    return ours, (
+        "warning: features=auto: VGG-16's weights are not cached and cannot be downloaded, so the style "
+        "loss uses random_filters; losses of the two are not comparable"
+    )
 
 
-def _options(part: Any) -> dict[str, int]:
-    return {key: value for key, value in asdict(part).items() if key != "name" and value is not None}
+def has_study(plan: Plan) -> bool:
+    """Return whether the plan's study exists; creates nothing."""
+    storage = plan.config.sweep.storage
+    if storage.startswith(SQLITE) and not Path(storage.removeprefix(SQLITE)).exists():
+        return False
+    from sweeps.admin import Studies
+
+    return plan.name in Studies(storage).names()

@@ -14,7 +14,8 @@ from nca.config import schema
 from nca.config.compose import CONF, compose_plain
 from nca.config.schema import PrunerConfig, SamplerConfig, SweepConfig, TrialConfig, build_sweep
 from nca.config.validation import build
-from nca.study.plan import make_plans, pruner_spec, sampler_spec
+from nca.study.plan import make_plans
+from nca.study.spec import pruner_spec, sampler_spec
 from sweeps.pruning import make_pruner
 from sweeps.samplers import make_sampler
 from sweeps.space import Choice, Interval

@@ -144,7 +144,7 @@ def test_overrides_are_sorted() -> None:
     ]
     overrides = sort_overrides(words)
     assert overrides.plain == ["seed=3", "train.size=32"]
-    assert overrides.parts == {"texture": ["roundleaf", "alocasia"]}
+    assert overrides.groups == {"texture": ["roundleaf", "alocasia"]}
     assert overrides.domains == {
         "model.channels": Choice((6, 9)),
         "train.learning_rate": Interval(1e-5, 1e-3, log=True),

@@ -1,0 +1,71 @@
+"""What the engine gets of a plan: fixed values, sampler, pruner, and the configs of trials."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from nca.cli.errors import ConfigError
+from nca.study.plan import Plan, make_plans
+from nca.study.spec import TrialConfigs, pruner_spec, sampler_spec, study_spec
+from nca.training.preflight import identify_inputs
+
+
+def plan_of(*words: str) -> Plan:
+    (plan,) = make_plans(["texture=roundleaf", *words])
+    return plan
+
+
+def test_a_trial_is_refused_once_the_texture_has_changed(tmp_path: Path) -> None:
+    picture = tmp_path / "leaf.png"
+    Image.new("RGB", (32, 32), "green").save(picture)
+    words = ["texture=image", f"texture.path={picture}", "features=random_filters", "train.size=16"]
+    (plan,) = make_plans([*words, "train.steps=7"])
+    compose = TrialConfigs(plan, identify_inputs(plan.trial_config({}, 0)))
+    drawn = {"model.channels": 9, "train.learning_rate": 1e-5}
+    assert compose(drawn, 3)["seed"] == 3
+    os.utime(picture, (0, 0))  # the same picture
+    assert compose(drawn, 4)["train"]["learning_rate"] == 1e-5
+    Image.new("RGB", (32, 32), "red").save(picture)
+    with pytest.raises(
+        ConfigError, match=r"^texture\.hash .* -> .*: the file has changed since the sweep began"
+    ):
+        compose(drawn, 5)
+    Image.new("RGB", (32, 32), "green").save(picture)
+    assert compose(drawn, 5)["seed"] == 5
+    picture.unlink()
+    with pytest.raises(ConfigError, match=r"leaf\.png"):
+        compose(drawn, 6)
+
+
+def test_the_fixed_values_of_a_study_hold_hashes_instead_of_paths(tmp_path: Path) -> None:
+    words = ["texture=image", f"texture.path={tmp_path}/a.png", "features=vgg16", "features.weights=/x.pt"]
+    (plan,) = make_plans([*words, f"runs_dir={tmp_path}"])
+    identity = {"texture.hash": "abc", "features.hash": "def"}
+    spec = study_spec(plan, identity)
+    assert spec.fixed.items() >= identity.items()
+    assert str(tmp_path) not in str(spec.fixed)
+    assert "/x.pt" not in str(spec.fixed)
+    assert spec.fixed.keys().isdisjoint(plan.space)
+    assert spec.storage == f"sqlite:///{tmp_path}/optuna.db"
+    assert spec.space == plan.space
+
+
+def test_only_what_a_result_depends_on_is_fixed() -> None:
+    spec = study_spec(plan_of(), {})
+    same = ["device=cpu", "tracking=none", "runs_dir=/x", "train.checkpoint_every=9", "train.rollout=plain"]
+    same += ["sampler=random", "pruner=asha", "sweep.n_trials=9", "sweep.seed=9", "executor.workers=3"]
+    assert study_spec(plan_of(*same), {}).fixed == spec.fixed
+    for word in ("train.steps=9", "seed=9", "model.mask=cell", "train.size=64", "train.precision=bf16"):
+        assert study_spec(plan_of(word), {}).fixed != spec.fixed, word
+
+
+def test_sampler_and_pruner_specs_hold_the_chosen_options() -> None:
+    config = plan_of("sampler=gp", "sampler.n_startup_trials=3", "sweep.seed=5", "pruner=asha").config
+    sampler, pruner = sampler_spec(config), pruner_spec(config)
+    assert (sampler.name, sampler.seed, sampler.options) == ("gp", 5, {"n_startup_trials": 3})
+    assert (pruner.name, pruner.max_resource) == ("asha", 16384)
+    assert pruner.options == {"min_resource": 512, "reduction_factor": 4}
