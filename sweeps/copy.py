@@ -1,4 +1,4 @@
-"""`python -m sweeps.copy from=ADDRESS to=ADDRESS`: studies from one storage to another, with artifacts."""
+"""`python -m sweeps.copy from=ADDRESS to=ADDRESS`: copy studies to another storage, with their artifacts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import optuna
 from optuna.artifacts import get_all_artifact_meta
 from optuna.study import Study
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from sweeps import SweepError
@@ -27,37 +27,37 @@ KEYS = ("from", "to", "study", "artifacts", "to_artifacts")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Copy and say what was copied; exit code 2 on bad input or where a storage gives up.
+    """Copy studies and print a line for each; exit code 2 on bad options or an error of a storage.
 
     Raises:
-        SystemExit: With it.
+        SystemExit: With exit code 2.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    argv = sys.argv[1:] if arguments is None else arguments
     try:
-        for line in copy(read_options(words)):
+        for line in copy(read_options(argv)):
             print(line, flush=True)
     except (SweepError, OSError, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
         print(f"error: {first_line(error)}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
-def read_options(words: Sequence[str]) -> dict[str, str]:
+def read_options(argv: Sequence[str]) -> dict[str, str]:
     """Return options by key.
 
     Raises:
-        SweepError: If one is unknown, or one that is needed is missing.
+        SweepError: If one is unknown, or a required one is missing.
     """
     options = {}
-    for word in words:
-        key, _, value = word.partition("=")
+    for argument in argv:
+        key, _, value = argument.partition("=")
         if key not in KEYS or not value:
-            raise SweepError(f"{word}: is no option; {USAGE}")
+            raise SweepError(f"{argument}: unknown option; {USAGE}")
         options[key] = value
     missing = [key for key in ("from", "to") if key not in options]
     if missing or ("artifacts" in options) != ("to_artifacts" in options):
-        raise SweepError(f"say {', '.join(missing) or 'both folders of artifacts, or none'}: {USAGE}")
+        raise SweepError(f"give {', '.join(missing) or 'both artifacts and to_artifacts'}: {USAGE}")
     if options["from"] == options["to"]:
-        raise SweepError(f"from={options['from']}: is the same as to")
+        raise SweepError(f"from={options['from']}: must differ from to=")
     return options
 
 
@@ -65,8 +65,8 @@ def copy(options: dict[str, str]) -> Iterator[str]:
     """Copy studies and yield a line for each.
 
     Raises:
-        SweepError: If a storage cannot be opened, or a study is missing, running, or there already; those
-            before it are copied then.
+        SweepError: If a storage cannot be opened, or a study does not exist, is running, or exists in the
+            target; the studies before it have been copied.
     """
     source, target = open_storage(options["from"], create=False), open_storage(options["to"])
     names = optuna.get_all_study_names(source)
@@ -82,26 +82,24 @@ def copy(options: dict[str, str]) -> Iterator[str]:
 
 
 def copy_study(name: str, source: RetryingStorage, target: RetryingStorage) -> Study:
-    """Copy a study whole, or not at all; its trials keep their numbers.
+    """Copy a study completely or not at all; its trials keep their numbers.
 
     Args:
-        name: The study's.
-        source: Where it is.
-        target: Where it goes.
+        name: Name of the study.
+        source: Storage of the study.
+        target: Storage of the copy.
 
     Raises:
-        SweepError: If a trial of it runs, or the target has a study of that name.
+        SweepError: If one of its trials is running, or the target has a study of that name.
     """
     study = optuna.load_study(study_name=name, storage=source)
     running = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.RUNNING]
     if running:
-        gone = is_abandoned(running[0])
-        what = "was left by a sweep that died; mend the study first" if gone else "runs; stop the sweep first"
-        raise SweepError(f"study '{name}': trial {running[0].number} {what}")
+        orphaned = is_abandoned(running[0])
+        state = "is orphaned; repair the study first" if orphaned else "is running; stop the sweep first"
+        raise SweepError(f"study '{name}': trial {running[0].number} {state}")
     if find_study(target, name) is not None:
-        raise SweepError(
-            f"study '{name}': is there already; choose others with study=NAME, or delete it there"
-        )
+        raise SweepError(f"study '{name}': exists in to=; choose others with study=NAME, or delete it there")
     try:
         optuna.copy_study(from_study_name=name, from_storage=source, to_storage=target)
     except BaseException:
@@ -112,27 +110,21 @@ def copy_study(name: str, source: RetryingStorage, target: RetryingStorage) -> S
 
 
 def copy_artifacts(study: Study, storage: RetryingStorage, source: Path, target: Path) -> int:
-    """Copy the files of a study and its trials from one artifact store's folder to another's.
+    """Copy the artifacts of a copied study from one folder to another; return how many the source has.
 
     Args:
-        study: Copied already.
+        study: The copied study.
         storage: Its storage.
-        source: Folder of the files.
-        target: Created where missing.
-
-    Returns:
-        How many there were; those that are gone from the source are left out.
+        source: Folder of the artifacts.
+        target: Folder of the copies, created if it does not exist.
     """
     target.mkdir(parents=True, exist_ok=True)
-    of_study = get_all_artifact_meta(study, storage=storage)
-    of_trials = [
-        meta for trial in study.get_trials() for meta in get_all_artifact_meta(trial, storage=storage)
-    ]
-    files = [source / meta.artifact_id for meta in (*of_study, *of_trials)]
-    there = [file for file in files if file.is_file()]
-    for file in there:
+    owners: list[Study | FrozenTrial] = [study, *study.get_trials()]
+    metas = [meta for owner in owners for meta in get_all_artifact_meta(owner, storage=storage)]
+    files = [source / meta.artifact_id for meta in metas if (source / meta.artifact_id).is_file()]
+    for file in files:
         shutil.copyfile(file, target / file.name)
-    return len(there)
+    return len(files)
 
 
 if __name__ == "__main__":

@@ -68,9 +68,7 @@ class Recovery:
         storage = self.queue.storage
         for number in running:
             storage.record_heartbeat(self.queue.trial_id(number))
-        if (
-            time.monotonic() - storage.recovered_at > GRACE_PERIOD_S
-        ):  # before, others had no time for a heartbeat
+        if time.monotonic() - storage.failed_at > GRACE_PERIOD_S:  # others had time for a heartbeat
             self.recover(running)
 
     def _retry_stale(self, study: Study, trial: FrozenTrial) -> None:

@@ -1,4 +1,4 @@
-"""Search spaces: domains by dotted config key, and as Optuna distributions."""
+"""Search spaces: domains by dotted config key, converted to Optuna's distributions."""
 
 from __future__ import annotations
 

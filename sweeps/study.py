@@ -1,4 +1,4 @@
-"""A study: what it is, and opening it; the fingerprint of what must not change."""
+"""Studies: their specification, and opening them if their fingerprint is unchanged."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ SHOWN_DIFFERENCES = 5
 
 # Keys of the attributes that the engine writes to studies.
 FINGERPRINT = "fingerprint"
-LINKS = "links"  # what its application returned
-UID = "uid"  # no other study has it, of whatever name in whatever storage
+LINKS = "links"  # what the application returned when the study was opened
+UID = "uid"  # unique id among the studies of all storages
 
 
 @dataclass(frozen=True)
 class PrunerSpec:
-    """A pruner by name and its options; `max_resource` is a trial's number of steps."""
+    """A pruner by name, the training steps of a trial, and its options."""
 
     name: str
     max_resource: int
@@ -37,14 +37,14 @@ class PrunerSpec:
 
 @dataclass(frozen=True)
 class StudySpec:
-    """What a study is.
+    """The specification of a study.
 
     Args:
-        name: Its name in the storage.
+        name: Name in the storage.
         storage: SQLAlchemy address.
-        space: What the sampler varies.
-        fixed: Every other value that a result depends on, by dotted key; JSON scalars.
-        objectives: Names of what is minimized.
+        space: Search space.
+        fixed: All other values that results depend on, by dotted key; JSON scalars.
+        objectives: Names of the minimized objectives.
     """
 
     name: str
@@ -55,13 +55,13 @@ class StudySpec:
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """What two commands must agree on to share the study."""
+        """The values that must be equal in all commands that share the study."""
         fixed = {**self.fixed, "sweep.objectives": ",".join(self.objectives)}
         return {"fixed": fixed, "space": describe(self.space)}
 
 
 def find_study(storage: RDBStorage, name: str) -> Study | None:
-    """Return a study without changing anything, None where there is none."""
+    """Return a study; None if it does not exist."""
     try:
         return optuna.load_study(study_name=name, storage=storage)
     except KeyError:
@@ -69,10 +69,10 @@ def find_study(storage: RDBStorage, name: str) -> Study | None:
 
 
 def open_study(spec: StudySpec, storage: RDBStorage) -> Study:
-    """Create a study, or go on with it if it is the same.
+    """Open a study, and create it if it does not exist.
 
     Raises:
-        SweepError: If a study of that name differs in its space or in a fixed value.
+        SweepError: If a study of that name has another space or fixed value.
     """
     known = find_study(storage, spec.name)
     if known is not None and FINGERPRINT in known.user_attrs:
@@ -95,17 +95,17 @@ def open_study(spec: StudySpec, storage: RDBStorage) -> Study:
 
 
 def check_fingerprint(spec: StudySpec, recorded: Mapping[str, Any]) -> None:
-    """Refuse to go on with a study under another config or space.
+    """Check that a study has the space and the fixed values of a specification.
 
     Raises:
-        SweepError: If a key differs; named with both values.
+        SweepError: If a value differs; the message has both.
     """
     ours = json.loads(json.dumps(spec.fingerprint))
     differences = []
     for part in ("space", "fixed"):
         for key in sorted(ours[part].keys() | recorded[part].keys()):
             before, now = (side[part].get(key, "(none)") for side in (recorded, ours))
-            newer = before == "(none)" and now is None  # a key that there was not when the study began
+            newer = before == "(none)" and now is None  # a key added since the study began
             moved = part == "fixed" and key in ours["space"].keys() ^ recorded["space"].keys()
             if before != now and not newer and not moved:
                 differences.append(f"{key} {before} -> {now}")
@@ -119,18 +119,18 @@ def check_fingerprint(spec: StudySpec, recorded: Mapping[str, Any]) -> None:
 
 
 def check_folders(spec: StudySpec, storage: RDBStorage, trials: Path) -> None:
-    """Refuse to begin among the folders of another study of that name, which the storage does not know.
+    """Check that the folders of trials do not belong to a study of that name in another storage.
 
     Args:
         spec: The study.
-        storage: Where it is, or will be.
+        storage: Its storage.
         trials: Folder of its trials' folders.
 
     Raises:
-        SweepError: If there are folders of trials that it does not have.
+        SweepError: If there is a folder of a trial that the study does not have.
     """
     folders = {int(folder.name) for folder in trials.glob("*") if folder.name.isdecimal()}
-    study = find_study(storage, spec.name)  # after the folders: another sweep may be making both
+    study = find_study(storage, spec.name)  # after the folders: another sweep may be creating both
     unknown = folders - {trial.number for trial in study.get_trials(deepcopy=False)} if study else folders
     if unknown:
         raise SweepError(
@@ -140,5 +140,5 @@ def check_folders(spec: StudySpec, storage: RDBStorage, trials: Path) -> None:
 
 
 def trial_id(storage: RDBStorage, study: str, number: int) -> int:
-    """Return the storage's id of a study's trial."""
+    """Return the storage's id of a trial."""
     return storage.get_trial_id_from_study_id_trial_number(storage.get_study_id_from_name(study), number)

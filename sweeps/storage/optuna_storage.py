@@ -1,4 +1,4 @@
-"""Opening an Optuna storage, which sweeps, workers and those who look at studies share."""
+"""The Optuna storage that coordinators, workers and the administration of studies share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 from optuna.exceptions import StorageInternalError
@@ -26,24 +26,25 @@ from sweeps.storage.postgresql import (
     connect_options,
     creating_tables,
     has_password,
-    take_turn_in_database,
+    try_lock_study,
     without_password,
 )
-from sweeps.storage.sqlite import SQLITE, create_database, take_turn_in_folder
+from sweeps.storage.sqlite import SQLITE, create_database, try_lock_folder
 
 __all__ = ["GRACE_PERIOD_S", "RetryingStorage", "first_line", "open_storage", "warm_up"]
 
 HEARTBEAT_INTERVAL_S = 15
 GRACE_PERIOD_S = 60
-SQLITE_TIMEOUT_S = 60  # how long a writer waits for another
+SQLITE_TIMEOUT_S = 60  # of a writer that waits for another
 RETRY_EVERY_S = 1.0
-TURN_PATIENCE_S = 20.0  # many times what a turn takes; whoever holds one longer is suspended
-TURN_EVERY_S = 0.01
+LOCK_TIMEOUT_S = 20.0  # many times what a lock is held for; a process that holds it longer is suspended
+LOCK_EVERY_S = 0.01
+Result = TypeVar("Result")
 STATES = text("SELECT trial_id, state FROM trials WHERE study_id = :study AND trial_id >= :first")
 
 
-def _say_away(reason: str) -> None:
-    print(f"the storage does not answer, waiting for it: {reason}", flush=True)
+def _print_unavailable(reason: str) -> None:
+    print(f"the storage does not answer, retrying: {reason}", flush=True)
 
 
 class RetryingStorage(RDBStorage):
@@ -55,20 +56,29 @@ class RetryingStorage(RDBStorage):
     Attributes:
         timeout_s: Seconds for which a call retries.
         on_unavailable: Called with the reason before each retry; an exception that it raises ends the call.
-        recovered_at: When a call last succeeded after a retry, on the monotonic clock.
+        failed_at: When the server was last found to be unavailable, on the monotonic clock.
         skip_running_with: User attribute; a running trial that has it is not read again before it ends. With
             hundreds of running trials, reading them is most of a coordinator's work. None to read all.
             Studies that use it must share one cache.
     """
 
     timeout_s = 0.0
-    on_unavailable: Callable[[str], None] = staticmethod(_say_away)
-    recovered_at = float("-inf")
+    on_unavailable: Callable[[str], None] = staticmethod(_print_unavailable)
+    failed_at = float("-inf")
     skip_running_with: str | None = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._settled: set[int] = set()
+
+    def retry(self, call: Callable[[], Result]) -> Result:
+        """Return the result of a call, which is repeated while the server is unavailable."""
+        return _retry(call, self.timeout_s, self._handle_unavailable)
+
+    def _handle_unavailable(self, reason: str) -> None:
+        self.failed_at = time.monotonic()
+        self.remove_session()  # its transaction is lost
+        self.on_unavailable(reason)
 
     def _get_trials(
         self,
@@ -77,7 +87,7 @@ class RetryingStorage(RDBStorage):
         included_trial_ids: set[int],
         trial_id_greater_than: int,
     ) -> list[FrozenTrial]:
-        """Return what Optuna's cache asks for: some trials, and all that are newer than a finished one."""
+        """Return the trials that Optuna's cache asks for: those included, and all newer than one of them."""
         if self.skip_running_with is None or trial_id_greater_than < 0:
             return super()._get_trials(study_id, states, included_trial_ids, trial_id_greater_than)
         first = min(included_trial_ids | {trial_id_greater_than + 1})
@@ -101,88 +111,81 @@ class RetryingStorage(RDBStorage):
 
     @contextlib.contextmanager
     def study_lock(self, study_id: int) -> Iterator[None]:
-        """Keep other coordinators of a study waiting, so that what was read still holds when it is acted on.
+        """Lock a study against other coordinators, so that what was read still holds when it is acted on.
 
-        Its end is the end of the lock: a process that dies frees it, one that is suspended holds it up for
-        `TURN_PATIENCE_S`. SQLite files and PostgreSQL have turns; other databases let everybody in.
+        A process that dies frees its lock; one that is suspended is waited for during `LOCK_TIMEOUT_S`. There
+        are locks for SQLite files and PostgreSQL; in other databases the lock has no effect.
 
         Args:
             study_id: The storage's id of the study.
 
         Raises:
-            SweepError: If an SQLite file's folder is not there.
+            SweepError: If an SQLite file's folder does not exist.
         """
-        with contextlib.ExitStack() as held:
-            until = time.monotonic() + TURN_PATIENCE_S
-            while not _wait_for(functools.partial(self._take_turn, study_id, held), self):
+        with contextlib.ExitStack() as lock:
+            until = time.monotonic() + LOCK_TIMEOUT_S
+            while not self.retry(functools.partial(self._try_lock, study_id, lock)):
                 if time.monotonic() > until:
                     break
-                time.sleep(TURN_EVERY_S)
+                time.sleep(LOCK_EVERY_S)
             yield
 
-    def _take_turn(self, study_id: int, held: contextlib.ExitStack) -> bool:
-        if self.url.startswith(SQLITE):
-            folder = Path(self.url.removeprefix(SQLITE)).parent
-            try:
-                return take_turn_in_folder(folder, held)
-            except OSError as error:
-                raise SweepError(f"sweep.storage={self.url}: {folder}: {error.strerror}") from error
+    def _try_lock(self, study_id: int, lock: contextlib.ExitStack) -> bool:
         if self.url.startswith(POSTGRESQL):
-            return take_turn_in_database(self.engine, study_id, held)
-        return True
+            return try_lock_study(self.engine, study_id, lock)
+        if not self.url.startswith(SQLITE):
+            return True
+        folder = Path(self.url.removeprefix(SQLITE)).parent
+        try:
+            return try_lock_folder(folder, lock)
+        except OSError as error:
+            raise SweepError(f"sweep.storage={self.url}: {folder}: {error.strerror}") from error
 
 
-_within = threading.local()  # whether this thread is in a call already
+_thread = threading.local()  # `is_retrying`: whether this thread is in a call that retries
 
 
-def _patiently(method: Callable[..., Any]) -> Callable[..., Any]:
+def _retrying(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def call(self: RetryingStorage, *args: Any, **options: Any) -> Any:
-        if getattr(_within, "call", False):
+        if getattr(_thread, "is_retrying", False):
             return method(self, *args, **options)
-        _within.call = True
+        _thread.is_retrying = True
         try:
-            return _wait_for(functools.partial(method, self, *args, **options), self)
+            return self.retry(functools.partial(method, self, *args, **options))
         finally:
-            _within.call = False
+            _thread.is_retrying = False
 
     return call
 
 
-_CALLS = (*BaseStorage.__abstractmethods__, *BaseHeartbeat.__abstractmethods__)
-# Of RDBStorage alone; the private ones are what Optuna's cache before it calls.
-_OF_DATABASES = (
+# The last ones are methods of RDBStorage alone, the private ones called by Optuna's cache.
+for _name in (
+    *BaseStorage.__abstractmethods__,
+    *BaseHeartbeat.__abstractmethods__,
     "_create_new_trial",
     "_get_best_trial_id",
     "_get_trials",
     "_set_trial_param",
     "get_trial_id_from_study_id_trial_number",
-)
-for _name in (*_CALLS, *_OF_DATABASES):
-    setattr(RetryingStorage, _name, _patiently(getattr(RetryingStorage, _name)))
+):
+    setattr(RetryingStorage, _name, _retrying(getattr(RetryingStorage, _name)))
 
 
-def _wait_for(call: Callable[[], Any], storage: RetryingStorage) -> Any:
-    until = time.monotonic() + storage.timeout_s
-    waited = False
+def _retry(call: Callable[[], Result], timeout_s: float, on_unavailable: Callable[[str], None]) -> Result:
+    until = time.monotonic() + timeout_s
     while True:
         try:
-            result = call()
+            return call()
         except (StorageInternalError, SQLAlchemyError) as error:
             if not is_unavailable(error) or time.monotonic() > until:
                 raise
-            storage.remove_session()  # whose transaction is lost
-            storage.on_unavailable(first_line(error))
-            waited = True
+            on_unavailable(first_line(error))
             time.sleep(RETRY_EVERY_S)
-        else:
-            if waited:
-                storage.recovered_at = time.monotonic()
-            return result
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Say whether an error may go away with time: no connection, a connection that broke, a deadlock."""
+    """Return whether a retry may succeed: there was no connection, it broke, or there was a deadlock."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     if isinstance(cause, OperationalError | InterfaceError | PendingRollbackError):
         return True
@@ -190,7 +193,7 @@ def is_unavailable(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """Return what a database said, in a line."""
+    """Return the first line of a database's error message."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
     return str(getattr(cause, "orig", None) or cause).strip().partition("\n")[0]
 
@@ -201,8 +204,8 @@ def open_storage(url: str, *, create: bool = True, timeout_s: float = 0.0) -> Re
     Args:
         url: SQLAlchemy address, without a password.
         create: Whether an SQLite file, or a server's tables, may be created.
-        timeout_s: How long calls wait for a database server that is away; where nothing may be created,
-            opening too. See `RetryingStorage`.
+        timeout_s: How long calls retry while the database server is unavailable; unless something may be
+            created, opening too.
 
     Raises:
         SweepError: If it cannot be opened.
@@ -228,19 +231,13 @@ def open_storage(url: str, *, create: bool = True, timeout_s: float = 0.0) -> Re
 
 
 def _open_server(url: str, create: bool, timeout_s: float) -> RetryingStorage:
-    until = time.monotonic() + (0.0 if create else timeout_s)
-    while True:
-        try:
-            with creating_tables(url) if create else contextlib.nullcontext():
-                storage = _make(url, connect_options(url))
-        except SQLAlchemyError as error:
-            if not is_unavailable(error) or time.monotonic() > until:
-                raise
-            _say_away(first_line(error))
-            time.sleep(RETRY_EVERY_S)
-        else:
-            storage.timeout_s = timeout_s
-            return storage
+    def open_once() -> RetryingStorage:
+        with creating_tables(url) if create else contextlib.nullcontext():
+            return _make(url, connect_options(url))
+
+    storage = _retry(open_once, 0.0 if create else timeout_s, _print_unavailable)
+    storage.timeout_s = timeout_s
+    return storage
 
 
 def _make(url: str, options: dict[str, Any]) -> RetryingStorage:
@@ -255,7 +252,7 @@ def _make(url: str, options: dict[str, Any]) -> RetryingStorage:
 
 
 def warm_up() -> None:
-    """Load what opening a storage loads, so that processes forked from this one have it."""
+    """Load all that opening a storage loads."""
     _create_tables("sqlite://")
     with contextlib.suppress(ImportError):
         import psycopg  # noqa: F401

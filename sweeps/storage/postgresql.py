@@ -1,4 +1,4 @@
-"""Databases on servers: addresses without passwords, and tables that one process at a time creates."""
+"""PostgreSQL: addresses without passwords, and locks."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ __all__ = [
     "connect_options",
     "creating_tables",
     "has_password",
-    "take_turn_in_database",
+    "try_lock_study",
     "without_password",
 ]
 
 POSTGRESQL = "postgresql"
 CONNECT_TIMEOUT_S = 10
-LOCK = 0x6E6361  # of PostgreSQL's advisory locks, the one under which tables are created
+LOCK = 0x6E6361  # key of the advisory lock for the creation of tables, and first key of studies' locks
 PASSWORD = re.compile(r"(://[^:/@]*):([^/]*)@|([?&]password=)([^&]*)")
 
 
 def without_password(address: str) -> str:
-    """Return an address as it may be shown."""
+    """Return an address without its password."""
     return PASSWORD.sub(lambda found: f"{found[1]}@" if found[1] else str(found[3]), address)
 
 
 def has_password(address: str) -> bool:
-    """Say whether an address holds a password, which would end up in records and logs."""
+    """Return whether an address has a password, which would get into records and logs."""
     return PASSWORD.search(address) is not None
 
 
 def connect_options(address: str) -> dict[str, Any]:
-    """Return what SQLAlchemy should know of a database on a server; nothing for a file."""
+    """Return the options of SQLAlchemy's engine for an address."""
     if not address.startswith(POSTGRESQL):
         return {}
     return {"pool_pre_ping": True, "connect_args": {"connect_timeout": CONNECT_TIMEOUT_S}}
@@ -43,10 +43,10 @@ def connect_options(address: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def creating_tables(address: str) -> Iterator[None]:
-    """Keep other processes from creating tables in the same PostgreSQL database meanwhile; others get in.
+    """Lock a PostgreSQL database against other processes that create tables; other databases have no lock.
 
     Args:
-        address: SQLAlchemy address, of any database.
+        address: SQLAlchemy address.
 
     Raises:
         SQLAlchemyError: If the server cannot be reached.
@@ -60,13 +60,13 @@ def creating_tables(address: str) -> Iterator[None]:
         yield
 
 
-def take_turn_in_database(engine: Engine, study_id: int, held: contextlib.ExitStack) -> bool:
-    """Lock a study in a PostgreSQL database against those who take turns in it; return whether it was free.
+def try_lock_study(engine: Engine, study_id: int, lock: contextlib.ExitStack) -> bool:
+    """Try to lock a study in a PostgreSQL database; return whether it is locked now.
 
     Args:
-        engine: Of the database.
+        engine: Engine of the database.
         study_id: The storage's id of the study.
-        held: Frees it.
+        lock: Frees the study when it is closed.
 
     Raises:
         SQLAlchemyError: If the server cannot be reached.
@@ -76,5 +76,5 @@ def take_turn_in_database(engine: Engine, study_id: int, held: contextlib.ExitSt
     if not connection.execute(query, {"lock": LOCK, "study": study_id}).scalar_one():
         connection.close()
         return False
-    held.callback(connection.invalidate)  # the end of its session ends the lock, and a broken one is no error
+    lock.callback(connection.invalidate)  # the end of the session frees the lock; a broken one is no error
     return True

@@ -1,4 +1,4 @@
-"""SQLite files that appear whole or not at all, however many processes make them, or die making them."""
+"""SQLite: files that several processes may create at once, and locks."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["SQLITE", "create_database", "take_turn_in_folder"]
+__all__ = ["SQLITE", "create_database", "try_lock_folder"]
 
 SQLITE = "sqlite:///"
 
 
 def create_database(file: Path, create: Callable[[str], None]) -> None:
-    """Create a database in WAL mode, unless it is there or another process puts it there first.
+    """Create a database in WAL mode unless it exists. The file appears whole or not at all.
 
     Args:
-        file: Where it goes; its folder is created.
-        create: Makes the database at the SQLAlchemy address given, and closes every connection to it.
+        file: File of the database; its folder is created.
+        create: Creates a database at an SQLAlchemy address and closes all its connections.
 
     Raises:
         OSError: If the folder or the file cannot be written.
-        sqlite3.Error: If a file that is there is no database.
+        sqlite3.Error: If the file exists and is no database.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     if not file.exists():
         made = file.with_name(f".{file.name}.{os.getpid()}")
-        _delete(made)  # of an earlier process with this number, which died
+        _delete(made)  # of a dead process that had the same id
         try:
             create(f"{SQLITE}{made}")
-            _set_journal(made, "DELETE")  # all of it in one file, to be moved
+            _set_journal(made, "DELETE")  # the whole database in one file, for the link
             with contextlib.suppress(FileExistsError):
                 os.link(made, file)
         finally:
@@ -50,12 +50,12 @@ def _set_journal(file: Path, mode: str) -> None:
         connection.execute(f"PRAGMA journal_mode={mode}")
 
 
-def take_turn_in_folder(folder: Path, held: contextlib.ExitStack) -> bool:
-    """Lock a folder against other processes that take turns in it; return whether it was free.
+def try_lock_folder(folder: Path, lock: contextlib.ExitStack) -> bool:
+    """Try to lock the folder of a database; return whether it is locked now.
 
     Args:
-        folder: Of the database: a lock of the file itself would end SQLite's own when it ends.
-        held: Frees it.
+        folder: The folder: to free a lock on the file itself would free SQLite's own locks too.
+        lock: Frees the folder when it is closed.
 
     Raises:
         OSError: If the folder cannot be read.
@@ -66,5 +66,5 @@ def take_turn_in_folder(folder: Path, held: contextlib.ExitStack) -> bool:
     except BlockingIOError:
         os.close(descriptor)
         return False
-    held.callback(os.close, descriptor)
+    lock.callback(os.close, descriptor)
     return True

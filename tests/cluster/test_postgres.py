@@ -88,8 +88,8 @@ def test_two_coordinators_share_a_study_through_a_restart_of_the_server(
     assert not [trial for trial in trials if not trial.state.is_finished()]
     assert "killed" not in map(reason_of, trials)  # no retry was used up
     for lines in said:
-        assert "the storage does not answer, waiting up to 1 min 30 s for it: " in lines
-        assert "the storage is back" in lines
+        assert "the storage does not answer, retrying for up to 1 min 30 s: " in lines
+        assert "the storage is available again" in lines
 
 
 def test_a_server_that_stays_away_ends_the_sweep_and_the_same_command_goes_on(
@@ -112,7 +112,7 @@ def test_a_server_that_stays_away_ends_the_sweep_and_the_same_command_goes_on(
     assert process.returncode == 1
     last = said.strip().splitlines()[-1]
     assert last.startswith(f"sweeps.SweepError: sweep.storage={postgres.address}: cannot be written (")
-    assert last.endswith("what it holds is kept, and the same command goes on")
+    assert last.endswith("what it holds is kept, and the same command continues")
     again = launch(sweep)
     assert json.loads(again.communicate(timeout=PATIENCE_S)[0].splitlines()[-1]) == {"complete": 6}
     assert not [trial for trial in read_trials(sweep.storage, sweep.study) if not trial.state.is_finished()]

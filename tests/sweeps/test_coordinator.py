@@ -330,7 +330,7 @@ def test_a_sweep_ends_when_its_time_is_over_and_goes_on_with_more(
     summary = sweep.run(Console(file=out))
     assert (summary.interrupted, summary.at_limit) == (True, True)
     assert summary.counts == {"complete": 2}
-    assert "stopping after 1 min: trials save checkpoints" in out.getvalue()
+    assert "stopping after 1 min 0 s: trials save checkpoints" in out.getvalue()
     summary = sweep.run()
     assert (summary.interrupted, summary.at_limit, summary.counts) == (False, False, {"complete": 3})
 
@@ -467,6 +467,8 @@ def test_a_storage_that_cannot_be_written_is_one_line(
     sweep = Sweep(str(tmp_path), n_trials=1)
     with monkeypatch.context() as patch:
         patch.setattr(Coordinator, "_loop", fill_up)
-        with pytest.raises(SweepError, match=r"cannot be written \(database or disk is full\); .* goes on$"):
+        with pytest.raises(
+            SweepError, match=r"written \(database or disk is full\); .* continues$"
+        ):
             sweep.run()
     assert sweep.run().counts == {"complete": 1}

@@ -74,15 +74,15 @@ def refuse(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_mistakes_are_one_line(sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     there, to = f"from={sweep.storage}", f"to=sqlite:///{tmp_path}/new.db"
-    refuse([], "say from, to", capsys)
-    refuse([there], "say to", capsys)
-    refuse([there, to, "studdy=fake"], "studdy=fake: is no option", capsys)
-    refuse([there, to, "artifacts=x"], "say both folders of artifacts, or none", capsys)
+    refuse([], "give from, to", capsys)
+    refuse([there], "give to", capsys)
+    refuse([there, to, "studdy=fake"], "studdy=fake: unknown option", capsys)
+    refuse([there, to, "artifacts=x"], "give both artifacts and to_artifacts", capsys)
     refuse([there, to, "study=other"], "study 'other': no such study", capsys)
     refuse([f"from=sqlite:///{tmp_path}/none.db", to], "no such file", capsys)
-    refuse([there, f"to={sweep.storage}"], "is the same as to", capsys)
+    refuse([there, f"to={sweep.storage}"], "must differ from to=", capsys)
     main([there, to])
-    refuse([there, to], "study 'fake': is there already", capsys)
+    refuse([there, to], "study 'fake': exists in to=", capsys)
 
 
 def test_a_study_with_a_running_trial_stays(
@@ -92,7 +92,7 @@ def test_a_study_with_a_running_trial_stays(
     assert study is not None
     study.ask()
     to = f"sqlite:///{tmp_path}/new.db"
-    refuse([f"from={sweep.storage}", f"to={to}"], "study 'fake': trial 5 runs; stop the sweep first", capsys)
+    refuse([f"from={sweep.storage}", f"to={to}"], "study 'fake': trial 5 is running; stop the sweep first", capsys)
     assert read_trials(to) == []
 
 

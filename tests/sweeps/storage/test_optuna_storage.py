@@ -39,7 +39,7 @@ def test_a_dead_process_frees_its_turn_and_one_that_keeps_it_is_not_waited_for_l
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        monkeypatch.setattr("sweeps.storage.optuna_storage.TURN_PATIENCE_S", 0.5)
+        monkeypatch.setattr("sweeps.storage.optuna_storage.LOCK_TIMEOUT_S", 0.5)
         since = time.monotonic()
         with storage.study_lock(1):
             assert time.monotonic() - since >= 0.5
