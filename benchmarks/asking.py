@@ -22,8 +22,6 @@ from sweeps.samplers import ask, make_sampler
 from sweeps.space import to_distributions
 from sweeps.storage.optuna_storage import open_storage
 
-__all__ = ["main"]
-
 N_TRIALS = 1000
 N_ASKED = 7
 N_REPORTS = 32

@@ -20,8 +20,6 @@ from nca.loss.style import StyleLoss
 from nca.training.pool import Pool
 from nca.training.trainer import Trainer
 
-__all__ = ["RELU", "SET_5", "SIX", "Case", "FixedTrainer", "make_model", "make_ours", "make_reference"]
-
 CPU = torch.device("cpu")
 SIZE_PX = 128
 UPDATE_RATE = 0.559994317  # of set 5

@@ -50,8 +50,6 @@ from tests.cluster.mlflow_server import MlflowServer, run_mlflow_server
 from tests.cluster.postgres import PASSWORD, Postgres, run_postgres
 from tests.cluster.ray_cluster import run_cluster
 
-__all__ = ["N_FINISHED", "RESULTS", "main"]
-
 RESULTS = Path(__file__).with_name("costs.json")
 ROOT = Path(__file__).parents[1]
 N_FINISHED = 1000  # finished trials in the measured study

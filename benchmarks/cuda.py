@@ -20,8 +20,6 @@ from benchmarks.cases import RELU, SET_5, SIX, SIZE_PX, make_ours, make_referenc
 from benchmarks.table import show
 from benchmarks.timing import take_turns, time_rollouts, time_steps
 
-__all__ = ["main"]
-
 RESULTS = Path(__file__).with_name("cuda.json")
 DEVICE = "cuda"
 MATRIX_SIDE = 8192

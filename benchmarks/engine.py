@@ -34,8 +34,6 @@ from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import PrunerSpec, StudySpec
 from sweeps.trials import TrialSummary, find_study
 
-__all__ = ["APPLICATION", "Nothing", "main", "run"]
-
 N_TRIALS = 2000
 QUARTERS = 4
 SAMPLERS = ("random", "tpe")

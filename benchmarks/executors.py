@@ -23,8 +23,6 @@ from sweeps.executors.ray import RayExecutor
 from sweeps.executors.slots import Slot
 from tests.cluster.ray_cluster import N_NODES, run_cluster
 
-__all__ = ["main"]
-
 ROUNDS = 5
 N_TRIALS = 60
 N_WARM_UP = 10  # first trials of each run, not counted: nodes load the application

@@ -19,8 +19,6 @@ from analysis.runs import read_study
 from benchmarks.viewer import FLAGS
 from tests.analysis.builders import STUDY, make_study
 
-__all__ = ["main"]
-
 N_TRIALS, REPEATS = 500, 5
 RESULTS = Path(__file__).with_name("gallery.json")
 MEASURE = """

@@ -21,8 +21,6 @@ import torch.nn.functional as F
 from benchmarks.cases import SET_5, SIZE_PX, Case, make_ours, make_reference, vgg_weights
 from nca.training.device import keep_freed_memory
 
-__all__ = ["measure"]
-
 ROUNDS = 4
 MB = 1e6
 

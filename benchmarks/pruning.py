@@ -20,8 +20,6 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["main"]
-
 STUDY = (str(Path(__file__).parents[1] / "docs" / "study"), "roundleaf-fifty")
 RESULTS = Path(__file__).with_name("pruning.json")
 N_REPLAYS = 1000

@@ -13,8 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["ReferenceTrainer", "rollout", "style_loss"]
-
 STYLE_LAYERS = (1, 6, 11, 18, 25)
 CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24)
 POOLS = (4, 9, 16, 23)

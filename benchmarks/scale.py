@@ -23,8 +23,6 @@ from rich.table import Table
 from benchmarks.costs import RESULTS as COSTS
 from benchmarks.costs import RUNNING
 
-__all__ = ["Plan", "main", "simulate"]
-
 RESULTS = Path(__file__).with_name("scale.json")
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "scale.png"
 MAX_LOSS = 0.05  # share of the GPUs' time lost to waiting for others

@@ -15,8 +15,6 @@ from matplotlib.figure import Figure
 from benchmarks.cases import SET_5, SIZE_PX
 from benchmarks.memory import measure
 
-__all__ = ["main"]
-
 RESULTS = Path(__file__).with_name("scaling.json")
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "scaling.png"
 CA_STEPS = 30

@@ -24,8 +24,6 @@ from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import find_study
 from sweeps.trials import N_STEPS
 
-__all__ = ["main"]
-
 REPEATS = 10
 N_TRIALS = 50
 STEPS = 512

@@ -24,8 +24,6 @@ from benchmarks.cases import RELU, SET_5, SIX, SIZE_PX, Case
 from benchmarks.timing import MATRIX_SIDE, take_turns, time_rollouts, time_steps
 from nca.training.device import keep_freed_memory
 
-__all__ = ["main"]
-
 RESULTS = Path(__file__).with_name("results.json")
 STREAM_FLOATS = 2**25  # 128 MB, more than the caches
 RECORDED_S = {"set 5": 1.74, "smallest": 0.70, "largest": 4.93}  # the reference program itself, per step

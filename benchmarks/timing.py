@@ -23,8 +23,6 @@ from nca.automaton.fast_rollout import Rollout
 from nca.automaton.seeding import Streams
 from nca.training.device import allow_tf32
 
-__all__ = ["MATRIX_SIDE", "take_turns", "time_rollouts", "time_steps"]
-
 ROUNDS = 7
 MATRIX_SIDE = 2048
 CALLS_PER_ROUND = {"cpu": 1, "cuda": 10}  # a GPU is synchronized once per round

@@ -32,8 +32,6 @@ from nca.training import run
 from nca.training.checkpoint import Checkpoints
 from nca.training.run import is_picture_step
 
-__all__ = ["measure"]
-
 STEPS = 64
 CHECKPOINT_EVERY_S = 60.0  # conf/train/default.yaml
 

@@ -20,8 +20,6 @@ from benchmarks.cases import CPU, RELU, SET_5, make_model
 from nca.automaton.seeding import Streams
 from nca.outputs.viewer import make_viewer
 
-__all__ = ["main"]
-
 FLAGS = [
     "--headless",
     "--no-sandbox",

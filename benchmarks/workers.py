@@ -19,8 +19,6 @@ from rich.table import Table
 
 from benchmarks.cases import RELU, SET_5, Case, make_ours
 
-__all__ = ["main"]
-
 ROUNDS = 3
 SECONDS = 12.0
 RESULTS = Path(__file__).with_name("workers.json")

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from sweeps.executors.slots import Slot
     from sweeps.spec import Summary
 
-__all__ = ["main", "run_and_exit", "run_studies"]
-
 
 def run_studies(overrides: Sequence[str]) -> list[Summary]:
     """Run the studies of a command line one after the other.

@@ -20,8 +20,6 @@ from nca.records.paths import SINGLE_RUNS
 from nca.training.rerun import RERUN_OPTIONS, Rerun, parse_rerun
 from sweeps import SweepError
 
-__all__ = ["main"]
-
 KEYS = {*RERUN_OPTIONS, *(item.name for item in fields(TrialConfig)), "experiment"}  # those without a dot
 LINE_EVERY_S = 10.0  # of progress, where there is no terminal
 

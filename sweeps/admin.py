@@ -35,8 +35,6 @@ from sweeps.trials import (
     summarize,
 )
 
-__all__ = ["Studies", "StudyStatus"]
-
 
 @dataclass(frozen=True)
 class StudyStatus:

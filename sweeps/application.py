@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from sweeps.running_trial import RunningTrial
     from sweeps.trials import TrialSummary
 
-__all__ = ["Application", "DashboardNotes", "Result", "load_application"]
-
 
 @dataclass(frozen=True)
 class Result:

@@ -10,8 +10,6 @@ from typing import Any
 
 from sweeps.files import write_atomically
 
-__all__ = ["Assignment", "read_assignment", "read_progress", "write_assignment"]
-
 ASSIGNMENT_FILE = "assignment.json"
 PROGRESS_FILE = "progress.json"
 LOG_FILE = "log.txt"  # output of the trial's processes

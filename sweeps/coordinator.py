@@ -33,8 +33,6 @@ from sweeps.trial_queue import TrialQueue
 from sweeps.trials import LOW_MEMORY, OUT_OF_MEMORY, OWNER, STOP, first_attempt, reason_of, trial_index
 from sweeps.warm_start import queue_configurations, read_configurations
 
-__all__ = ["Coordinator"]
-
 TICK_S = 0.5
 STOP_CHECK_S = 5.0
 

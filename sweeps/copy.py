@@ -18,8 +18,6 @@ from sweeps.ownership import is_abandoned
 from sweeps.storage.optuna_storage import RetryingStorage, first_line, open_storage
 from sweeps.study import find_study
 
-__all__ = ["copy_study", "main"]
-
 USAGE = (
     "python -m sweeps.copy from=ADDRESS to=ADDRESS [study=NAME,...] [artifacts=FOLDER to_artifacts=FOLDER]"
 )

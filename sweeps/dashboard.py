@@ -9,8 +9,6 @@ from optuna.trial import Trial
 from sweeps.application import DashboardNotes
 from sweeps.study import trial_id
 
-__all__ = ["load_dashboard", "save_notes"]
-
 
 def load_dashboard() -> None:
     """Import the dashboard, which takes a second or two."""

@@ -15,8 +15,6 @@ from optuna.trial import FrozenTrial
 
 from sweeps.trials import OWNER
 
-__all__ = ["describe_owner", "fail_stale", "is_abandoned"]
-
 ORPHAN_S = 5  # age from which a trial without an owner is abandoned
 
 

@@ -15,8 +15,6 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Progress", "TrialProgress", "estimate_left_s", "format_duration", "format_params"]
-
 LINE_EVERY_S = 30.0
 AROUND_ROWS = 8  # lines of a terminal that the table takes besides its rows
 MIN_WIDTH_WITH_PARAMS = 110  # columns of a terminal

@@ -15,8 +15,6 @@ from sweeps import SweepError
 from sweeps.study import PrunerSpec
 from sweeps.trials import group_attempts, merge_attempts
 
-__all__ = ["Pruning", "make_pruner"]
-
 
 class _MergedStorage:
     """A view of a storage in which the attempts at each trial are merged."""

@@ -14,8 +14,6 @@ from sweeps.storage.optuna_storage import GRACE_PERIOD_S
 from sweeps.trial_queue import TrialQueue
 from sweeps.trials import final_trials
 
-__all__ = ["Recovery"]
-
 STALE_CHECK_S = 30.0
 WAITING_CHECK_S = 5.0
 

@@ -27,8 +27,6 @@ from sweeps.trials import (
     summarize,
 )
 
-__all__ = ["Reporter", "make_headline"]
-
 SHOW_EVERY_S = 60.0
 
 

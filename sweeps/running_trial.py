@@ -17,8 +17,6 @@ from sweeps.files import write_atomically
 from sweeps.pruning import Pruning
 from sweeps.study import trial_id
 
-__all__ = ["RunningTrial", "abandon"]
-
 PROGRESS_EVERY_S = 0.5
 EXIT_FENCED = 3  # exit code of a worker whose trial has been ended by others
 

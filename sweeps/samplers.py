@@ -16,8 +16,6 @@ from sweeps import SweepError
 from sweeps.space import Space, check_sampler, grid_values, to_distributions
 from sweeps.trials import first_attempt, trial_index
 
-__all__ = ["SamplerSpec", "ask", "make_sampler"]
-
 SEQUENCES = ("grid", "qmc")  # samplers that walk through a sequence: one seed for the whole study
 
 

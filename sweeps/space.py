@@ -13,18 +13,6 @@ from sweeps import SweepError
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-__all__ = [
-    "Choice",
-    "Domain",
-    "Interval",
-    "Scalar",
-    "Space",
-    "check_sampler",
-    "describe",
-    "n_configurations",
-    "to_distributions",
-]
-
 Scalar = bool | int | float | str | None
 
 # Samplers that model numbers only; Optuna would silently draw their choices at random.

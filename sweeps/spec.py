@@ -13,8 +13,6 @@ from sweeps.samplers import SamplerSpec
 from sweeps.study import PrunerSpec, StudySpec
 from sweeps.trials import first_attempt
 
-__all__ = ["Summary", "SweepSpec"]
-
 
 @dataclass(frozen=True)
 class SweepSpec:

@@ -16,8 +16,6 @@ from optuna.study import Study
 from sweeps import SweepError
 from sweeps.space import Space, describe
 
-__all__ = ["PrunerSpec", "StudySpec", "find_study", "open_study", "trial_id"]
-
 SHOWN_DIFFERENCES = 5
 
 # Keys of the attributes that the engine writes to studies.

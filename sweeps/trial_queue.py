@@ -33,8 +33,6 @@ from sweeps.trials import (
     reason_of,
 )
 
-__all__ = ["TrialQueue"]
-
 RETRY_DELAY = timedelta(seconds=30)  # at most, from a failure to its retry: end of worker, study lock
 SAME_FAILURES = 3  # so many first trials that fail for one reason end the sweep
 

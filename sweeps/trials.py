@@ -12,21 +12,6 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-__all__ = [
-    "TrialSummary",
-    "count_attempts",
-    "count_reasons",
-    "final_trials",
-    "first_attempt",
-    "group_attempts",
-    "merge_attempts",
-    "pareto_front",
-    "ranked",
-    "reason_of",
-    "summarize",
-    "trial_index",
-]
-
 # Keys of user attributes that the engine writes to trials.
 SUGGESTED = "suggested_by"  # method that suggested the trial, which is run on top of the total
 REASON = "reason"  # why the trial ended

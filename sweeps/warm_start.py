@@ -15,8 +15,6 @@ from sweeps.space import Space, to_distributions
 from sweeps.study import find_study
 from sweeps.trials import WARM_START, ranked
 
-__all__ = ["best_configurations", "queue_configurations", "read_configurations"]
-
 MAX_CONFIGURATIONS = 5  # and at most half of the trials
 
 Configurations = dict[str, dict[str, Any]]  # params by the study and number of their trial

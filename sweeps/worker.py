@@ -22,7 +22,7 @@ from sweeps.storage.optuna_storage import open_storage, warm_up
 from sweeps.study import PrunerSpec, find_study
 from sweeps.trials import ERROR, REASON, STOP
 
-__all__ = ["beat", "run_worker", "tell", "warm_up"]
+__all__ = ["run_worker", "warm_up"]  # called by the fork server
 
 
 def beat(storage: RDBStorage, trial: RunningTrial, done: threading.Event) -> None:

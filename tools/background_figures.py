@@ -23,8 +23,6 @@ from nca.outputs.model_file import TrainedAutomaton, load_model
 from nca.outputs.pictures import grow
 from nca.textures.load import load_pixels
 
-__all__ = ["main"]
-
 USAGE = "python -m tools.background_figures [FOLDER]"
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "tests" / "data" / "orchid_petal.safetensors"

@@ -8,24 +8,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "CANVAS",
-    "SAMPLES_PER_PX",
-    "WORLD_PX",
-    "Field",
-    "Random",
-    "blur",
-    "find_cells",
-    "fractal",
-    "grid",
-    "mix",
-    "noise",
-    "ramp",
-    "relief",
-    "shortest_way",
-    "smoothstep",
-]
-
 WORLD_PX = 256
 # 2 x 2 samples per pixel suffice against aliasing of sharp edges; 4 x 4 cost four times as much.
 SAMPLES_PER_PX = 2

@@ -36,8 +36,6 @@ from tools.canvas import (
     smoothstep,
 )
 
-__all__ = ["TEXTURES", "draw_texture", "main"]
-
 USAGE = "python -m tools.draw_textures [FOLDER]"
 # The slowest level, whose output is the same on every processor.
 PNG_COMPRESS_LEVEL = 9

@@ -12,8 +12,6 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-__all__ = ["NcaSweeper", "NcaSweeperConfig"]
-
 
 @dataclass
 class NcaSweeperConfig:

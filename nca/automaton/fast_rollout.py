@@ -20,8 +20,6 @@ from nca.automaton.fast_rules import Rule, prepare_rule
 from nca.automaton.model import Automaton, State
 from nca.automaton.padded_grid import PaddedGrid
 
-__all__ = ["Rollout"]
-
 
 class _Tape:
     """Buffers for the states and masks of up to `n_steps` consecutive CA steps."""

@@ -21,8 +21,6 @@ from torch import Tensor
 from nca.automaton.model import Automaton
 from nca.automaton.padded_grid import ActiveCells, CellIndex, PaddedGrid
 
-__all__ = ["Rule", "fold_kernel", "prepare_rule"]
-
 Mask = Int8[Tensor, "batch height width mask_channel"]  # 1 where a cell takes the update
 Rows = Float[Tensor, "row channel"]  # one cell per row
 
@@ -36,9 +34,9 @@ SLOW_CHANNELS = range(13, 16)
 def prepare_rule(model: Automaton) -> tuple[Callable[..., Rule], tuple[Tensor, ...]]:
     """Return a constructor of the rule and its weights, through which autograd reaches the model's."""
     if model.bias is None:
-        return LinearRule, (fold_kernel(model),)
+        return _LinearRule, (fold_kernel(model),)
     kernels, w0 = _reduce_kernels(model)
-    return functools.partial(ReluRule, kernels), (w0, model.bias, model.w1)
+    return functools.partial(_ReluRule, kernels), (w0, model.bias, model.w1)
 
 
 def fold_kernel(model: Automaton) -> Float[Tensor, "channel channel 3 3"]:
@@ -94,7 +92,7 @@ class Rule(ABC):
         return self._buffer
 
 
-class LinearRule(Rule):
+class _LinearRule(Rule):
     """A rule without ReLU: one 3x3 convolution."""
 
     def __init__(self, kernel: Tensor) -> None:
@@ -132,7 +130,7 @@ class LinearRule(Rule):
         return self._wide_state.permute(0, 3, 1, 2)
 
 
-class ReluRule(Rule):
+class _ReluRule(Rule):
     """A rule with ReLU: depthwise perception, a 1x1 convolution, ReLU, a 1x1 convolution."""
 
     def __init__(self, kernels: Tensor, w0: Tensor, bias: Tensor, w1: Tensor) -> None:

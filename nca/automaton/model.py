@@ -14,8 +14,6 @@ from nca.automaton.perception import IDENTITY, make_kernels, perceive
 from nca.automaton.seeding import Streams
 from nca.config.schema import ModelConfig
 
-__all__ = ["Automaton", "draw_update_mask", "make_automaton", "make_seed_state", "plain_rollout"]
-
 State = Float[Tensor, "batch channel height width"]
 Mask = Int8[Tensor, "batch #channel height width"]  # 1 where a cell takes the update
 

@@ -10,8 +10,6 @@ import torch.nn.functional as F
 from jaxtyping import Int8, Int64, Shaped
 from torch import Tensor
 
-__all__ = ["ActiveCells", "CellIndex", "PaddedGrid"]
-
 # oneDNN caches its kernels by shape: the number of rows is rounded up to whole blocks.
 ROWS_PER_BLOCK = 512
 

@@ -7,8 +7,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["IDENTITY", "MAX_FILTERS", "make_kernels", "perceive"]
-
 MAX_FILTERS = 20
 
 # In the study's order; its program calls the Prewitt kernels "sobel".

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-__all__ = ["STREAMS", "Streams", "derive_seed"]
-
 # On the CPU, so that they are the same on every device, and integers need no device-to-host sync.
 HOST_STREAMS = ("weights", "filters", "pool", "ca_steps")
 DEVICE_STREAMS = ("seed_states", "masks")

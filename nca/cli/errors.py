@@ -7,8 +7,6 @@ import difflib
 import sys
 from collections.abc import Iterable, Iterator
 
-__all__ = ["EXIT_INTERRUPTED", "ConfigError", "exit_on_error", "nearest"]
-
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # as shells report ctrl-C
 

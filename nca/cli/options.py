@@ -13,8 +13,6 @@ from typing import NamedTuple
 
 from nca.cli.errors import ConfigError, nearest
 
-__all__ = ["HELP_FLAGS", "Arguments", "Command", "read_number", "read_out", "split_argv", "writing"]
-
 HELP_FLAGS = {"--help", "-h"}
 
 

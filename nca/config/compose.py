@@ -29,8 +29,6 @@ from nca.config.validation import flatten
 from sweeps import SweepError
 from sweeps.space import Choice, Domain, Interval, Scalar
 
-__all__ = ["CONF", "Overrides", "compose_plain", "read_domain", "run_hydra", "sort_overrides", "to_plain"]
-
 _PACKAGE = Path(__file__).resolve().parents[1]
 # A checkout's conf/ wins over the copy that a wheel carries.
 CONF = next(c for c in (_PACKAGE.parent / "conf", _PACKAGE / "conf") if (c / "sweep.yaml").exists())

@@ -9,31 +9,6 @@ from typing import Any, Literal
 
 from nca.config.validation import build, in_range
 
-__all__ = [
-    "FREE",
-    "FREE_OF_TRAIN",
-    "ExecutorConfig",
-    "FeaturesConfig",
-    "GrayScottTexture",
-    "ImageTexture",
-    "ModelConfig",
-    "OutputsConfig",
-    "PlantTexture",
-    "PrunerConfig",
-    "SamplerConfig",
-    "SweepConfig",
-    "SweepSettings",
-    "Texture",
-    "TrackingConfig",
-    "TrainConfig",
-    "TrialConfig",
-    "build_recorded",
-    "build_sweep",
-    "name_study",
-    "training_values",
-    "with_values",
-]
-
 
 @dataclass(frozen=True)
 class PlantTexture:

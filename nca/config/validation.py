@@ -14,9 +14,6 @@ from typing import Any, Literal
 
 from nca.cli.errors import ConfigError, nearest
 
-__all__ = ["Range", "build", "flatten", "in_range"]
-
-
 T = typing.TypeVar("T")
 
 

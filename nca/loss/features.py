@@ -18,8 +18,6 @@ from nca.config.schema import FeaturesConfig
 from nca.loss.vgg_weights import WEIGHTS_URL
 from nca.loss.winograd import WinogradConvolution
 
-__all__ = ["STYLE_LAYERS", "FeatureExtractor", "Features", "RandomFilters", "Vgg16", "load_extractor"]
-
 Features = Float[Tensor, "batch _ _"]  # (batch, feature, position); features and positions differ by layer
 Images = Float[Tensor, "batch 3 height width"]
 Convolution = Callable[[Tensor], Tensor]

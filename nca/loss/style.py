@@ -11,8 +11,6 @@ from torch import Tensor
 
 from nca.loss.features import FeatureExtractor, Features
 
-__all__ = ["StyleLoss", "gram_matrix", "style_distance"]
-
 Gram = Float[Tensor, "batch feature feature"]
 Grams = Sequence[Float[Tensor, "_ _ _"]]  # one per style layer, of that layer's number of features
 

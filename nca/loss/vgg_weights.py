@@ -9,8 +9,6 @@ from pathlib import Path
 
 from nca.config.schema import FeaturesConfig
 
-__all__ = ["WEIGHTS_URL", "hash_weights", "imagenet_weights_path", "resolve_features"]
-
 # torchvision's VGG16_Weights.IMAGENET1K_V1; the name ends in the first digits of the file's sha256.
 WEIGHTS_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
 PROBE_TIMEOUT_S = 5.0

@@ -16,8 +16,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["WinogradConvolution"]
-
 Images = Float[Tensor, "batch input height width"]
 Outputs = Float[Tensor, "batch output height width"]
 

@@ -23,8 +23,6 @@ from sweeps.application import DashboardNotes, Result
 from sweeps.running_trial import RunningTrial
 from sweeps.trials import TrialSummary
 
-__all__ = ["TextureSweep", "UntrackedSweep"]
-
 CONTACT_SHEET = "contact_sheet.png"
 MAX_IN_SHEET = 200  # outputs
 LOADED_LATE = ("torch._dynamo", "matplotlib.figure", "matplotlib.backends.backend_agg")  # Adam, loss.png

@@ -10,8 +10,6 @@ from nca.records.paths import RecordPaths
 from sweeps.application import DashboardNotes
 from sweeps.trials import TrialSummary
 
-__all__ = ["make_notes"]
-
 SHOWN_METRICS = (
     "final_loss",
     "final_loss_median",

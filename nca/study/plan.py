@@ -27,8 +27,6 @@ from nca.records.paths import is_study_name
 from sweeps.space import Choice, Domain, Interval, check_sampler
 from sweeps.storage.sqlite import SQLITE
 
-__all__ = ["Plan", "has_study", "make_plans", "read_duration", "resolve"]
-
 SCHEMAS = {"model": ModelConfig, "train": TrainConfig}  # groups whose values can be searched
 FIXED = {"model.name", "train.steps", *(f"train.{key}" for key in FREE_OF_TRAIN)}
 SEARCHABLE = {f"{group}.{item.name}" for group, part in SCHEMAS.items() for item in fields(part)} - FIXED

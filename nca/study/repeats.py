@@ -19,8 +19,6 @@ from sweeps.application import Result
 from sweeps.assignment import LOG_FILE
 from sweeps.running_trial import RunningTrial
 
-__all__ = ["Repeats"]
-
 LOCK_TIMEOUT_S = 60.0  # for an earlier worker of the trial, which stops at its next heartbeat
 MAX_LOG_CHARS = 100_000  # of the end of a worker's log, kept with the MLflow run
 

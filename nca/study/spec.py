@@ -16,8 +16,6 @@ from sweeps.samplers import SamplerSpec
 from sweeps.spec import SweepSpec
 from sweeps.study import PrunerSpec, StudySpec
 
-__all__ = ["TrialConfigs", "pruner_spec", "sampler_spec", "study_spec", "sweep_spec"]
-
 BY_CONTENT = ("texture.path", "texture.url", "features.weights")  # files, compared by their hashes
 
 

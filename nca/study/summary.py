@@ -14,8 +14,6 @@ from sweeps.progress import format_params
 from sweeps.spec import Summary
 from sweeps.trials import first_attempt
 
-__all__ = ["describe_end"]
-
 RANKS = ("best:", "2nd:", "3rd:")
 SHOWN_FRONT = 10  # trials of a Pareto front
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["N_STEPS", "PRESETS", "GrayScottRates", "render_gray_scott", "simulate_gray_scott"]
-
 Field = NDArray[np.float64]
 
 # Euler steps of dt = 1: by then every preset fills the torus and has settled, or divides for ever (mitosis).

@@ -16,8 +16,6 @@ from nca.cli.errors import ConfigError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["MIN_SIDE_PX", "Pixels", "read_image"]
-
 Pixels = NDArray[np.uint8]
 
 MIN_SIDE_PX = 16  # the smallest size of training

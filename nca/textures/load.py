@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-__all__ = ["ASSETS", "load_pixels", "load_texture", "texture_hash"]
-
 ASSETS = Path(__file__).parent / "assets"
 
 

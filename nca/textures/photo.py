@@ -10,8 +10,6 @@ from pathlib import Path
 from nca.cli.errors import ConfigError
 from nca.textures.image_file import MIN_SIDE_PX, read_image
 
-__all__ = ["fetch_photo"]
-
 _DOWNLOAD_TIMEOUT_S = 10.0
 _CACHE_VARIABLE = "NCA_CACHE"
 

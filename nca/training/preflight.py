@@ -15,8 +15,6 @@ from nca.textures.load import load_pixels, texture_hash
 from nca.tracking.client import check_address
 from nca.training.device import check_device, pick_device
 
-__all__ = ["check_inputs", "check_surroundings", "identify_inputs"]
-
 
 def check_surroundings(config: TrialConfig, *, elsewhere: bool = False) -> None:
     """Refuse a config whose texture, device, folder or store is not to be had; creates nothing.

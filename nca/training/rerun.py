@@ -14,8 +14,6 @@ from nca.config.schema import TrialConfig, build_recorded, training_values
 from nca.config.validation import build
 from nca.records.paths import RecordPaths, read_record_paths
 
-__all__ = ["RERUN_OPTIONS", "Rerun", "parse_rerun"]
-
 RERUN_OPTIONS = ("run", "study", "trial", "sweep.storage")  # of a command line, beside overrides
 NEW_GROUPS = ("tracking", "outputs", "runs_dir")  # of the new command, wherever the earlier run was recorded
 ANY_TEXTURE = "texture=roundleaf"  # composition needs one, though that of the earlier run is taken

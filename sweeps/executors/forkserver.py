@@ -19,8 +19,6 @@ from types import ModuleType
 from sweeps import SweepError
 from sweeps.assignment import LOG_FILE
 
-__all__ = ["die_with_parent", "prepare", "start"]
-
 PRELOAD = "SWEEPS_PRELOAD"  # environment variable: the modules that `sweeps.executors.preload` loads
 PR_SET_PDEATHSIG = 1
 

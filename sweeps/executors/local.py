@@ -14,8 +14,6 @@ from sweeps.executors import forkserver
 from sweeps.executors.base import Ended, count_oom_kills
 from sweeps.executors.slots import Slot
 
-__all__ = ["LocalExecutor"]
-
 KILL_TIMEOUT_S = 5.0
 SERVER_DIED = 255  # exit code that multiprocessing reports then
 

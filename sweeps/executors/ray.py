@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from ray import ObjectRef
     from ray.actor import ActorHandle
 
-__all__ = ["RayExecutor"]
-
 CONNECT_TIMEOUT_S = 10.0
 N_CONNECTIONS = 3
 PROBE_TIMEOUT_S = 120.0  # a node may have to start a process

@@ -22,8 +22,6 @@ from sweeps.executors.slots import Slot
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
-__all__ = ["UPLOADS", "Mailbox", "StoredFolder", "TaskSpec", "file_exists", "run_trial"]
-
 TICK_S = 0.5  # between two readings of the mailbox
 UPLOAD_EVERY_S = 5.0  # changed files; a new one, such as a checkpoint, is uploaded at once
 PARTIAL = ".partial"  # in the path of a file that is still being written

@@ -8,8 +8,6 @@ import subprocess
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Slot", "make_slots"]
-
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 NO_GPU = ("", "-1", "NoDevFiles")  # CUDA reads the list up to the first of these
 
@@ -57,9 +55,9 @@ def make_slots(
     """
     cores = sorted(os.sched_getaffinity(0))
     devices = visible_gpus() if gpus == "auto" else visible_gpus()[:gpus]
-    n_slots = workers
-    if n_slots == "auto":
-        n_slots = len(devices) * trials_per_gpu or max(1, len(cores) // (1 if threads == "auto" else threads))
+    per_slot = 1 if threads == "auto" else threads
+    n_auto = len(devices) * trials_per_gpu or max(1, len(cores) // per_slot)
+    n_slots = n_auto if workers == "auto" else workers
     n_threads = max(1, len(cores) // n_slots) if threads == "auto" else threads
     can_pin = n_slots * n_threads <= len(cores)
     no_gpu = "" if gpus == 0 else None

@@ -31,8 +31,6 @@ from sweeps.storage.postgresql import (
 )
 from sweeps.storage.sqlite import SQLITE, create_database, try_lock_folder
 
-__all__ = ["GRACE_PERIOD_S", "RetryingStorage", "first_line", "open_storage", "warm_up"]
-
 HEARTBEAT_INTERVAL_S = 15
 GRACE_PERIOD_S = 60
 SQLITE_TIMEOUT_S = 60  # of a writer that waits for another

@@ -9,15 +9,6 @@ from typing import Any
 
 from sqlalchemy import Engine, NullPool, create_engine, text
 
-__all__ = [
-    "POSTGRESQL",
-    "connect_options",
-    "creating_tables",
-    "has_password",
-    "try_lock_study",
-    "without_password",
-]
-
 POSTGRESQL = "postgresql"
 CONNECT_TIMEOUT_S = 10
 LOCK = 0x6E6361  # key of the advisory lock for the creation of tables, and first key of studies' locks

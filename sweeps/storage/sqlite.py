@@ -9,8 +9,6 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["SQLITE", "create_database", "try_lock_folder"]
-
 SQLITE = "sqlite:///"
 
 

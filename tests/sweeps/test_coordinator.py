@@ -467,8 +467,6 @@ def test_a_storage_that_cannot_be_written_is_one_line(
     sweep = Sweep(str(tmp_path), n_trials=1)
     with monkeypatch.context() as patch:
         patch.setattr(Coordinator, "_loop", fill_up)
-        with pytest.raises(
-            SweepError, match=r"written \(database or disk is full\); .* continues$"
-        ):
+        with pytest.raises(SweepError, match=r"written \(database or disk is full\); .* continues$"):
             sweep.run()
     assert sweep.run().counts == {"complete": 1}

@@ -92,7 +92,11 @@ def test_a_study_with_a_running_trial_stays(
     assert study is not None
     study.ask()
     to = f"sqlite:///{tmp_path}/new.db"
-    refuse([f"from={sweep.storage}", f"to={to}"], "study 'fake': trial 5 is running; stop the sweep first", capsys)
+    refuse(
+        [f"from={sweep.storage}", f"to={to}"],
+        "study 'fake': trial 5 is running; stop the sweep first",
+        capsys,
+    )
     assert read_trials(to) == []
 
 
