@@ -26,11 +26,7 @@ KINDS = (".csv", ".parquet", "")  # "": a folder
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the table and print its name; exit code 2 on bad input.
-
-    Raises:
-        ConfigError: Never: it becomes one line and exit code 2.
-    """
+    """Write the table and print its name; exit code 2 on bad input."""
     with exit_on_error(SweepError, OSError):
         options = COMMAND.read(arguments).options
         names = options["study"].split(",")

@@ -159,7 +159,6 @@ def _analyze_parameters(main: StudyTable, tried: pd.DataFrame, history: pd.DataF
     from analysis.figures import parameters
     from analysis.figures.clusters import plot_clusters
     from analysis.figures.importances import plot_importances
-    from analysis.figures.parallel import plot_parallel
     from analysis.unit_cube import UnitCube
 
     own = tried[tried["suggested_by"].isna()]
@@ -176,7 +175,7 @@ def _analyze_parameters(main: StudyTable, tried: pd.DataFrame, history: pd.DataF
         parameters.plot_interactions(points, searched, own["final_loss"].to_numpy(float)),
         parameters.plot_history(history),
     ]
-    parallel = plot_parallel(own, searched)
+    parallel = parameters.plot_parallel(own, searched)
     yield Section(f"Each parameter against final loss: {main.name}", plots, html=parallel)
     yield Section(f"Clusters of configurations: {main.name}", [plot_clusters(points, cube, own)])
 

@@ -96,9 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if enqueue == "true":
             queued = [each.params for each in suggestions]
             paths.open_studies().queue(name, queued, [each.attributes for each in suggestions])
-            print(
-                f"queued {len(queued)}: repeat the sweep's command to run them, in addition to sweep.n_trials"
-            )
+            print(f"queued {len(queued)}: repeat the sweep's command to run them on top of sweep.n_trials")
 
 
 def _read_rating(options: Mapping[str, str]) -> float:
@@ -115,13 +113,9 @@ def _read_rating(options: Mapping[str, str]) -> float:
 
 
 def suggest(table: StudyTable, method: str, n: int, target_rating: float) -> tuple[list[Suggestion], str]:
-    """Return new, different suggestions and an explanation.
+    """Return `n` new, different suggestions by one of `METHODS`, and an explanation.
 
-    Args:
-        table: The study.
-        method: One of `METHODS`.
-        n: Number of suggestions.
-        target_rating: `pca` and `umap` choose the cluster with the nearest mean rating, if there are ratings.
+    If there are ratings, `pca` and `umap` choose the cluster with the mean rating nearest to `target_rating`.
 
     Raises:
         ConfigError: If too few trials are complete, or fewer than `n` new configurations are found.
@@ -129,9 +123,7 @@ def suggest(table: StudyTable, method: str, n: int, target_rating: float) -> tup
     from analysis.unit_cube import UnitCube
 
     complete = table.trials[table.trials["reason"] == "complete"]
-    complete = (
-        complete.dropna(subset=["final_loss", *table.params]) if "final_loss" in complete else complete[:0]
-    )
+    complete = complete.dropna(subset=[key for key in ("final_loss", *table.params) if key in complete])
     if len(complete) < MIN_TRIALS or not table.params:
         raise ConfigError(
             f"study={table.name}: needs at least {MIN_TRIALS} complete trials ({len(complete)} so far)"
@@ -165,9 +157,8 @@ class Model:
         scales = np.full(n_axes if n >= MIN_PER_AXIS * n_axes else 1, 0.5)
         kernel = ConstantKernel() * Matern(scales, LENGTH_SCALES, nu=2.5) + WhiteKernel(0.1, NOISE_LEVELS)
         self.points, self.values = points, values
-        self.process = GaussianProcessRegressor(
-            kernel, n_restarts_optimizer=2, normalize_y=True, random_state=0
-        )
+        options = {"n_restarts_optimizer": 2, "normalize_y": True, "random_state": 0}
+        self.process = GaussianProcessRegressor(kernel, **options)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             self.process.fit(points, values)
@@ -272,11 +263,11 @@ def _select_new(cube: UnitCube, candidates: Sequence[dict[str, Any]], tried: Poi
 def _describe(
     params: Mapping[str, Any], method: str, cube: UnitCube, models: Mapping[str, Model], trials: pd.DataFrame
 ) -> Suggestion:
-    point, attributes = cube.encode([params]), {"suggested_by": method}
+    point = cube.encode([params])
+    attributes: dict[str, Any] = {"suggested_by": method}
     for goal, model in models.items():
-        (attributes[f"predicted_{goal}"],), (attributes[f"predicted_{goal}_sd"],) = map(
-            np.ndarray.tolist, model.predict(point)
-        )
+        (mean,), (sd,) = model.predict(point)
+        attributes |= {f"predicted_{goal}": float(mean), f"predicted_{goal}_sd": float(sd)}
     distances = np.linalg.norm(models["log10_loss"].points - point, axis=1)
     nearest_trials = trials.assign(distance=distances).nsmallest(N_NEIGHBORS, "distance")
     return Suggestion(params, attributes, nearest_trials[["trial", "distance", "final_loss"]].values.tolist())
@@ -290,10 +281,8 @@ def _print(suggestions: Sequence[Suggestion]) -> None:
         text = f"final loss {loss:.3g} (within a factor of {sd:.2g})"
         if "predicted_rating" in each.attributes:
             text += ", rating {predicted_rating:.1f} ± {predicted_rating_sd:.1f}".format(**each.attributes)
-        near = "; ".join(
-            "trial {:.0f} (distance {:.2f}, loss {:.3g})".format(*trial) for trial in each.neighbors
-        )
-        print(f"{number}. {format_params(each.params)}\n   predicted: {text}\n   nearest: {near}")
+        near = [f"trial {n:.0f} (distance {d:.2f}, loss {loss:.3g})" for n, d, loss in each.neighbors]
+        print(f"{number}. {format_params(each.params)}\n   predicted: {text}\n   nearest: {'; '.join(near)}")
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ RANK = "rank"
 def plot_importances(
     trials: pd.DataFrame, points: NDArray[np.float64], distributions: Mapping[str, BaseDistribution]
 ) -> Plot | str:
-    """Plot the share of the variance of the loss's ranks that each parameter explains, by fANOVA.
+    """Plot the share of the loss's rank variance that each parameter explains, by fANOVA.
 
     Ranks, because a few collapsed trials have most of the variance of the losses' logarithms.
     """

@@ -28,11 +28,7 @@ COMMAND = Command(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Import, export, copy to MLflow and sum up a study's ratings; exit code 2 on bad input.
-
-    Raises:
-        ConfigError: Never: it becomes one line and exit code 2.
-    """
+    """Import, export, copy to MLflow and sum up a study's ratings; exit code 2 on bad input."""
     with exit_on_error(SweepError, OSError):
         options = COMMAND.read(arguments).options
         out = read_out(options, "export", "") if "export" in options else None

@@ -67,10 +67,6 @@ def now() -> str:
 class Ratings:
     """The ratings of one study.
 
-    Args:
-        paths: Paths of the records.
-        study: Name of the study.
-
     Raises:
         SweepError: If there is no such study.
     """
