@@ -1,8 +1,9 @@
-"""Composition of conf/ for the entry points: plain values out, and one line for a user's mistake."""
+"""Composition of conf/ into plain values; a user's mistake gives one line."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nca.cli.errors import ConfigError, nearest
+from nca.cli.options import HELP_FLAGS
 from nca.config.validation import flatten
 from sweeps import SweepError
 from sweeps.space import Choice, Domain, Interval, Scalar
@@ -32,9 +34,8 @@ from sweeps.space import Choice, Domain, Interval, Scalar
 _PACKAGE = Path(__file__).resolve().parents[1]
 # A checkout's conf/ wins over the copy that a wheel carries.
 CONF = next(c for c in (_PACKAGE.parent / "conf", _PACKAGE / "conf") if (c / "sweep.yaml").exists())
-# Hydra's flags that print a composed config, and what our --help shows where no texture was given.
-PRINTING = {"--cfg", "-c", "--info", "-i"}
-HELP_TEXTURE = "texture=roundleaf"
+PRINTING = {"--cfg", "-c", "--info", "-i"}  # Hydra's flags that print a composed config
+ANY_TEXTURE = "texture=roundleaf"  # composition needs one
 
 
 def compose_plain(config_name: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def compose_plain(config_name: str, overrides: Sequence[str]) -> dict[str, Any]:
 
     Args:
         config_name: `train` or `sweep`.
-        overrides: Hydra overrides that are no sweeps.
+        overrides: Hydra overrides with one value each.
 
     Raises:
         ConfigError: If Hydra refuses them, in one line.
@@ -53,7 +54,7 @@ def compose_plain(config_name: str, overrides: Sequence[str]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _composing(config_name: str, overrides: Sequence[str]) -> Iterator[None]:
-    """Make conf/ known to Hydra, and turn what Hydra refuses into one line.
+    """Give Hydra conf/ as its search path, and turn its errors into one line.
 
     Raises:
         ConfigError: If Hydra refuses the overrides.
@@ -71,7 +72,7 @@ def to_plain(config: DictConfig) -> dict[str, Any]:
     """Resolve a composed config into plain nested values, without Hydra's own node.
 
     Raises:
-        ConfigError: If a mandatory value is missing, or `runs_dir` is no text.
+        ConfigError: If a mandatory value is missing, or `runs_dir` is not text.
     """
     config = config.copy()
     OmegaConf.set_struct(config, False)
@@ -89,12 +90,12 @@ def to_plain(config: DictConfig) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Overrides:
-    """A command line, sorted.
+    """The overrides of a command line by kind.
 
     Args:
         plain: Overrides with one value.
         groups: Names by option group where several are given.
-        domains: What is to be searched, by dotted key.
+        domains: Domains to search, by dotted key.
     """
 
     plain: list[str]
@@ -103,10 +104,10 @@ class Overrides:
 
 
 def sort_overrides(words: Sequence[str]) -> Overrides:
-    """Sort a command line's overrides into values, studies and domains.
+    """Sort overrides into plain values, groups with several options, and domains.
 
     Raises:
-        ConfigError: If one cannot be read, in one line.
+        ConfigError: If one cannot be parsed.
         SweepError: If a domain is empty.
     """
     sorted_ = Overrides([], {}, {})
@@ -123,15 +124,15 @@ def sort_overrides(words: Sequence[str]) -> Overrides:
 
 
 def keys_of(overrides: Sequence[str]) -> list[str]:
-    """Return what each override sets: a dotted key, or an option group."""
+    """Return the dotted key or the option group that each override sets."""
     return [str(_parse(word).key_or_group) for word in overrides]
 
 
 def read_domain(key: str, text: Any) -> Domain | None:
-    """Return the domain that a YAML value such as `choice(4, 5)` describes, None for a plain value.
+    """Return the domain of a value such as `choice(4, 5)`, None for a plain value.
 
     Raises:
-        ConfigError: If it cannot be read, in one line.
+        ConfigError: If it cannot be parsed.
         SweepError: If the domain is empty.
     """
     override = _parse(f"{key}={text}")
@@ -139,7 +140,7 @@ def read_domain(key: str, text: Any) -> Domain | None:
 
 
 def _parse(word: str) -> Override:
-    # The parser refuses an empty choice as a syntax error; here the reason is said.
+    # To the parser this is a syntax error like any other.
     if re.fullmatch(r"[^=]+=\s*choice\(\s*\)\s*", word):
         raise ConfigError(f"{word}: an empty domain; give at least one value")
     try:
@@ -154,7 +155,7 @@ def _parse(word: str) -> Override:
 
 
 def _check_groups(overrides: Sequence[str]) -> None:
-    """Refuse a number or null where an option's name belongs: Hydra's own words do not say where.
+    """Refuse a number or null in place of an option's name, for which Hydra's message names no group.
 
     Raises:
         ConfigError: If there is one.
@@ -166,8 +167,7 @@ def _check_groups(overrides: Sequence[str]) -> None:
             and (CONF / key).is_dir()
             and not override.is_delete()
         ):
-            names = sorted(file.stem for file in (CONF / key).glob("*.yaml"))
-            raise ConfigError(f"{override.input_line}: must be one of {', '.join(names)}")
+            raise ConfigError(f"{override.input_line}: must be one of {', '.join(_names(key))}")
 
 
 def _options(override: Override) -> Iterator[Any]:
@@ -211,43 +211,59 @@ def _scalar(value: Any) -> Scalar:
     return value
 
 
-def run_hydra(config_name: str, words: Sequence[str]) -> None:
-    """Hand a command line with flags to Hydra: `-m` starts the sweeper, `--help` and the like only print.
+def run_hydra(config_name: str, argv: Sequence[str]) -> None:
+    """Run a command line with flags: `-m` starts Hydra's sweeper, the others print a config.
 
     Raises:
-        ConfigError: If what is to be printed cannot be composed, in one line; Hydra's own are many.
+        ConfigError: If the config to print cannot be composed.
     """
-    flags = {word.partition("=")[0] for word in words if word.startswith("-")}
-    overrides = [word for word in words if "=" in word and not word.startswith("-")]
-    if flags & {"--help", "-h"}:
+    flags = {word.partition("=")[0] for word in argv if word.startswith("-")}
+    overrides = [word for word in argv if "=" in word and not word.startswith("-")]
+    if flags & HELP_FLAGS:
         _print_help(config_name, overrides)
         return
     if flags & PRINTING:
-        compose_plain(config_name, overrides)
+        compose_plain(config_name, overrides)  # refuses mistakes in one line
     import hydra
 
-    sys.argv[1:] = words
+    sys.argv[1:] = argv
     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(_refuse)()
 
 
 def _print_help(config_name: str, overrides: Sequence[str]) -> None:
-    """Print what Hydra's own help says, in half its time: it composes twice.
+    """Print the option groups and every key with its value and comment; Hydra's own help takes twice as long.
 
     Raises:
         ConfigError: If the config cannot be composed.
     """
     if not any(word.startswith("texture=") for word in overrides):
-        overrides = [*overrides, HELP_TEXTURE]
+        overrides = [*overrides, ANY_TEXTURE]
     with _composing(config_name, overrides):
         config = compose(config_name, list(overrides), return_hydra_config=True)
-    print(config.hydra.help.header)
-    print("Options, as GROUP=NAME:\n")
-    for folder in sorted(folder for folder in CONF.iterdir() if folder.is_dir()):
-        print(f"  {folder.name}: {', '.join(sorted(file.stem for file in folder.glob('*.yaml')))}")
-    OmegaConf.set_struct(config, False)
-    config.pop("hydra")
-    print(f"\nValues, as KEY=VALUE; ranges stand in {CONF}:\n")
-    print(OmegaConf.to_yaml(config))
+    header, chosen = config.hydra.help.header, config.hydra.runtime.choices
+    groups = sorted(group for group in chosen if "/" not in group)
+    comments = _read_comments(CONF / f"{config_name}.yaml", "")
+    for group in groups:
+        if chosen[group] is not None and group != "experiment":
+            comments |= _read_comments(CONF / group / f"{chosen[group]}.yaml", f"{group}.")
+    print(f"{header}\nOptions, as GROUP=NAME:\n")
+    for group in groups:
+        print(f"  {group}: {', '.join(_names(group))}")
+    print("\nValues, as KEY=VALUE:\n")
+    for key, value in _flatten(config).items():
+        shown = json.dumps(value) if value is None or isinstance(value, bool) else str(value).replace("'", "")
+        print(f"  {f'{key}={shown}':40}  {comments.get(key, '')}".rstrip())
+
+
+def _read_comments(file: Path, prefix: str) -> dict[str, str]:
+    """Return the comments of a YAML file by dotted key; the first line is that of `name`."""
+    lines = file.read_text().splitlines()
+    comments, parent = {}, ""
+    for line in lines:
+        if found := re.match(r"( *)([\w.]+):(?:.* # (.*))?", line):
+            parent = parent if found[1] else f"{found[2]}."
+            comments[f"{prefix}{parent if found[1] else ''}{found[2]}"] = found[3] or ""
+    return comments | {f"{prefix}name": lines[0].removeprefix("# ")}
 
 
 def _refuse(config: DictConfig) -> None:
@@ -256,17 +272,18 @@ def _refuse(config: DictConfig) -> None:
 
 
 def _explain(config_name: str, error: Exception) -> str:
+    """Return Hydra's error as one line, with the names or the key that were probably meant."""
     text = str(error)
-    if found := re.search(r"You must specify '(\w+)'.*?options:\s*(.*?)\s*$", text, re.DOTALL):
-        return f"'{found[1]}' is missing: give {found[1]}=NAME, one of {_in_a_row(found[2])}"
-    if found := re.search(
-        r"Could not find '(\w+)/([^']*)'.*?options in '\w+':\s*(.*?)\s*Config", text, re.DOTALL
-    ):
-        names = found[3].split()
-        return f"{found[1]}={found[2]}: must be one of {_in_a_row(found[3])}{nearest(found[2], names)}"
-    if found := re.search(r"Could not override '([^'@]+)'|key '([^']+)'|Key '([^']+)'", text):
-        key = next(group for group in found.groups() if group)
-        known = _known_keys(config_name)
+    if found := re.search(r"You must specify '(\w+)'", text):
+        return f"'{found[1]}' is missing: give {found[1]}=NAME, one of {', '.join(_names(found[1]))}"
+    if found := re.search(r"Could not find '(\w+)/([^']*)'", text):
+        names = _names(found[1])
+        return f"{found[1]}={found[2]}: must be one of {', '.join(names)}{nearest(found[2], names)}"
+    if found := re.search(r"Could not override '([^'@]+)'|[kK]ey '([^']+)'", text):
+        key = found[1] or found[2]
+        groups = [folder.name for folder in CONF.iterdir() if folder.is_dir()]
+        with initialize_config_dir(str(CONF), version_base="1.3", job_name=config_name):
+            known = [*groups, *_flatten(compose(config_name, [ANY_TEXTURE]))]
         if key not in known:
             return f"unknown key '{key}'{nearest(key, known)}"
         group = key.partition(".")[0]
@@ -276,18 +293,13 @@ def _explain(config_name: str, error: Exception) -> str:
     return " ".join(text.split())
 
 
-def _in_a_row(options: str) -> str:
-    return ", ".join(options.split())
-
-
-def _known_keys(config_name: str) -> list[str]:
-    """Every dotted key and every option group, for a nearest match."""
-    groups = [folder.name for folder in CONF.iterdir() if folder.is_dir()]
-    overrides = [HELP_TEXTURE]
-    with initialize_config_dir(str(CONF), version_base="1.3", job_name=config_name):
-        config = compose(config_name, overrides)
+def _flatten(config: DictConfig) -> dict[str, Any]:
+    """Return the values of a composed config by dotted key, unresolved, without Hydra's own."""
     plain = OmegaConf.to_container(config, resolve=False)
     assert isinstance(plain, dict)
-    return groups + [
-        key for key in flatten({str(k): v for k, v in plain.items()}) if not key.startswith("hydra.")
-    ]
+    return flatten({str(key): value for key, value in plain.items() if key != "hydra"})
+
+
+def _names(group: str) -> list[str]:
+    """Return the options of a group."""
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))

@@ -16,7 +16,6 @@ from nca.records.paths import RecordPaths, read_record_paths
 
 RERUN_OPTIONS = ("run", "study", "trial", "sweep.storage")  # of a command line, beside overrides
 NEW_GROUPS = ("tracking", "outputs", "runs_dir")  # of the new command, wherever the earlier run was recorded
-ANY_TEXTURE = "texture=roundleaf"  # composition needs one, though that of the earlier run is taken
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def parse_rerun(argv: Sequence[str]) -> Rerun:
         ConfigError: If there is no such run, or an override is wrong.
         SweepError: If there is no such study.
     """
-    from nca.config.compose import compose_plain, keys_of
+    from nca.config.compose import ANY_TEXTURE, compose_plain, keys_of
     from nca.training.trainer import drop_step
 
     options = {key: value for key, _, value in (word.partition("=") for word in argv) if key in RERUN_OPTIONS}

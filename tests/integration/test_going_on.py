@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -155,5 +156,6 @@ def test_help_is_light_and_shows_the_keys(module: str, tmp_path: Path, folder: P
     output, loaded = loaded_by(f"from nca.{module} import main; main(['--help'])", folder)
     assert loaded == []
     assert "texture: alocasia, gray_scott, image" in output
-    assert "train.size" in output or "size: 128" in output
+    assert re.search(r"train\.size=128 +height and width in pixels, a multiple of 16, 16 to 1024\n", output)
+    assert ("sampler: " in output) == ("sweep.n_trials=50 " in output) == (module == "sweep")
     assert listing(tmp_path) == [folder.name]
