@@ -26,7 +26,7 @@ from nca.training.run import (
     peak_memory_mb,
     train,
 )
-from nca.training.trainer import smoothed_loss
+from nca.training.trainer import FETCH_EVERY, smoothed_loss
 from tests.builders import CPU, RULES, trial_config, vgg_weights
 from tests.recorded import STEPS, FakeListener, Recorded
 
@@ -161,6 +161,16 @@ def test_reports_are_the_smoothed_losses_but_not_the_last(tmp_path: Path) -> Non
     losses = list(listener.losses.values())
     assert list(listener.reports) == list(range(1, STEPS))
     assert all(value == smoothed_loss(losses[:n]) for n, value in listener.reports.items())
+
+
+def test_of_losses_fetched_together_the_last_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FETCH_EVERY, "cpu", 5)
+    listener = FakeListener()
+    train_untracked(trial_config(tmp_path), tmp_path / "trial", listener)
+    assert list(listener.losses) == [5, 10, STEPS]
+    assert list(listener.reports) == [5, 10]
 
 
 @pytest.mark.parametrize("rule", RULES)
