@@ -31,8 +31,8 @@ from sweeps.samplers import SamplerSpec
 from sweeps.space import Interval
 from sweeps.spec import SweepSpec
 from sweeps.storage.optuna_storage import open_storage
-from sweeps.study import PrunerSpec, StudySpec
-from sweeps.trials import TrialSummary, find_study
+from sweeps.study import PrunerSpec, StudySpec, find_study
+from sweeps.trials import TrialSummary
 
 N_TRIALS = 2000
 QUARTERS = 4
