@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup sweep test cluster-test check ui dashboard study figures bench torture clean
+.PHONY: help setup sweep test test-all cluster-test check ui dashboard study figures bench torture clean
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | column -t -s '|'
@@ -23,8 +23,13 @@ sweep: $(READY) ## a short real sweep: roundleaf, three trials, a few minutes
 	$(BIN)/python -m nca.sweep -m texture=roundleaf experiment=quick sweep.study=quick $(SWEEP)
 
 # A thread each: processes that share the cores with two threads each wait for each other, thrice as long.
-test: $(READY) ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/cluster $(PYTEST)
+pytest = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --ignore tests/cluster
+
+test: $(READY) ## run the tests, but for the slow ones: minutes
+	$(pytest) -m 'not slow' $(PYTEST)
+
+test-all: $(READY) ## run all tests but those of a cluster
+	$(pytest) $(PYTEST)
 
 cluster-test: $(READY) ## run the tests with a Ray cluster, a PostgreSQL server and an MLflow server, which they start
 	$(BIN)/python -m pytest -n 3 --dist loadfile tests/cluster --ignore tests/cluster/test_docs.py $(PYTEST)

@@ -165,6 +165,7 @@ def test_make_help_lists_what_the_documents_name() -> None:
         "setup",
         "sweep",
         "test",
+        "test-all",
         "check",
         "ui",
         "dashboard",

@@ -14,6 +14,8 @@ from analysis.ratings.ratings import Rating, Ratings, now
 from analysis.runs import read_study
 from tests.analysis.builders import STUDY, make_study
 
+pytestmark = pytest.mark.slow
+
 N_TRIALS, N_RATED = 500, 12
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -28,6 +29,7 @@ def wait_until_said(browser: Chrome, text: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_outputs_are_rated_by_keyboard_and_a_restart_goes_on(
     serve: Serve, browser: Chrome, finished: Finished, tmp_path: Path
 ) -> None:

@@ -35,6 +35,7 @@ def test_the_report_lies_with_the_study(finished: Finished, runs: Path, tmp_path
     assert run_module("analysis.report", *words, "out=again", folder=tmp_path).returncode == 0
 
 
+@pytest.mark.slow
 def test_suggestions_run_on_top_of_the_total(finished: Finished, runs: Path, tmp_path: Path) -> None:
     words = ("train.steps=12", "outputs.robustness=false", "sampler=random")
     sweep(runs, *words, "sweep.n_trials=10", folder=tmp_path)

@@ -26,6 +26,8 @@ from nca.textures.load import load_pixels
 from tests.integration.browsing import PATIENCE_S, save_screenshot, wait_for_image, wait_for_text
 from tests.integration.conftest import WEBGL, Finished, Serve
 
+pytestmark = pytest.mark.slow
+
 MODEL = Path(__file__).parents[1] / "data" / "orchid_petal.safetensors"
 GROWN_AT, HEALED_AFTER = 400, 400  # CA steps
 

@@ -20,6 +20,8 @@ from tests.integration.conftest import Finished
 from tests.integration.records import Records
 from tests.templates import make_mlflow_database
 
+pytestmark = pytest.mark.slow
+
 STUDY = "roundleaf-srnca-random_filters"
 LOCKED_FOR_S = 30.0
 HOUR_S = 3600

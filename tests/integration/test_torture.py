@@ -6,14 +6,17 @@ import os
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.integration.torture import Torture
 
-N_KILLS = 60
 
-
-def test_a_sweep_survives_kills_at_random_moments(tmp_path: Path) -> None:
-    seed = int(os.environ.get("SEED", time.time()))
-    print(f"seed {seed}; again with: make torture N={N_KILLS} SEED={seed}")
-    torture = Torture(tmp_path, N_KILLS, seed)
+@pytest.mark.parametrize(
+    ("n_kills", "seed"),
+    [(8, 1), pytest.param(60, int(os.environ.get("SEED", time.time())), marks=pytest.mark.slow, id="60")],
+)
+def test_a_sweep_survives_kills_at_random_moments(tmp_path: Path, n_kills: int, seed: int) -> None:
+    print(f"seed {seed}; again with: make torture N={n_kills} SEED={seed}")
+    torture = Torture(tmp_path, n_kills, seed)
     torture.run()
-    assert torture.done >= N_KILLS
+    assert torture.done >= n_kills

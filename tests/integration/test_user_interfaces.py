@@ -15,6 +15,8 @@ from tests.integration.browsing import PATIENCE_S, save_screenshot, wait_for_ima
 from tests.integration.conftest import WEBGL, Finished, Serve
 from tests.integration.records import Records
 
+pytestmark = pytest.mark.slow
+
 
 def test_mlflow_opens_at_the_studys_runs(
     serve: Serve, browser: Chrome, finished: Finished, tmp_path: Path

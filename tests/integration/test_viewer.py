@@ -46,6 +46,7 @@ def states(browser: Chrome, model: Automaton, size: int = SIZE) -> NDArray[np.fl
     return np.array(browser.execute_script("return nca.states()")).reshape(model.channels, size, size)
 
 
+@pytest.mark.slow
 @BOTH
 @pytest.mark.parametrize(
     ("rule", "channels", "hidden", "filters"),
@@ -72,6 +73,7 @@ def test_states_at_update_rate_1_are_those_of_the_python_rollout(
     assert np.abs(found - seed[0].numpy()).max() > 0.1  # it did move
 
 
+@pytest.mark.slow
 @BOTH
 @pytest.mark.parametrize("rule", ["srnca", "relu"])
 def test_about_the_update_rate_of_cells_or_channels_take_an_update(
@@ -94,6 +96,7 @@ def test_about_the_update_rate_of_cells_or_channels_take_an_update(
     assert together == (rule == "relu")  # one draw per cell, or per channel
 
 
+@pytest.mark.slow
 @BOTH
 def test_the_brush_erases_and_paints_seed_around_the_edges(
     browser: Chrome, tmp_path: Path, path: str
@@ -113,6 +116,7 @@ def test_the_brush_erases_and_paints_seed_around_the_edges(
     assert (painted[:, 16, 16] <= 1).all()
 
 
+@pytest.mark.slow
 @BOTH
 def test_its_controls_work(browser: Chrome, tmp_path: Path, path: str) -> None:
     model = automaton("srnca", channels=6)
@@ -144,6 +148,7 @@ def test_its_controls_work(browser: Chrome, tmp_path: Path, path: str) -> None:
     assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("browser", [NO_WEBGL], indirect=True)
 def test_it_fits_a_phone_and_stands_still_where_motion_is_not_wanted(browser: Chrome, tmp_path: Path) -> None:
     browser.execute_cdp_cmd(

@@ -11,6 +11,8 @@ import pytest
 
 from tests.integration.commands import listing, run_module, run_python
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 
