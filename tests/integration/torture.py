@@ -7,6 +7,7 @@ study has its total; then the next study begins. The folder keeps finished studi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -126,9 +127,10 @@ class Torture:
             process.send_signal(which)
             process.wait(END_S)
             return
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        if children:
-            os.kill(int(chance.choice(children)), which)
+        others = sorted(set(bearing(self._mark)) - {process.pid})
+        if others:
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(chance.choice(others), which)
 
     def _expect_no_orphans(self) -> None:
         """Every process of a sweep must be gone within a second of its coordinator."""
