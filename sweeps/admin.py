@@ -41,18 +41,14 @@ class StudyStatus:
     """The status of a study.
 
     Args:
-        name: Name of the study.
         uid: Unique id.
         objectives: Names of the objectives.
         links: Links to its other records.
         counts: Numbers of finished trials by reason.
-        best: Best complete trial.
-        failed: Finished trials that failed.
         reasons: Reason of every attempt by its number; `running` or `waiting` before its end.
         finished: Numbers of the first attempts at finished trials.
         running: Running trials, as far as can be told from this host.
         orphaned: Trials that are RUNNING although their coordinator is dead.
-        n_queued: Number of trials that wait to be started.
         n_steps: Training steps of all trials that have ended.
         changed_at: Last start or end of a trial.
     """
@@ -147,13 +143,7 @@ class Studies:
     def queue(
         self, name: str, params: Sequence[Mapping[str, Any]], attributes: Sequence[Mapping[str, Any]]
     ) -> None:
-        """Queue trials, which the next sweep of the study runs first.
-
-        Args:
-            name: Name of the study.
-            params: Configurations in its search space.
-            attributes: Attributes of each trial; with `suggested_by` it is run on top of the total.
-        """
+        """Queue trials, which the next sweep runs first; those with `suggested_by`, on top of the total."""
         study = self._find(name)
         for each, known in zip(params, attributes, strict=True):
             study.enqueue_trial(dict(each), user_attrs=dict(known))
@@ -198,12 +188,7 @@ class Studies:
         return len(ended)
 
     def delete(self, name: str, artifacts: Path) -> None:
-        """Delete a study without running trials, with its trials' pictures.
-
-        Args:
-            name: Name of the study.
-            artifacts: Folder of Optuna's artifact store.
-        """
+        """Delete a study without running trials, and its files in the folder of Optuna's artifact store."""
         study, store = self._find(name), FileSystemArtifactStore(artifacts)
         owners: list[Study | FrozenTrial] = [study, *study.get_trials(deepcopy=False)]
         for owner in owners:

@@ -17,20 +17,15 @@ LOG_FILE = "log.txt"  # output of the trial's processes
 
 @dataclass(frozen=True)
 class Assignment:
-    """All that a worker needs to run a trial.
+    """All that a worker needs to run a trial; JSON. Most fields are those of `SweepSpec`.
 
     Args:
-        application: Dotted path, `package.module:Class`.
-        storage: SQLAlchemy address of the Optuna storage.
-        study: Name of the study.
         number: Trial number.
         first_attempt: Number of the first attempt at the trial.
         config: Config of the trial, plain nested values.
         links: What the application returned when the study was opened.
         pruner: Fields of a `PrunerSpec`.
-        artifacts: Folder of Optuna's artifact store.
         low_memory: Whether an earlier attempt ran out of memory.
-        storage_timeout_s: How long to wait while the storage's server is unavailable.
     """
 
     application: str

@@ -40,10 +40,7 @@ STOP_CHECK_S = 5.0
 class Coordinator:
     """Runs one sweep of one study.
 
-    Args:
-        spec: The sweep.
-        executor: Runs the trials; it is closed at the end of the sweep.
-        progress: Shows the progress.
+    The executor is closed at the end of the sweep.
     """
 
     def __init__(self, spec: SweepSpec, executor: Executor, progress: Progress) -> None:

@@ -82,11 +82,6 @@ def copy(options: dict[str, str]) -> Iterator[str]:
 def copy_study(name: str, source: RetryingStorage, target: RetryingStorage) -> Study:
     """Copy a study completely or not at all; its trials keep their numbers.
 
-    Args:
-        name: Name of the study.
-        source: Storage of the study.
-        target: Storage of the copy.
-
     Raises:
         SweepError: If one of its trials is running, or the target has a study of that name.
     """
@@ -108,14 +103,7 @@ def copy_study(name: str, source: RetryingStorage, target: RetryingStorage) -> S
 
 
 def copy_artifacts(study: Study, storage: RetryingStorage, source: Path, target: Path) -> int:
-    """Copy the artifacts of a copied study from one folder to another; return how many the source has.
-
-    Args:
-        study: The copied study.
-        storage: Its storage.
-        source: Folder of the artifacts.
-        target: Folder of the copies, created if it does not exist.
-    """
+    """Copy the artifacts of a copied study between folders; return how many the source has."""
     target.mkdir(parents=True, exist_ok=True)
     owners: list[Study | FrozenTrial] = [study, *study.get_trials()]
     metas = [meta for owner in owners for meta in get_all_artifact_meta(owner, storage=storage)]

@@ -31,10 +31,6 @@ class TrialProgress:
     """The progress of a running trial.
 
     Args:
-        number: Trial number.
-        slot: Slot that it runs on.
-        folder: The trial's folder.
-        params: Configuration.
         started_at: Start, on the monotonic clock.
         n_steps: Finished training steps.
         total_steps: Training steps of the whole trial; 0 if not known yet.

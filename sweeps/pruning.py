@@ -42,10 +42,6 @@ class Pruning:
 
     Optuna's pruners take each attempt for a trial: a retry has lost the rungs that it had passed, a failed
     attempt stays in the competition, and hyperband moves a retry to another bracket.
-
-    Args:
-        spec: The pruner.
-        study: The study.
     """
 
     def __init__(self, spec: PrunerSpec, study: Study) -> None:
@@ -57,11 +53,7 @@ class Pruning:
         )
 
     def should_prune(self, number: int) -> bool:
-        """Return whether to prune a running trial after its last report.
-
-        Args:
-            number: Number of the first attempt at the trial.
-        """
+        """Return whether to prune a running trial, by the number of its first attempt."""
         if self._never_prunes:
             return False
         self._merged.refresh()

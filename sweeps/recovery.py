@@ -37,11 +37,7 @@ class Recovery:
         self.queue.storage.heartbeat_stale_trial_callback = self._retry_stale
 
     def recover(self, running: Collection[int] = ()) -> None:
-        """Recover the trials of this host's dead coordinators, and all whose heartbeat has stopped.
-
-        Args:
-            running: Numbers of the trials that this process runs.
-        """
+        """Recover trials of this host's dead coordinators, and all without a heartbeat, but not `running`."""
         fail_stale(self.queue.study)
         self.queue.refresh()
         trials = self.queue.trials()

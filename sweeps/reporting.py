@@ -32,15 +32,7 @@ SHOW_EVERY_S = 60.0
 
 @dataclass
 class Reporter:
-    """Reports on one sweep.
-
-    Args:
-        spec: The sweep.
-        application: The application.
-        progress: Output of lines and the table.
-        queue: The study's trials.
-        links: What the application returned when the study was opened.
-    """
+    """Reports on one sweep; `links` are what the application returned when the study was opened."""
 
     spec: SweepSpec
     application: Application
@@ -58,12 +50,7 @@ class Reporter:
         self.progress.print(f"trial {trial.number} {what}: {format_params(trial.params)}")
 
     def print_end(self, trial: FrozenTrial, running: TrialProgress | None) -> None:
-        """Print how a trial ended.
-
-        Args:
-            trial: The finished trial.
-            running: Its progress; None if another coordinator started it.
-        """
+        """Print how a trial ended; its progress is None if another coordinator started it."""
         value = f" {trial.values[0]:.4g}" if trial.values else ""
         took = failure = ""
         if running is not None:
@@ -118,14 +105,7 @@ class Reporter:
 
 
 def make_headline(study: str, trials: Sequence[FrozenTrial], n_trials: int, left_s: float | None) -> str:
-    """Return the state of a sweep in one line.
-
-    Args:
-        study: Name of the study.
-        trials: All trials of the study.
-        n_trials: Total of finished trials.
-        left_s: Seconds to the end of the sweep; None if not known yet.
-    """
+    """Return the state of a sweep in one line, from all its trials, its total and the seconds left."""
     finished, ranking = final_trials(trials), ranked(trials)
     counts = count_reasons(finished).items()
     parts = [f"{study}: {len(finished)}/{n_trials} trials"]

@@ -22,14 +22,7 @@ EXIT_FENCED = 3  # exit code of a worker whose trial has been ended by others
 
 
 class RunningTrial:
-    """The trial that this process runs; used from the main thread.
-
-    Args:
-        assignment: The assignment.
-        folder: Folder that all attempts at the trial share.
-        pruning: The study's pruner.
-        storage: The study's storage.
-    """
+    """The trial that this process runs, in the folder of all its attempts; used from the main thread."""
 
     def __init__(self, assignment: Assignment, folder: Path, pruning: Pruning, storage: RDBStorage) -> None:
         self.folder = folder

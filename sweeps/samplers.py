@@ -33,12 +33,7 @@ def ask(study: Study, spec: SamplerSpec, space: Space) -> Trial:
 
     A sampler that draws anew for every trial is built anew for every trial, seeded from the trial's index. So
     a continued study does not draw the same values again, and failures do not change what is drawn: a retry
-    has the index of its first attempt.
-
-    Args:
-        study: Its sampler is from `make_sampler`.
-        spec: The sampler.
-        space: What it varies.
+    has the index of its first attempt. The samplers of a sequence are those that `make_sampler` has built.
     """
     if spec.name not in SEQUENCES:
         trials = study.get_trials(deepcopy=False)
@@ -49,12 +44,7 @@ def ask(study: Study, spec: SamplerSpec, space: Space) -> Trial:
 
 
 def make_sampler(spec: SamplerSpec, space: Space, index: int = 0) -> BaseSampler:
-    """Build a sampler.
-
-    Args:
-        spec: The sampler.
-        space: What it varies.
-        index: Of the trial that it is for; those in `SEQUENCES` are for all.
+    """Build a sampler for the trial with an index; those in `SEQUENCES` are for all trials.
 
     Raises:
         SweepError: If the name is unknown, or the sampler cannot draw from the space.

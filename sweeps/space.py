@@ -15,17 +15,16 @@ if TYPE_CHECKING:
 
 Scalar = bool | int | float | str | None
 
-# Samplers that model numbers only; Optuna would silently draw their choices at random.
-INTERVALS_ONLY = ("cmaes", "qmc")
+INTERVALS_ONLY = ("cmaes", "qmc")  # samplers for numbers; Optuna would silently draw their choices at random
 MIN_CMAES_DIMENSIONS = 2
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A finite set of values, in the order given.
+    """A finite list of values.
 
     Raises:
-        SweepError: If it is empty or names a value twice.
+        SweepError: If it is empty or has a value twice.
     """
 
     options: tuple[Scalar, ...]
@@ -37,7 +36,16 @@ class Choice:
             raise SweepError(f"{self} names a value twice")
 
     def __str__(self) -> str:
-        return f"choice({', '.join(str(option) for option in self.options)})"
+        return f"choice({', '.join(map(str, self.options))})"
+
+    @property
+    def n_values(self) -> float:
+        """Number of values."""
+        return len(self.options)
+
+    def value(self, index: int) -> Scalar:
+        """Return a value by its index."""
+        return self.options[index]
 
 
 @dataclass(frozen=True)
@@ -45,14 +53,12 @@ class Interval:
     """Numbers from `low` to `high`, both included.
 
     Args:
-        low: Smallest value.
-        high: Largest value.
         log: Whether orders of magnitude are equally likely.
-        step: Distance between values; None for all numbers between.
-        integer: Whether values are whole numbers.
+        step: Distance between values; None for all numbers in between.
+        integer: Whether values are integers.
 
     Raises:
-        SweepError: If it is empty, or logarithmic with a low end that is not positive.
+        SweepError: If it is empty, or logarithmic with a `low` that is not positive.
     """
 
     low: float
@@ -77,17 +83,16 @@ class Interval:
 
     @property
     def n_values(self) -> float:
-        """How many values there are, infinite without a step."""
+        """Number of values, infinite for real numbers without a step."""
         step = self.step or (1 if self.integer else None)
         return math.inf if step is None else math.floor((self.high - self.low) / step + 1e-9) + 1
 
     def value(self, index: int) -> float:
-        """Return a value by its index from the low end; the interval has a step or is of whole numbers.
+        """Return a value by its index, where their number is finite.
 
-        Counted in decimals: 0.1, 0.2, 0.3, where floats would make it 0.30000000000000004.
+        It is computed in decimals: 0.1, 0.2, 0.3, where floats would make it 0.30000000000000004.
         """
-        step = self.step or 1
-        value = float(Decimal(repr(self.low)) + index * Decimal(repr(step)))
+        value = float(Decimal(repr(self.low)) + index * Decimal(repr(self.step or 1)))
         return int(value) if self.integer else value
 
 
@@ -96,26 +101,23 @@ Space = Mapping[str, Domain]
 
 
 def describe(space: Space) -> dict[str, str]:
-    """Return each domain as the text that a command line would give."""
+    """Return each domain as on a command line."""
     return {key: str(domain) for key, domain in space.items()}
 
 
 def n_configurations(space: Space) -> float:
-    """Return how many different sets the space holds, infinite where an interval is continuous."""
-    sizes = [len(d.options) if isinstance(d, Choice) else d.n_values for d in space.values()]
-    return math.prod(sizes)
+    """Return the number of different configurations in a space, infinite if a domain is."""
+    return math.prod(domain.n_values for domain in space.values())
 
 
 def check_sampler(sampler: str, space: Space, n_objectives: int = 1) -> None:
-    """Refuse a space that a sampler cannot draw from as it is meant to, or several objectives.
+    """Check that a sampler supports a space and a number of objectives.
 
     Raises:
-        SweepError: If so, with the keys that stand in the way.
+        SweepError: If it does not.
     """
     choices = [key for key, domain in space.items() if isinstance(domain, Choice)]
-    endless = [
-        key for key, domain in space.items() if isinstance(domain, Interval) and domain.n_values == math.inf
-    ]
+    endless = [key for key, domain in space.items() if domain.n_values == math.inf]
     if sampler in INTERVALS_ONLY and choices:
         raise SweepError(
             f"sampler={sampler} draws from intervals and ranges only, not from the choices of "
@@ -132,20 +134,14 @@ def check_sampler(sampler: str, space: Space, n_objectives: int = 1) -> None:
         )
 
 
+def grid_values(space: Space) -> dict[str, list[Scalar]]:
+    """Return all values of each domain of a finite space."""
+    return {key: [d.value(i) for i in range(int(d.n_values))] for key, d in space.items()}
+
+
 def to_distributions(space: Space) -> dict[str, BaseDistribution]:
     """Return the space as Optuna's distributions."""
     return {key: _to_distribution(domain) for key, domain in space.items()}
-
-
-def grid_values(space: Space) -> dict[str, list[Scalar]]:
-    """Return every value of every domain, for a grid; the space has no continuous interval."""
-    values: dict[str, list[Scalar]] = {}
-    for key, domain in space.items():
-        if isinstance(domain, Choice):
-            values[key] = list(domain.options)
-        else:
-            values[key] = [domain.value(i) for i in range(int(domain.n_values))]
-    return values
 
 
 def _to_distribution(domain: Domain) -> BaseDistribution:

@@ -19,17 +19,14 @@ class SweepSpec:
     """The specification of a sweep.
 
     Args:
-        study: The study.
-        sampler: Draws configurations.
-        pruner: Ends unpromising trials.
         n_trials: Total of finished trials.
         retries: Retries of a killed trial.
         application: Dotted path, `package.module:Class`.
         compose: Returns the config of a trial from its params and its index, which seeds it.
         trials: Folder of the trials' folders.
         artifacts: Folder of Optuna's artifact store.
-        timeout_s: Time after which the sweep stops; None for no limit.
-        max_steps: Training steps of the whole study after which the sweep stops; None for no limit.
+        timeout_s: Time after which the sweep stops.
+        max_steps: Training steps of the whole study after which the sweep stops.
         warm_start: Study of the same storage whose best configurations are tried first.
         storage_timeout_s: How long to wait while the storage's server is unavailable.
     """
@@ -60,7 +57,6 @@ class Summary:
     Args:
         counts: Numbers of finished trials of the study by reason.
         ranking: Complete trials by the first objective, the best first.
-        front: Pareto front.
         interrupted: Whether the sweep stopped before its total.
         at_limit: Whether it stopped at `timeout_s` or `max_steps`.
         pruned_after: Training steps of each pruned trial.

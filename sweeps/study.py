@@ -119,11 +119,6 @@ def check_fingerprint(spec: StudySpec, recorded: Mapping[str, Any]) -> None:
 def check_folders(spec: StudySpec, storage: RDBStorage, trials: Path) -> None:
     """Check that the folders of trials do not belong to a study of that name in another storage.
 
-    Args:
-        spec: The study.
-        storage: Its storage.
-        trials: Folder of its trials' folders.
-
     Raises:
         SweepError: If there is a folder of a trial that the study does not have.
     """

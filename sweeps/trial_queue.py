@@ -96,10 +96,9 @@ class TrialQueue:
         return max(states.count(TrialState.WAITING), n_new)
 
     def n_steps(self, running: Mapping[int, int] | None = None) -> int:
-        """Return the training steps of the study so far; attempts at one trial count once.
+        """Return the training steps of the study, with those of running trials by number.
 
-        Args:
-            running: Steps of running trials by number.
+        Attempts at one trial count once.
         """
         steps = running or {}
         return sum(
@@ -153,10 +152,7 @@ class TrialQueue:
         return trial.params if is_whole else dict(trial.system_attrs.get("fixed_params", {}))
 
     def check_failures(self, folders: Path) -> None:
-        """Stop a sweep whose first trials all failed for the same reason.
-
-        Args:
-            folders: Folder of the trials' folders.
+        """Stop a sweep whose first trials all failed for the same reason; `folders` holds their folders.
 
         Raises:
             SweepError: If they did.

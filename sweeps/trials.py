@@ -33,9 +33,7 @@ class TrialSummary:
     """A trial as applications and programs outside the engine see it.
 
     Args:
-        number: Trial number.
         first_attempt: Number of the first attempt, which names the folder.
-        params: Configuration.
         reason: Why it ended; `running` or `waiting` before.
         values: One value per objective of a complete trial; the last report of a pruned one.
         attributes: User attributes, of the engine and of the application.

@@ -21,13 +21,7 @@ Configurations = dict[str, dict[str, Any]]  # params by the study and number of 
 
 
 def read_configurations(storage: RDBStorage, name: str, space: Space, n_trials: int) -> Configurations:
-    """Return the best configurations of a study, the best first.
-
-    Args:
-        storage: Storage of that study.
-        name: Name of that study.
-        space: Search space that must contain them.
-        n_trials: Total of the study that starts from them.
+    """Return the best configurations of a study for another one with a search space and a total of trials.
 
     Raises:
         SweepError: If there is no such study, or the space contains none of its configurations.

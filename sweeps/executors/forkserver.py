@@ -45,11 +45,11 @@ def prepare(module: str, application: str, environment: Mapping[str, str]) -> No
 
 
 def start(module: str, folder: Path, environment: Mapping[str, str], cores: Sequence[int]) -> BaseProcess:
-    """Start the process of a trial.
+    """Start the process of a trial, which writes its output to the trial's folder.
 
     Args:
         module: As in `prepare`.
-        folder: The trial's folder, which gets the output.
+        folder: Folder of the trial.
         environment: Environment variables, besides those of this process.
         cores: CPU numbers that it is pinned to; empty for all.
 

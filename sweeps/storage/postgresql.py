@@ -52,12 +52,7 @@ def creating_tables(address: str) -> Iterator[None]:
 
 
 def try_lock_study(engine: Engine, study_id: int, lock: contextlib.ExitStack) -> bool:
-    """Try to lock a study in a PostgreSQL database; return whether it is locked now.
-
-    Args:
-        engine: Engine of the database.
-        study_id: The storage's id of the study.
-        lock: Frees the study when it is closed.
+    """Try to lock a study in a PostgreSQL database until `lock` is closed; return whether it is locked now.
 
     Raises:
         SQLAlchemyError: If the server cannot be reached.
