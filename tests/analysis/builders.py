@@ -1,4 +1,4 @@
-"""Studies made up for tables and pages: trials with sets, losses and pictures, without training."""
+"""Synthetic studies for tables and pages: trials with parameters, losses and pictures, without training."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def make_study(
 ) -> RecordPaths:
     """Make a study of complete trials and some failed ones; every complete one has a picture.
 
-    The sets are the same for every name, the losses fall with the learning rate, and a texture's follow the
-    others'.
+    The configurations are the same for every name, losses fall with the learning rate, and those of different
+    textures correlate.
     """
     draw, noise = np.random.default_rng(0), np.random.default_rng(sum(map(ord, texture)))
     storage = open_storage(f"sqlite:///{runs / 'optuna.db'}")

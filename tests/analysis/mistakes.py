@@ -8,11 +8,14 @@ import pytest
 
 
 def expect_refusal(
-    main: Callable[[Sequence[str]], None], words: Sequence[str], said: str, capsys: pytest.CaptureFixture[str]
+    main: Callable[[Sequence[str]], None],
+    argv: Sequence[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Give an entry point a command that it must refuse in one line, with exit code 2."""
     with pytest.raises(SystemExit, match="2"):
-        main(words)
+        main(argv)
     text = capsys.readouterr().err
-    assert said in text
+    assert message in text
     assert text.count("\n") == 1

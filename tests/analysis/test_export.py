@@ -1,4 +1,4 @@
-"""A study as one table: what goes out is what comes in again."""
+"""An exported table has every trial with its values."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_every_trial_of_every_study_is_a_row(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("argv", "message"),
     [
         ([], "'study' is missing: give study=VALUE; see python -m analysis.export --help"),
         (["study=leaf", "out=x.xlsx"], "out=x.xlsx: must end with one of .csv, .parquet"),
@@ -43,7 +43,7 @@ def test_every_trial_of_every_study_is_a_row(
     ],
 )
 def test_mistakes_are_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], argv: list[str], message: str
 ) -> None:
     make_study(tmp_path, 2)
-    expect_refusal(main, [*words, f"runs_dir={tmp_path}"], said, capsys)
+    expect_refusal(main, [*argv, f"runs_dir={tmp_path}"], message, capsys)

@@ -48,7 +48,7 @@ def test_the_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("argv", "message"),
     [
         ([], "'study' is missing: give study=VALUE; see python -m analysis.gallery --help"),
         (["study=leef"], "study 'leef': no such study; there are: leaf"),
@@ -57,7 +57,7 @@ def test_the_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixtu
     ],
 )
 def test_mistakes_are_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], argv: list[str], message: str
 ) -> None:
     make_study(tmp_path, 2)
-    expect_refusal(main, [*words, f"runs_dir={tmp_path}"], said, capsys)
+    expect_refusal(main, [*argv, f"runs_dir={tmp_path}"], message, capsys)

@@ -1,4 +1,4 @@
-"""The report says what the data say, and a sentence where there are too few."""
+"""The report's numbers are those of the data; a figure with too few trials becomes a sentence."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FIGURES = {
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> RecordPaths:
-    """Return two studies of the same sets on two textures; the first one is rated."""
+    """Return two studies of the same configurations on two textures; the first one is rated."""
     runs = tmp_path_factory.mktemp("report")
     paths = make_study(runs, N_TRIALS + 1, name="leaf", texture="roundleaf")
     make_study(runs, N_TRIALS + 1, name="petal", texture="orchid_petal")
@@ -65,7 +65,7 @@ def sentences(report: Path) -> list[str]:
     return ["".join(each) for each in found]
 
 
-def test_a_report_of_what_was_exported_is_the_same(
+def test_a_report_of_an_exported_folder_is_the_same(
     report: Path, paths: RecordPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     export(["study=leaf,petal", f"out={tmp_path / 'shared'}", f"runs_dir={paths.runs}", "tracking.uri=none"])
@@ -90,19 +90,17 @@ def test_a_report_of_what_was_exported_is_the_same(
     assert not (tmp_path / "none").exists()
 
 
-def test_an_exported_folder_that_is_none_is_said_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_with_other_contents_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     expect_refusal(main, [f"exported={tmp_path}"], "was not written by `analysis.export out=FOLDER`", capsys)
-    words = [f"exported={tmp_path}", "study=leaf"]
-    expect_refusal(main, words, "give either study=NAME or exported=FOLDER", capsys)
+    argv = [f"exported={tmp_path}", "study=leaf"]
+    expect_refusal(main, argv, "give either study=NAME or exported=FOLDER", capsys)
 
 
 def numbers(text: str) -> list[float]:
     return [float(number) for number in re.findall(r"-?\d+\.\d+", text)]
 
 
-def test_every_figure_is_there_with_its_data(report: Path) -> None:
+def test_every_figure_is_written_with_its_data(report: Path) -> None:
     folder = report.parent
     assert {file.stem for file in folder.glob("*.png")} == FIGURES
     for name in FIGURES:
@@ -132,9 +130,9 @@ def test_the_parameter_that_matters_is_named_and_no_other(report: Path) -> None:
     assert "learning rate (-0." in named
     assert "channels" not in named
     assert "update rate" not in named
-    said = " ".join(sentences(report))
-    assert "these are neighborhoods, not clusters." in said  # the configurations are random
-    assert "which is not significant: with shuffled losses" in said  # no two parameters interact
+    report_text = " ".join(sentences(report))
+    assert "these are neighborhoods, not clusters." in report_text  # the configurations are random
+    assert "which is not significant: with shuffled losses" in report_text  # no two parameters interact
     table = pd.read_csv(report.parent / "parameters.csv").set_index("parameter")
     assert table.loc["train.learning_rate", "p"] < 0.01
     importances = pd.read_csv(report.parent / "importances.csv").set_index("parameter")
@@ -163,12 +161,12 @@ def test_the_best_trials_are_listed_the_best_first(report: Path, tables: list[St
 def test_few_trials_give_sentences(tmp_path: Path, n_trials: int, n_failed: int) -> None:
     paths = make_study(tmp_path, n_trials, n_failed)
     report = write_report([read_study(paths, "leaf")], paths, tmp_path / "out")
-    said = " ".join(sentences(report))
-    assert "experiment=ten_sets" in said
-    assert "<code>python -m analysis.rate study=leaf</code>" in said
-    assert "with a larger <code>sweep.n_trials</code>" in said
-    assert "`" not in said
-    assert "Needs at least 10 complete trials" in said
+    report_text = " ".join(sentences(report))
+    assert "experiment=ten_sets" in report_text
+    assert "<code>python -m analysis.rate study=leaf</code>" in report_text
+    assert "with a larger <code>sweep.n_trials</code>" in report_text
+    assert "`" not in report_text
+    assert "Needs at least 10 complete trials" in report_text
     drawn = {file.stem for file in (tmp_path / "out").glob("*.png")}
     assert drawn <= {"parameters", "history", "curves"}
     assert ("parameters" in drawn) == (n_trials - n_failed >= 3)
@@ -190,15 +188,15 @@ def test_the_same_data_give_the_same_report(
         [each if isinstance(each, str) else list(each.text) for each in section.plots]
         for section in make_sections(tables, paths)
     ]
-    said = re.sub("</?code>", "`", " ".join(sentences(report))).replace("&gt;", ">")
-    said = said.replace("study=leaf", "study=STUDY")
+    report_text = re.sub("</?code>", "`", " ".join(sentences(report))).replace("&gt;", ">")
+    report_text = report_text.replace("study=leaf", "study=STUDY")
     for each in texts:
         for text in each:
-            assert " ".join([text] if isinstance(text, str) else text) in said
+            assert " ".join([text] if isinstance(text, str) else text) in report_text
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("argv", "message"),
     [
         ([], "give either study=NAME or exported=FOLDER; see python -m analysis.report --help"),
         (["study=leef"], "study 'leef': no such study; there are: leaf"),
@@ -208,13 +206,13 @@ def test_the_same_data_give_the_same_report(
     ],
 )
 def test_mistakes_are_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], argv: list[str], message: str
 ) -> None:
     make_study(tmp_path, 2)
-    expect_refusal(main, [*words, f"runs_dir={tmp_path}"], said, capsys)
+    expect_refusal(main, [*argv, f"runs_dir={tmp_path}"], message, capsys)
 
 
-def test_suggestions_are_held_against_what_they_came_to(tmp_path: Path) -> None:
+def test_predictions_are_compared_with_obtained_losses(tmp_path: Path) -> None:
     paths = make_study(tmp_path, 20)
     table = read_study(paths, "leaf")
     trials = table.trials.copy()
@@ -224,15 +222,15 @@ def test_suggestions_are_held_against_what_they_came_to(tmp_path: Path) -> None:
     trials.loc[chosen, "predicted_log10_loss"] = losses[chosen] + [0, 0, 0, 9, 0, 0, 0, 0]
     trials.loc[chosen, "predicted_log10_loss_sd"] = 0.1
     report = write_report([replace(table, trials=trials)], paths, tmp_path / "out")
-    said = " ".join(sentences(report))
-    assert "pca: 4 configurations" in said
-    assert "75% within the predicted 95% range" in said
-    assert re.search(r"model: 4 configurations, median loss \S+; 100% within", said)
-    assert "Not suggested: 11 configurations" in said
+    report_text = " ".join(sentences(report))
+    assert "pca: 4 configurations" in report_text
+    assert "75% within the predicted 95% range" in report_text
+    assert re.search(r"model: 4 configurations, median loss \S+; 100% within", report_text)
+    assert "Not suggested: 11 configurations" in report_text
     assert (tmp_path / "out" / "suggestions.png").exists()
 
 
-def test_raters_are_held_against_themselves_and_each_other(tmp_path: Path) -> None:
+def test_agreement_of_raters_is_reported(tmp_path: Path) -> None:
     paths = make_study(tmp_path, 8)
     ratings = Ratings(paths, "leaf")
     for trial in range(6):
@@ -241,10 +239,12 @@ def test_raters_are_held_against_themselves_and_each_other(tmp_path: Path) -> No
     for trial in range(5):
         ratings.add(Rating(trial, "ada", 1, min(5, trial % 5 + trial // 4), now()))
     ratings.add(Rating(1, "bob", 1, 0, now()))
-    said = " ".join(sentences(write_report([read_study(paths, "leaf")], paths, tmp_path / "out")))
-    assert "Rater 'ada' re-rated 5 outputs: mean difference 0.2 (1.8 between different outputs)." in said
-    assert "Rater 'bob' re-rated 1 output: mean difference 2." in said
-    assert "Raters 'ada' and 'bob' both rated 6 outputs: mean difference " in said
+    report_text = " ".join(sentences(write_report([read_study(paths, "leaf")], paths, tmp_path / "out")))
+    assert (
+        "Rater 'ada' re-rated 5 outputs: mean difference 0.2 (1.8 between different outputs)." in report_text
+    )
+    assert "Rater 'bob' re-rated 1 output: mean difference 2." in report_text
+    assert "Raters 'ada' and 'bob' both rated 6 outputs: mean difference " in report_text
 
 
 def with_changes(
@@ -254,19 +254,19 @@ def with_changes(
     return replace(table, name=name, trials=changed, fixed={**table.fixed, **fixed})
 
 
-def test_studies_on_other_terms_are_not_compared(
+def test_studies_with_other_fixed_values_are_not_compared(
     tables: list[StudyTable], paths: RecordPaths, tmp_path: Path
 ) -> None:
     leaf, petal = tables
     larger = with_changes(petal, "larger", **{"train.size": 256})
     report = write_report([leaf, larger], paths, tmp_path / "terms")
-    said = " ".join(sentences(report))
-    assert "Not compared with leaf because of other fixed values: larger." in said
-    assert "Fewer than 5 configurations were trained on more than one texture." in said
+    report_text = " ".join(sentences(report))
+    assert "Not compared with leaf because of other fixed values: larger." in report_text
+    assert "Fewer than 5 configurations were trained on more than one texture." in report_text
     assert not (tmp_path / "terms" / "texture_against_texture.png").exists()
 
 
-def test_presets_are_textures_of_their_own(tables: list[StudyTable], paths: RecordPaths) -> None:
+def test_each_preset_is_a_texture(tables: list[StudyTable], paths: RecordPaths) -> None:
     presets = [
         with_changes(table, preset, **{"texture.name": "gray_scott", "texture.preset": preset})
         for table, preset in zip(tables, ("spots", "coral"), strict=True)
@@ -279,7 +279,7 @@ def test_presets_are_textures_of_their_own(tables: list[StudyTable], paths: Reco
 def test_studies_with_different_spaces_are_reported_together(
     tables: list[StudyTable], paths: RecordPaths, tmp_path: Path
 ) -> None:
-    """One searches less: its fixed value is that of some of the other's sets, there a whole number."""
+    """One study fixes a parameter, to a value that some of the other's trials have as a whole number."""
     leaf, petal = tables
     fixed = petal.trials.drop(columns="model.channels")
     narrow = replace(
@@ -287,17 +287,17 @@ def test_studies_with_different_spaces_are_reported_together(
         distributions={key: each for key, each in petal.distributions.items() if key != "model.channels"},
     )
     report = write_report([leaf, narrow], paths, tmp_path / "spaces")
-    said = " ".join(sentences(report))
-    assert "30 complete trials" in said
-    assert "Not compared" not in said
+    report_text = " ".join(sentences(report))
+    assert "30 complete trials" in report_text
+    assert "Not compared" not in report_text
     complete = leaf.trials.dropna(subset=["final_loss"])
     nines = (complete["model.channels"] == 9).sum()
     assert nines >= 5
-    assert f"{nines} configurations on 2 textures" in said
+    assert f"{nines} configurations on 2 textures" in report_text
 
 
 @pytest.mark.parametrize("losses", ["constant", "constant on one texture"])
-def test_losses_that_do_not_differ_give_sentences(
+def test_equal_losses_give_sentences(
     tables: list[StudyTable], paths: RecordPaths, tmp_path: Path, losses: str
 ) -> None:
     leaf, petal = tables
@@ -306,14 +306,14 @@ def test_losses_that_do_not_differ_give_sentences(
     )
     other = petal if losses == "constant on one texture" else with_changes(petal, "petal", same)
     report = write_report([with_changes(leaf, "leaf", same), other], paths, tmp_path / "same")
-    said = " ".join(sentences(report))
-    assert "All final losses are equal, so there is nothing to explain." in said
-    assert "rank correlation not defined (all the same)" in said
-    assert ("The losses do not vary on any texture." in said) == (losses == "constant")
-    assert "nan" not in said
+    report_text = " ".join(sentences(report))
+    assert "All final losses are equal, so there is nothing to explain." in report_text
+    assert "rank correlation not defined (all the same)" in report_text
+    assert ("The losses do not vary on any texture." in report_text) == (losses == "constant")
+    assert "nan" not in report_text
 
 
-def test_a_set_that_alone_carries_a_fit_is_left_out(
+def test_a_configuration_with_high_leverage_is_left_out(
     tables: list[StudyTable], paths: RecordPaths, tmp_path: Path
 ) -> None:
     leaf, petal = tables

@@ -1,4 +1,4 @@
-"""A study is read as a table with one row a trial."""
+"""A study is read as a table with one row per trial."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sweeps import SweepError
 from tests.analysis.builders import STUDY, make_study
 
 
-def test_a_study_is_a_table_of_sets_and_results(tmp_path: Path) -> None:
+def test_a_study_is_a_table_of_parameters_and_results(tmp_path: Path) -> None:
     table = read_study(make_study(tmp_path, 6, n_failed=2), STUDY)
     assert (table.name, table.objectives) == (STUDY, ["final_loss"])
     assert table.params == ["model.channels", "model.update_rate", "train.learning_rate"]

@@ -1,4 +1,4 @@
-"""Intervals cover as often as they say, p-values are uniform without an effect."""
+"""Intervals have their nominal coverage, p-values are uniform without an effect."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_few_pairs_have_wide_intervals_and_constants_none(kind: Kind) -> None:
     assert covered / 300 >= 0.92
 
 
-def test_what_groups_differ_by_is_no_correlation_within() -> None:
+def test_differences_between_groups_do_not_count_as_correlation() -> None:
     """Groups far apart in both; ten clusters with an effect of their own, one observation in each group."""
     draw, pooled, within = np.random.default_rng(5), 0, 0
     groups, clusters = np.repeat(np.arange(4), 10), np.tile(np.arange(10), 4)
@@ -69,7 +69,7 @@ def test_what_groups_differ_by_is_no_correlation_within() -> None:
     assert correlate_within(x, np.exp(x), groups, clusters, "spearman").value == pytest.approx(1.0)
 
 
-def test_spreads_interval_covers_the_truth_from_few_values() -> None:
+def test_the_interval_of_a_standard_deviation_covers_the_truth() -> None:
     draw, covered = np.random.default_rng(2), 0
     for _ in range(300):
         found = log10_std(10 ** draw.normal(scale=0.5, size=10))
@@ -93,7 +93,7 @@ def test_p_values_without_an_effect_are_uniform_and_with_one_small(monkeypatch: 
     assert permutation_p(words, words @ [1.0, 5.0, 2.0] + draw.normal(size=30), order) < 0.01
 
 
-def test_what_a_sampler_comes_back_to_while_losses_fall_is_no_effect(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sampler_that_narrows_while_losses_fall_is_not_an_effect(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "N_RESAMPLES", 400)
     draw, order, found = np.random.default_rng(6), np.arange(60), []
     for _ in range(100):

@@ -1,4 +1,4 @@
-"""Suggestions are valid, new, good where goodness is known, and run on top of the total."""
+"""Suggestions are valid, new, near the known optimum, and queued in addition to the total."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_model_finds_where_the_loss_is_small(paths: RecordPaths) -> None:
 
 
 @pytest.mark.parametrize("method", ["pca", "umap", "model"])
-def test_ratings_lead_where_there_are_some(tmp_path: Path, method: str) -> None:
+def test_ratings_are_used_if_there_are_some(tmp_path: Path, method: str) -> None:
     paths = make_study(tmp_path, 40)
     ratings = Ratings(paths, STUDY)
     for row in read_study(paths, STUDY).trials.dropna(subset=["final_loss"]).itertuples():
@@ -65,8 +65,8 @@ def test_ratings_lead_where_there_are_some(tmp_path: Path, method: str) -> None:
     assert np.median([each.params["train.learning_rate"] for each in found]) < 2e-4
 
 
-def test_predictions_from_few_trials_are_as_sure_as_they_may_be() -> None:
-    """Six axes, of which two matter; what is left out of the fit lies in its 95% range about as often."""
+def test_predictions_from_few_trials_cover_unseen_values() -> None:
+    """Of six axes two matter; unseen values lie within the predicted 95% range in about 95% of cases."""
     draw, inside = np.random.default_rng(0), []
     for n in (10, 20, 40):
         for _ in range(6):
@@ -77,7 +77,7 @@ def test_predictions_from_few_trials_are_as_sure_as_they_may_be() -> None:
     assert 0.85 < np.mean(inside) <= 1.0
 
 
-def test_the_coverage_is_that_of_trials_left_out() -> None:
+def test_the_coverage_equals_that_of_refitted_models() -> None:
     draw, inside = np.random.default_rng(1), []
     points, values = draw.random((15, 2)), draw.normal(size=15)
     model = Model(points, values)
@@ -90,7 +90,7 @@ def test_the_coverage_is_that_of_trials_left_out() -> None:
     assert model.coverage() == pytest.approx(np.mean(inside))
 
 
-def test_a_trials_noise_is_no_promise_of_improvement() -> None:
+def test_the_noise_of_a_trial_does_not_count_as_uncertainty_of_the_mean() -> None:
     model = Model(np.linspace(0, 1, 40)[:, None], np.random.default_rng(2).normal(size=40))
     (_, with_noise), (_, of_mean) = model.predict(model.points), model.predict(model.points, noise=False)
     assert (of_mean < 0.5 * with_noise).all()
@@ -105,9 +105,9 @@ def read_rate(paths: RecordPaths, trial: int) -> float:
 def test_queued_suggestions_are_marked_and_wait(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = make_study(tmp_path, 20)
     main([f"study={STUDY}", "method=pca", "n=3", "enqueue=true", f"runs_dir={tmp_path}"])
-    said = capsys.readouterr().out
-    assert "queued 3" in said
-    assert said.count("nearest: trial ") == 3
+    message = capsys.readouterr().out
+    assert "queued 3" in message
+    assert message.count("nearest: trial ") == 3
     study = find_study(open_storage(paths.storage, create=False), STUDY)
     assert study is not None
     waiting = [trial for trial in study.get_trials() if trial.state.name == "WAITING"]
@@ -119,7 +119,7 @@ def test_queued_suggestions_are_marked_and_wait(tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("argv", "message"),
     [
         ([], "'study' is missing: give study=VALUE; see python -m analysis.suggest --help"),
         (["study=leaf", "method=pcaa"], "method=pcaa: must be one of model, pca, umap, did you mean 'pca'?"),
@@ -131,7 +131,7 @@ def test_queued_suggestions_are_marked_and_wait(tmp_path: Path, capsys: pytest.C
     ],
 )
 def test_mistakes_are_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], argv: list[str], message: str
 ) -> None:
     make_study(tmp_path, 4)
-    expect_refusal(main, [*words, f"runs_dir={tmp_path}"], said, capsys)
+    expect_refusal(main, [*argv, f"runs_dir={tmp_path}"], message, capsys)

@@ -1,4 +1,4 @@
-"""Every point of the unit cube is a valid set, and every set comes back from its point."""
+"""Every point of the unit cube decodes to a valid configuration, and encoding is inverse to decoding."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ANYWHERE = st.floats(allow_nan=True, allow_infinity=True, width=64)
 
 @settings(max_examples=300, deadline=None)
 @given(arrays(float, (3, len(SPACE)), elements=ANYWHERE))
-def test_every_point_decodes_to_a_valid_set(points: np.ndarray) -> None:
+def test_every_point_decodes_to_a_valid_configuration(points: np.ndarray) -> None:
     for each in CUBE.decode(points):
         for name, value in each.items():
             distribution = SPACE[name]
@@ -41,7 +41,7 @@ def test_every_point_decodes_to_a_valid_set(points: np.ndarray) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(arrays(float, (2, len(SPACE)), elements=st.floats(0, 1)))
-def test_a_set_comes_back_from_its_point(points: np.ndarray) -> None:
+def test_encoding_is_inverse_to_decoding(points: np.ndarray) -> None:
     sets = CUBE.decode(points)
     again = CUBE.decode(CUBE.encode(sets))
     for one, other in zip(sets, again, strict=True):
@@ -58,6 +58,6 @@ def test_choices_are_ordered_by_rank_and_numbers_by_their_scale() -> None:
     assert middle["model.update_rate"] == 0.75
 
 
-def test_what_is_no_choice_is_refused() -> None:
+def test_an_unknown_choice_is_refused() -> None:
     with pytest.raises(ValueError, match="7"):
         CUBE.encode([{**CUBE.decode(np.zeros((1, len(SPACE))))[0], "model.channels": 7}])

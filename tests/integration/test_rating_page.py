@@ -25,7 +25,7 @@ def press(browser: Chrome, key: str, then: str) -> None:
 
 def wait_until_said(browser: Chrome, text: str) -> None:
     WebDriverWait(browser, PATIENCE_S).until(
-        lambda b: text in b.find_element(By.ID, "progress").text, f"the page never said {text}"
+        lambda b: text in b.find_element(By.ID, "progress").text, f"the page never message {text}"
     )
 
 
@@ -76,13 +76,13 @@ def test_outputs_are_rated_by_keyboard_and_a_restart_goes_on(
 
 
 def test_mistakes_are_one_line(finished: Finished, tmp_path: Path) -> None:
-    for words, said in (
+    for argv, message in (
         ((), "'study' is missing: give study=VALUE; see python -m analysis.rate --help"),
         (("study=nothing",), "study 'nothing': no such study"),
         ((f"study={finished.name}", "rater=<b>"), "rater=<b>: must be 1 to 40 letters"),
         ((f"study={finished.name}", "port=x"), "port=x: must be 1 to 65535"),
     ):
-        done = run_module("analysis.rate", *words, f"runs_dir={finished.runs}", folder=tmp_path)
+        done = run_module("analysis.rate", *argv, f"runs_dir={finished.runs}", folder=tmp_path)
         assert done.returncode == 2
-        assert said in done.stderr
+        assert message in done.stderr
         assert done.stderr.count("\n") == 1

@@ -17,10 +17,10 @@ def runs(finished: Finished, tmp_path: Path) -> Path:
 
 
 def test_the_report_lies_with_the_study(finished: Finished, runs: Path, tmp_path: Path) -> None:
-    words = (f"study={finished.name}", f"runs_dir={runs}")
+    argv = (f"study={finished.name}", f"runs_dir={runs}")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("of nobody else's concern")
-    done = run_module("analysis.report", *words, "out=out", folder=tmp_path)
+    done = run_module("analysis.report", *argv, "out=out", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "out/report.html\n"
     records = Records(runs, finished.name)
@@ -32,17 +32,17 @@ def test_the_report_lies_with_the_study(finished: Finished, runs: Path, tmp_path
     assert stored.read_bytes() == (tmp_path / "out" / "report.html").read_bytes()
     # What only Optuna knows is reported too.
     (runs / "mlflow.db").unlink()
-    assert run_module("analysis.report", *words, "out=again", folder=tmp_path).returncode == 0
+    assert run_module("analysis.report", *argv, "out=again", folder=tmp_path).returncode == 0
 
 
 @pytest.mark.slow
 def test_suggestions_run_on_top_of_the_total(finished: Finished, runs: Path, tmp_path: Path) -> None:
-    words = ("train.steps=12", "outputs.robustness=false", "sampler=random")
-    sweep(runs, *words, "sweep.n_trials=10", folder=tmp_path)
+    argv = ("train.steps=12", "outputs.robustness=false", "sampler=random")
+    sweep(runs, *argv, "sweep.n_trials=10", folder=tmp_path)
     asked = (f"study={finished.name}", "method=pca", "n=2", "enqueue=true", f"runs_dir={runs}")
     said = run_module("analysis.suggest", *asked, folder=tmp_path)
     assert "queued 2" in said.stdout, said.stderr
-    sweep(runs, *words, "sweep.n_trials=10", folder=tmp_path)
+    sweep(runs, *argv, "sweep.n_trials=10", folder=tmp_path)
     trials = Records(runs, finished.name).study.get_trials()
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 12
     assert [trial.user_attrs.get("suggested_by") for trial in trials] == [None] * 10 + ["pca"] * 2

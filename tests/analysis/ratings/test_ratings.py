@@ -1,4 +1,4 @@
-"""Ratings are kept with the study, exchanged as tables, and asked for blind, in an order of each rater."""
+"""Ratings are stored with the study, exchanged as tables, and given blind, in a different order per rater."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def ask(
 
 
 def rate_everything(rater: str, n_trials: int) -> list[Rating]:
-    """Return the ratings of somebody who rates to the end, one as every other."""
+    """Return the ratings of a rater who rates everything with 3."""
     given: list[Rating] = []
     while True:
         queue = Queue(STUDY, rater, range(n_trials), given)
@@ -83,14 +83,14 @@ def test_the_order_is_each_raters_own_and_stays() -> None:
     assert ada[:30] != sorted(ada[:30])
 
 
-def test_what_is_trained_later_is_shown_too() -> None:
+def test_trials_that_end_later_are_shown_too() -> None:
     given = rate_everything("ada", 10)
     queue = Queue(STUDY, "ada", range(12), given)
     assert queue.n_left == 2
     assert queue.next() in {(10, 0), (11, 0)}
 
 
-def test_ratings_are_kept_with_the_study_and_stand_in_its_table(ratings: Ratings, tmp_path: Path) -> None:
+def test_ratings_are_stored_with_the_study_and_in_its_table(ratings: Ratings, tmp_path: Path) -> None:
     ratings.add(Rating(3, "ada", 0, 4, now()))
     ratings.add(Rating(3, "ada", 1, 5, now()))
     ratings.add(Rating(3, "bob", 0, 1, now()))
@@ -101,41 +101,41 @@ def test_ratings_are_kept_with_the_study_and_stand_in_its_table(ratings: Ratings
     assert load(STUDY, runs_dir=tmp_path)["rating"].count() == 1
 
 
-def test_a_table_of_ratings_goes_out_and_in_again(
+def test_an_exported_table_of_ratings_can_be_imported(
     paths: RecordPaths, ratings: Ratings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for trial in range(4):
         ratings.add(Rating(trial, "ada of Ö", 0, trial + 0.5, now()))
     ratings.add(Rating(0, "ada of Ö", 1, 2.5, now()))
-    out, words = tmp_path / "r.csv", [f"study={STUDY}", f"runs_dir={tmp_path}"]
-    main([*words, f"export={out}"])
+    out, argv = tmp_path / "r.csv", [f"study={STUDY}", f"runs_dir={tmp_path}"]
+    main([*argv, f"export={out}"])
     before = ratings.all()
     assert out.read_text().splitlines()[0] == "study,trial,rater,look,rating,at"
     for rating in before:
         ratings.remove(rating)
     assert ratings.all() == []
     for _ in range(2):  # the second time nothing changes
-        main([*words, f"import={out}"])
+        main([*argv, f"import={out}"])
         assert ratings.all() == before
-    said = capsys.readouterr().out
-    assert f"4 of {N_COMPLETE} complete trials are rated" in said
-    assert "ada of Ö: 4 rated, mean 2.1\nRater 'ada of Ö' re-rated 1 output: mean difference 2." in said
+    message = capsys.readouterr().out
+    assert f"4 of {N_COMPLETE} complete trials are rated" in message
+    assert "ada of Ö: 4 rated, mean 2.1\nRater 'ada of Ö' re-rated 1 output: mean difference 2." in message
 
 
-def test_of_a_table_of_several_studies_a_study_takes_its_own_lines(
+def test_a_study_imports_only_its_own_rows(
     ratings: Ratings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ratings.add(Rating(1, "ada", 0, 2, now()))
-    table, words = tmp_path / "r.csv", [f"study={STUDY}", f"runs_dir={tmp_path}"]
+    table, argv = tmp_path / "r.csv", [f"study={STUDY}", f"runs_dir={tmp_path}"]
     lines = [f"{STUDY},1,5,ada", f"{STUDY},2,4,ada", "petal,2,0,ada"]
     table.write_text("\n".join(["study,trial,rating,rater", *lines]))
-    main([*words, f"import={table}"])
+    main([*argv, f"import={table}"])
     assert {(r.trial, r.rating) for r in ratings.all()} == {(1, 5), (2, 4)}
     assert f"{table}: 2 ratings, 1 in place of others" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "message"),
     [
         ("study,trial,rating\npetal,1,3\nfern,1,3", f"has ratings of fern, petal, none of {STUDY}"),
         ("trial,note\n1,x", "has no column rating"),
@@ -151,16 +151,16 @@ def test_of_a_table_of_several_studies_a_study_takes_its_own_lines(
     ],
 )
 def test_a_table_with_a_mistake_imports_nothing(
-    ratings: Ratings, tmp_path: Path, capsys: pytest.CaptureFixture[str], lines: str | None, said: str
+    ratings: Ratings, tmp_path: Path, capsys: pytest.CaptureFixture[str], lines: str | None, message: str
 ) -> None:
     table = tmp_path / "r.csv"
     if lines is not None:
         table.write_text(lines)
-    expect_refusal(main, [f"study={STUDY}", f"import={table}", f"runs_dir={tmp_path}"], said, capsys)
+    expect_refusal(main, [f"study={STUDY}", f"import={table}", f"runs_dir={tmp_path}"], message, capsys)
     assert ratings.all() == []
 
 
-def test_the_page_shows_target_and_output_and_nothing_that_tells(client: FlaskClient) -> None:
+def test_the_page_shows_only_target_and_output(client: FlaskClient) -> None:
     shown = ask(client, "/next")
     assert shown.keys() == {"left", "done", "undo", "token", "target", "output"}
     assert (shown["left"], shown["done"], shown["undo"]) == (N_COMPLETE + 1, 0, False)
@@ -169,7 +169,7 @@ def test_the_page_shows_target_and_output_and_nothing_that_tells(client: FlaskCl
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
 
 
-def test_a_rating_is_kept_and_can_be_taken_back(client: FlaskClient, ratings: Ratings) -> None:
+def test_a_rating_is_stored_and_can_be_undone(client: FlaskClient, ratings: Ratings) -> None:
     first = ask(client, "/next")
     second = ask(client, "/rate", token=first["token"], rating=4)
     assert second["output"] != first["output"]
@@ -182,7 +182,7 @@ def test_a_rating_is_kept_and_can_be_taken_back(client: FlaskClient, ratings: Ra
     assert [(r.rater, r.rating) for r in ratings.all()] == [("ada", 1)]
 
 
-def test_a_rating_is_kept_where_mlflow_takes_no_tag(
+def test_a_rating_is_stored_if_mlflow_fails(
     client: FlaskClient, ratings: Ratings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*_: object) -> None:
@@ -204,7 +204,7 @@ def test_two_raters_do_not_disturb_each_other(client: FlaskClient, ratings: Rati
 
 
 @pytest.mark.parametrize("rating", [6, -1, 2.5, True, "3", None])
-def test_what_is_no_rating_is_refused(client: FlaskClient, ratings: Ratings, rating: object) -> None:
+def test_an_invalid_rating_is_refused(client: FlaskClient, ratings: Ratings, rating: object) -> None:
     token = ask(client, "/next")["token"]
     assert "whole number from 0 to 5" in str(
         ask(client, "/rate", code=400, token=token, rating=rating)["error"]
@@ -212,7 +212,7 @@ def test_what_is_no_rating_is_refused(client: FlaskClient, ratings: Ratings, rat
     assert ratings.all() == []
 
 
-def test_a_rating_for_what_is_shown_no_more_is_refused(client: FlaskClient, ratings: Ratings) -> None:
+def test_a_rating_of_an_output_no_longer_shown_is_refused(client: FlaskClient, ratings: Ratings) -> None:
     token = ask(client, "/next")["token"]
     ask(client, "/next")  # another tab
     assert "reload the page" in str(ask(client, "/rate", code=409, token=token, rating=3)["error"])
@@ -220,7 +220,7 @@ def test_a_rating_for_what_is_shown_no_more_is_refused(client: FlaskClient, rati
 
 
 @pytest.mark.parametrize("rater", ["", "<script>", "a" * 41])
-def test_a_name_that_is_none_is_refused(client: FlaskClient, rater: str) -> None:
+def test_an_invalid_name_is_refused(client: FlaskClient, rater: str) -> None:
     assert "rater=" in str(ask(client, "/next", rater, code=400)["error"])
 
 
