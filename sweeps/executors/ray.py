@@ -254,21 +254,23 @@ class RayExecutor:
         import ray
         from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
-        (reference, spec), reason = self._running.pop(number), ""
+        reference, spec = self._running.pop(number)
+        reasons = []
         try:
             ended: Ended = ray.get(reference)
         except RayTaskError as error:  # the task's own code, as on a full disk
-            ended, reason = Ended(number, 0, 1), str(error)
+            ended = Ended(number, 0, 1)
+            reasons.append(str(error))
         except RayError as error:
             ended = Ended(number, int(signal.SIGKILL), 0, isinstance(error, OutOfMemoryError))
-            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            reasons.append(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
         try:
             _fetch(spec)
         except Exception as error:  # each filesystem has errors of its own
-            reason += f"the trial's folder in {self.storage_path} cannot be read: {error}"
-        if reason:
+            reasons.append(f"executor.storage_path={self.storage_path}: cannot be read ({error})")
+        if reasons:
             with (spec.folder / LOG_FILE).open("a") as log:
-                log.write(f"{reason}\n")
+                log.writelines(f"{reason}\n" for reason in reasons)
         return ended
 
     def _fetch_progress(self) -> None:

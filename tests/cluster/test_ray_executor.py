@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ import ray
 from fsspec.implementations.local import LocalFileSystem
 
 from sweeps import SweepError
-from sweeps.executors.base import Executor
+from sweeps.executors.base import Ended, Executor
 from sweeps.executors.ray import RayExecutor
+from sweeps.executors.ray_task import StoredFolder
 from tests.cluster.ray_cluster import run_cluster
 from tests.contracts import test_executor_contract as contract
 from tests.contracts.test_executor_contract import *  # noqa: F403
@@ -68,6 +70,51 @@ def test_a_storage_that_nodes_do_not_reach_is_refused_before_anything_is_created
     with pytest.raises(SweepError, match=message):
         make(cluster, tmp_path / "runs", storage_path and storage_path.replace("TMP", str(tmp_path)))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def stored(cluster: Any, tmp_path: Path) -> Iterator[RayExecutor]:
+    """Return an executor whose storage is the folder `storage`."""
+    (tmp_path / "storage").mkdir()
+    made = make(cluster, tmp_path, f"file://{tmp_path}/storage")
+    yield made
+    made.close()
+
+
+def test_a_storage_that_cannot_be_written_when_a_trial_starts_is_one_line(
+    stored: RayExecutor, tmp_path: Path
+) -> None:
+    (tmp_path / "storage").rmdir()
+    (tmp_path / "storage").write_text("no folder any more")
+    with pytest.raises(
+        SweepError, match=r"storage_path=.*: cannot be written \(.*\); the same command continues"
+    ):
+        contract.start(stored, tmp_path, 0, "")
+    assert stored.wait(0.0) == []
+
+
+def test_a_storage_that_cannot_be_read_when_a_trial_ends_is_said_in_its_log(
+    stored: RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("the storage has gone")
+
+    monkeypatch.setattr(StoredFolder, "download", fail)  # in this process
+    contract.start(stored, tmp_path, 0, "")
+    assert contract.wait_for(stored) == [Ended(0, signal=0, exit_code=0)]
+    assert "cannot be read (the storage has gone)" in contract.log(tmp_path, 0)
+
+
+def test_a_storage_that_fails_for_a_while_costs_nothing(stored: RayExecutor, tmp_path: Path) -> None:
+    contract.start(stored, tmp_path, 0, "import time; print('begun', flush=True); time.sleep(14)")
+    contract.wait_until_begun(stored, tmp_path, 0)
+    (tmp_path / "storage").rename(tmp_path / "elsewhere")
+    (tmp_path / "storage").write_text("no folder for a while")
+    time.sleep(6)
+    (tmp_path / "storage").unlink()
+    (tmp_path / "elsewhere").rename(tmp_path / "storage")
+    assert contract.wait_for(stored) == [Ended(0, signal=0, exit_code=0)]
+    assert contract.log(tmp_path, 0).startswith("begun\n")
 
 
 @pytest.mark.parametrize(
