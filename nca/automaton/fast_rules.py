@@ -145,8 +145,8 @@ class _ReluRule(Rule):
 
     def forward(self, state: PaddedGrid, mask: Mask, out: PaddedGrid) -> None:
         active = self._find_active(state, mask)
-        _, hidden = self._compute_hidden(state, active)
-        delta = _as_rows(F.conv2d(hidden, self._w1))
+        # One expression: perception and hidden features are freed before the next tensors are allocated.
+        delta = _as_rows(F.conv2d(self._compute_hidden(state, active)[1], self._w1))
         if active is None:
             _apply_update(state, mask, delta.view(state.interior.shape), out)
         else:
