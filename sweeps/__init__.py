@@ -1,10 +1,10 @@
-"""A sweep engine on Optuna: every slot busy, an exact total, trials in processes of their own.
+"""A sweep engine on Optuna: all slots busy, an exact total of trials, each in a process of its own.
 
-It knows nothing of what a trial does: an application gives that by dotted path (`sweeps.worker`).
+What a trial does is up to an application, given by its dotted path (`sweeps.application`).
 """
 
 __all__ = ["SweepError"]
 
 
 class SweepError(Exception):
-    """A sweep cannot start or go on as asked: one line for the user, with what to do."""
+    """An error for the user: one line that says what is wrong and what to do."""

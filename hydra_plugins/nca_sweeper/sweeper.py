@@ -1,7 +1,7 @@
-"""The shell that Hydra demands of a sweeper; the sweep itself is `nca.sweep` and `sweeps`.
+"""Hydra's sweeper plugin, which calls `nca.sweep`.
 
-Imported by every Hydra application in the environment, so nothing heavy is imported here. Hydra runs this
-file without registering the module, so annotations must not be postponed: dataclasses would look it up.
+Every Hydra application in the environment imports it, so it imports nothing heavy. Hydra does not register
+the module, which dataclasses need for postponed annotations: there are none here.
 """
 
 from dataclasses import dataclass
@@ -24,10 +24,10 @@ ConfigStore.instance().store(group="hydra/sweeper", name="nca", node=NcaSweeperC
 
 
 class NcaSweeper(Sweeper):
-    """Hands `python -m nca.sweep -m` to the sweep engine."""
+    """Passes `python -m nca.sweep -m` to the sweep engine."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep nothing: the engine composes every trial itself."""
+        """Do nothing: the engine composes the config of each trial."""
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the studies of the command line."""

@@ -1,4 +1,4 @@
-"""A sweep keeps every slot busy, ends at its exact total, and goes on where it was."""
+"""A sweep keeps every slot busy, ends at its exact total, and continues where it was."""
 
 from __future__ import annotations
 
@@ -307,7 +307,7 @@ def test_a_coordinator_that_died_between_failing_a_trial_and_queueing_it_again_l
 def test_a_living_trial_that_has_not_beaten_for_long_is_not_taken_for_dead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As after the machine has slept: the coordinator looks before the worker beats, which it does every 15 s.
+    # As after the machine was suspended: the coordinator checks before the worker's next heartbeat.
     monkeypatch.setattr(sweeps.storage.optuna_storage, "GRACE_PERIOD_S", 2)
     monkeypatch.setattr(sweeps.storage.optuna_storage, "HEARTBEAT_INTERVAL_S", 1)
     monkeypatch.setattr(sweeps.recovery, "STALE_CHECK_S", 0.1)
@@ -341,7 +341,7 @@ def test_a_sweep_ends_at_its_training_steps_and_counts_a_retried_trial_once(tmp_
     )
     summary = sweep.run()
     assert (summary.at_limit, summary.counts) == (True, {"complete": 2})
-    # The same limit starts nothing; a larger one goes on.
+    # The same limit starts nothing; a larger one continues.
     assert sweep.run().counts == {"complete": 2}
     assert replace(sweep, max_steps=3 * N_STEPS).run().counts == {"complete": 3}
 

@@ -68,7 +68,7 @@ def wait_until_started(sweep: Sweep, *numbers: int) -> list[int]:
 
 
 def is_alive(pid: int) -> bool:
-    """Say whether a process runs; one that has ended and waits to be reaped does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -131,7 +131,7 @@ def test_out_of_memory_is_retried_once_with_less_and_then_counts(tmp_path: Path)
     sweep = Sweep(str(tmp_path), n_trials=2, workers=2, acts=acts)
     assert sweep.run().counts == {"complete": 1, "out_of_memory": 1}
     group_attempts = {first: [t for t in trials_of(sweep) if first_attempt(t) == first] for first in (0, 1)}
-    # A retry after low_memory keeps it, whatever else befalls it.
+    # A retry after low_memory keeps it, whatever fails later.
     assert [trial.user_attrs.get(LOW_MEMORY, False) for trial in group_attempts[0]] == [False, True, True]
     assert [trial.user_attrs[REASON] for trial in group_attempts[1]] == ["out_of_memory"] * 2
     assert_at_its_total(sweep)

@@ -1,4 +1,4 @@
-"""A sampler is built by name and goes on where it was, whatever interrupted it."""
+"""A sampler is built by name and continues where it was, whatever interrupted it."""
 
 from __future__ import annotations
 

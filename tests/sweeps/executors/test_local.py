@@ -128,7 +128,7 @@ def read_pids(folder: Path, after: Sequence[int] = ()) -> list[int]:
 
 
 def lives(pid: int) -> bool:
-    """Say whether a process runs; one that has ended and that nobody has waited for does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
