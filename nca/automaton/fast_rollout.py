@@ -56,17 +56,9 @@ class Rollout:
     def __call__(
         self, model: Automaton, state: State, ca_steps: int, generator: torch.Generator | None
     ) -> State:
-        """Return the state after `ca_steps` CA steps; draws the same masks as `plain_rollout`.
-
-        Args:
-            model: The automaton.
-            state: Cell states in [0, 1].
-            ca_steps: 0 or more.
-            generator: The stream `masks`.
-        """
+        """Return the state after `ca_steps` CA steps, 0 or more; draws the same masks as `plain_rollout`."""
         make_rule, weights = prepare_rule(model)
-        n_kept = self._n_kept(ca_steps)
-        context = _RolloutContext(self, model, ca_steps, n_kept, generator, make_rule)
+        context = _RolloutContext(self, model, ca_steps, generator, make_rule)
         final: Tensor = _Rollout.apply(context, state, *weights)
         return final
 
@@ -76,14 +68,13 @@ class Rollout:
         if spare is not None and spare.fits(state, n_steps, mask_channels):
             return spare
         del spare  # frees its memory before the new tape is allocated
-        capacity = self._n_kept(self._max_ca_steps)
-        return _Tape(state, max(n_steps, capacity), mask_channels)
+        return _Tape(state, max(n_steps, self.n_kept(self._max_ca_steps)), mask_channels)
 
     def release_tape(self, tape: _Tape) -> None:
         """Keep a tape for the next call."""
         self._spare = tape
 
-    def _n_kept(self, ca_steps: int) -> int:
+    def n_kept(self, ca_steps: int) -> int:
         """Return the number of CA steps whose states are kept at a time for the backward pass."""
         return math.ceil(math.sqrt(ca_steps)) if self._recompute else ca_steps
 
@@ -95,7 +86,6 @@ class _RolloutContext:
     owner: Rollout  # of the tape
     model: Automaton
     ca_steps: int
-    n_kept: int  # CA steps whose states are kept at a time for the backward pass
     generator: torch.Generator | None  # the stream `masks`
     make_rule: Callable[..., Rule]  # from its weights
 
@@ -134,7 +124,7 @@ class _Rollout(torch.autograd.Function):
     def forward(ctx: Any, context: _RolloutContext, state: Tensor, *weights: Tensor) -> Tensor:
         rule, generator = context.make_rule(*weights), context.generator
         has_backward, ca_steps = any(ctx.needs_input_grad), context.ca_steps
-        n_kept = context.n_kept if has_backward else min(ca_steps, 1)
+        n_kept = context.owner.n_kept(ca_steps) if has_backward else min(ca_steps, 1)
         tape = context.owner.acquire_tape(state, n_kept, context.model.mask_channels)
         first = tape.states[0].interior
         first.copy_(state.permute(0, 2, 3, 1))

@@ -145,14 +145,9 @@ def draw_update_mask(
 def make_seed_state(
     n_states: int, channels: int, size: int, generator: torch.Generator | None, device: torch.device
 ) -> State:
-    """Return zero states with a centered square of side size / 8 drawn uniformly from [0.99, 1).
+    """Return zero states with a centered square of side `size` / 8 px, drawn uniformly from [0.99, 1).
 
-    Args:
-        n_states: Batch size.
-        channels: State channels.
-        size: Height and width in px, a multiple of 16.
-        generator: The stream `seed_states`, on `device`.
-        device: Device of the states.
+    `size` is a multiple of 16; `generator` is the stream `seed_states`, on `device`.
     """
     half = int(size * SEED_SIDE) // 2
     inside = slice(size // 2 - half, size // 2 + half)

@@ -102,10 +102,6 @@ class RandomFilters:
     The filters are partly whitened and scaled to unit response variance under the statistics of natural
     images. White noise filters respond to little besides brightness, and noise images minimize their loss.
 
-    Args:
-        device: Device of the features.
-        dtype: Type of the features, float32 or bfloat16.
-
     Source: Ustyuzhaninov et al. 2017, "What does it take to generate natural textures?", multi-scale random
     features; number, size and statistics of the filters and the pyramid are our own.
     """

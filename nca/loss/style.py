@@ -55,14 +55,11 @@ class StyleLoss:
         extractor: Feature extractor.
         target: RGB in [0, 1].
 
-    Attributes:
-        energy: Style loss of an image whose features are all 0.
-
     Source: Gatys et al. 2015, "Texture Synthesis Using Convolutional Neural Networks", with equal layer
     weights and the mean instead of the sum. RGB is not normalized as for ImageNet, as in the study.
     """
 
-    energy: Float[Tensor, ""]
+    energy: Float[Tensor, ""]  # style loss of an image whose features are all 0
 
     def __init__(self, extractor: FeatureExtractor, target: Float[Tensor, "3 height width"]) -> None:
         self._extractor = extractor

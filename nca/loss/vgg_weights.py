@@ -17,9 +17,7 @@ PROBE_TIMEOUT_S = 5.0
 def resolve_features(config: FeaturesConfig, *, use_network: bool = True) -> FeaturesConfig:
     """Replace auto by vgg16 if its weights are available, else by random_filters; keep other values.
 
-    Args:
-        config: The features of the command line.
-        use_network: Whether weights count as available if they can be downloaded.
+    With `use_network`, weights that can be downloaded count as available.
     """
     if config.name != "auto":
         return config

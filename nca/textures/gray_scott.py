@@ -27,15 +27,10 @@ MIN_RANGE = 1e-3
 
 @dataclass(frozen=True)
 class GrayScottRates:
-    """Rates f and k of du/dt = r_u lap u - u v^2 + f (1 - u), dv/dt = r_v lap v + u v^2 - (f + k) v.
+    """Rates f and k of du/dt = r_u lap u - u v^2 + f (1 - u), dv/dt = r_v lap v + u v^2 - (f + k) v."""
 
-    Args:
-        feed: f, per time unit, in [0, 0.2].
-        kill: k, per time unit, in [0, 0.2].
-    """
-
-    feed: float
-    kill: float
+    feed: float  # f, per time unit, in [0, 0.2]
+    kill: float  # k, per time unit, in [0, 0.2]
 
 
 PRESETS: dict[str, GrayScottRates] = {
