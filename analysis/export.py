@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nca.cli.errors import exit_on_error
-from nca.cli.options import Command, read_out, writing
+from nca.cli.options import Command, atomic_output, read_out_path
 from nca.records.paths import RECORD_OPTIONS, read_record_paths
 from sweeps import SweepError
 
@@ -30,19 +30,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with exit_on_error(SweepError, OSError):
         options = COMMAND.read(arguments).options
         names = options["study"].split(",")
-        out = read_out(options, "out", f"{names[0].replace('/', '-')}.csv", KINDS)
+        out = read_out_path(options, "out", f"{names[0].replace('/', '-')}.csv", KINDS)
         from analysis.export_folder import write_exported
         from analysis.runs import join_with_provenance, read_study
 
         paths = read_record_paths(options)
         studies = [read_study(paths, name) for name in names]
         if not out.suffix:
-            with writing(out) as partial:
+            with atomic_output(out) as partial:
                 n_trials = write_exported(studies, paths, partial)
             print(f"{out}: {n_trials} trials; python -m analysis.report exported={out}")
             return
         table = join_with_provenance(studies, paths)
-        with writing(out) as partial:
+        with atomic_output(out) as partial:
             if out.suffix == ".csv":
                 table.to_csv(partial, index=False)
             else:

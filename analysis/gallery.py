@@ -12,7 +12,7 @@ from PIL import Image
 
 from analysis.trial_pictures import data_url
 from nca.cli.errors import ConfigError, exit_on_error
-from nca.cli.options import Command, read_out, writing
+from nca.cli.options import Command, atomic_output, read_out_path
 from nca.records.paths import RECORD_OPTIONS, read_record_paths
 from sweeps import SweepError
 
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     with exit_on_error(SweepError, OSError):
         options = COMMAND.read(arguments).options
-        out = read_out(options, "out", f"{options['study'].replace('/', '-')}.html")
+        out = read_out_path(options, "out", f"{options['study'].replace('/', '-')}.html")
         from analysis.runs import read_study
 
         paths = read_record_paths(options)
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if table.trials.empty:
             raise ConfigError(f"study={options['study']}: no trial has ended yet")
         page = make_gallery(table, paths, out.absolute().parent)
-        with writing(out) as partial:
+        with atomic_output(out) as partial:
             partial.write_text(page, encoding="utf-8")
         print(out)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis import check_extra
 from nca.cli.errors import ConfigError, exit_on_error
-from nca.cli.options import Command, read_out, writing
+from nca.cli.options import Command, atomic_output, read_out_path
 from nca.records.paths import RECORD_OPTIONS, read_record_paths
 from sweeps import SweepError
 
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if ("study" in options) == ("exported" in options):
             raise COMMAND.error("give either study=NAME or exported=FOLDER")
         source = options.get("study", options.get("exported", ""))
-        out = read_out(options, "out", f"report-{Path(source.split(',')[0]).name}")
+        out = read_out_path(options, "out", f"report-{Path(source.split(',')[0]).name}")
         check_extra()
         from analysis.export_folder import read_exported
         from analysis.runs import read_study
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             tables = read_exported(Path(source).expanduser())
         if all(table.trials.empty for table in tables):
             raise ConfigError(f"{source}: no trial has ended yet")
-        with writing(out) as partial:
+        with atomic_output(out) as partial:
             write_report(tables, paths, partial)
             names = sorted(file.name for file in partial.iterdir())
         _log(tables, paths, [out / name for name in names])

@@ -148,7 +148,7 @@ def measure() -> dict[str, float]:
             (Checkpoints, "clear"): "rest",
             (run._Run, "save_files"): "files",
             (run, "describe_run"): "rest",
-            (run, "identify_inputs"): "rest",
+            (run, "hash_inputs"): "rest",
             (run, "to_pixels"): "images",
         }
         before = {(owner, attribute): getattr(owner, attribute) for owner, attribute in patched}

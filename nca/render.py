@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nca.cli.errors import ConfigError, exit_on_error
-from nca.cli.options import Command, read_number, read_out, writing
+from nca.cli.options import Command, atomic_output, read_number, read_out_path
 from nca.records.paths import RECORD_OPTIONS, read_record_paths
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         trained = load_model(paths.fetch(run, "model.safetensors"))
         side = size or trained.config.train.size
-        with writing(out) as partial:
+        with atomic_output(out) as partial:
             if out.suffix == ".html":
                 _write_viewer(trained, paths, run, side, partial)
             else:
@@ -72,7 +72,7 @@ def _choose_file(options: dict[str, str]) -> Path:
         ConfigError: If nothing can be written there, or not in that format.
     """
     suffix = ".gif" if "frames" in options else ".png" if "size" in options else ".html"
-    out = read_out(options, "out", f"{Path(options['run']).name[:8]}{suffix}", SUFFIXES)
+    out = read_out_path(options, "out", f"{Path(options['run']).name[:8]}{suffix}", SUFFIXES)
     if out.suffix in VIDEOS and find_spec("imageio_ffmpeg") is None:
         raise ConfigError(f"out={out}: needs imageio-ffmpeg: pip install 'nca-sweep[video]'")
     return out

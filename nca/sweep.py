@@ -32,13 +32,13 @@ def run_studies(overrides: Sequence[str]) -> list[Summary]:
     """
     from nca.study.spec import sweep_spec
     from nca.study.summary import describe_end
-    from nca.training.preflight import check_inputs, check_surroundings
+    from nca.training.preflight import check_environment, check_inputs
     from sweeps.coordinator import Coordinator
     from sweeps.progress import Progress
 
     asked = make_plans(overrides)
     for plan in asked:
-        check_surroundings(plan.config.trial, elsewhere=plan.config.executor.name == "ray")
+        check_environment(plan.config.trial, remote=plan.config.executor.name == "ray")
     resolved = [resolve(plan) for plan in asked]
     for note in sorted({note for _, note in resolved if note}):
         print(note)

@@ -75,9 +75,9 @@ def run_single(config: TrialConfig, rerun: Rerun | None = None) -> int:
         ConfigError: If an input is missing or, in a rerun, has changed; nothing is created then.
     """
     from nca.tracking.run_lock import hold
-    from nca.training.preflight import check_inputs, check_surroundings
+    from nca.training.preflight import check_environment, check_inputs
 
-    check_surroundings(config)
+    check_environment(config)
     config = replace(config, features=resolve_features(config.features))
     inputs = check_inputs(config)
     if rerun is not None:

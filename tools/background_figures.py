@@ -15,7 +15,7 @@ from analysis.figures.drawing import make_figure, use_style
 from nca.automaton.model import plain_rollout
 from nca.automaton.seeding import Streams
 from nca.cli.errors import ConfigError, exit_on_error
-from nca.cli.options import writing
+from nca.cli.options import atomic_output
 from nca.config.schema import FeaturesConfig, GrayScottTexture, PlantTexture
 from nca.loss.features import load_extractor
 from nca.loss.style import StyleLoss
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         }
         for name, draw in drawings.items():
             out = folder / f"{name}.png"
-            with use_style(), writing(out) as partial:
+            with use_style(), atomic_output(out) as partial:
                 draw().savefig(partial)
             print(out)
 

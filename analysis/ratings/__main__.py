@@ -10,7 +10,7 @@ from analysis.ratings.agreement import describe_agreement
 from analysis.ratings.ratings import Rating, Ratings
 from analysis.ratings.table import read_csv, write_csv
 from nca.cli.errors import exit_on_error
-from nca.cli.options import Command, read_out, writing
+from nca.cli.options import Command, atomic_output, read_out_path
 from nca.records.paths import RECORD_OPTIONS, read_record_paths
 from sweeps import SweepError
 
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Import, export, copy to MLflow and sum up a study's ratings; exit code 2 on bad input."""
     with exit_on_error(SweepError, OSError):
         options = COMMAND.read(arguments).options
-        out = read_out(options, "export", "") if "export" in options else None
+        out = read_out_path(options, "export", "") if "export" in options else None
         paths, study = read_record_paths(options), options["study"]
         ratings = Ratings(paths, study)
         trials = ratings.folders()
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = ratings.all()
         ratings.tag_runs(sorted({rating.trial for rating in found}))
         if out is not None:
-            with writing(out) as partial:
+            with atomic_output(out) as partial:
                 write_csv(study, found, partial)
             print(f"{out}: {len(found)} ratings")
         for line in describe(found, len(trials)):

@@ -108,17 +108,17 @@ def split_argv(argv: Sequence[str]) -> tuple[set[str], list[str]]:
     return {word for word in argv if word.startswith("-")}, [w for w in argv if not w.startswith("-")]
 
 
-def read_out(options: Mapping[str, str], key: str, default: str, kinds: Collection[str] = ()) -> Path:
-    """Return where to write.
+def read_out_path(options: Mapping[str, str], key: str, default: str, kinds: Collection[str] = ()) -> Path:
+    """Return the path of an output file or folder.
 
     Args:
-        options: By key.
-        key: Of the place.
-        default: The place if none is given.
-        kinds: Endings that are allowed; any if empty.
+        options: Values by key.
+        key: Key of the path.
+        default: Path if the key is not given.
+        kinds: Allowed suffixes; any if empty.
 
     Raises:
-        ConfigError: If it ends otherwise, or what it would lie in is no folder.
+        ConfigError: If the path has another suffix, or its parent is not a folder.
     """
     out = Path(options.get(key, default)).expanduser()
     if kinds and out.suffix not in kinds:
@@ -130,17 +130,17 @@ def read_out(options: Mapping[str, str], key: str, default: str, kinds: Collecti
 
 
 @contextlib.contextmanager
-def writing(out: Path) -> Iterator[Path]:
-    """Give a place to write to, which becomes the file, or the files of the folder, only when all is written.
+def atomic_output(out: Path) -> Iterator[Path]:
+    """Yield a temporary path that replaces `out` once all is written.
 
     Args:
-        out: The file; for a folder, create the place and what it then holds is moved into `out`.
+        out: The file; or a folder, if the temporary path becomes one: its files are moved into `out`.
 
     Raises:
-        ConfigError: If it cannot be written; nothing is left then but what was there before.
+        ConfigError: If it cannot be written; `out` is unchanged then.
     """
-    place = out.absolute()  # that of "." has a name
-    partial = place.with_name(f".{place.stem}.{os.getpid()}.partial{place.suffix}")
+    target = out.absolute()  # "." has no name otherwise
+    partial = target.with_name(f".{target.stem}.{os.getpid()}.partial{target.suffix}")
     try:
         yield partial
         if partial.is_dir():
@@ -152,7 +152,7 @@ def writing(out: Path) -> Iterator[Path]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise ConfigError(
-            f"{out}: cannot be written ({reason}); make room there, or give another place"
+            f"{out}: cannot be written ({reason}); make room there, or give another path"
         ) from error
     finally:
         if partial.is_dir():
@@ -160,13 +160,13 @@ def writing(out: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def read_number(options: Mapping[str, str], key: str, default: int, at_least: int, at_most: int) -> int:
+def read_number(options: Mapping[str, str], key: str, default: int, low: int, high: int) -> int:
     """Return a whole number of the options.
 
     Raises:
-        ConfigError: If it is none, or out of its range.
+        ConfigError: If it is not a whole number, or out of its range.
     """
     text = options.get(key, str(default))
-    if not text.isdecimal() or not at_least <= int(text) <= at_most:
-        raise ConfigError(f"{key}={text}: must be a whole number from {at_least} to {at_most}")
+    if not text.isdecimal() or not low <= int(text) <= high:
+        raise ConfigError(f"{key}={text}: must be a whole number from {low} to {high}")
     return int(text)

@@ -46,10 +46,19 @@ def compose_plain(config_name: str, overrides: Sequence[str]) -> dict[str, Any]:
         overrides: Hydra overrides with one value each.
 
     Raises:
-        ConfigError: If Hydra refuses them, in one line.
+        ConfigError: If an override is wrong, or a mandatory value is missing.
     """
     with _composing(config_name, overrides):
-        return to_plain(compose(config_name, list(overrides)))
+        config = compose(config_name, list(overrides))
+        OmegaConf.set_struct(config, False)
+        config.pop("hydra", None)
+        missing = sorted(OmegaConf.missing_keys(config))
+        if missing:
+            raise ConfigError(f"'{missing[0]}' is missing: give {missing[0]}=VALUE")
+        if not isinstance(config.get("runs_dir"), str):
+            raise ConfigError(f"runs_dir={config.get('runs_dir')}: must be text")
+        config.runs_dir = str(Path(config.runs_dir).expanduser().absolute())
+        return _to_dict(config, resolve=True)
 
 
 @contextlib.contextmanager
@@ -66,26 +75,6 @@ def _composing(config_name: str, overrides: Sequence[str]) -> Iterator[None]:
             yield
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(config_name, error)) from error
-
-
-def to_plain(config: DictConfig) -> dict[str, Any]:
-    """Resolve a composed config into plain nested values, without Hydra's own node.
-
-    Raises:
-        ConfigError: If a mandatory value is missing, or `runs_dir` is not text.
-    """
-    config = config.copy()
-    OmegaConf.set_struct(config, False)
-    config.pop("hydra", None)
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise ConfigError(f"'{missing[0]}' is missing: give {missing[0]}=VALUE")
-    if not isinstance(config.get("runs_dir"), str):
-        raise ConfigError(f"runs_dir={config.get('runs_dir')}: must be text")
-    config.runs_dir = str(Path(config.runs_dir).expanduser().absolute())
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
 
 
 @dataclass(frozen=True)
@@ -189,18 +178,18 @@ def _to_domain(override: Override) -> Domain:
         raise ConfigError(f"{key}: unknown tag '{min(unknown)}', only log")
     try:
         if isinstance(value, IntervalSweep):
-            return Interval(_number(value.start), _number(value.end), log="log" in value.tags)
+            low, high = _as_floats(value.start, value.end)
+            return Interval(low, high, log="log" in value.tags)
         if isinstance(value, RangeSweep):
-            return Interval(_number(value.start), _number(value.stop), step=_number(value.step))
+            low, high, step = _as_floats(value.start, value.stop, value.step)
+            return Interval(low, high, step=step)
         return Choice(tuple(_scalar(option) for option in _options(override)))
     except (SweepError, TypeError) as error:
         raise ConfigError(f"{key}: {error}") from error
 
 
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{value} is not a number")
-    return float(value)
+def _as_floats(*values: Any) -> list[float]:
+    return [float(value) for value in values]
 
 
 def _scalar(value: Any) -> Scalar:
@@ -295,9 +284,13 @@ def _explain(config_name: str, error: Exception) -> str:
 
 def _flatten(config: DictConfig) -> dict[str, Any]:
     """Return the values of a composed config by dotted key, unresolved, without Hydra's own."""
-    plain = OmegaConf.to_container(config, resolve=False)
+    return flatten({key: value for key, value in _to_dict(config).items() if key != "hydra"})
+
+
+def _to_dict(config: DictConfig, *, resolve: bool = False) -> dict[str, Any]:
+    plain = OmegaConf.to_container(config, resolve=resolve)
     assert isinstance(plain, dict)
-    return flatten({str(key): value for key, value in plain.items() if key != "hydra"})
+    return {str(key): value for key, value in plain.items()}
 
 
 def _names(group: str) -> list[str]:

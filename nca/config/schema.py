@@ -1,4 +1,4 @@
-"""Typed schema of conf/: frozen dataclasses whose ranges are checked when they are built."""
+"""Schema of conf/: frozen dataclasses with the type and the range of every value."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nca.config.validation import build, in_range
 
 @dataclass(frozen=True)
 class PlantTexture:
-    """One of the study's four plants: drawn by `tools.draw_textures`, or its photograph."""
+    """One of the original study's four plants, as a drawing or as its photograph."""
 
     name: str
     source: Literal["drawn", "photo"]
@@ -21,7 +21,7 @@ class PlantTexture:
 
 @dataclass(frozen=True)
 class ImageTexture:
-    """An image file of the user's."""
+    """An image file."""
 
     name: str
     source: Literal["file"]
@@ -80,7 +80,7 @@ class TrainConfig:
     cuda_graph: bool
     checkpoint_every: int = in_range(1)
     checkpoint_every_s: float = in_range(0)
-    # Runs of before they were there have neither.
+    # Configs of older runs have neither.
     drop_step: int | None = in_range(0, default=None)
     keep_checkpoint: bool = False
 
@@ -100,21 +100,15 @@ class OutputsConfig:
     robustness: bool = True
 
 
-# What no result depends on: of a config, and of its `train`.
+# Keys of a config, and of its `train`, that do not affect the results.
 FREE = ("tracking", "outputs", "device", "runs_dir")
-FREE_OF_TRAIN = (
-    "rollout",
-    "recompute",
-    "cuda_graph",
-    "checkpoint_every",
-    "checkpoint_every_s",
-    "keep_checkpoint",
-)
+FREE_OF_TRAIN = {"rollout", "recompute", "cuda_graph", "keep_checkpoint"}
+FREE_OF_TRAIN |= {"checkpoint_every", "checkpoint_every_s"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialConfig:
-    """Everything that one training run needs; the schema of train.yaml."""
+    """One training run; the schema of train.yaml."""
 
     texture: Texture
     model: ModelConfig
@@ -129,7 +123,7 @@ class TrialConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerConfig:
-    """How Optuna draws the sets."""
+    """The sampler, which draws the params of trials."""
 
     name: Literal["tpe", "random", "gp", "cmaes", "qmc", "grid"]
     n_startup_trials: int | None = in_range(1, default=None)
@@ -137,7 +131,7 @@ class SamplerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PrunerConfig:
-    """Which trials end early; every option belongs to the pruners whose YAML lists it."""
+    """The pruner, which ends unpromising trials; an option belongs to the pruners whose YAML has it."""
 
     name: Literal["none", "median", "asha", "hyperband"]
     n_startup_trials: int | None = in_range(0, default=None)
@@ -148,7 +142,7 @@ class PrunerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutorConfig:
-    """Where trials run; every option belongs to the executors whose YAML lists it."""
+    """Where trials run; an option belongs to the executors whose YAML has it."""
 
     name: Literal["local", "ray"]
     workers: int | Literal["auto"] = in_range(1, 1024)
@@ -171,7 +165,7 @@ Objective = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class SweepSettings:
-    """The study: its name, its size, its storage, what it minimizes and what ends it."""
+    """The study: its name, size, storage, objectives and limits."""
 
     study: str | None
     objectives: list[Objective]
@@ -188,7 +182,7 @@ class SweepSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig:
-    """The schema of sweep.yaml, where the keys of `trial` lie beside the others."""
+    """A whole sweep; in sweep.yaml the keys of `trial` are on the top level."""
 
     trial: TrialConfig
     sweep: SweepSettings
@@ -211,7 +205,7 @@ def build_sweep(values: Mapping[str, Any]) -> SweepConfig:
 
 
 def with_values(config: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
-    """Return a config with other values, given by dotted keys such as `model.channels`.
+    """Return a config with some values replaced, given by dotted keys such as `model.channels`.
 
     Raises:
         ConfigError: If a value is wrong.
@@ -237,14 +231,14 @@ def build_recorded(values: Mapping[str, Any]) -> TrialConfig:
 
 
 def training_values(config: TrialConfig) -> dict[str, Any]:
-    """Return what a run's results depend on."""
+    """Return the values that affect the results of a run."""
     values = {key: value for key, value in asdict(config).items() if key not in FREE}
     train = {key: value for key, value in values["train"].items() if key not in FREE_OF_TRAIN}
     return values | {"train": train}
 
 
 def name_study(config: TrialConfig) -> str:
-    """Return texture-model-features, with an image file's stem or a simulation's preset in the texture."""
+    """Return texture-model-features; the texture holds an image's file stem or a simulation's preset."""
     match config.texture:
         case ImageTexture(path=path):
             texture = Path(path).stem

@@ -1,6 +1,6 @@
-"""Dataclasses as a schema: built from a composed mapping, every value checked against its type and range.
+"""Dataclasses as a schema: built from plain mappings, each value checked against its type and range.
 
-Standard library only, so that entry points can refuse bad input before anything heavy is imported.
+Standard library only, so that entry points check their input before they import heavy packages.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ T = typing.TypeVar("T")
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that a config value may be; the comments of conf/ give its text."""
+    """The allowed numbers of a config value; error messages and the comments of conf/ show its text."""
 
     low: float
     high: float = math.inf
@@ -38,7 +38,7 @@ class Range:
 
 
 def in_range(low: float, high: float = math.inf, *, default: Any = MISSING, **more: Any) -> Any:
-    """Declare a number of a config, with a default or none, in a `Range` of these bounds and `more`."""
+    """Declare a numeric field of a schema; `more` are further arguments of `Range`."""
     return field(default=default, metadata={"range": Range(low, high, **more)})
 
 
@@ -54,15 +54,15 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def build(schema: type[T], values: Mapping[str, Any], where: str = "") -> T:
-    """Build a schema's dataclass from a composed mapping.
+    """Build a dataclass of a schema from a plain mapping.
 
     Args:
         schema: The dataclass.
         values: Plain nested mappings, lists and scalars.
-        where: Dotted prefix of the keys, for messages.
+        where: Dotted prefix of the keys in messages.
 
     Raises:
-        ConfigError: If a key is unknown or missing, or a value has another type or lies out of its range.
+        ConfigError: If a key is unknown or missing, or a value has the wrong type or is out of range.
     """
     hints = typing.get_type_hints(schema)
     known = {item.name: item for item in fields(schema)}  # type: ignore[arg-type]

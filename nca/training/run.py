@@ -29,7 +29,7 @@ from nca.training.checkpoint import Checkpoints
 from nca.training.device import allow_tf32, check_device, keep_freed_memory, pick_device
 from nca.training.outcome import STATUS, Listener, Outcome, Reason
 from nca.training.pool import Pool
-from nca.training.preflight import identify_inputs
+from nca.training.preflight import hash_inputs
 from nca.training.provenance import describe_run
 from nca.training.trainer import DivergedError, StepRecord, Trainer, smoothed_loss
 
@@ -80,7 +80,7 @@ def train(config: TrialConfig, folder: Path, tracker: Tracker, listener: Listene
         if restored is not None:
             trainer.load_state(restored)
             print(f"continues from its checkpoint after step {trainer.step - 1}", flush=True)
-        tracker.set_tags(describe_run(device) | identify_inputs(config))
+        tracker.set_tags(describe_run(device) | hash_inputs(config))
         run = _Run(config, folder, tracker, listener, trainer, checkpoints)
         return run.finish(run.train())
     except BaseException as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nca.cli.errors import ConfigError
-from nca.cli.options import Command, read_number, read_out, writing
+from nca.cli.options import Command, atomic_output, read_number, read_out_path
 
 COMMAND = Command("nca.x", "Do something.", {"run": "which run", "size": "in px"}, required=["run"])
 STUDIES = Command(
@@ -97,7 +97,7 @@ def test_whole_numbers_have_a_range() -> None:
 def test_a_file_appears_when_all_of_it_is_written(tmp_path: Path) -> None:
     out = tmp_path / "page.html"
     out.write_text("old")
-    with writing(out) as partial:
+    with atomic_output(out) as partial:
         assert partial.suffix == ".html"  # by which libraries choose a format
         partial.write_text("new")
         assert out.read_text() == "old"
@@ -110,7 +110,7 @@ def test_a_folder_takes_what_is_new_and_keeps_the_rest(tmp_path: Path) -> None:
     out.mkdir()
     (out / "notes.txt").write_text("mine")
     (out / "a.csv").write_text("old")
-    with writing(out) as partial:
+    with atomic_output(out) as partial:
         partial.mkdir()
         (partial / "a.csv").write_text("new")
         assert (out / "a.csv").read_text() == "old"
@@ -122,7 +122,7 @@ def test_the_folder_that_one_is_in_can_be_written_to(tmp_path: Path, monkeypatch
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
-    with writing(Path()) as partial:
+    with atomic_output(Path()) as partial:
         partial.mkdir()
         (partial / "new.txt").write_text("new")
     assert [file.name for file in here.iterdir()] == ["new.txt"]
@@ -135,7 +135,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, folder: bool) -> None
     out.write_text("old")
 
     def write() -> None:
-        with writing(out) as partial:
+        with atomic_output(out) as partial:
             if folder:
                 partial.mkdir()
             (partial / "half" if folder else partial).write_text("half")
@@ -149,7 +149,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, folder: bool) -> None
 
 def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     def write() -> None:
-        with writing(tmp_path / "x.png") as partial:
+        with atomic_output(tmp_path / "x.png") as partial:
             partial.write_text("half")
             raise KeyboardInterrupt
 
@@ -159,8 +159,8 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_place_is_checked_before_anything_is_made(tmp_path: Path) -> None:
-    assert read_out({}, "out", "x.csv", (".csv",)) == Path("x.csv")
+    assert read_out_path({}, "out", "x.csv", (".csv",)) == Path("x.csv")
     with pytest.raises(ConfigError, match=r"out=x\.txt: must end with one of \.csv, \.parquet"):
-        read_out({"out": "x.txt"}, "out", "", (".csv", ".parquet"))
+        read_out_path({"out": "x.txt"}, "out", "", (".csv", ".parquet"))
     with pytest.raises(ConfigError, match="/nowhere is not a folder"):
-        read_out({"out": "/nowhere/x.csv"}, "out", "", (".csv",))
+        read_out_path({"out": "/nowhere/x.csv"}, "out", "", (".csv",))

@@ -11,7 +11,7 @@ from PIL import Image
 from nca.cli.errors import ConfigError
 from nca.study.plan import Plan, make_plans
 from nca.study.spec import TrialConfigs, pruner_spec, sampler_spec, study_spec
-from nca.training.preflight import identify_inputs
+from nca.training.preflight import hash_inputs
 
 
 def plan_of(*words: str) -> Plan:
@@ -24,7 +24,7 @@ def test_a_trial_is_refused_once_the_texture_has_changed(tmp_path: Path) -> None
     Image.new("RGB", (32, 32), "green").save(picture)
     words = ["texture=image", f"texture.path={picture}", "features=random_filters", "train.size=16"]
     (plan,) = make_plans([*words, "train.steps=7"])
-    compose = TrialConfigs(plan, identify_inputs(plan.trial_config({}, 0)))
+    compose = TrialConfigs(plan, hash_inputs(plan.trial_config({}, 0)))
     drawn = {"model.channels": 9, "train.learning_rate": 1e-5}
     assert compose(drawn, 3)["seed"] == 3
     os.utime(picture, (0, 0))  # the same picture

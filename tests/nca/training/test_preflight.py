@@ -13,7 +13,7 @@ from nca.cli.errors import ConfigError
 from nca.config.schema import FeaturesConfig, ImageTexture
 from nca.textures.load import load_pixels, texture_hash
 from nca.training.device import pick_device
-from nca.training.preflight import check_inputs, check_surroundings
+from nca.training.preflight import check_environment, check_inputs
 from tests.builders import CPU, trial_config, vgg_weights
 
 
@@ -32,14 +32,14 @@ def test_inputs_are_identified_by_their_content(tmp_path: Path) -> None:
 
 
 def test_surroundings_are_checked_without_creating_anything(tmp_path: Path) -> None:
-    check_surroundings(trial_config(tmp_path / "a" / "b"))
+    check_environment(trial_config(tmp_path / "a" / "b"))
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"runs_dir=.*/file/runs: .*/file is not a folder"):
-        check_surroundings(trial_config(tmp_path / "file" / "runs"))
+        check_environment(trial_config(tmp_path / "file" / "runs"))
     missing = ImageTexture(name="image", source="file", path=str(tmp_path / "no.png"))
     with pytest.raises(ConfigError, match=r"no\.png does not exist"):
-        check_surroundings(trial_config(tmp_path, texture=missing))
+        check_environment(trial_config(tmp_path, texture=missing))
 
 
 def test_a_folder_that_cannot_be_written_is_refused() -> None:
@@ -47,7 +47,7 @@ def test_a_folder_that_cannot_be_written_is_refused() -> None:
     with pytest.raises(
         ConfigError, match=r"runs_dir=/proc/runs: /proc is not writable; give runs_dir=FOLDER"
     ):
-        check_surroundings(trial_config("/proc/runs"))
+        check_environment(trial_config("/proc/runs"))
 
 
 def test_devices_are_picked_by_name() -> None:
