@@ -194,9 +194,7 @@ class RayExecutor:
             return
         try:
             stored = StoredFolder(self.storage_path, folder)
-            if not (
-                folder / LOG_FILE
-            ).exists():  # what is stored there is left from another study of that name
+            if not (folder / LOG_FILE).exists():  # what is there is of another study
                 stored.delete()
             stored.upload()
         except Exception as error:  # each filesystem has errors of its own
