@@ -20,18 +20,13 @@ DATABASES = "NCA_TESTS_DATABASES"  # the environment variable that holds the fol
 
 
 def build_once(made: Path, build: Callable[[Path], object]) -> Path:
-    """Return a path that `build` makes, once for all processes that call this at the same time.
-
-    Args:
-        made: Where it goes, in a folder that the processes share.
-        build: Makes it at the path given, which lies beside.
-    """
-    with (made.parent / f"{made.name}.lock").open("w") as lock:
+    """Return a path that `build` makes, once for all processes that share its folder."""
+    with (made.parent / f"{made.name}.lock").open("a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not made.exists():
-            half = made.with_name(f"half_of_{made.name}")
-            build(half)
-            half.rename(made)
+        lock.seek(0)
+        if not lock.read():
+            build(made)
+            lock.write("made")
     return made
 
 
@@ -55,7 +50,7 @@ def _copy_database(patch: pytest.MonkeyPatch, template: Path, module: str) -> No
         if file == url:  # in memory
             create(url)
         else:
-            shutil.copyfile(build_once(template, lambda half: create_database(half, create)), file)
+            shutil.copyfile(build_once(template, lambda made: create_database(made, create)), file)
 
     patch.setattr(f"{module}._create_tables", copy)
 

@@ -1,4 +1,7 @@
-"""Every command of README.md, CONTRIBUTING.md and docs/ is run, at reduced size where it would take long."""
+"""Every command of README.md, CONTRIBUTING.md and docs/ is run, at reduced size.
+
+Sweeps are composed and checked; the two with which the README begins are run too.
+"""
 
 import os
 import re
@@ -11,8 +14,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.integration.commands import TIMEOUT_S, run_module
+from nca.sweep import main
+from tests.integration.commands import TIMEOUT_S, run_module, sweep
 from tests.integration.records import copy_records
+from tests.templates import build_once
 
 ROOT = Path(__file__).parents[2]
 OTHERS = [p for p in ROOT.glob("docs/*.md") if p.name != "cluster.md"]  # tests/cluster runs that one's
@@ -68,13 +73,14 @@ def run(words: list[str], folder: Path, code: int = 0) -> subprocess.CompletedPr
     return done
 
 
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def study(shared: Path) -> Path:
     """Return where the records of a study named STUDY are, of two trials."""
-    runs = tmp_path_factory.mktemp("study") / "runs"
-    words = ["-m", "nca.sweep", "-m", "texture=roundleaf", *SMALL, "sweep.n_trials=2", "sweep.study=STUDY"]
-    run([sys.executable, *words, f"runs_dir={runs}"], runs.parent)
-    return runs
+
+    def make(runs: Path) -> None:
+        sweep(runs, *SMALL, "sweep.n_trials=2", "sweep.study=STUDY", folder=shared)
+
+    return build_once(shared / "study", make)
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if re.search("study=STUDY|run=RUN", c)])
@@ -113,20 +119,37 @@ def test_command_on_studies(command: str, study: Path, tmp_path: Path) -> None:
         assert run(words, tmp_path).stdout.strip()
 
 
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python -m nca.sweep ")])
+def test_sweep_is_composed_and_checked(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [word for word in overrides_of(command, tmp_path)[3:] if word != "-m"]
+    main([*words, "features=random_filters", f"runs_dir={tmp_path / 'runs'}"])
+    assert "nothing was started; add -m to start" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["image.png"]
+
+
 @pytest.mark.parametrize(
-    "command", [c for c in COMMANDS if re.match(r"python -m nca\.(?!studies)(?!.*(STUDY|RUN))", c)]
+    "command", [c for c in COMMANDS if re.match(r"python -m nca\.(?!studies|sweep)(?!.*(STUDY|RUN))", c)]
 )
 def test_python_command(command: str, tmp_path: Path) -> None:
     words = overrides_of(command, tmp_path)
     words[0] = sys.executable
-    if "-m" in words[3:]:
-        words += SMALL_SWEEP
-    elif "nca.train" in words:
+    if "nca.train" in words:
         words += [*SMALL, "tracking=none"]
     if "--help" not in words:
         words.append(f"runs_dir={tmp_path / 'runs'}")
     assert run(words, tmp_path).stdout.strip()
     assert not {"outputs", "multirun", "mlruns"} & {path.name for path in tmp_path.iterdir()}
+
+
+def test_the_first_sweep_is_run(tmp_path: Path) -> None:
+    command = "python -m nca.sweep -m texture=roundleaf"
+    assert command in COMMANDS
+    words = [sys.executable, *command.split()[1:], *SMALL_SWEEP, f"runs_dir={tmp_path / 'runs'}"]
+    assert "1 complete" in run(words, tmp_path).stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
 def test_make_sweep_at_reduced_size(tmp_path: Path) -> None:
@@ -136,6 +159,7 @@ def test_make_sweep_at_reduced_size(tmp_path: Path) -> None:
     assert (tmp_path / "mlflow.db").exists()
 
 
+@pytest.mark.slow
 def test_make_study_at_reduced_size(tmp_path: Path) -> None:
     words = ["train.size=16", "train.steps=2", "train.max_ca_steps=12", "sweep.n_trials=1", "tracking=none"]
     small = [
@@ -151,6 +175,7 @@ def test_make_study_at_reduced_size(tmp_path: Path) -> None:
     assert len(sheets) == 7
 
 
+@pytest.mark.slow
 def test_make_test_finds_the_tests() -> None:
     done = run(["make", "test", "PYTEST=-n 0 --collect-only -q tests/golden"], ROOT)
     assert "tests collected" in done.stdout
@@ -182,6 +207,7 @@ def test_make_setup_is_done() -> None:
     run(["make", "setup"], ROOT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["ui", "dashboard"])
 def test_make_server_prints_its_address(target: str, study: Path) -> None:
     server = subprocess.Popen(

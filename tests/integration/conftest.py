@@ -18,7 +18,7 @@ from selenium.webdriver.chrome.service import Service
 from tests.integration.browsing import free_port, wait_until_listening
 from tests.integration.commands import sweep
 from tests.integration.records import Records, copy_records
-from tests.templates import make_mlflow_database
+from tests.templates import build_once
 
 Serve = Callable[..., str]
 
@@ -59,13 +59,16 @@ class Finished:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    base = tmp_path_factory.mktemp("finished")
-    runs, folder = base / "runs", base / "folder"
-    folder.mkdir()
-    make_mlflow_database(runs)
-    done = sweep(runs, *COMMAND, folder=folder, processes=True)
-    return Finished(runs, folder, done.stdout)
+def finished(shared: Path) -> Finished:
+    runs, folder = shared / "finished" / "runs", shared / "finished" / "folder"
+    output = shared / "finished" / "output.txt"
+
+    def make(_: Path) -> None:
+        folder.mkdir(parents=True)
+        output.write_text(sweep(runs, *COMMAND, folder=folder, processes=True).stdout)
+
+    build_once(shared / "finished", make)
+    return Finished(runs, folder, output.read_text())
 
 
 @pytest.fixture(scope="module")
