@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: 0 trained, 1 diverged, 2 bad input, 130 interrupted.
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
-    flags, words = split_argv(argv)
+    flags, overrides = split_argv(argv)
     with exit_on_error(SweepError, OSError):  # of a full or unwritable disk, for instance
         if {"-m", "--multirun"} & flags:
             raise ConfigError("nca.train -m: nca.train trains one run; a sweep is python -m nca.sweep -m")
@@ -139,13 +139,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         if flags:
             return run_hydra("train", argv)
-        keys = {word.partition("=")[0] for word in words}
+        keys = {word.partition("=")[0] for word in overrides}
         for key in keys - KEYS:
             if nearest(key, RERUN_OPTIONS):
                 raise ConfigError(f"unknown key '{key}'{nearest(key, RERUN_OPTIONS)}")
         if not keys & set(RERUN_OPTIONS):
-            raise SystemExit(run_single(build(TrialConfig, compose_plain("train", words))))
-        rerun = parse_rerun(words)
+            raise SystemExit(run_single(build(TrialConfig, compose_plain("train", overrides))))
+        rerun = parse_rerun(overrides)
         print(rerun.description, flush=True)
         raise SystemExit(run_single(rerun.config, rerun))
 

@@ -92,7 +92,7 @@ class Overrides:
     domains: dict[str, Domain]
 
 
-def sort_overrides(words: Sequence[str]) -> Overrides:
+def sort_overrides(argv: Sequence[str]) -> Overrides:
     """Sort overrides into plain values, groups with several options, and domains.
 
     Raises:
@@ -100,7 +100,7 @@ def sort_overrides(words: Sequence[str]) -> Overrides:
         SweepError: If a domain is empty.
     """
     sorted_ = Overrides([], {}, {})
-    for word in words:
+    for word in argv:
         override = _parse(word)
         key = str(override.key_or_group)
         if not override.is_sweep_override():

@@ -137,12 +137,12 @@ def _describe(options: list[Any], allowed: Range | None) -> str:
 
 def _describe_option(option: Any, allowed: Range | None) -> str:
     if typing.get_origin(option) is Literal:
-        words = [str(word) for word in typing.get_args(option)]
-        return f"one of {', '.join(words)}" if len(words) > 1 else words[0]
+        names = [str(name) for name in typing.get_args(option)]
+        return f"one of {', '.join(names)}" if len(names) > 1 else names[0]
     if typing.get_origin(option) is list:
         return f"a list [A,B], each {_describe_option(typing.get_args(option)[0], None)}"
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "null"}
-    text = names.get(option, "a mapping")
+    kinds = {int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "null"}
+    text = kinds.get(option, "a mapping")
     return f"{text}, {allowed}" if option in {int, float} and allowed else text
 
 
