@@ -51,6 +51,9 @@ def test_the_wheel_holds_the_packages_and_nothing_of_the_workshop(wheel: Path) -
     }
     in_checkout = {path.relative_to(ROOT).as_posix() for path in (ROOT / "conf").rglob("*.yaml")}
     assert {name.removeprefix("nca/") for name in names if name.startswith("nca/conf/")} == in_checkout
+    pictures = {f"nca/textures/assets/{path.name}" for path in (ROOT / "nca/textures/assets").glob("*.png")}
+    assert len(pictures) == 4
+    assert {*pictures, "nca/outputs/assets/viewer.html"} <= set(names)
     # Hydra finds the sweeper only where this folder is no package.
     assert "hydra_plugins/__init__.py" not in names
     assert "hydra_plugins/nca_sweeper/__init__.py" in names
@@ -60,7 +63,7 @@ def test_an_installed_copy_uses_its_own_conf(installed: Path, tmp_path: Path) ->
     code = "import nca.config.compose as c; print(c.__file__); print(c.CONF)"
     done = run_python("-c", code, folder=tmp_path, environment={"PYTHONPATH": str(installed)})
     assert done.stdout.splitlines() == [
-        str(installed / "nca" / "compose.py"),
+        str(installed / "nca" / "config" / "compose.py"),
         str(installed / "nca" / "conf"),
     ]
 
