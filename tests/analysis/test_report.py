@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 from scipy import stats
+from sklearn.decomposition import PCA
 
 from analysis.export import main as export
+from analysis.figures.clusters import fit_umap
 from analysis.ratings.ratings import Rating, Ratings, now
 from analysis.report import main, make_sections, write_report
 from analysis.runs import StudyTable, read_study
@@ -33,6 +37,15 @@ FIGURES = {
     "texture_against_texture",
     "curves",
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _pca_for_umap() -> Iterator[None]:
+    """Draw PCA's plane twice: UMAP compiles its code for many seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        plane = lambda points: SimpleNamespace(embedding_=PCA(2).fit_transform(points))  # noqa: E731
+        patch.setattr("analysis.figures.clusters.fit_umap", plane)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +78,7 @@ def sentences(report: Path) -> list[str]:
     return ["".join(each) for each in found]
 
 
+@pytest.mark.slow
 def test_a_report_of_an_exported_folder_is_the_same(
     report: Path, paths: RecordPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -94,6 +108,14 @@ def test_a_folder_with_other_contents_is_refused(tmp_path: Path, capsys: pytest.
     expect_refusal(main, [f"exported={tmp_path}"], "was not written by `analysis.export out=FOLDER`", capsys)
     argv = [f"exported={tmp_path}", "study=leaf"]
     expect_refusal(main, argv, "give either study=NAME or exported=FOLDER", capsys)
+
+
+@pytest.mark.slow
+def test_umap_is_the_same_for_the_same_points() -> None:
+    points = np.random.default_rng(0).random((30, 3))
+    first, second = (fit_umap(points).embedding_ for _ in range(2))
+    assert first.shape == (30, 2)
+    assert (first == second).all()
 
 
 def numbers(text: str) -> list[float]:
@@ -212,6 +234,7 @@ def test_mistakes_are_one_line(
     expect_refusal(main, [*argv, f"runs_dir={tmp_path}"], message, capsys)
 
 
+@pytest.mark.slow
 def test_predictions_are_compared_with_obtained_losses(tmp_path: Path) -> None:
     paths = make_study(tmp_path, 20)
     table = read_study(paths, "leaf")
@@ -230,6 +253,7 @@ def test_predictions_are_compared_with_obtained_losses(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "suggestions.png").exists()
 
 
+@pytest.mark.slow
 def test_agreement_of_raters_is_reported(tmp_path: Path) -> None:
     paths = make_study(tmp_path, 8)
     ratings = Ratings(paths, "leaf")
@@ -254,6 +278,7 @@ def with_changes(
     return replace(table, name=name, trials=changed, fixed={**table.fixed, **fixed})
 
 
+@pytest.mark.slow
 def test_studies_with_other_fixed_values_are_not_compared(
     tables: list[StudyTable], paths: RecordPaths, tmp_path: Path
 ) -> None:
@@ -276,6 +301,7 @@ def test_each_preset_is_a_texture(tables: list[StudyTable], paths: RecordPaths) 
     assert set(first.data["texture"]) == {"gray_scott spots", "gray_scott coral"}
 
 
+@pytest.mark.slow
 def test_studies_with_different_spaces_are_reported_together(
     tables: list[StudyTable], paths: RecordPaths, tmp_path: Path
 ) -> None:
@@ -296,6 +322,7 @@ def test_studies_with_different_spaces_are_reported_together(
     assert f"{nines} configurations on 2 textures" in report_text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("losses", ["constant", "constant on one texture"])
 def test_equal_losses_give_sentences(
     tables: list[StudyTable], paths: RecordPaths, tmp_path: Path, losses: str
@@ -313,6 +340,7 @@ def test_equal_losses_give_sentences(
     assert "nan" not in report_text
 
 
+@pytest.mark.slow
 def test_a_configuration_with_high_leverage_is_left_out(
     tables: list[StudyTable], paths: RecordPaths, tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 
 from analysis.ratings.ratings import Rating, Ratings, now
 from analysis.runs import read_study
-from analysis.suggest import METHODS, Model, main, suggest
+from analysis.suggest import Model, main, suggest
 from nca.records.paths import RecordPaths
 from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import find_study
@@ -18,6 +18,7 @@ from tests.analysis.builders import DISTRIBUTIONS, STUDY, make_study
 from tests.analysis.mistakes import expect_refusal
 
 N = 4
+SLOW_UMAP = pytest.param("umap", marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> RecordPaths:
     return make_study(tmp_path_factory.mktemp("suggest"), 40)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["model", "pca", SLOW_UMAP])
 def test_suggestions_are_valid_new_and_different(paths: RecordPaths, method: str) -> None:
     table = read_study(paths, STUDY)
     found, _ = suggest(table, method, N, 5.0)
@@ -52,14 +53,20 @@ def test_the_model_finds_where_the_loss_is_small(paths: RecordPaths) -> None:
         assert each.attributes["predicted_log10_loss"] == pytest.approx(-6 - np.log10(rate), abs=0.3)
 
 
-@pytest.mark.parametrize("method", ["pca", "umap", "model"])
-def test_ratings_are_used_if_there_are_some(tmp_path: Path, method: str) -> None:
-    paths = make_study(tmp_path, 40)
+@pytest.fixture(scope="module")
+def rated(tmp_path_factory: pytest.TempPathFactory) -> RecordPaths:
+    """Return a study whose trials with small learning rates are rated best, whatever their loss."""
+    paths = make_study(tmp_path_factory.mktemp("rated"), 40)
     ratings = Ratings(paths, STUDY)
     for row in read_study(paths, STUDY).trials.dropna(subset=["final_loss"]).itertuples():
-        liked = read_rate(paths, row.trial) < 1e-4  # whatever the loss says
+        liked = read_rate(paths, row.trial) < 1e-4
         ratings.add(Rating(row.trial, "ada", 0, 5 if liked else 0, now()))
-    found, why = suggest(read_study(paths, STUDY), method, N, 5.0)
+    return paths
+
+
+@pytest.mark.parametrize("method", ["pca", SLOW_UMAP, "model"])
+def test_ratings_are_used_if_there_are_some(rated: RecordPaths, method: str) -> None:
+    found, why = suggest(read_study(rated, STUDY), method, N, 5.0)
     assert "rating" in why
     assert all("predicted_rating" in each.attributes for each in found)
     assert np.median([each.params["train.learning_rate"] for each in found]) < 2e-4

@@ -7,22 +7,17 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from mlflow import MlflowClient
 
-from nca.config.compose import compose_plain
-from nca.config.schema import FeaturesConfig, TrialConfig
-from nca.config.validation import build
-from nca.tracking.tracker import Tracker
+from nca.config.schema import FeaturesConfig
 from nca.train import main, run_single
-from nca.training.run import train
 from tests.builders import mlflow, trial_config
+from tests.integration.commands import run_module, start_module, wait_until
 
 TINY = [
     "texture=roundleaf",
@@ -55,18 +50,6 @@ class Silent:
         return False
 
 
-def start(*words: str) -> subprocess.Popen[str]:
-    # As many threads as here: the order of summation is part of the numbers.
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "COLUMNS": "200"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "nca.train", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-
-
 def refuse(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as ending:
         main(words)
@@ -87,14 +70,13 @@ def handlers() -> Iterator[None]:
 
 
 def test_one_tiny_run(tmp_path: Path) -> None:
-    process = start(*TINY, "train.steps=5", f"runs_dir={tmp_path}")
-    out, err = process.communicate(timeout=120)
-    assert (process.returncode, err) == (0, "")
-    assert re.search(r"^step 5/5 loss [0-9.e-]+$", out, re.MULTILINE)
-    assert re.search(r"^final_loss: [0-9.e-]+$", out, re.MULTILINE)
+    done = run_module("nca.train", *TINY, "train.steps=5", f"runs_dir={tmp_path}", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"^step 5/5 loss [0-9.e-]+$", done.stdout, re.MULTILINE)
+    assert re.search(r"^final_loss: [0-9.e-]+$", done.stdout, re.MULTILINE)
     (folder,) = (tmp_path / "trials" / "single-runs").iterdir()
     assert re.fullmatch(r"roundleaf-srnca-random_filters-[0-9a-f]{12}", folder.name)
-    assert out.strip().endswith(f"complete: {folder / 'output.png'}")
+    assert done.stdout.strip().endswith(f"complete: {folder / 'output.png'}")
     assert (folder / "artifacts" / "model.safetensors").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["trials"]
 
@@ -103,35 +85,34 @@ def test_ctrl_c_stops_and_the_same_command_goes_on_to_the_same_loss_but_not_twic
     tmp_path: Path,
 ) -> None:
     words = [*TINY, "train.steps=120", "train.checkpoint_every=20", "train.checkpoint_every_s=0"]
-    config = build(TrialConfig, compose_plain("train", [*words, f"runs_dir={tmp_path}"]))
-    whole = train(config, tmp_path / "whole", Tracker(), Silent())
+    whole = run_module("nca.train", *words, f"runs_dir={tmp_path / 'whole'}", folder=tmp_path)
+    final = [line for line in whole.stdout.splitlines() if line.startswith("final_loss")]
+    assert len(final) > 1
 
     words.append(f"runs_dir={tmp_path / 'runs'}")
-    process = start(*words)
-    deadline = time.monotonic() + 60
-    while not list((tmp_path / "runs").rglob("*.safetensors")) and process.poll() is None:
-        assert time.monotonic() < deadline, "no checkpoint within a minute"
-        time.sleep(0.02)
+    errors = tmp_path / "errors.txt"
+    process = start_module("nca.train", *words, folder=tmp_path, errors=str(errors))
+    wait_until(lambda: bool(list((tmp_path / "runs").rglob("*.safetensors"))), process)
     process.send_signal(signal.SIGSTOP)  # it holds its folder meanwhile, and its steps
-    twin = start(*words)
-    _, err = twin.communicate(timeout=60)
+    twin = run_module("nca.train", *words, folder=tmp_path)
     assert twin.returncode == 2
-    assert re.fullmatch(rf"error: /.*: process {process.pid} trains this run; wait for it, or stop it\n", err)
+    line = rf"error: /.*: process {process.pid} trains this run; wait for it, or stop it\n"
+    assert re.fullmatch(line, twin.stderr)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGCONT)
-    _, err = process.communicate(timeout=60)
+    process.communicate(timeout=60)
     assert process.returncode == 130
-    found = re.fullmatch(r"interrupted after step (\d+); run the same command to resume\n", err)
-    assert found is not None, err
+    found = re.fullmatch(
+        r"interrupted after step (\d+); run the same command to resume\n", errors.read_text()
+    )
+    assert found is not None, errors.read_text()
     assert 0 <= int(found[1]) < 119
     (kept,) = (tmp_path / "runs").rglob(f"{int(found[1]) + 1:08d}.safetensors")
     assert kept.parent.name == "checkpoints"
 
-    process = start(*words)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (0, "")
-    assert f"final_loss: {whole.metrics['final_loss']:.6g}\n" in out
-    assert f"final_loss_median: {whole.metrics['final_loss_median']:.6g}\n" in out
+    resumed = run_module("nca.train", *words, folder=tmp_path)
+    assert (resumed.returncode, resumed.stderr) == (0, "")
+    assert [line for line in resumed.stdout.splitlines() if line.startswith("final_loss")] == final
     assert not kept.exists()
 
 
