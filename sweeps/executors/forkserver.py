@@ -10,7 +10,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import connection, forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -21,6 +22,8 @@ from sweeps.assignment import LOG_FILE
 
 PRELOAD = "SWEEPS_PRELOAD"  # environment variable: the modules that `sweeps.executors.preload` loads
 PR_SET_PDEATHSIG = 1
+RESTART_TIMEOUT_S = 60.0  # the server loads the application meanwhile
+RETRY_EVERY_S = 0.1
 
 _context = multiprocessing.get_context("forkserver")
 
@@ -44,25 +47,40 @@ def prepare(module: str, application: str, environment: Mapping[str, str]) -> No
         os.environ.update(before)
 
 
-def start(module: str, folder: Path, environment: Mapping[str, str], cores: Sequence[int]) -> BaseProcess:
+def start(
+    prepare: Callable[[], None],
+    module: str,
+    folder: Path,
+    environment: Mapping[str, str],
+    cores: Sequence[int],
+) -> BaseProcess:
     """Start the process of a trial, which writes its output to the trial's folder.
 
     Args:
+        prepare: Starts the server process unless it runs.
         module: As in `prepare`.
         folder: Folder of the trial.
         environment: Environment variables, besides those of this process.
         cores: CPU numbers that it is pinned to; empty for all.
 
     Raises:
-        SweepError: If the server process dies.
+        SweepError: If the server process dies again and again.
     """
     process = _context.Process(target=_run, args=(module, folder, {**os.environ, **environment}, cores))
-    try:
-        with _hide_main():
-            process.start()
-    except (EOFError, ConnectionError) as error:
-        raise SweepError("the server process of the trials died; the same command continues") from error
-    return process
+    until = time.monotonic() + RESTART_TIMEOUT_S
+    while True:
+        prepare()
+        try:
+            with _hide_main():
+                process.start()
+        except (EOFError, ConnectionError) as error:  # a killed server is seen as dead a moment later
+            if time.monotonic() > until:
+                raise SweepError(
+                    "the server process of the trials died; the same command continues"
+                ) from error
+            time.sleep(RETRY_EVERY_S)
+        else:
+            return process
 
 
 @contextlib.contextmanager

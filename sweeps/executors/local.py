@@ -57,8 +57,7 @@ class LocalExecutor:
         slot = next((slot for slot in self.slots if slot not in taken), None)
         if slot is None:
             raise RuntimeError("no free slot")
-        self.prepare()
-        process = forkserver.start(self.module, folder, slot.environment(), slot.cores)
+        process = forkserver.start(self.prepare, self.module, folder, slot.environment(), slot.cores)
         self._running[number] = slot, process
         return slot.index
 
