@@ -219,10 +219,14 @@ def test_bad_input_is_refused_in_one_line(
     ],
 )
 def test_bad_input_ends_the_process(
-    module: str, words: tuple[str, ...], message: str, folder: Path, tmp_path: Path
+    module: str,
+    words: tuple[str, ...],
+    message: str,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Without visible devices device=cuda is wrong on every machine.
-    hidden = {"CUDA_VISIBLE_DEVICES": ""}
-    done = run_module(module, *words, f"runs_dir={tmp_path / 'runs'}", folder=folder, environment=hidden)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # so that device=cuda is wrong on every machine
+    done = run_module(module, *words, f"runs_dir={tmp_path / 'runs'}", folder=folder)
     check_refusal(done.returncode, done.stderr, message)
     assert listing(tmp_path) == [folder.name]

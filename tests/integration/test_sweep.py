@@ -16,7 +16,7 @@ from yaml import safe_load
 
 from nca.config.compose import compose_plain
 from nca.config.validation import flatten
-from tests.integration.commands import SMALL, listing, run_python
+from tests.integration.commands import SMALL, listing, run_module
 from tests.integration.conftest import Finished
 from tests.integration.records import Records, complete_trials
 
@@ -209,7 +209,8 @@ def test_the_commands_that_the_output_ends_with_can_be_given(finished: Finished,
     assert len(commands) == 2
     for command in commands:
         words = shlex.split(command.replace("size=512", "size=64"))
-        done = run_python(*words, folder=tmp_path)
+        assert words[0] == "-m"
+        done = run_module(*words[1:], folder=tmp_path)
         assert done.returncode == 0, done.stderr
     assert set(listing(tmp_path)) == {f"{finished.name}.html", "grown.png"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from analysis.ratings.ratings import Rating, Ratings, now
 from analysis.runs import load
 from analysis.trial_pictures import read_target
 from nca.cli.errors import ConfigError
-from nca.records.paths import RecordPaths
+from nca.records.paths import RecordPaths, read_record_paths
 from tests.analysis.builders import STUDY, make_study
 from tests.analysis.mistakes import expect_refusal
 
@@ -24,10 +25,18 @@ OWN = {"Host": f"127.0.0.1:{PORT}", "Origin": f"http://127.0.0.1:{PORT}"}
 N_COMPLETE = 12
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a study of twelve complete trials and a failed one, to be copied."""
+    folder = tmp_path_factory.mktemp("made")
+    make_study(folder, N_COMPLETE + 1)
+    return folder
+
+
 @pytest.fixture
-def paths(tmp_path: Path) -> RecordPaths:
-    """Return a study of twelve complete trials and a failed one."""
-    return make_study(tmp_path, N_COMPLETE + 1)
+def paths(made: Path, tmp_path: Path) -> RecordPaths:
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    return read_record_paths({"runs_dir": str(tmp_path)})
 
 
 @pytest.fixture

@@ -42,6 +42,7 @@ class Trial(RunningTrial):
         return self.n_seen >= self.cancel_in
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tracked", [True, False])
 def test_a_trial_finds_loaded_what_it_needs(tracked: bool, mlflow_uri: str, tmp_path: Path) -> None:
     small = ["texture=roundleaf", "features=random_filters", "train.size=16", "train.steps=2"]

@@ -89,6 +89,7 @@ def test_trials_end_with_what_forks_them_and_others_can_be_started(
     local.close()
 
 
+@pytest.mark.slow
 def test_what_forks_trials_has_one_thread_and_no_gpu() -> None:
     """A fork takes along one thread and no context of a GPU; jemalloc, of pyarrow, knows what to do then."""
     program = (
