@@ -11,7 +11,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing import connection, forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -28,59 +29,52 @@ RETRY_EVERY_S = 0.1
 _context = multiprocessing.get_context("forkserver")
 
 
-def prepare(module: str, application: str, environment: Mapping[str, str]) -> None:
-    """Start the server process, unless this process has one.
+@dataclass(frozen=True)
+class ForkServer:
+    """The server process, of which this process has at most one.
 
     Args:
         module: Module with `warm_up()`, which the server calls, and `run_worker(folder)`, which runs a trial.
         application: Dotted path of the application that the server loads.
         environment: Environment variables for libraries that read them when they are loaded.
     """
-    _context.set_forkserver_preload(["sweeps.executors.preload"])
-    before = dict(os.environ)
-    # Python 3.11 does not pass the module path to what it preloads.
-    os.environ.update({**environment, PRELOAD: f"{module} {application}", "PYTHONPATH": ":".join(sys.path)})
-    try:
-        forkserver.ensure_running()
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
+    module: str
+    application: str
+    environment: Mapping[str, str]
 
-def start(
-    prepare: Callable[[], None],
-    module: str,
-    folder: Path,
-    environment: Mapping[str, str],
-    cores: Sequence[int],
-) -> BaseProcess:
-    """Start the process of a trial, which writes its output to the trial's folder.
-
-    Args:
-        prepare: Starts the server process unless it runs.
-        module: As in `prepare`.
-        folder: Folder of the trial.
-        environment: Environment variables, besides those of this process.
-        cores: CPU numbers that it is pinned to; empty for all.
-
-    Raises:
-        SweepError: If the server process dies again and again.
-    """
-    process = _context.Process(target=_run, args=(module, folder, {**os.environ, **environment}, cores))
-    until = time.monotonic() + RESTART_TIMEOUT_S
-    while True:
-        prepare()
+    def prepare(self) -> None:
+        """Start the server unless it is running."""
+        _context.set_forkserver_preload(["sweeps.executors.preload"])
+        before, preload = dict(os.environ), f"{self.module} {self.application}"
+        # Python 3.11 does not pass the module path to what it preloads.
+        os.environ.update({**self.environment, PRELOAD: preload, "PYTHONPATH": ":".join(sys.path)})
         try:
-            with _hide_main():
-                process.start()
-        except (EOFError, ConnectionError) as error:  # a killed server is seen as dead a moment later
-            if time.monotonic() > until:
-                raise SweepError(
-                    "the server process of the trials died; the same command continues"
-                ) from error
-            time.sleep(RETRY_EVERY_S)
-        else:
-            return process
+            forkserver.ensure_running()
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+    def start(self, folder: Path, environment: Mapping[str, str], cores: Sequence[int]) -> BaseProcess:
+        """Start a trial in its folder, with environment variables besides ours, on some cores or on all.
+
+        Raises:
+            SweepError: If the server dies again and again.
+        """
+        arguments = (self.module, folder, {**os.environ, **environment}, cores)
+        process = _context.Process(target=_run, args=arguments)
+        until = time.monotonic() + RESTART_TIMEOUT_S
+        while True:
+            self.prepare()
+            try:
+                with _hide_main():
+                    process.start()
+            except (EOFError, ConnectionError) as error:  # a killed server is seen as dead a moment later
+                if time.monotonic() > until:
+                    raise SweepError("the server process died; the same command continues") from error
+                time.sleep(RETRY_EVERY_S)
+            else:
+                return process
 
 
 @contextlib.contextmanager

@@ -10,8 +10,8 @@ from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from sweeps.executors import forkserver
 from sweeps.executors.base import Ended, count_oom_kills
+from sweeps.executors.forkserver import ForkServer
 from sweeps.executors.slots import Slot
 
 KILL_TIMEOUT_S = 5.0
@@ -25,7 +25,7 @@ class LocalExecutor:
     Args:
         slots: Slots, from `make_slots`.
         application: Dotted path of the application, which is loaded once for all trials.
-        module: Module that runs a trial, see `forkserver.prepare`.
+        module: Module that runs a trial, see `ForkServer`.
     """
 
     slots: Sequence[Slot]
@@ -33,6 +33,9 @@ class LocalExecutor:
     module: str = "sweeps.worker"
     _n_oom_kills: int = field(default_factory=count_oom_kills)
     _running: dict[int, tuple[Slot, BaseProcess]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._server = ForkServer(self.module, self.application, self.slots[0].environment())
 
     @property
     def n_slots(self) -> int:
@@ -45,7 +48,7 @@ class LocalExecutor:
 
     def prepare(self) -> None:
         """Start to load the application."""
-        forkserver.prepare(self.module, self.application, self.slots[0].environment())
+        self._server.prepare()
 
     def start(self, number: int, folder: Path) -> int:
         """Start a trial on the first free slot; return the slot's index.
@@ -57,7 +60,7 @@ class LocalExecutor:
         slot = next((slot for slot in self.slots if slot not in taken), None)
         if slot is None:
             raise RuntimeError("no free slot")
-        process = forkserver.start(self.prepare, self.module, folder, slot.environment(), slot.cores)
+        process = self._server.start(folder, slot.environment(), slot.cores)
         self._running[number] = slot, process
         return slot.index
 
