@@ -83,11 +83,11 @@ class Rollout:
 class _RolloutContext:
     """The inputs of a rollout that get no gradients."""
 
-    owner: Rollout  # of the tape
+    owner: Rollout  # lends the tape
     model: Automaton
     ca_steps: int
     generator: torch.Generator | None  # the stream `masks`
-    make_rule: Callable[..., Rule]  # from its weights
+    make_rule: Callable[..., Rule]  # constructs the rule from its weights
 
     def run(self, rule: Rule, tape: _Tape, n_steps: int, generator: torch.Generator | None) -> None:
         """Compute `n_steps` CA steps on the tape, from the interior of its first state."""

@@ -1,9 +1,9 @@
 """Update rules on padded grids: one CA step forward, and its gradients, without autograd.
 
-Without a ReLU, a CA step is linear between clamps: perception and both convolutions fold to one 3x3
+Without a ReLU, a CA step is linear between clamps: perception and both convolutions fold into one 3x3
 convolution `channels -> channels`. With a ReLU, perception stays a depthwise convolution per kernel: folded
 into the first convolution it would take 9 products instead of `filters`. With one mask value per cell, the
-CPU computes everything after the perception for the active cells alone.
+CPU computes everything after the perception only for the active cells, those that take the update.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Mask = Int8[Tensor, "batch height width mask_channel"]  # 1 where a cell takes t
 Rows = Float[Tensor, "row channel"]  # one cell per row
 
 TAPS = 9  # cells of a 3x3 neighborhood
-ROW_BLOCKS = 16  # images that a matrix is viewed as, if they divide its rows
+ROW_BLOCKS = 16  # maximum batch size of the images that `_as_image` makes of rows
 # oneDNN's kernel gradient is slower by a third with 13 to 15 input channels than with 16.
 FAST_CHANNELS = 16
 SLOW_CHANNELS = range(13, 16)
@@ -40,7 +40,7 @@ def prepare_rule(model: Automaton) -> tuple[Callable[..., Rule], tuple[Tensor, .
 
 
 def fold_kernel(model: Automaton) -> Float[Tensor, "channel channel 3 3"]:
-    """Return a linear rule's perception and convolutions as one kernel, differentiable in w0 and w1."""
+    """Return a linear rule's perception and convolutions folded into one kernel; w0 and w1 get gradients."""
     weight = (model.w1 @ model.w0).view(model.channels, model.channels, -1)
     return torch.einsum("ocf,fyx->ocyx", weight, model.kernels)
 
@@ -69,7 +69,10 @@ class Rule(ABC):
     def backward(
         self, state: PaddedGrid, mask: Mask, grad: Float[Tensor, "batch height width channel"]
     ) -> None:
-        """Overwrite `grad`, contiguous: the gradient in `state + mask * delta` becomes that in `state`."""
+        """Turn the gradient with respect to `state + mask * delta` into that of `state`, in place.
+
+        `grad` is contiguous.
+        """
 
     @abstractmethod
     def weight_grads(self) -> tuple[Tensor, ...]:
@@ -98,7 +101,7 @@ class _LinearRule(Rule):
     def __init__(self, kernel: Tensor) -> None:
         super().__init__()
         self._kernel = _channels_last(kernel)
-        # The gradient in the state is a convolution with the kernel mirrored, inputs and outputs exchanged.
+        # The state's gradient is a convolution with the kernel mirrored, inputs and outputs exchanged.
         self._mirrored = _channels_last(kernel.transpose(0, 1).flip(2, 3))
         n_added = FAST_CHANNELS - len(kernel) if len(kernel) in SLOW_CHANNELS else 0
         self._widened = _channels_last(F.pad(kernel, (0, 0, 0, 0, 0, n_added)))
@@ -197,9 +200,9 @@ class _ReluRule(Rule):
         return image, F.conv2d(image, self._w0, self._bias).relu_()
 
     def _find_active(self, state: PaddedGrid, mask: Mask) -> ActiveCells | None:
-        """Return the active cells; None to compute all cells and multiply by the mask.
+        """Return the active cells; None, to compute all cells, with one mask value per channel or on a GPU.
 
-        That is done with one mask value per channel, and off the CPU, where finding cells is a host sync.
+        On a GPU, finding active cells would be a host sync.
         """
         if mask.device.type != "cpu" or mask.shape[-1] > 1:
             return None
@@ -216,8 +219,8 @@ def _apply_update(state: PaddedGrid, mask: Mask, delta: Tensor, out: PaddedGrid)
 def _as_image(rows: Rows) -> Float[Tensor, "batch channel 1 width"]:
     """View rows as a batch of images of height 1.
 
-    A matrix product is computed as a 1x1 convolution over them: on a CPU the fastest of the equivalent calls,
-    and the only one that PyTorch passes to oneDNN with a single thread too.
+    Matrix products are computed as 1x1 convolutions over them: on a CPU the fastest of the equivalent calls,
+    and the only one that PyTorch passes to oneDNN even with a single thread.
     """
     return rows.view(math.gcd(len(rows), ROW_BLOCKS), 1, -1, rows.shape[1]).permute(0, 3, 1, 2)
 

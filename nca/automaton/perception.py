@@ -19,13 +19,10 @@ NAMED_KERNELS = (IDENTITY, LAPLACIAN, PREWITT_ROWS, PREWITT_COLUMNS, MOORE)
 
 
 def make_kernels(n_filters: int, generator: torch.Generator | None) -> Float[Tensor, "filter 3 3"]:
-    """Return the first `n_filters` perception kernels, float32 on the CPU.
+    """Return the first `n_filters` perception kernels, 1 to 20, float32 on the CPU.
 
-    From the sixth on they are drawn from a standard normal distribution, so they are saved with the model.
-
-    Args:
-        n_filters: 1 to 20.
-        generator: The stream `filters`, on the CPU.
+    From the sixth on they are drawn from a standard normal distribution, with the stream `filters` as
+    generator, so they are saved with the model.
 
     Raises:
         ValueError: If `n_filters` is not 1 to 20.

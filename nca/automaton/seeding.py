@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-# On the CPU, so that they are the same on every device, and integers need no device-to-host sync.
+# On the CPU, so that they draw the same on every device, and integers need no device-to-host sync.
 HOST_STREAMS = ("weights", "filters", "pool", "ca_steps")
 DEVICE_STREAMS = ("seed_states", "masks")
 STREAMS = HOST_STREAMS + DEVICE_STREAMS
@@ -31,8 +31,8 @@ class Streams:
     def __init__(self, seed: int, device: torch.device) -> None:
         self._generators: dict[str, torch.Generator | None] = {}
         for name in STREAMS:
-            own_device = device if name in DEVICE_STREAMS else torch.device("cpu")
-            generator = None if own_device.type == "meta" else torch.Generator(own_device)
+            stream_device = device if name in DEVICE_STREAMS else torch.device("cpu")
+            generator = None if stream_device.type == "meta" else torch.Generator(stream_device)
             if generator is not None:
                 generator.manual_seed(derive_seed(seed, name))
             self._generators[name] = generator
@@ -46,7 +46,7 @@ class Streams:
         return {name: g.get_state() for name, g in self._generators.items() if g is not None}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Continue every stream from a result of `state`."""
+        """Restore every stream from a dictionary that `state` returned."""
         for name, generator in self._generators.items():
             if generator is not None:
                 generator.set_state(state[name].contiguous().cpu())

@@ -21,7 +21,7 @@ from nca.loss.winograd import WinogradConvolution
 Features = Float[Tensor, "batch _ _"]  # (batch, feature, position); features and positions differ by layer
 Images = Float[Tensor, "batch 3 height width"]
 Convolution = Callable[[Tensor], Tensor]
-# Maps RGB images in [0, 1] to one feature tensor per style layer; differentiable in the images.
+# Maps RGB images in [0, 1] to one feature tensor per style layer; the images get gradients.
 FeatureExtractor = Callable[[Images], list[Features]]
 
 # torchvision's layer numbers; relu1_1, relu2_1, relu3_1, relu4_1 and relu5_1 follow the style layers.
@@ -47,8 +47,8 @@ class Vgg16:
 
     Args:
         weights: Tensors named `features.<i>.weight` and `.bias` with torchvision's layer numbers.
-        device: Device of the features.
-        dtype: Type of the features, float32 or bfloat16.
+        device: Device of weights and features.
+        dtype: Type of weights and features, float32 or bfloat16.
 
     Raises:
         ConfigError: If a tensor is missing or its shape does not fit the layer before it.
@@ -178,7 +178,9 @@ def load_extractor(config: FeaturesConfig, device: torch.device, dtype: torch.dt
     try:
         return Vgg16(_read_weights(Path(config.weights)), device, dtype)
     except ConfigError as error:
-        raise ConfigError(f"features.weights={config.weights}: {error}") from error
+        raise ConfigError(
+            f"features.weights={config.weights}: {error}; give the path of a VGG-16 state dict"
+        ) from error
 
 
 def _imagenet_weights() -> Mapping[str, Tensor]:

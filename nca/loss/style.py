@@ -16,7 +16,7 @@ Grams = Sequence[Float[Tensor, "_ _ _"]]  # one per style layer, of that layer's
 
 
 class _Gram(torch.autograd.Function):
-    """F F^T / positions; its gradient takes one product, autograd would compute one for each factor."""
+    """F F^T / positions, with one matrix product in the backward pass; autograd would compute two."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor) -> Tensor:
@@ -49,11 +49,7 @@ def style_distance(grams: Grams, target_grams: Grams) -> Float[Tensor, ""]:
 
 
 class StyleLoss:
-    """The distance between the Gram matrices of images and of one target, whose own are computed once.
-
-    Args:
-        extractor: Feature extractor.
-        target: RGB in [0, 1].
+    """The distance between the Gram matrices of images and those of a target (RGB in [0, 1]).
 
     Source: Gatys et al. 2015, "Texture Synthesis Using Convolutional Neural Networks", with equal layer
     weights and the mean instead of the sum. RGB is not normalized as for ImageNet, as in the study.
@@ -75,7 +71,10 @@ class StyleLoss:
     def loss_and_grad(
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch 3 height width"]]:
-        """Return the style loss and its gradient in the images, with the features of one image at a time."""
+        """Return the style loss and its gradient with respect to the images.
+
+        Only the features of one image are in memory at a time.
+        """
         losses, grads = [], []
         for image in images.detach().split(1):
             image.requires_grad_()

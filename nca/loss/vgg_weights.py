@@ -1,4 +1,4 @@
-"""The place and hash of VGG-16's weights, and the resolution of `features=auto`; without loading torch."""
+"""Path and hash of VGG-16's weights, and resolution of `features=auto`; does not import torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PROBE_TIMEOUT_S = 5.0
 
 
 def resolve_features(config: FeaturesConfig, *, use_network: bool = True) -> FeaturesConfig:
-    """Replace auto by vgg16 if its weights are available, else by random_filters; keep other values.
+    """Replace auto by vgg16 if its weights are available, else by random_filters; return others unchanged.
 
     With `use_network`, weights that can be downloaded count as available.
     """

@@ -1,7 +1,7 @@
 """3x3 convolutions with fixed weights by Winograd's minimal filtering, for the CPU.
 
-A tile of 2x2 outputs takes 16 products instead of 36, and small matrix products for the transforms. It is
-faster where channels are many and pixels few, as in the deep layers of VGG-16.
+A tile of 2x2 outputs takes 16 products instead of 36, and small matrix products for the transforms. That is
+faster with many channels and small images, as in the deep layers of VGG-16.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class WinogradConvolution:
     def __init__(self, weight: Float[Tensor, "output input 3 3"], bias: Float[Tensor, " output"]) -> None:
         self._bias = bias
         self._kernels = weight.new_empty(PATCH**2, weight.shape[1], weight.shape[0])
-        for position, row in enumerate(_square(KERNEL_TRANSFORM, weight.dtype)):
+        for position, row in enumerate(_kronecker_square(KERNEL_TRANSFORM, weight.dtype)):
             self._kernels[position] = (weight.flatten(2) @ row).T
-        self._input_transform = _square(INPUT_TRANSFORM, weight.dtype)
-        self._output_transform = _square(OUTPUT_TRANSFORM, weight.dtype)
+        self._input_transform = _kronecker_square(INPUT_TRANSFORM, weight.dtype)
+        self._output_transform = _kronecker_square(OUTPUT_TRANSFORM, weight.dtype)
 
     def __call__(self, images: Images) -> Outputs:
-        """Return the convolution, channels-last; differentiable in the images."""
+        """Return the convolution, channels-last; the images get gradients."""
         result: Tensor = _Convolution.apply(self, images)
         return result
 
@@ -67,17 +67,17 @@ class WinogradConvolution:
             products = torch.bmm(_transform(self._input_transform, patches[chunk]), self._kernels)
             tiles[chunk] = _transform(self._output_transform, products).view_as(tiles[chunk])
         outputs += self._bias[:, None, None]
-        if outputs.shape[2:] == (height, width):  # no view, so that callers may work in place
+        if outputs.shape[2:] == (height, width):  # not a view, so that callers may work in place
             return outputs
         return outputs[:, :, :height, :width].clone(memory_format=torch.channels_last)
 
     def backward(self, grad_output: Outputs) -> Images:
-        """Return the gradient in the images, channels-last, from the gradient in the convolution."""
+        """Return the gradient with respect to the images, channels-last, from that of the outputs."""
         grad_output = grad_output.permute(0, 2, 3, 1)
         batch, height, width, _ = grad_output.shape
         rows, columns = math.ceil(height / TILE), math.ceil(width / TILE)
         tiles = _as_tiles(F.pad(grad_output, (0, 0, 0, columns * TILE - width, 0, rows * TILE - height)))
-        # One more row and column of tiles, for what the last patches reach beyond their tiles.
+        # One more row and column of tiles, because the last patches extend beyond their tiles.
         shape = (batch, (rows + 1) * TILE, (columns + 1) * TILE, self._kernels.shape[1])
         grad_padded = grad_output.new_zeros(shape)
         for chunk in _chunks(batch, rows, columns):
@@ -106,8 +106,8 @@ class _Convolution(torch.autograd.Function):
         return None, ctx.convolution.backward(grad_output)
 
 
-def _square(rows: tuple[tuple[float, ...], ...], dtype: torch.dtype) -> Tensor:
-    """Return a transform along one side as a matrix for the positions of a square."""
+def _kronecker_square(rows: tuple[tuple[float, ...], ...], dtype: torch.dtype) -> Tensor:
+    """Return the two-dimensional transform of a flattened square: the Kronecker square of `rows`."""
     matrix = torch.tensor(rows, dtype=torch.float64)
     return torch.kron(matrix, matrix).to(dtype)
 

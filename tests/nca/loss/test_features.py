@@ -135,30 +135,30 @@ class TestWeightFiles:
         assert len(load(tmp_path / "w.pt")(images())) == 5
 
     def test_missing_file(self, tmp_path: Path) -> None:
-        self.refuse(tmp_path / "no.pt", "no such file$")
-        self.refuse(tmp_path, "no such file$")
+        self.refuse(tmp_path / "no.pt", "no such file;")
+        self.refuse(tmp_path, "no such file;")
 
     @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
     @pytest.mark.parametrize("content", [b"", b"hello", bytes(1000)])
     def test_corrupt_file(self, tmp_path: Path, suffix: str, content: bytes) -> None:
         (tmp_path / f"w.{suffix}").write_bytes(content)
-        self.refuse(tmp_path / f"w.{suffix}", r"not a readable state dict \(\w+\)$")
+        self.refuse(tmp_path / f"w.{suffix}", r"not a readable state dict \(\w+\);")
 
     @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
     def test_file_that_was_cut_off(self, tmp_path: Path, suffix: str) -> None:
         path = tmp_path / f"w.{suffix}"
         save_file(vgg_weights(), path) if suffix == "safetensors" else torch.save(vgg_weights(), path)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        self.refuse(path, r"not a readable state dict \(\w+\)$")
+        self.refuse(path, r"not a readable state dict \(\w+\);")
 
     def test_file_that_would_run_code(self, tmp_path: Path) -> None:
         torch.save({"features.0.weight": Path}, tmp_path / "w.pt")
-        self.refuse(tmp_path / "w.pt", r"not a readable state dict \(UnpicklingError\)$")
+        self.refuse(tmp_path / "w.pt", r"not a readable state dict \(UnpicklingError\);")
 
     @pytest.mark.parametrize("content", [[1, 2], {"features.0.weight": "text"}, torch.zeros(3)])
     def test_what_is_no_state_dict(self, tmp_path: Path, content: object) -> None:
         torch.save(content, tmp_path / "w.pt")
-        self.refuse(tmp_path / "w.pt", "must hold a state dict of tensors$")
+        self.refuse(tmp_path / "w.pt", "must hold a state dict of tensors;")
 
     @pytest.mark.parametrize("key", ["features.0.weight", "features.24.bias"])
     def test_missing_tensor(self, tmp_path: Path, key: str) -> None:
@@ -167,13 +167,13 @@ class TestWeightFiles:
         torch.save(weights, tmp_path / "w.pt")
         index = key.split(".")[1]
         self.refuse(
-            tmp_path / "w.pt", rf"features.{index}.weight or .bias is missing: not a VGG-16 state dict$"
+            tmp_path / "w.pt", rf"features.{index}.weight or .bias is missing: not a VGG-16 state dict;"
         )
 
     @pytest.mark.parametrize("shape", [(2, 4, 3, 3), (2, 3, 5, 5), (2, 27), (3, 3, 3, 3)])
     def test_tensor_that_does_not_fit(self, tmp_path: Path, shape: tuple[int, ...]) -> None:
         torch.save(vgg_weights() | {"features.0.weight": torch.zeros(shape)}, tmp_path / "w.pt")
-        self.refuse(tmp_path / "w.pt", r"features.0.weight has shape \(.*\): must be \(n, 3, 3, 3\)$")
+        self.refuse(tmp_path / "w.pt", r"features.0.weight has shape \(.*\): must be \(n, 3, 3, 3\);")
 
     def test_imagenet_weights_out_of_reach(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("TORCH_HOME", str(tmp_path))
