@@ -257,7 +257,7 @@ class StubExecutor:
         pass
 
     def start(self, number: int, folder: Path) -> int:
-        note = {"n_steps": 5, "of": 10, "loss": 0.5, "at": time.monotonic()}
+        note = {"n_steps": 5, "total_steps": 10, "loss": 0.5, "at": time.monotonic()}
         (folder / PROGRESS_FILE).write_text(json.dumps(note))
         self.running.append(number)
         return len(self.running) - 1

@@ -69,7 +69,7 @@ class Clock:
 class Silent:
     """A listener that does nothing."""
 
-    def progress(self, n_steps: int, of: int, loss: float) -> None:
+    def progress(self, n_steps: int, total_steps: int, loss: float) -> None:
         """Ignore the progress."""
 
     def report(self, n_steps: int, smoothed: float) -> bool:

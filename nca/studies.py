@@ -125,7 +125,7 @@ def _describe_running(trial: TrialSummary, trials: Path) -> str:
     progress = read_progress(trials / str(trial.first_attempt))
     step = "starting"
     if progress:
-        step = f"step {progress['n_steps']:.0f}/{progress['of']:.0f} loss {progress['loss']:.4g}"
+        step = f"step {progress['n_steps']:.0f}/{progress['total_steps']:.0f} loss {progress['loss']:.4g}"
     seconds = (datetime.now() - trial.started_at).total_seconds() if trial.started_at else 0.0
     return (
         f"{step}, for {format_duration(max(0.0, seconds))}, by {trial.owner}, {format_params(trial.params)}"

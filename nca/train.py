@@ -44,11 +44,11 @@ class _Console:
         self._interrupted = True
         signal.signal(signum, signal.SIG_DFL)
 
-    def progress(self, n_steps: int, of: int, loss: float) -> None:
+    def progress(self, n_steps: int, total_steps: int, loss: float) -> None:
         """Show the last loss."""
         self._bar.update(self._task, completed=n_steps, description=f"loss {loss:.4g}")
-        if not self._live and (time.monotonic() - self._printed_at > LINE_EVERY_S or n_steps == of):
-            print(f"step {n_steps}/{of} loss {loss:.4g}", flush=True)
+        if not self._live and (time.monotonic() - self._printed_at > LINE_EVERY_S or n_steps == total_steps):
+            print(f"step {n_steps}/{total_steps} loss {loss:.4g}", flush=True)
             self._printed_at = time.monotonic()
 
     def report(self, n_steps: int, smoothed: float) -> bool:

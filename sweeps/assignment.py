@@ -17,13 +17,13 @@ LOG_FILE = "log.txt"  # output of the trial's processes
 
 @dataclass(frozen=True)
 class Assignment:
-    """All that a worker needs to run a trial; JSON. Most fields are those of `SweepSpec`.
+    """The input of a worker, as JSON. Most fields are those of `SweepSpec`.
 
     Args:
         number: Trial number.
         first_attempt: Number of the first attempt at the trial.
         config: Config of the trial, plain nested values.
-        links: What the application returned when the study was opened.
+        links: Result of `Application.open_study`.
         pruner: Fields of a `PrunerSpec`.
         low_memory: Whether an earlier attempt ran out of memory.
     """
@@ -42,19 +42,19 @@ class Assignment:
 
 
 def write_assignment(folder: Path, assignment: Assignment) -> None:
-    """Write the assignment of a trial to its folder."""
+    """Write an assignment to its trial's folder."""
     write_atomically(folder / ASSIGNMENT_FILE, json.dumps(asdict(assignment)))
 
 
 def read_assignment(folder: Path) -> Assignment:
-    """Return the last assignment of a trial."""
+    """Return the last assignment in a trial's folder."""
     return Assignment(**json.loads((folder / ASSIGNMENT_FILE).read_text()))
 
 
 def read_progress(folder: Path) -> dict[str, float]:
-    """Return the last note of `RunningTrial.progress`; empty if there is none."""
+    """Return the last progress that `RunningTrial.progress` wrote; empty before the first."""
     try:
-        note: dict[str, float] = json.loads((folder / PROGRESS_FILE).read_text())
+        progress: dict[str, float] = json.loads((folder / PROGRESS_FILE).read_text())
     except (OSError, ValueError):
         return {}
-    return note
+    return progress

@@ -35,8 +35,8 @@ class TrialProgress:
         n_steps: Finished training steps.
         total_steps: Training steps of the whole trial; 0 if not known yet.
         loss: Loss of the last step; NaN if not known yet.
-        rate: Steps per second since the first note; 0 if not known yet.
-        losses: Losses of the notes so far, thinned out evenly.
+        rate: Steps per second since the first update; 0 if not known yet.
+        losses: Losses of all updates, thinned out evenly.
     """
 
     number: int
@@ -51,20 +51,20 @@ class TrialProgress:
     losses: list[float] = field(default_factory=list)
     _first: Mapping[str, float] = field(default_factory=dict)
     _last: Mapping[str, float] = field(default_factory=dict)
-    _n_notes: int = 0
+    _n_updates: int = 0
     _every: int = 1
 
-    def update(self, note: Mapping[str, float]) -> None:
-        """Take the trial's last progress note, which may be empty or known."""
-        if not note or note == self._last:
+    def update(self, new: Mapping[str, float]) -> None:
+        """Update from a result of `read_progress`, which may be empty or unchanged."""
+        if not new or new == self._last:
             return
-        self._first, self._last = self._first or note, note
-        self.n_steps, self.total_steps, self.loss = int(note["n_steps"]), int(note["of"]), note["loss"]
-        seconds = note["at"] - self._first["at"]
+        self._first, self._last = self._first or new, new
+        self.n_steps, self.total_steps, self.loss = int(new["n_steps"]), int(new["total_steps"]), new["loss"]
+        seconds = new["at"] - self._first["at"]
         self.rate = (self.n_steps - self._first["n_steps"]) / seconds if seconds > 0 else 0.0
-        if self._n_notes % self._every == 0:
+        if self._n_updates % self._every == 0:
             self.losses.append(self.loss)
-        self._n_notes += 1
+        self._n_updates += 1
         if len(self.losses) > MAX_LOSSES:
             self.losses = self.losses[::2]
             self._every *= 2

@@ -18,7 +18,7 @@ from sweeps.pruning import Pruning
 from sweeps.study import trial_id
 
 PROGRESS_EVERY_S = 0.5
-EXIT_FENCED = 3  # exit code of a worker whose trial has been ended by others
+EXIT_FENCED = 3  # exit code of a worker whose trial another process has ended
 
 
 class RunningTrial:
@@ -37,10 +37,10 @@ class RunningTrial:
         self._pruning = pruning
         self._interrupt = threading.Event()
         self._cancelled = threading.Event()
-        self._noted_at = 0.0
+        self._written_at = 0.0
 
     def interrupt(self, *_: object) -> None:
-        """Ask the application to save a checkpoint and end, so that a retry continues; a signal handler."""
+        """Request a checkpoint and the end of the trial, so that a retry continues; a signal handler."""
         self._interrupt.set()
 
     def interrupt_requested(self) -> bool:
@@ -48,29 +48,23 @@ class RunningTrial:
         return self._interrupt.is_set()
 
     def cancel(self) -> None:
-        """Ask the application to end the trial for good."""
+        """Request the end of the trial for good."""
         self._cancelled.set()
 
     def cancelled(self) -> bool:
-        """Return whether the trial should end for good, with the results it has."""
+        """Return whether the trial should end for good, with its results so far."""
         return self._cancelled.is_set()
 
-    def progress(self, n_steps: int, of: int, loss: float) -> None:
-        """Write a progress note for the coordinator, at most twice a second.
-
-        Args:
-            n_steps: Finished training steps.
-            of: Training steps of the whole trial.
-            loss: Loss of the last step.
-        """
+    def progress(self, n_steps: int, total_steps: int, loss: float) -> None:
+        """Write finished and total training steps and the last loss to a file, at most twice a second."""
         now = time.monotonic()
-        if now - self._noted_at >= PROGRESS_EVERY_S or n_steps == of:
-            note = {"n_steps": n_steps, "of": of, "loss": loss, "at": now}
-            write_atomically(self.folder / PROGRESS_FILE, json.dumps(note))
-            self._noted_at = now
+        if now - self._written_at >= PROGRESS_EVERY_S or n_steps == total_steps:
+            progress = {"n_steps": n_steps, "total_steps": total_steps, "loss": loss, "at": now}
+            write_atomically(self.folder / PROGRESS_FILE, json.dumps(progress))
+            self._written_at = now
 
     def report(self, n_steps: int, value: float) -> bool:
-        """Record an intermediate value; return whether the trial continues, False if it is pruned.
+        """Record an intermediate value; return False to prune the trial.
 
         To every pruner NaN is the worst value.
         """
@@ -82,6 +76,6 @@ class RunningTrial:
 
 
 def abandon() -> NoReturn:
-    """Exit at once, without another write: the trial was taken for dead, and a retry may be running."""
-    print("others have ended this trial; leaving it to them", flush=True)
+    """Exit at once, without another write: the trial was judged dead, and a retry may be running."""
+    print("another process has ended this trial; exiting without a result", flush=True)
     os._exit(EXIT_FENCED)

@@ -36,8 +36,8 @@ class FakeListener:
         self._prune_at, self._stop_at, self._fail_at = prune_at, stop_at, fail_at
         self._error = error or ZeroDivisionError("on purpose")
 
-    def progress(self, n_steps: int, of: int, loss: float) -> None:
-        assert of == STEPS
+    def progress(self, n_steps: int, total_steps: int, loss: float) -> None:
+        assert total_steps == STEPS
         self.losses[n_steps] = loss
         if n_steps == self._fail_at:
             raise self._error

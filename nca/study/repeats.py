@@ -101,8 +101,8 @@ class _RunListener:
     index: int
     repeats: int
 
-    def progress(self, n_steps: int, of: int, loss: float) -> None:
-        self.trial.progress(self.index * of + n_steps, self.repeats * of, loss)
+    def progress(self, n_steps: int, total_steps: int, loss: float) -> None:
+        self.trial.progress(self.index * total_steps + n_steps, self.repeats * total_steps, loss)
 
     def report(self, n_steps: int, smoothed: float) -> bool:
         return self.index > 0 or self.trial.report(n_steps, smoothed)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-KEPT = 2  # the newest, and the one before it in case the newest is damaged
+N_KEPT = 2  # the newest, and the one before it in case the newest is damaged
 
 
 class Checkpoints:
@@ -21,8 +21,8 @@ class Checkpoints:
 
     Args:
         folder: Created with the first checkpoint.
-        every: Minimum of training steps between checkpoints.
-        every_s: Minimum of seconds between checkpoints; a checkpoint is as large as the pool.
+        every: Minimum number of training steps between checkpoints.
+        every_s: Minimum number of seconds between checkpoints; a checkpoint is as large as the pool.
     """
 
     def __init__(self, folder: Path, every: int, every_s: float) -> None:
@@ -38,7 +38,7 @@ class Checkpoints:
         return n_steps - self._saved_step >= self._every and elapsed_s >= self._every_s
 
     def save(self, state: Mapping[str, Tensor], n_steps: int) -> None:
-        """Write a checkpoint under its number of finished steps and drop all but the last two.
+        """Write a checkpoint, named by its number of finished steps, and keep only the two newest.
 
         Raises:
             OSError: If the disk is full or not writable; earlier checkpoints stay as they are.
@@ -56,7 +56,7 @@ class Checkpoints:
             raise OSError(f"{path}: cannot be written ({error})") from error
         finally:
             partial.unlink(missing_ok=True)
-        for old in self._paths()[KEPT:]:
+        for old in self._paths()[N_KEPT:]:
             old.unlink(missing_ok=True)
         self._saved_step, self._saved_at = n_steps, time.monotonic()
 
@@ -74,7 +74,7 @@ class Checkpoints:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _paths(self) -> list[Path]:
-        """Newest first."""
+        """Return the checkpoint files, the newest first."""
         return sorted(self._folder.glob("*.safetensors"), reverse=True)
 
 
@@ -95,7 +95,7 @@ def _read(path: Path) -> dict[str, Tensor] | None:
 
 
 def _checksum(tensors: dict[str, Tensor], values: str = "") -> int:
-    """Return the CRC-32 of all tensors, and of the JSON values that older checkpoints hold beside them."""
+    """Return the CRC-32 of all tensors and of the JSON values that older checkpoints have in the header."""
     checksum = zlib.crc32(values.encode())
     for name in sorted(tensors):
         checksum = zlib.crc32(name.encode(), checksum)

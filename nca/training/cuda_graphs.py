@@ -25,8 +25,8 @@ N_WARM_UP = 3
 class StepGraphs:
     """A training step that is captured on the first call of each rollout length.
 
-    Every other tensor that the step changes must keep its place in memory, and every generator that it draws
-    from must be known to `capture`. The returned tensors are overwritten by the next call of the same length.
+    Every other tensor that the step changes must stay at one memory address, and `capture` must know every
+    generator that it draws from. The next call of the same length overwrites the returned tensors.
 
     Args:
         step: Called directly for the first `N_WARM_UP` calls.
@@ -46,28 +46,28 @@ class StepGraphs:
             return self._step(states, ca_steps)
         if ca_steps not in self._graphs:
             self._graphs[ca_steps] = self._capture_step(states, ca_steps)
-        given, final, loss, launch = self._graphs[ca_steps]
-        given.copy_(states)
+        static_states, final, loss, launch = self._graphs[ca_steps]
+        static_states.copy_(states)
         launch()
         return final, loss
 
     def _capture_step(self, states: State, ca_steps: int) -> tuple[Tensor, Tensor, Tensor, Launch]:
         """Return the tensors that a graph reads and writes, and its launch."""
-        given, final, loss = states.clone(), torch.empty_like(states), states.new_empty(())
+        static_states, final, loss = states.clone(), torch.empty_like(states), states.new_empty(())
 
         def launch() -> None:
-            new_final, new_loss = self._step(given, ca_steps)
+            new_final, new_loss = self._step(static_states, ca_steps)
             final.copy_(new_final)
             loss.copy_(new_loss)
 
-        return given, final, loss, self._capture(launch)
+        return static_states, final, loss, self._capture(launch)
 
 
 def capture_on_cuda(generators: Sequence[torch.Generator]) -> Capture:
     """Return a capture into CUDA graphs, which share one memory pool: only one of them runs at a time.
 
     Args:
-        generators: CUDA generators that the captured calls draw from; a replay draws the values of a call.
+        generators: CUDA generators that the captured calls draw from; each replay advances them like a call.
 
     Source: PyTorch, "CUDA semantics", section "CUDA Graphs".
     """

@@ -1,4 +1,4 @@
-"""The device of a run: its choice, what it can do, TF32, and the allocator of the host."""
+"""The device of a run: selection, checks, TF32, and the host's memory allocator."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NEVER = -1
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device of a name; auto is the first GPU, or the CPU if there is none.
+    """Return a device by name; auto is the first GPU, or the CPU on a machine without one.
 
     Raises:
         ConfigError: If the name is unknown or the GPU does not exist.
@@ -33,14 +33,14 @@ def pick_device(name: str) -> torch.device:
 
 
 def check_device(train: TrainConfig, device: torch.device) -> None:
-    """Check that a device can do what a config asks for.
+    """Check that a device supports the precision and the CUDA graph of a config.
 
     Raises:
         ConfigError: If TF32 or a CUDA graph lacks a GPU, or a CUDA graph would recompute rollouts.
     """
     if train.cuda_graph and train.recompute and train.rollout == "fast":
         # Recomputing resets the generator to draw the same masks again, which a graph cannot.
-        raise ConfigError("train.cuda_graph=true: not with train.recompute=true; give one of them")
+        raise ConfigError("train.cuda_graph=true: not with train.recompute=true; set one of them to false")
     if device.type == "cuda":
         return
     if train.precision == "tf32":
@@ -56,9 +56,9 @@ def allow_tf32(allowed: bool) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let the host's allocator keep freed tensors for the next ones instead of returning them to the system.
+    """Make the host's allocator reuse the memory of freed tensors instead of returning it to the system.
 
-    A training step on the CPU frees and allocates the same tensors; page faults of memory that was returned
+    A training step on the CPU frees and allocates tensors of the same sizes; page faults of returned memory
     took a third of a ReLU step's time. From now on the process keeps its peak. No effect without glibc.
     """
     libc = ctypes.CDLL(None)

@@ -1,4 +1,4 @@
-"""The outcome of a training run, and the interface that follows it until then."""
+"""The outcome of a training run, and the interface of its listeners."""
 
 from __future__ import annotations
 
@@ -26,10 +26,9 @@ class Outcome:
     """How a training run ended.
 
     Args:
-        reason: Why it ended.
         n_steps: Training steps finished.
         metrics: Final values by name; empty if it was interrupted.
-        picture: The last output, in the run's folder; None if it was interrupted.
+        picture: Path of output.png in the run's folder; None if it was interrupted.
         run_id: Its MLflow run; None if it has none.
     """
 
@@ -46,7 +45,7 @@ class Outcome:
 
     @classmethod
     def load(cls, folder: Path) -> Outcome | None:
-        """Return the outcome that `save` has written, None if there is none."""
+        """Return the outcome that `save` wrote to a folder; None if there is no outcome."""
         file = folder / OUTCOME_FILE
         if not file.exists():
             return None
@@ -58,14 +57,14 @@ class Outcome:
 class Listener(Protocol):
     """Follows a run and may end it; called from the training thread at each fetch of losses."""
 
-    def progress(self, n_steps: int, of: int, loss: float) -> None:
-        """Receive the number of finished steps and the loss of the last one."""
+    def progress(self, n_steps: int, total_steps: int, loss: float) -> None:
+        """Receive the numbers of finished and of all steps, and the loss of the last finished one."""
 
     def report(self, n_steps: int, smoothed: float) -> bool:
-        """Receive an intermediate value, 32 times a run; return False to prune the run."""
+        """Receive the smoothed loss, 32 times a run; return False to prune the run."""
 
     def interrupt_requested(self) -> bool:
         """Return whether the run should save a checkpoint and end, to be continued later."""
 
     def cancelled(self) -> bool:
-        """Return whether the run should end for good, with the results it has."""
+        """Return whether the run should end for good, with its results so far."""

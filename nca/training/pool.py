@@ -41,7 +41,7 @@ class Pool:
         """Return the states of `rows`, a copy."""
         return torch.stack([self.states[row] for row in rows])
 
-    def draw_seed(self) -> State:
+    def draw_seed_state(self) -> State:
         """Draw one fresh seed state, (1, channels, height, width)."""
         _, channels, size, _ = self.states.shape
         return make_seed_state(1, channels, size, self._streams["seed_states"], self.states.device)

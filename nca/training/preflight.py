@@ -59,7 +59,7 @@ def _check_writable(folder: Path) -> None:
     if not existing.is_dir():
         raise ConfigError(f"runs_dir={folder}: {existing} is not a folder")
     try:
-        # Permissions do not suffice: nobody can create a folder in /proc, or on a disk mounted read-only.
+        # Permissions do not suffice: even root cannot create a folder in /proc or on a read-only disk.
         tempfile.TemporaryDirectory(dir=existing).cleanup()
     except OSError as error:
         raise ConfigError(f"runs_dir={folder}: {existing} is not writable; give runs_dir=FOLDER") from error

@@ -13,7 +13,7 @@ PACKAGES = ("torch", "torchvision", "hydra-core", "optuna", "mlflow")
 
 
 def git_state(folder: Path) -> tuple[str, str]:
-    """Return a folder's commit, and "true" or "false" for uncommitted changes; "unknown" both outside git."""
+    """Return a folder's commit, and "true" or "false" for uncommitted changes; both "unknown" outside git."""
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)

@@ -14,8 +14,8 @@ from nca.config.schema import TrialConfig, build_recorded, training_values
 from nca.config.validation import build
 from nca.records.paths import RecordPaths, read_record_paths
 
-RERUN_OPTIONS = ("run", "study", "trial", "sweep.storage")  # of a command line, beside overrides
-NEW_GROUPS = ("tracking", "outputs", "runs_dir")  # of the new command, wherever the earlier run was recorded
+RERUN_OPTIONS = ("run", "study", "trial", "sweep.storage")  # keys of a command line that are not overrides
+NEW_GROUPS = ("tracking", "outputs", "runs_dir")  # taken from the new command, not from the earlier run
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Rerun:
 
     Args:
         config: Config of the new run.
-        description: How it relates to the earlier run, for a person.
+        description: How it relates to the earlier run, in words.
         tags: MLflow tags of the new run.
         checkpoint: Final checkpoint of the earlier run to continue from; None to train from step 0.
         threads: CPU threads of the earlier run; None where unknown.
@@ -48,7 +48,7 @@ class Rerun:
             before = self.inputs.get(key, now)
             if before != now:
                 raise ConfigError(
-                    f"{self.description}: {key} {before} -> {now}, its file has changed since; put it back, "
+                    f"{self.description}: {key} {before} -> {now}, its file has changed since; restore it, "
                     "or train a new run"
                 )
 
@@ -69,8 +69,8 @@ class Rerun:
 def parse_rerun(argv: Sequence[str]) -> Rerun:
     """Parse a command line with `run=ID`, or `study=NAME` and perhaps `trial=N` (default: the best trial).
 
-    All other words are overrides. With a larger `train.steps` as the only change of the training, the run
-    continues, and its learning rate drops at the step where it dropped before.
+    All other arguments are overrides. If they only increase `train.steps`, the run continues, and its
+    learning rate drops at the step where it dropped before.
 
     Raises:
         ConfigError: If there is no such run, or an override is wrong.
@@ -79,8 +79,9 @@ def parse_rerun(argv: Sequence[str]) -> Rerun:
     from nca.config.compose import ANY_TEXTURE, compose_plain, keys_of
     from nca.training.trainer import drop_step
 
-    options = {key: value for key, _, value in (word.partition("=") for word in argv) if key in RERUN_OPTIONS}
-    overrides = [word for word in argv if word.partition("=")[0] not in RERUN_OPTIONS]
+    pairs = (argument.partition("=") for argument in argv)
+    options = {key: value for key, _, value in pairs if key in RERUN_OPTIONS}
+    overrides = [argument for argument in argv if argument.partition("=")[0] not in RERUN_OPTIONS]
     keys = keys_of(overrides)
     if "experiment" in keys:
         raise ConfigError("experiment=: cannot be given with run= or study=; give the values one by one")
@@ -131,7 +132,7 @@ def _find_run(paths: RecordPaths, options: Mapping[str, str]) -> str:
 
 
 def _read_config(file: Path, composed: Mapping[str, Any]) -> TrialConfig:
-    """Read the config of the earlier run; keys that it does not have yet take the composed values.
+    """Read the config of the earlier run; keys that it lacks get the composed values.
 
     Raises:
         ConfigError: If the file holds no config.
@@ -147,7 +148,7 @@ def _read_config(file: Path, composed: Mapping[str, Any]) -> TrialConfig:
 
 
 def _override(earlier: TrialConfig, composed: Mapping[str, Any], keys: Sequence[str]) -> TrialConfig:
-    """Return the earlier config with the composed values of some groups and dotted keys."""
+    """Return the earlier config with the composed values of the given groups and dotted keys."""
     values = asdict(earlier)
     for key in keys:
         group, _, name = key.partition(".")
@@ -156,7 +157,7 @@ def _override(earlier: TrialConfig, composed: Mapping[str, Any], keys: Sequence[
 
 
 def _differ_in_steps_only(one: TrialConfig, other: TrialConfig) -> bool:
-    """Return whether two runs train alike but for `train.steps`."""
+    """Return whether the values that affect training differ in `train.steps` at most."""
     first, second = (training_values(config) for config in (one, other))
     first["train"]["steps"] = second["train"]["steps"]
     return first == second

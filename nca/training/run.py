@@ -1,4 +1,4 @@
-"""One training run, from a checked config to its outcome: what is built, recorded and saved, and when."""
+"""One training run, from a checked config to its outcome: training, records, artifacts."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from nca.training.trainer import DivergedError, StepRecord, Trainer, smoothed_lo
 
 N_REPORTS = 32  # intermediate values of a whole run
 POOL_ROWS_PER_BATCH_ROW = 64  # unless `train.pool_size` gives the number of rows
-LARGE = 4  # side of output_large.png over the trained side
+LARGE_SCALE = 4  # side of output_large.png over the trained side
 
 
 def build_trainer(config: TrialConfig, device: torch.device) -> Trainer:
-    """Assemble everything that a run trains with.
+    """Return a trainer with model, pool, style loss and random streams of a config.
 
     Raises:
-        ConfigError: If the texture or the weights cannot be had.
+        ConfigError: If the texture or the weights cannot be loaded.
     """
     train = config.train
     check_device(train, device)
@@ -63,12 +63,12 @@ def train(config: TrialConfig, folder: Path, tracker: Tracker, listener: Listene
     Args:
         config: With features resolved.
         folder: Folder of this run alone; holds its checkpoints while it trains.
-        tracker: Its run is ended here.
-        listener: Sees every fetched loss; may end the run.
+        tracker: Records the run, and ends it.
+        listener: Receives every fetched loss; may end the run.
 
     Raises:
-        ConfigError: If an input has gone since it was checked.
-        Exception: Whatever training raises, except divergence; in both cases the tracker's run is FAILED.
+        ConfigError: If an input has been deleted since it was checked.
+        Exception: Any error of training except divergence; the tracker's run is FAILED then.
     """
     try:
         device = pick_device(config.device)
@@ -99,7 +99,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @dataclass
 class _Run:
-    """One run while it trains: what it records, and when."""
+    """Trains, records and ends one run."""
 
     config: TrialConfig
     folder: Path
@@ -109,7 +109,7 @@ class _Run:
     checkpoints: Checkpoints
 
     def __post_init__(self) -> None:
-        self.target = load_pixels(self.config.texture, self.config.train.size)  # later it may be gone
+        self.target = load_pixels(self.config.texture, self.config.train.size)  # the file may be deleted
         self.started_at, self.first_step = time.monotonic(), self.trainer.step
         self.report_every = max(1, self.config.train.steps // N_REPORTS)
 
@@ -119,19 +119,19 @@ class _Run:
             for record in self.trainer.steps():
                 if is_picture_step(record.step, self.config.train.steps):
                     self.tracker.log_image(to_pixels(self.trainer.output), record.step)
-                if record.fetched and (reason := self.follow(record)):
+                if record.fetched and (reason := self.record_losses(record)):
                     return reason
         except DivergedError as error:
             print(error, flush=True)
             return "diverged"
         return "complete"
 
-    def follow(self, record: StepRecord) -> Reason | None:
+    def record_losses(self, record: StepRecord) -> Reason | None:
         """Record the fetched losses and save a due checkpoint; return why the run ends early, if it does."""
-        n_steps, of, losses = record.step + 1, self.config.train.steps, self.trainer.losses
+        n_steps, total_steps, losses = record.step + 1, self.config.train.steps, self.trainer.losses
         self.tracker.log_losses(losses)
-        self.listener.progress(n_steps, of, losses[-1])
-        if n_steps < of:
+        self.listener.progress(n_steps, total_steps, losses[-1])
+        if n_steps < total_steps:
             n_reports = n_steps // self.report_every - (n_steps - len(record.fetched)) // self.report_every
             if n_reports and not self.listener.report(n_steps, smoothed_loss(losses)):
                 return "pruned"
@@ -201,7 +201,7 @@ class _Run:
         (files / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False))
         save_model(model, asdict(config), files / "model.safetensors", metrics)
         if reason != "diverged":
-            save_pixels(render_texture(model, LARGE * size, seed), files / "output_large.png")
+            save_pixels(render_texture(model, LARGE_SCALE * size, seed), files / "output_large.png")
             save_growth(model, size, seed, files / "growth.gif")
             pictures = {"target": self.target, "output": to_pixels(self.trainer.output[:1])}
             facts = describe_facts(config, metrics)
@@ -218,7 +218,7 @@ def is_picture_step(step: int, n_steps: int) -> bool:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Return the most memory that this process has held so far, in MB, on a GPU or resident on the host."""
+    """Return the peak memory of this process in MB: allocated on a GPU, or resident on the host."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3

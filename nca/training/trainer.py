@@ -1,4 +1,4 @@
-"""The training loop: an iterator of step records, whose state checkpoints hold."""
+"""The training loop: an iterator of step records, with a state that checkpoints save."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nca.training.cuda_graphs import StepGraphs, capture_on_cuda
 from nca.training.pool import Pool
 
 RESEED_EVERY = 8  # training steps between fresh seed states in the batch
-MILESTONE = 3  # the learning rate drops after steps // 3, unless `train.drop_step` is set
+DROP_DIVISOR = 3  # the learning rate drops after steps // 3, unless `train.drop_step` is set
 LEARNING_RATE_DROP = 0.3
 NORM_EPSILON = 1e-8
 LOSS_WINDOW = 256  # training steps of the smoothed loss
@@ -27,7 +27,7 @@ FETCH_EVERY = {"cpu": 1, "cuda": 32}
 
 
 class DivergedError(ArithmeticError):
-    """The loss or a gradient was not finite; the model is as it was before that step."""
+    """The loss or a gradient was not finite; the model is the one before that step."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class StepRecord:
 
 def drop_step(config: TrainConfig) -> int:
     """Return the step from which the learning rate is smaller."""
-    return config.steps // MILESTONE if config.drop_step is None else config.drop_step
+    return config.steps // DROP_DIVISOR if config.drop_step is None else config.drop_step
 
 
 def smoothed_loss(losses: list[float]) -> float:
@@ -59,7 +59,7 @@ class Trainer:
     One training step, in the order of events:
 
         rows = pool.draw_rows(batch_size); states = pool.sample(rows)
-        if step % 8 == 0: states[0] = pool.draw_seed()
+        if step % 8 == 0: states[0] = pool.draw_seed_state()
         states = rollout(model, states, randint(max_ca_steps // 2, max_ca_steps))
         loss = style_loss(states[:, :3])
         loss.backward()
@@ -75,9 +75,7 @@ class Trainer:
 
     Args:
         model: On the device of the pool.
-        pool: Its rows are sampled and committed.
         style_loss: Called with RGB in [0, 1].
-        config: Steps, batch size, learning rate, CA steps, rollout.
         streams: Uses `ca_steps` and `masks`.
 
     Attributes:
@@ -124,10 +122,10 @@ class Trainer:
         return len(self.losses)
 
     def steps(self) -> Iterator[StepRecord]:
-        """Train the remaining steps; a caller that asks for no further record stops training.
+        """Train the remaining steps; training stops when the caller stops iterating.
 
         Raises:
-            DivergedError: If a loss or gradient is not finite; the model is as before that step.
+            DivergedError: If a loss or gradient is not finite; the model is the one before that step.
         """
         start, fetch_every = self.step, self._pending.shape[1]
         for step in range(start, self._config.steps):
@@ -141,7 +139,7 @@ class Trainer:
         rows = self._pool.draw_rows(self._config.batch_size)
         states = self._pool.sample(rows)
         if step % RESEED_EVERY == 0:
-            states[:1] = self._pool.draw_seed()
+            states[:1] = self._pool.draw_seed_state()
         self._set_learning_rate(step)
         states, loss = self._update(states, self.draw_ca_steps())
         self._pool.commit(rows, states, keep=self._diverged == 0)
@@ -153,7 +151,7 @@ class Trainer:
         return int(torch.randint(stop // 2, stop, (), generator=self._streams["ca_steps"]))
 
     def state(self) -> dict[str, Tensor]:
-        """Return everything that the next step depends on, by name; tensors are shared, not copied."""
+        """Return all tensors that the next step depends on, by name; they are shared, not copied."""
         model = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         streams = {f"streams.{k}": v for k, v in self._streams.state().items()}
         moments = {
@@ -190,7 +188,7 @@ class Trainer:
     def _update_model(self, states: State, ca_steps: int) -> tuple[State, Float[Tensor, ""]]:
         """Take Adam's step for a batch of sampled states; return its final states and the loss.
 
-        Every tensor that it changes keeps its place in memory, for CUDA graphs.
+        Every tensor that it changes stays at one memory address, for CUDA graphs.
         """
         states = self._rollout(self.model, states, ca_steps, self._streams["masks"])
         images = states[:, :3]

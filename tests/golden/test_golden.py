@@ -98,7 +98,7 @@ class ReplayedPool(Pool):
     def draw_rows(self, batch_size: int) -> list[int]:
         return next(self._rows)
 
-    def draw_seed(self) -> torch.Tensor:
+    def draw_seed_state(self) -> torch.Tensor:
         return next(self._seeds)[None]
 
 

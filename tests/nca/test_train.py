@@ -37,7 +37,7 @@ TINY = [
 class Silent:
     """A listener that lets a run go on."""
 
-    def progress(self, n_steps: int, of: int, loss: float) -> None:
+    def progress(self, n_steps: int, total_steps: int, loss: float) -> None:
         pass
 
     def report(self, n_steps: int, smoothed: float) -> bool:

@@ -178,7 +178,7 @@ def test_a_worker_whose_trial_others_have_ended_leaves_at_its_next_report(
     process.communicate(timeout=PATIENCE_S)
     first, second = read_started(sweep.trial_folder(0))
     assert second[1] - first[1] < N_STEPS / 2  # seconds; it would have gone on for twice as long
-    assert "leaving it to them" in (sweep.trial_folder(0) / "log.txt").read_text()
+    assert "another process has ended this trial" in (sweep.trial_folder(0) / "log.txt").read_text()
     assert_at_its_total(sweep)
 
 

@@ -73,12 +73,12 @@ def test_a_trial_before_its_first_note_has_no_rate() -> None:
 
 
 def test_a_rate_counts_the_steps_since_the_first_note() -> None:
-    first = {"n_steps": 100.0, "of": 400.0, "loss": 2.0, "at": 50.0}
+    first = {"n_steps": 100.0, "total_steps": 400.0, "loss": 2.0, "at": 50.0}
     trial = TrialProgress(3, 1, Path(), {})
     for each in ({}, first, first):
         trial.update(each)
     assert trial.left_s is None
-    trial.update({"n_steps": 160.0, "of": 400.0, "loss": 1.5, "at": 80.0})
+    trial.update({"n_steps": 160.0, "total_steps": 400.0, "loss": 1.5, "at": 80.0})
     assert trial.losses == [2.0, 1.5]
     assert (trial.n_steps, trial.total_steps, trial.loss, trial.rate) == (160, 400, 1.5, 2.0)
     assert trial.left_s == 120.0
@@ -120,7 +120,7 @@ def test_a_curve_falls_as_the_loss_does_on_a_logarithmic_scale() -> None:
 def test_few_losses_are_kept_evenly() -> None:
     trial = TrialProgress(0, 0, Path(), {})
     for step in range(10_000):
-        trial.update({"n_steps": step, "of": 10_000, "loss": float(step), "at": float(step)})
+        trial.update({"n_steps": step, "total_steps": 10_000, "loss": float(step), "at": float(step)})
     assert (trial.n_steps, trial.rate) == (9_999, 1.0)
     assert 32 <= len(trial.losses) <= 64
     steps = {round(b - a) for a, b in itertools.pairwise(trial.losses)}

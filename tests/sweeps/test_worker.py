@@ -143,7 +143,7 @@ def test_progress_is_noted_at_most_twice_a_second_and_at_the_end(
         trial.progress(step, 6, step / 10)
         noted.append(read_progress(trial.folder)["n_steps"])
     assert noted == [1, 1, 1, 4, 4, 6]
-    assert read_progress(trial.folder) == {"n_steps": 6, "of": 6, "loss": 0.6, "at": 1000.7}
+    assert read_progress(trial.folder) == {"n_steps": 6, "total_steps": 6, "loss": 0.6, "at": 1000.7}
 
 
 def test_reports_are_recorded_and_never_prune_without_a_pruner(desk: Desk) -> None:

@@ -29,7 +29,7 @@ class Trial(RunningTrial):
         self.n_seen, self.interrupt_in, self.cancel_in = 0, 10**6, 10**6
         self.config: dict[str, Any] = asdict(trial_config(folder, uri=uri)) | {"sweep": settings}
 
-    def progress(self, n_steps: int, of: int, loss: float) -> None:
+    def progress(self, n_steps: int, total_steps: int, loss: float) -> None:
         self.n_seen += 1
 
     def report(self, n_steps: int, value: float) -> bool:

@@ -38,9 +38,9 @@ def test_rows_are_uniform_with_replacement(pool: Pool) -> None:
 def test_rows_come_from_their_stream_alone() -> None:
     streams = [Streams(0, CPU), Streams(0, CPU)]
     pools = [Pool(8, 3, 16, each, CPU) for each in streams]
-    pools[1].draw_seed()
+    pools[1].draw_seed_state()
     assert pools[0].draw_rows(20) == pools[1].draw_rows(20)
-    assert not torch.equal(pools[0].draw_seed(), pools[1].draw_seed())
+    assert not torch.equal(pools[0].draw_seed_state(), pools[1].draw_seed_state())
 
 
 def test_a_batch_larger_than_the_pool_can_be_drawn() -> None:
@@ -92,6 +92,6 @@ def test_rows_and_states_must_match_in_number(pool: Pool) -> None:
 
 
 def test_fresh_seeds_differ_from_each_other(pool: Pool) -> None:
-    one, two = pool.draw_seed(), pool.draw_seed()
+    one, two = pool.draw_seed_state(), pool.draw_seed_state()
     assert one.shape == (1, 3, 16, 16)
     assert not torch.equal(one, two)

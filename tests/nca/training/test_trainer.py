@@ -50,8 +50,8 @@ class RecordedPool(Pool):
         self.events.append(("sample", rows))
         return super().sample(rows)
 
-    def draw_seed(self) -> Tensor:
-        seed = super().draw_seed()
+    def draw_seed_state(self) -> Tensor:
+        seed = super().draw_seed_state()
         self.events.append(("seed", seed))
         return seed
 
