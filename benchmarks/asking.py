@@ -38,7 +38,8 @@ def fill(study: optuna.Study, space: dict[str, optuna.distributions.BaseDistribu
             if isinstance(domain, optuna.distributions.CategoricalDistribution):
                 params[key] = domain.choices[draw.integers(len(domain.choices))]
             else:
-                params[key] = draw.uniform(domain.low, domain.high)  # type: ignore[attr-defined]
+                assert isinstance(domain, optuna.distributions.FloatDistribution)
+                params[key] = draw.uniform(domain.low, domain.high)
         reports = {step * 512: draw.random() for step in range(N_REPORTS)}
         study.add_trial(
             create_trial(

@@ -26,6 +26,7 @@ UPDATE_RATE = 0.559994317  # of set 5
 LEARNING_RATE = 1e-5
 N_STEPS = 16384
 SMALL_POOL = 8  # rows, for measurements that do not concern the pool
+Precision = Literal["fp32", "tf32", "bf16"]
 WIDTHS = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512)  # of VGG-16's convolutions up to relu5_1
 
 
@@ -108,7 +109,7 @@ def make_model(case: Case, streams: Streams) -> Automaton:
 
 def make_ours(
     case: Case,
-    precision: Literal["fp32", "tf32", "bf16"] = "fp32",
+    precision: Precision = "fp32",
     *,
     device: torch.device = CPU,
     size: int = SIZE_PX,

@@ -29,6 +29,7 @@ import optuna
 from optuna.trial import TrialState
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy import QueuePool
 
 from benchmarks.engine import APPLICATION
 from nca.tracking.store import MlflowStore
@@ -375,7 +376,9 @@ def count_connections(postgres: Postgres) -> int:
     beats = threading.Thread(target=storage.get_all_studies)
     beats.start()
     beats.join()
-    n_open = int(storage.engine.pool.checkedout() + storage.engine.pool.checkedin())
+    pool = storage.engine.pool
+    assert isinstance(pool, QueuePool)
+    n_open = pool.checkedout() + pool.checkedin()
     storage.remove_session()
     storage.engine.dispose()
     return n_open

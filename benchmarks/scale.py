@@ -100,7 +100,7 @@ class World:
 
     def call(self, name: str) -> float:
         """Return the time at which a call of a trial's process is answered."""
-        cost = self.costs["calls"][name]
+        cost: dict[str, float] = self.costs["calls"][name]
         if name in ("create", "losses", "image", "files", "finish"):
             if not self.plan.mlflow:
                 return self.now

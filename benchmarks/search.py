@@ -84,12 +84,12 @@ def run(folder: Path, method: str, repeat: int) -> None:
 def best_so_far(folder: Path, method: str, repeat: int) -> NDArray[np.float64] | None:
     """Return the training steps and the best value so far at the end of each trial, (n_trials, 2)."""
     study = find_study(open_storage(f"sqlite:///{folder.absolute()}/optuna.db"), f"{method}-{repeat}")
-    ended = (
-        [t for t in study.get_trials() if t.datetime_complete and N_STEPS in t.user_attrs] if study else []
-    )
-    if not ended:
+    trials = study.get_trials() if study else []
+    counted = [trial for trial in trials if N_STEPS in trial.user_attrs]
+    ends = sorted((t.datetime_complete, t.number) for t in counted if t.datetime_complete)
+    if not ends:
         return None
-    ended.sort(key=lambda t: t.datetime_complete)
+    ended = [trials[number] for _, number in ends]
     steps = np.cumsum([t.user_attrs[N_STEPS] for t in ended])
     values = [t.values[0] if t.values else np.inf for t in ended]
     return np.stack([steps, np.minimum.accumulate(values)], axis=1)

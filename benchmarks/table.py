@@ -63,12 +63,12 @@ def main() -> None:
     began = time.monotonic()
     keep_freed_memory()
     machine = measure_machine()
-    sets = {case.name: {"sizes": case.sizes, **time_steps(case, ("fp32", "bf16"))} for case in SIX}
+    steps = {case.name: time_steps(case, ("fp32", "bf16")) for case in SIX}
     relu = time_steps(RELU, ("fp32",))
     rollouts = {case.name: time_rollouts(case) for case in (SET_5, RELU)}
     peaks = {who: memory.measure(who) for who in ("reference", "ours")}
     records = tracking.measure()
-    ratio = {name: found["reference"] / found["fp32"] for name, found in sets.items()}
+    ratio = {name: found["reference"] / found["fp32"] for name, found in steps.items()}
     machine["fp32_gflops"] = 2 * MATRIX_SIDE**3 / rollouts["set 5"]["product"] / 1e9
     share = rollout_gflop(SET_5) / rollouts["set 5"]["fp32"] / machine["fp32_gflops"]
     rows = [
@@ -81,7 +81,7 @@ def main() -> None:
         ),
         (
             "six sets, bf16, geometric mean",
-            f"{statistics.geometric_mean([s['reference'] / s['bf16'] for s in sets.values()]):.1f}x",
+            f"{statistics.geometric_mean([s['reference'] / s['bf16'] for s in steps.values()]):.1f}x",
             "6.5x",
             "9x",
         ),
@@ -99,11 +99,11 @@ def main() -> None:
     ]
     show(rows)
     for name, recorded in RECORDED_S.items():
-        found = sets[name]["reference"]
+        found = steps[name]["reference"]
         print(f"the transcription, {name}: {found:.2f} s per step; the program itself {recorded:.2f} s")
     results = {
         "machine": machine,
-        "sets": sets,
+        "sets": {case.name: {"sizes": case.sizes, **steps[case.name]} for case in SIX},
         "relu": relu,
         "rollouts": rollouts,
         "peak_memory": peaks,

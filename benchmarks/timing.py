@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 
@@ -13,6 +14,7 @@ from benchmarks.cases import (
     SIZE_PX,
     UPDATE_RATE,
     Case,
+    Precision,
     make_model,
     make_ours,
     make_reference,
@@ -71,7 +73,8 @@ def time_steps(case: Case, ways: Sequence[str], device: torch.device = CPU) -> d
     }
     for way in ways:
         precision, _, graph = way.partition(", ")
-        runs[way] = make_ours(case, precision, device=device, cuda_graph=bool(graph)).train_step  # type: ignore[arg-type]
+        ours = make_ours(case, cast("Precision", precision), device=device, cuda_graph=bool(graph))
+        runs[way] = ours.train_step
     return take_turns(runs, device)
 
 

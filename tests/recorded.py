@@ -65,6 +65,7 @@ class Recorded:
     def train(self, listener: FakeListener | None = None) -> Outcome:
         experiment = self.store.experiments.open(self.folder.parent.name, self.folder.parent / "artifacts")
         tracker = self.store.open_run(self.folder, experiment, "trial 0", params=asdict(self.config))
+        assert tracker.run_id is not None
         self.run_id = tracker.run_id
         return train(self.config, self.folder, tracker, listener or FakeListener())
 

@@ -90,16 +90,16 @@ def test_a_report_of_an_exported_folder_is_the_same(
             (folder / f"{name}.csv").read_text() for folder in (report.parent, tmp_path / "again")
         )
         assert again == drawn, name
-    told, again = (
+    first, second = (
         [each for each in sentences(page) if not each.startswith("Made ")]
         for page in (report, tmp_path / "again" / "report.html")
     )
-    assert again == told
+    assert second == first
     with (
-        Image.open(report.parent / "examples.png") as drawn,
-        Image.open(tmp_path / "again/examples.png") as again,
+        Image.open(report.parent / "examples.png") as one,
+        Image.open(tmp_path / "again/examples.png") as other,
     ):
-        assert drawn.tobytes() == again.tobytes()
+        assert one.tobytes() == other.tobytes()
     assert str(paths.runs) not in "".join(file.read_text() for file in (tmp_path / "shared").glob("*.[cj]*"))
     assert not (tmp_path / "none").exists()
 

@@ -60,13 +60,15 @@ def test_differences_between_groups_do_not_count_as_correlation() -> None:
         own = draw.normal(size=10)
         x = easy + draw.normal(size=40) + own[clusters]
         y = -easy + draw.normal(size=40) + draw.permutation(own)[clusters]
-        alone, ours = correlate(x, y, "spearman"), correlate_within(x, y, groups, clusters, "spearman")
+        alone = correlate(x, y, "spearman")
+        ours = correlate_within(x, y, list(groups), list(clusters), "spearman")
         pooled += not alone.low <= 0 <= alone.high
         within += not ours.low <= 0 <= ours.high
     assert pooled / 200 > 0.5
     assert within / 200 < 0.12
     x = draw.normal(size=40)
-    assert correlate_within(x, np.exp(x), groups, clusters, "spearman").value == pytest.approx(1.0)
+    found = correlate_within(x, np.exp(x), list(groups), list(clusters), "spearman")
+    assert found.value == pytest.approx(1.0)
 
 
 def test_the_interval_of_a_standard_deviation_covers_the_truth() -> None:
@@ -81,7 +83,7 @@ def test_the_interval_of_a_standard_deviation_covers_the_truth() -> None:
 
 def test_p_values_without_an_effect_are_uniform_and_with_one_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "N_RESAMPLES", 400)
-    draw, order = np.random.default_rng(3), np.arange(30)
+    draw, order = np.random.default_rng(3), np.arange(30.0)
     null = [
         permutation_p(quadratic_ranks(draw.normal(size=30)), draw.normal(size=30), order) for _ in range(200)
     ]
@@ -95,7 +97,7 @@ def test_p_values_without_an_effect_are_uniform_and_with_one_small(monkeypatch: 
 
 def test_a_sampler_that_narrows_while_losses_fall_is_not_an_effect(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "N_RESAMPLES", 400)
-    draw, order, found = np.random.default_rng(6), np.arange(60), []
+    draw, order, found = np.random.default_rng(6), np.arange(60.0), []
     for _ in range(100):
         narrows = draw.normal(size=60) * (60 - order) / 60 + order / 60
         losses = -order / 20 + draw.normal(size=60)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,11 +11,12 @@ import torch
 
 from benchmarks import cases, cuda, timing
 from nca.training import trainer
+from nca.training.cuda_graphs import Capture
 
 TINY = cases.Case("tiny", 4, 8, 4, 1, 2)
 
 
-def capture_on_cpu(_: list[torch.Generator]) -> Callable[[Callable[[], None]], Callable[[], None]]:
+def capture_on_cpu(_: list[torch.Generator]) -> Capture:
     return lambda launch: launch
 
 
@@ -51,7 +51,9 @@ def test_it_runs_to_its_table(
         "DEVICE": "cpu",
     }.items():
         monkeypatch.setattr(cuda, name, value)
-    monkeypatch.setattr(cases.make_ours, "__kwdefaults__", {**cases.make_ours.__kwdefaults__, "size": 16})
+    defaults = cases.make_ours.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setattr(cases.make_ours, "__kwdefaults__", {**defaults, "size": 16})
     cases.vgg_weights.cache_clear()
     try:
         cuda.main()

@@ -68,7 +68,7 @@ class Postgres:
         return self.address.removesuffix(DATABASE) + database
 
     def _control(self, *words: str) -> None:
-        command = [self.programs / "pg_ctl", "--pgdata", self.folder / "data", *words]
+        command: list[str | Path] = [self.programs / "pg_ctl", "--pgdata", self.folder / "data", *words]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, **unprivileged())
 
 
@@ -91,8 +91,9 @@ def run_postgres() -> Iterator[Postgres]:
         secret = folder / "password"
         secret.write_text(PASSWORD)
         secret.chmod(0o644)
-        command = [programs / "initdb", "--pgdata", folder / "data", "--auth=scram-sha-256", "--no-sync"]
-        command += [f"--username={USER}", f"--pwfile={secret}", "--encoding=UTF8"]
+        command: list[str | Path] = [programs / "initdb", "--pgdata", folder / "data"]
+        command += ["--auth=scram-sha-256", "--no-sync", "--encoding=UTF8"]
+        command += [f"--username={USER}", f"--pwfile={secret}"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, **unprivileged())
         server = Postgres(folder, free_port(), programs)
         settings = f"{SETTINGS}port={server.port}\nunix_socket_directories='{folder}'\n"

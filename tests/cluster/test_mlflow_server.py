@@ -178,7 +178,8 @@ def test_an_answer_that_is_lost_doubles_nothing(
 ) -> None:
     monkeypatch.setattr("nca.tracking.tracker.MIN_BACKOFF_S", 0.0)
     client = AnswersGetLost(MlflowClient(mlflow_server.uri))
-    tracker = MlflowTracker(client, None, Outbox(folder, mlflow_server.uri))  # type: ignore[arg-type]
+    outbox = Outbox(folder, mlflow_server.uri)
+    tracker = MlflowTracker(client, None, outbox)  # type: ignore[arg-type]  # it answers as a client
     tracker.create(experiment, "lossy", params={"a": 1})
     record_all(tracker, folder)
     for _ in range(2 * N_STEPS):

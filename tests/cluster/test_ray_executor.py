@@ -43,7 +43,7 @@ def make(cluster: Any, runs_dir: Path, storage_path: str | None = None) -> RayEx
     )
 
 
-@pytest.fixture(params=["shared disk", "storage"])
+@pytest.fixture(params=["shared disk", "storage"])  # type: ignore[no-redef]  # replaces that of the contract
 def executor(cluster: Any, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Executor]:
     storage = tmp_path / "storage"
     storage.mkdir()

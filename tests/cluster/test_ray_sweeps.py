@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweeps.trials import FIRST_ATTEMPT, final_trials, reason_of
 from tests.cluster.ray_cluster import run_cluster
+from tests.forked import Forked
 from tests.sweeps.fake_application import STARTED, Sweep, read_started
 from tests.sweeps.launching import Launch, launching, read_trials, wait_until
 
@@ -45,9 +45,9 @@ def launch() -> Iterator[Launch]:
         yield start
 
 
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+def finish(process: Forked) -> tuple[int, str]:
     said = process.communicate(timeout=PATIENCE_S)[0]
-    return process.returncode, said
+    return process.wait(), said
 
 
 def check_total(sweep: Sweep, n_stored: int = 0) -> list[FrozenTrial]:

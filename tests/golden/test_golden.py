@@ -1,6 +1,8 @@
 """The reference program's recorded numbers: every key of srnca_golden.npz is met."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from nca.training.trainer import Trainer
 
 GOLDEN = np.load(Path(__file__).with_name("srnca_golden.npz"))
 CPU = torch.device("cpu")
-ROLLOUTS = {"plain": plain_rollout, "fast": Rollout()}
+ROLLOUTS: dict[str, Callable[..., torch.Tensor]] = {"plain": plain_rollout, "fast": Rollout()}
 SEEN: set[str] = set()
 
 
@@ -93,7 +95,7 @@ class ReplayedPool(Pool):
         super().__init__(128, 6, 48, Streams(0, CPU), CPU)
         self.states[golden("train/pool_used")] = golden("train/pool")
         self._rows = iter(golden("train/batch_index").tolist())
-        self._seeds = iter(golden("train/seeds"))
+        self._seeds: Iterator[torch.Tensor] = iter(golden("train/seeds"))
 
     def draw_rows(self, batch_size: int) -> list[int]:
         return next(self._rows)
@@ -110,7 +112,7 @@ class ReplayedTrainer(Trainer):
 
 
 @pytest.mark.parametrize("name", ROLLOUTS)
-def test_training_trajectory(name: str, vgg: Vgg16) -> None:
+def test_training_trajectory(name: Literal["plain", "fast"], vgg: Vgg16) -> None:
     size, batch_size, steps, max_ca_steps, learning_rate = golden("train/meta").tolist()
     config = TrainConfig(
         steps=int(steps),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from optuna.trial import FrozenTrial, TrialState
@@ -36,7 +37,7 @@ def run_study(runs: Path, folder: Path, *words: str, steps: int = 2) -> list[Fro
     return load_study(runs, NAME).get_trials()
 
 
-def values_of(trials: list[FrozenTrial], key: str) -> list[object]:
+def values_of(trials: list[FrozenTrial], key: str) -> list[Any]:
     return [trial.params[key] for trial in trials]
 
 

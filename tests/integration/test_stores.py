@@ -115,7 +115,9 @@ def test_a_study_without_tracking_keeps_its_links(stores: list[Store], tmp_path:
 def open_run(store: Store, links: dict[str, str], folder: Path) -> str:
     experiment = links["mlflow_experiment_id"]
     params = asdict(store.config)
-    return MlflowStore(store.uri).open_run(folder, experiment, "trial 0", params=params).run_id
+    run_id = MlflowStore(store.uri).open_run(folder, experiment, "trial 0", params=params).run_id
+    assert run_id is not None
+    return run_id
 
 
 def test_a_trial_is_taken_up_in_its_run_or_gets_one_in_another_store(

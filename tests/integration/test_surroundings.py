@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -141,12 +142,15 @@ def test_a_clock_that_jumps_ends_no_trial(tmp_path: Path) -> None:
     fake = {"LD_PRELOAD": str(library), "CLOCK_OFFSET": str(clock)}
     with begun(runs, "sweep.n_trials=4", "train.steps=200", environment=fake) as process:
         for number, hours in ((1, 2), (2, -3), (3, 1)):
-            wait_until(lambda n=number: trains(runs / "trials" / STUDY / str(n)), process)
+            wait_until(partial(trains, runs / "trials" / STUDY / str(number)), process)
             set_clock(clock, hours * HOUR_S)
         said = process.communicate(timeout=TIMEOUT_S)[0]
     assert process.returncode == 0, said
     records = expect_all_complete(runs, 4)
-    starts = [trial.datetime_start for trial in records.study.get_trials()]
+    starts = []
+    for trial in records.study.get_trials():
+        assert trial.datetime_start is not None
+        starts.append(trial.datetime_start)
     assert max(starts) - min(starts) > timedelta(hours=2)
     assert not re.search(r"after (-|\d+ [dh])", said), "durations that follow the wall clock"
 

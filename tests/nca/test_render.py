@@ -11,6 +11,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.GifImagePlugin import GifImageFile
 
 import nca
 from nca.cli.errors import ConfigError
@@ -53,7 +54,8 @@ def test_a_picture_has_the_size_that_was_asked_for_and_is_nca_load_s(run: str, t
 
 def test_an_animation_has_its_frames(run: str, tmp_path: Path) -> None:
     with Image.open(render(tmp_path, f"run={run}", "frames=7", "out=a.gif")) as animation:
-        assert animation.n_frames == 7  # type: ignore[attr-defined]
+        assert isinstance(animation, GifImageFile)
+        assert animation.n_frames == 7
         assert animation.size == (256, 256)
 
 

@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -56,6 +57,13 @@ def trials_of(sweep: Sweep) -> list[FrozenTrial]:
     return study_of(sweep).get_trials(deepcopy=False)
 
 
+def span_of(trial: FrozenTrial) -> tuple[datetime, datetime]:
+    """Return when a trial began and ended."""
+    assert trial.datetime_start is not None
+    assert trial.datetime_complete is not None
+    return trial.datetime_start, trial.datetime_complete
+
+
 def study_names(sweep: Sweep) -> list[str]:
     return optuna.get_all_study_names(open_storage(sweep.storage, create=False))
 
@@ -78,23 +86,19 @@ def test_a_freed_slot_is_refilled_at_once_while_a_long_trial_runs(tmp_path: Path
     sweep = Sweep(str(tmp_path), n_trials=5, workers=2, acts={"0": ["after 4"]}, processes=True)
     assert sweep.run().counts == {"complete": 5}
     long, *short = trials_of(sweep)
-    gaps_s = []
-    for earlier, later in itertools.pairwise(short):
-        assert earlier.datetime_complete is not None
-        assert later.datetime_start is not None
-        gaps_s.append((later.datetime_start - earlier.datetime_complete).total_seconds())
+    spans = [span_of(trial) for trial in short]
+    gaps_s = [(start - end).total_seconds() for (_, end), (start, _) in itertools.pairwise(spans)]
     # The shortest: what the engine needs, where a busy machine may add to each of them.
     assert min(gaps_s) < REFILL_S
-    assert long.datetime_complete is not None
     # The last one's own record: it really ran beside the long one, it was not only asked for.
-    assert read_started(sweep.trial_folder(4))[0][1] < long.datetime_complete.timestamp()
+    assert read_started(sweep.trial_folder(4))[0][1] < span_of(long)[1].timestamp()
 
 
 def test_no_more_trials_run_at_once_than_there_are_slots(tmp_path: Path) -> None:
     sweep = Sweep(str(tmp_path), n_trials=4, workers=2, otherwise="sleep 0.2", processes=True)
     sweep.run()
-    spans = [(trial.datetime_start, trial.datetime_complete) for trial in trials_of(sweep)]
-    at_once = [sum(a <= start < b for a, b in spans) for start, _ in spans]  # type: ignore[operator]
+    spans = [span_of(trial) for trial in trials_of(sweep)]
+    at_once = [sum(a <= start < b for a, b in spans) for start, _ in spans]
     assert max(at_once) == 2
 
 
@@ -213,7 +217,7 @@ def test_what_is_said_without_a_terminal_is_a_line_per_start_and_end(tmp_path: P
     ],
 )
 def test_a_wrong_sweep_is_refused_before_anything_is_created(
-    tmp_path: Path, changes: dict[str, str], message: str
+    tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(SweepError, match=message):
         replace(Sweep(str(tmp_path)), **changes).run()

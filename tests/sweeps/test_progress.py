@@ -5,15 +5,16 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console, ConsoleDimensions
 
-from sweeps import progress
 from sweeps.progress import (
     CURVE_WIDTH,
+    LINE_EVERY_S,
     Progress,
     TrialProgress,
     draw_curve,
@@ -155,16 +156,16 @@ def test_a_narrow_terminal_shows_every_column_of_a_long_trial_but_its_set() -> N
 
 def test_elsewhere_than_on_a_terminal_a_plain_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     text = io.StringIO()
     shown = Progress(Console(file=text, width=40))
     with shown:
         shown.print("trial 0 starts: [bold]channels=6")
         shown.show(HEADLINE, [row(0)])
-        clock[0] += progress.LINE_EVERY_S
+        clock[0] += LINE_EVERY_S
         shown.show(HEADLINE, [row(0), row(1, n_steps=0, total_steps=0, loss=math.nan)])
         shown.show(HEADLINE, [row(0)])
-        clock[0] += progress.LINE_EVERY_S
+        clock[0] += LINE_EVERY_S
         shown.show(HEADLINE, [])
     assert text.getvalue().splitlines() == [
         "trial 0 starts: [bold]channels=6",

@@ -8,7 +8,7 @@ from sweeps.reporting import make_headline
 from sweeps.trials import REASON, RETRY_OF
 
 
-def trial(number: int, state: TrialState, value: float | None = None, **attributes: object) -> FrozenTrial:
+def trial(number: int, state: TrialState, value: float | None = None, /, **attributes: object) -> FrozenTrial:
     made = create_trial(state=state, value=value, user_attrs=attributes)
     made.number = number
     return made

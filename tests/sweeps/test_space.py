@@ -22,7 +22,7 @@ from sweeps.space import (
     to_distributions,
 )
 
-RANGES = {
+RANGES: dict[str, tuple[Interval, list[float]]] = {
     "whole": (Interval(6, 15, step=3, integer=True), [6, 9, 12, 15]),
     "decimal": (Interval(0.1, 0.3, step=0.1), [0.1, 0.2, 0.3]),
     "short of its end": (Interval(0.5, 1.0, step=0.2), [0.5, 0.7, 0.9]),

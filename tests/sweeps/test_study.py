@@ -162,7 +162,7 @@ def test_a_file_that_is_no_database_is_refused_in_one_line_and_kept(tmp_path: Pa
     assert file.read_text().startswith("a diary")
 
 
-def trial(number: int, state: TrialState = TrialState.FAIL, **attributes: Any) -> FrozenTrial:
+def trial(number: int, state: TrialState = TrialState.FAIL, /, **attributes: Any) -> FrozenTrial:
     value = attributes.pop("value", 1.0) if state == TrialState.COMPLETE else None
     started = attributes.pop("started", datetime.now())
     made = create_trial(state=state, value=value, user_attrs=attributes)

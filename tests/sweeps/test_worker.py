@@ -20,7 +20,6 @@ from optuna.storages import RDBStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeps import running_trial
 from sweeps.application import Result, load_application
 from sweeps.assignment import (
     LOG_FILE,
@@ -136,7 +135,7 @@ def test_progress_is_noted_at_most_twice_a_second_and_at_the_end(
 ) -> None:
     trial = desk.running(desk.assign())
     clock = [1000.0]
-    monkeypatch.setattr(running_trial.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     noted = []
     for step, second in ((1, 0.0), (2, 0.1), (3, 0.49), (4, 0.5), (5, 0.6), (6, 0.7)):
         clock[0] = 1000.0 + second
@@ -229,6 +228,9 @@ class BusyStorage:
         self.done = threading.Event()
         self._state = state
 
+    def beat_for(self, trial: RunningTrial) -> None:
+        beat(self, trial, self.done)  # type: ignore[arg-type]  # it has all of a storage that `beat` uses
+
     def record_heartbeat(self, id_: int) -> None:
         self.beats.append(id_)
         if len(self.beats) == 1:
@@ -242,7 +244,7 @@ class BusyStorage:
 
 def test_the_heart_beats_until_the_trial_is_done(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     storage, trial = BusyStorage(TrialState.RUNNING), desk.running(desk.assign())
-    beat(storage, trial, storage.done)  # type: ignore[arg-type]
+    storage.beat_for(trial)
     assert not trial.cancelled()
     assert storage.beats == [trial.id] * 3
     assert capsys.readouterr().out == "heartbeat failed: disk is busy\n"
@@ -250,7 +252,7 @@ def test_the_heart_beats_until_the_trial_is_done(desk: Desk, capsys: pytest.Capt
 
 def test_the_heart_hears_that_the_trial_is_to_end(desk: Desk) -> None:
     storage, trial = BusyStorage(TrialState.RUNNING, **{STOP: True}), desk.running(desk.assign())
-    beat(storage, trial, storage.done)  # type: ignore[arg-type]
+    storage.beat_for(trial)
     assert trial.cancelled()
 
 
@@ -263,7 +265,7 @@ def test_the_heart_stops_where_others_have_ended_the_trial(
     monkeypatch.setattr("sweeps.worker.abandon", abandon)
     storage, trial = BusyStorage(TrialState.FAIL), desk.running(desk.assign())
     with pytest.raises(SystemExit, match=str(EXIT_FENCED)):
-        beat(storage, trial, storage.done)  # type: ignore[arg-type]
+        storage.beat_for(trial)
     assert storage.beats == [trial.id] * 2
 
 

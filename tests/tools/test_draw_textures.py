@@ -54,9 +54,9 @@ def test_smaller_size_is_the_same_picture_averaged() -> None:
 
 
 def test_drawing_leaves_the_global_random_stream_alone() -> None:
-    before = np.random.get_state()[1].copy()  # type: ignore[index]
+    before = np.random.get_state(legacy=False)["state"]["key"].copy()
     draw_texture("snake_plant", 16)
-    assert np.array_equal(before, np.random.get_state()[1])  # type: ignore[index]
+    assert np.array_equal(before, np.random.get_state(legacy=False)["state"]["key"])
 
 
 @pytest.mark.parametrize("axis", [0, 1])

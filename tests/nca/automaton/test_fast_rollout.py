@@ -16,7 +16,11 @@ from nca.automaton.seeding import Streams
 from tests.builders import CPU, RULES, automaton, generator, model_config
 
 rollout = Rollout()
-ROLLOUTS = {"plain": plain_rollout, "fast": rollout, "recompute": Rollout(recompute=True)}
+ROLLOUTS: dict[str, Callable[..., Tensor]] = {
+    "plain": plain_rollout,
+    "fast": rollout,
+    "recompute": Rollout(recompute=True),
+}
 
 
 def states(model: Automaton, size: int = 16) -> Tensor:
@@ -167,7 +171,10 @@ def test_buffers_are_reused_once_the_graph_is_freed() -> None:
         fast = model.w0.grad
         model.zero_grad()
         plain_rollout(model, states(model), 4, generator(seed)).sum().backward()
-        assert relative_error(fast, model.w0.grad) < 1e-5
+        plain = model.w0.grad
+        assert fast is not None
+        assert plain is not None
+        assert relative_error(fast, plain) < 1e-5
     del first, second, output
     spare = rollout.acquire_tape(states(model), 4, model.channels)
     rollout.release_tape(spare)
@@ -188,9 +195,10 @@ def test_gradients_are_those_of_finite_differences(name: str, mask: str, kind: s
     def run(state: Tensor, *weights: Tensor) -> Tensor:
         arguments = (state, 3, generator(2))
         values = dict(zip(parameters, weights, strict=True))
-        return torch.func.functional_call(
+        final: Tensor = torch.func.functional_call(
             _Rollout(model, ROLLOUTS[kind]), {f"model.{k}": v for k, v in values.items()}, arguments
         )
+        return final
 
     inputs = [state, *(parameter.detach() for parameter in parameters.values())]
     assert torch.autograd.gradcheck(run, [tensor.requires_grad_() for tensor in inputs])

@@ -28,7 +28,7 @@ from tests.builders import model_config, train_config, trial_config
 
 MODEL = asdict(model_config())
 TRAIN = asdict(train_config())
-GRAY_SCOTT = {
+GRAY_SCOTT: dict[str, Any] = {
     "name": "gray_scott",
     "source": "gray_scott",
     "preset": "coral",

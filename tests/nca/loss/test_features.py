@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def images(n_images: int = 1, size: int = 32) -> torch.Tensor:
     return torch.rand(n_images, 3, size, size, generator=generator(1))
 
 
-def load(path: Path | str, name: str = "vgg16") -> FeatureExtractor:
+def load(path: Path | str, name: Literal["vgg16", "random_filters"] = "vgg16") -> FeatureExtractor:
     return load_extractor(FeaturesConfig(name, str(path)), CPU, torch.float32)
 
 

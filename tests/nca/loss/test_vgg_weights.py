@@ -6,6 +6,7 @@ import hashlib
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -13,6 +14,7 @@ from nca.config.schema import FeaturesConfig
 from nca.loss import vgg_weights as weights
 from nca.loss.vgg_weights import hash_weights, imagenet_weights_path, resolve_features
 
+Name = Literal["vgg16", "random_filters"]
 AUTO = FeaturesConfig("auto")
 
 
@@ -31,7 +33,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("name", ["vgg16", "random_filters"])
-def test_what_was_asked_for_stays_and_nobody_is_asked(name: str, online: list[bool], cache: Path) -> None:
+def test_what_was_asked_for_stays_and_nobody_is_asked(name: Name, online: list[bool], cache: Path) -> None:
     config = FeaturesConfig(name)
     assert resolve_features(config) is config
     assert online == [False]
@@ -50,7 +52,7 @@ def test_given_weights_are_vgg16_without_the_network(online: list[bool], cache: 
 
 
 @pytest.mark.parametrize(("answer", "name"), [(True, "vgg16"), (False, "random_filters")])
-def test_otherwise_the_network_decides(answer: bool, name: str, online: list[bool], cache: Path) -> None:
+def test_otherwise_the_network_decides(answer: bool, name: Name, online: list[bool], cache: Path) -> None:
     online[:] = [answer]
     assert resolve_features(AUTO) == FeaturesConfig(name)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from PIL.GifImagePlugin import GifImageFile
 from torch import Tensor
 
 from nca.automaton.model import make_automaton
@@ -47,7 +48,8 @@ def test_a_trained_rule_is_measured_in_its_states_and_the_same_again(tmp_path: P
     with Image.open(tmp_path / "stages.png") as stages:
         assert stages.size == (4 * SIZE + 3 * GAP_PX, SIZE)
     with Image.open(tmp_path / "healing.gif") as healing:
+        assert isinstance(healing, GifImageFile)
         # equal frames are merged
-        assert len(GIF_AGES) // 2 < healing.n_frames <= len(GIF_AGES)  # type: ignore[attr-defined]
+        assert len(GIF_AGES) // 2 < healing.n_frames <= len(GIF_AGES)
     assert measure_robustness(model, SIZE, 3, brightness, tmp_path) == losses
     assert measure_robustness(model, SIZE, 4, brightness, tmp_path) != losses

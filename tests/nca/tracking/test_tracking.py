@@ -43,8 +43,13 @@ def resume(store: MlflowStore, run_id: str | None) -> MlflowTracker:
     return tracker
 
 
+def id_of(tracker: MlflowTracker) -> str:
+    assert tracker.run_id is not None
+    return tracker.run_id
+
+
 def curve(client: MlflowClient, tracker: MlflowTracker, key: str = "loss") -> list[tuple[int, float]]:
-    return [(metric.step, metric.value) for metric in client.get_metric_history(tracker.run_id, key)]
+    return [(metric.step, metric.value) for metric in client.get_metric_history(id_of(tracker), key)]
 
 
 def test_every_loss_is_stored_at_its_step(client: MlflowClient, tracker: MlflowTracker) -> None:
@@ -94,7 +99,7 @@ def test_taking_up_and_ending_a_run_set_its_status(
     store: MlflowStore, client: MlflowClient, tracker: MlflowTracker
 ) -> None:
     def status() -> tuple[str, bool]:
-        info = client.get_run(tracker.run_id).info
+        info = client.get_run(id_of(tracker)).info
         return info.status, info.end_time is not None
 
     assert status() == ("RUNNING", False)
@@ -110,7 +115,7 @@ def test_images_are_stored_once_per_step(
     store: MlflowStore, client: MlflowClient, tracker: MlflowTracker
 ) -> None:
     def steps() -> list[int]:
-        names = [image.path for image in client.list_artifacts(tracker.run_id, "images")]
+        names = [image.path for image in client.list_artifacts(id_of(tracker), "images")]
         return sorted(int(re.findall(r"step\D+(\d+)", name)[0]) for name in names if name.endswith("png"))
 
     for step in (0, 1, 3, 3):
@@ -126,7 +131,7 @@ def test_metrics_and_tags_are_stored(client: MlflowClient, tracker: MlflowTracke
     tracker.log_metrics({}, 11)
     tracker.set_tags({"reason": "crashed", "git_commit": "abc"})
     tracker.set_tags({"reason": "complete"})
-    data = client.get_run(tracker.run_id).data
+    data = client.get_run(id_of(tracker)).data
     assert data.metrics == {"final_loss": 0.5, "seconds_per_step": 0.1}
     assert curve(client, tracker, "final_loss") == [(11, 0.5)]
     assert data.tags.items() >= {"reason": "complete", "git_commit": "abc"}.items()
@@ -139,8 +144,8 @@ def test_files_become_artifacts_in_the_folder_of_the_experiment(
     folder.mkdir()
     (folder / "output.png").write_bytes(b"picture")
     assert tracker.log_files(folder) is True
-    assert [file.path for file in client.list_artifacts(tracker.run_id)] == ["output.png"]
-    stored = tmp_path / "artifacts" / tracker.run_id / "artifacts" / "output.png"
+    assert [file.path for file in client.list_artifacts(id_of(tracker))] == ["output.png"]
+    stored = tmp_path / "artifacts" / id_of(tracker) / "artifacts" / "output.png"
     assert stored.read_bytes() == b"picture"
     assert (folder / "output.png").exists()
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 
 from nca.cli.errors import ConfigError
 from nca.training import trainer as trainer_module
-from nca.training.cuda_graphs import N_WARM_UP, StepGraphs
+from nca.training.cuda_graphs import N_WARM_UP, Capture, Launch, StepGraphs
 from nca.training.run import build_trainer
 from nca.training.trainer import Trainer
 from tests.builders import train_config, trial_config
@@ -30,7 +28,7 @@ def lasting_tensors(trainer: Trainer) -> list[int]:
     optimizer = trainer._optimizer
     moments = [value for entry in optimizer.state.values() for value in entry.values()]
     rates = [group["lr"] for group in optimizer.param_groups]
-    own = [trainer._diverged, trainer.output, optimizer.found_inf]  # type: ignore[attr-defined]
+    own = [trainer._diverged, trainer.output, optimizer.found_inf]  # type: ignore[attr-defined]  # undeclared
     return [tensor.data_ptr() for tensor in [*trainer.model.parameters(), *moments, *rates, *own]]
 
 
@@ -38,8 +36,8 @@ def test_graphs_train_as_steps_do_and_move_nothing(monkeypatch: pytest.MonkeyPat
     n_captured = 0
     known: list[torch.Generator] = []
 
-    def stand_in(generators: list[torch.Generator]) -> Callable[[Callable[[], None]], Callable[[], None]]:
-        def capture(launch: Callable[[], None]) -> Callable[[], None]:
+    def stand_in(generators: list[torch.Generator]) -> Capture:
+        def capture(launch: Launch) -> Launch:
             nonlocal n_captured
             n_captured += 1
             before = lasting_tensors(graphed)
@@ -74,7 +72,7 @@ def test_a_capture_happens_once_for_a_length_after_the_warm_up() -> None:
         lengths.append(ca_steps)
         return states + ca_steps, states.sum()
 
-    def capture(launch: Callable[[], None]) -> Callable[[], None]:
+    def capture(launch: Launch) -> Launch:
         captured.append(len(lengths))
         return launch
 

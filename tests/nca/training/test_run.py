@@ -283,7 +283,9 @@ def test_a_diverged_run_keeps_its_last_finite_picture(
     assert len(recorded.losses) == 5
     assert outcome.picture is not None
     with Image.open(outcome.picture) as image:
-        assert len(image.getcolors(maxcolors=10_000)) > 2
+        colors = image.getcolors(maxcolors=10_000)
+    assert colors is not None
+    assert len(colors) > 2
     assert recorded.artifacts >= FILES - {"output_large.png", "growth.gif", "viewer.html"}
     assert not (recorded.folder / "checkpoints").exists()
 

@@ -60,12 +60,18 @@ class RecordedPool(Pool):
         super().commit(rows, states, keep)
 
 
+def events_of(trainer: Trainer) -> list[tuple[str, Any]]:
+    """Return the calls of a trainer's recorded pool, with what they got or gave."""
+    assert isinstance(trainer._pool, RecordedPool)
+    return trainer._pool.events
+
+
 class RecordedTrainer(Trainer):
     """A trainer that records the lengths of its rollouts."""
 
     def draw_ca_steps(self) -> int:
         ca_steps = super().draw_ca_steps()
-        self._pool.events.append(("ca_steps", ca_steps))
+        events_of(self).append(("ca_steps", ca_steps))
         return ca_steps
 
 
@@ -105,7 +111,7 @@ def test_every_step_follows_the_order_of_events() -> None:
     trainer = assemble(RecordedTrainer, RecordedPool, steps=18, batch_size=3)
     records = list(trainer.steps())
     assert [record.step for record in records] == list(range(18))
-    events = iter(trainer._pool.events)
+    events = iter(events_of(trainer))
     for step in range(18):
         kind, rows = next(events)
         assert (kind, len(rows)) == ("rows", 3)
@@ -124,7 +130,7 @@ def test_a_fresh_seed_takes_the_first_place_of_every_eighth_batch() -> None:
     # The fresh rule changes nothing, so the sampled states are committed.
     before = trainer._pool.states.clone()
     list(trainer.steps())
-    events = dict(trainer._pool.events)
+    events = dict(events_of(trainer))
     row, other = events["rows"]
     _, states, _ = events["commit"]
     assert torch.equal(states[:1], events["seed"])
@@ -161,6 +167,7 @@ def test_every_parameters_gradient_has_norm_1(rule: str, rollout: str) -> None:
     assert norms["w0"] == 0
     next(steps)
     for name, parameter in trainer.model.named_parameters():
+        assert parameter.grad is not None, name
         assert float(parameter.grad.norm()) == pytest.approx(1, rel=1e-2), name
 
 
@@ -213,6 +220,7 @@ def test_what_is_not_finite_stops_before_the_optimizer(
     trainer = assemble(poison={"call": 5, "kind": kind})
     with pytest.raises(DivergedError, match="not finite at step 5; try a lower learning rate"):
         list(trainer.steps())
+    assert isinstance(trainer.style_loss, PoisonedLoss)
     assert trainer.style_loss.calls == (6 if block == 1 else 8)
     assert trainer.step == 5
     assert trainer.losses == clean.losses
@@ -299,7 +307,7 @@ def test_output_is_a_seed_and_then_the_last_states() -> None:
     trainer = assemble(RecordedTrainer, RecordedPool)
     assert torch.equal(trainer.output, trainer._pool.states[:2, :3])
     next(trainer.steps())
-    _, (_, states, _) = trainer._pool.events[-1]
+    _, (_, states, _) = events_of(trainer)[-1]
     assert torch.equal(trainer.output, states[:, :3])
 
 

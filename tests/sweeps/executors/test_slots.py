@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.executors import slots
 from sweeps.executors.slots import THREAD_VARIABLES, Slot, make_slots, visible_gpus
 
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slots.os, "sched_getaffinity", lambda pid: {3, 4, 5, 6, 7, 8, 9, 10})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 4, 5, 6, 7, 8, 9, 10})
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
