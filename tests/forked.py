@@ -87,15 +87,15 @@ class Forked:
 
     def communicate(self, timeout: float | None = None) -> tuple[str, None]:
         """Return what it prints until its end."""
-        said: list[str] = []
-        reading = threading.Thread(target=lambda: said.append(self.stdout.read()), daemon=True)
+        output: list[str] = []
+        reading = threading.Thread(target=lambda: output.append(self.stdout.read()), daemon=True)
         reading.start()
         reading.join(timeout)
-        if not said:
+        if not output:
             raise subprocess.TimeoutExpired(str(self._process), timeout or 0.0)
         self.wait(timeout)
         self.stdout.close()
-        return said[0], None
+        return output[0], None
 
     def send_signal(self, number: int) -> None:
         """Send a signal to it, unless it has ended."""

@@ -86,10 +86,10 @@ def test_a_report_of_an_exported_folder_is_the_same(
     assert capsys.readouterr().out.endswith(f"python -m analysis.report exported={tmp_path / 'shared'}\n")
     main([f"exported={tmp_path / 'shared'}", f"out={tmp_path / 'again'}", f"runs_dir={tmp_path / 'none'}"])
     for name in FIGURES:
-        drawn, again = (
+        drawn, redrawn = (
             (folder / f"{name}.csv").read_text() for folder in (report.parent, tmp_path / "again")
         )
-        assert again == drawn, name
+        assert redrawn == drawn, name
     first, second = (
         [each for each in sentences(page) if not each.startswith("Made ")]
         for page in (report, tmp_path / "again" / "report.html")

@@ -91,8 +91,8 @@ def test_p_values_without_an_effect_are_uniform_and_with_one_small(monkeypatch: 
     x = draw.normal(size=30)
     for y in (-x, np.exp(x), (x - np.median(x)) ** 2 + 0.1 * draw.normal(size=30)):
         assert permutation_p(quadratic_ranks(x), y, order) < 0.01
-    words = np.eye(3)[draw.integers(0, 3, 30)]
-    assert permutation_p(words, words @ [1.0, 5.0, 2.0] + draw.normal(size=30), order) < 0.01
+    indicators = np.eye(3)[draw.integers(0, 3, 30)]
+    assert permutation_p(indicators, indicators @ [1.0, 5.0, 2.0] + draw.normal(size=30), order) < 0.01
 
 
 def test_a_sampler_that_narrows_while_losses_fall_is_not_an_effect(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,9 +31,9 @@ def test_suggestions_are_valid_new_and_different(paths: RecordPaths, method: str
     table = read_study(paths, STUDY)
     found, _ = suggest(table, method, N, 5.0)
     tried = {tuple(row[name] for name in DISTRIBUTIONS) for row in table.trials.to_dict("records")}
-    sets = {tuple(each.params[name] for name in DISTRIBUTIONS) for each in found}
-    assert len(sets) == N
-    assert not sets & tried
+    configurations = {tuple(each.params[name] for name in DISTRIBUTIONS) for each in found}
+    assert len(configurations) == N
+    assert not configurations & tried
     for each in found:
         for name, value in each.params.items():
             distribution = DISTRIBUTIONS[name]

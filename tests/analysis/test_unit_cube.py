@@ -42,17 +42,19 @@ def test_every_point_decodes_to_a_valid_configuration(points: np.ndarray) -> Non
 @settings(max_examples=200, deadline=None)
 @given(arrays(float, (2, len(SPACE)), elements=st.floats(0, 1)))
 def test_encoding_is_inverse_to_decoding(points: np.ndarray) -> None:
-    sets = CUBE.decode(points)
-    again = CUBE.decode(CUBE.encode(sets))
-    for one, other in zip(sets, again, strict=True):
+    configurations = CUBE.decode(points)
+    decoded = CUBE.decode(CUBE.encode(configurations))
+    for one, other in zip(configurations, decoded, strict=True):
         for name, value in one.items():
             assert other[name] == (pytest.approx(value) if isinstance(value, float) else value)
 
 
 def test_choices_are_ordered_by_rank_and_numbers_by_their_scale() -> None:
-    sets = [{**CUBE.decode(np.full((1, len(SPACE)), 0.5))[0], "model.channels": c} for c in (6, 9, 12, 15)]
+    configurations = [
+        {**CUBE.decode(np.full((1, len(SPACE)), 0.5))[0], "model.channels": c} for c in (6, 9, 12, 15)
+    ]
     axis = CUBE.names.index("model.channels")
-    assert CUBE.encode(sets)[:, axis].tolist() == [0.125, 0.375, 0.625, 0.875]
+    assert CUBE.encode(configurations)[:, axis].tolist() == [0.125, 0.375, 0.625, 0.875]
     middle = CUBE.decode(np.full((1, len(SPACE)), 0.5))[0]
     assert middle["train.learning_rate"] == pytest.approx(1e-4)
     assert middle["model.update_rate"] == 0.75

@@ -20,7 +20,7 @@ def capture_on_cpu(_: list[torch.Generator]) -> Capture:
     return lambda launch: launch
 
 
-def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_gpu_it_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     if torch.cuda.is_available():
         pytest.skip("a GPU is there")
     with pytest.raises(SystemExit) as ended:

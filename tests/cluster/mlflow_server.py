@@ -26,13 +26,13 @@ class MlflowServer:
     Args:
         folder: Of its log and artifacts.
         store: SQLAlchemy address of what it keeps.
-        words: More of its command line.
+        argv: More of its command line.
         environment: More of its environment.
     """
 
     folder: Path
     store: str
-    words: tuple[str, ...] = ()
+    argv: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
     _process: subprocess.Popen[bytes] | None = None
@@ -47,7 +47,7 @@ class MlflowServer:
         off = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         with (self.folder / "server.txt").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "mlflow", "server", *where, *listen, *self.words],
+                [sys.executable, "-m", "mlflow", "server", *where, *listen, *self.argv],
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **off, **self.environment},
@@ -78,10 +78,10 @@ class MlflowServer:
 
 @contextmanager
 def run_mlflow_server(
-    folder: Path, store: str, *words: str, environment: Mapping[str, str] | None = None
+    folder: Path, store: str, *argv: str, environment: Mapping[str, str] | None = None
 ) -> Iterator[MlflowServer]:
     """Start a server; stop it at the end."""
-    server = MlflowServer(folder, store, words, environment or {})
+    server = MlflowServer(folder, store, argv, environment or {})
     server.start()
     try:
         yield server

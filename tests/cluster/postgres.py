@@ -63,12 +63,12 @@ class Postgres:
     def create(self, database: str) -> str:
         """Create another database and return its address."""
         environment = {**os.environ, "PGPASSWORD": PASSWORD}
-        words = ["-h", "127.0.0.1", "-p", str(self.port), "-U", USER, database]
-        subprocess.run([self.programs / "createdb", *words], env=environment, check=True)
+        argv = ["-h", "127.0.0.1", "-p", str(self.port), "-U", USER, database]
+        subprocess.run([self.programs / "createdb", *argv], env=environment, check=True)
         return self.address.removesuffix(DATABASE) + database
 
-    def _control(self, *words: str) -> None:
-        command: list[str | Path] = [self.programs / "pg_ctl", "--pgdata", self.folder / "data", *words]
+    def _control(self, *argv: str) -> None:
+        command: list[str | Path] = [self.programs / "pg_ctl", "--pgdata", self.folder / "data", *argv]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, **unprivileged())
 
 

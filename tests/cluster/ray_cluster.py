@@ -25,10 +25,10 @@ def run_cluster(path: str, cpus_per_node: int = 1) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", path)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        words = {"num_cpus": cpus_per_node, "include_dashboard": False, "object_store_memory": 2**27}
-        cluster = Cluster(initialize_head=True, head_node_args=words)
+        options = {"num_cpus": cpus_per_node, "include_dashboard": False, "object_store_memory": 2**27}
+        cluster = Cluster(initialize_head=True, head_node_args=options)
         for _ in range(N_NODES - 1):
-            cluster.add_node(**words)
+            cluster.add_node(**options)
         try:
             yield cluster
         finally:

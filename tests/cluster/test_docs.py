@@ -61,7 +61,7 @@ class Machine:
             self.serve(line)
             return ""
         if "nca.serve" in line:
-            return self.look_at(line)
+            return self.open_page(line)
         environment = self.environment
         line = re.sub(r"^psql ", f"{self.postgres.programs}/psql ", line)
         if line.startswith("sudo -u postgres "):
@@ -92,19 +92,19 @@ class Machine:
             )
         wait_for(f"http://127.0.0.1:{self.ports['5000']}/health", self.server)
 
-    def look_at(self, line: str) -> str:
+    def open_page(self, line: str) -> str:
         """Start a page's server, open the page, and end it; return what it printed."""
-        words = [*line.split(), f"port={free_port()}"]
+        argv = [*line.split(), f"port={free_port()}"]
         server = subprocess.Popen(
-            words, cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, text=True
+            argv, cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, text=True
         )
         assert server.stdout is not None
         with server.stdout:
-            said = server.stdout.readline()
-            wait_for(said.split()[-1], server)
+            output = server.stdout.readline()
+            wait_for(output.split()[-1], server)
             server.terminate()
             server.wait(60)
-        return said
+        return output
 
 
 def wait_for(address: str, server: subprocess.Popen[Any]) -> None:
@@ -148,7 +148,7 @@ def machine(postgres: Postgres, tmp_path: Path) -> Iterator[Machine]:
 
 
 def test_from_nothing_to_a_sweep_on_two_nodes(machine: Machine) -> None:
-    said = {}
+    outputs = {}
     if shutil.which("pgloader") is None:
         skip_or_fail("pgloader (apt-get install pgloader)")
     old = f"python -m nca.sweep -m texture=alocasia {SMALL} outputs.robustness=false sweep.study=old"
@@ -157,13 +157,13 @@ def test_from_nothing_to_a_sweep_on_two_nodes(machine: Machine) -> None:
     )
     for line in commands():
         if not line.startswith(("pip ", "sudo apt-get ")):  # the project's own files install both
-            said[line] = machine.run(line)
-    sweep = next(text for line, text in said.items() if "nca.sweep" in line)
+            outputs[line] = machine.run(line)
+    sweep = next(text for line, text in outputs.items() if "nca.sweep" in line)
     assert re.search(rf"study leaf: {N_TRIALS} trials, \d+ at once", sweep)
-    listed = next(text for line, text in said.items() if "nca.studies list" in line)
+    listed = next(text for line, text in outputs.items() if "nca.studies list" in line)
     assert "leaf" in listed
-    assert "old: 1 trials" in next(text for line, text in said.items() if "sweeps.copy" in line)
-    assert "no records in" in next(text for line, text in said.items() if "nca.studies deliver" in line)
+    assert "old: 1 trials" in next(text for line, text in outputs.items() if "sweeps.copy" in line)
+    assert "no records in" in next(text for line, text in outputs.items() if "nca.studies deliver" in line)
     os.environ["PGPASSWORD"] = "secret"
     try:
         address = f"postgresql+psycopg://nca@127.0.0.1:{machine.postgres.port}/sweeps"

@@ -35,7 +35,7 @@ admin_password = {secret}
 authorization_function = mlflow.server.auth:authenticate_request_basic_auth
 """
 N_STEPS = 40
-PATIENCE_S = 240.0
+TIMEOUT_S = 240.0
 PIXELS = np.full((16, 16, 3), 128, dtype=np.uint8)
 SMALL = [
     "texture=roundleaf",
@@ -189,21 +189,21 @@ def test_an_answer_that_is_lost_doubles_nothing(
     check_all(mlflow_server.uri, run_of(client.client, experiment, "lossy"))
 
 
-def test_a_run_taken_up_while_the_server_is_away_has_neither_gap_nor_overlap(
+def test_a_run_resumed_while_the_server_is_unavailable_has_neither_gap_nor_overlap(
     mlflow_server: MlflowServer, store: MlflowStore, experiment: str, folder: Path
 ) -> None:
     losses = [1.0 / (step + 1) for step in range(N_STEPS)]
     first = store.open_run(folder, experiment, "trial 0", params={"a": 1})
     first.log_losses(losses[:25], now=True)
     mlflow_server.stop()  # and the worker dies; its checkpoint is of step 10
-    again = MlflowStore(mlflow_server.uri).open_run(folder, experiment, "trial 0", params={"a": 1})
-    again.log_losses(losses[:10], now=True)
-    again.log_losses(losses[:30], now=True)
+    resumed = MlflowStore(mlflow_server.uri).open_run(folder, experiment, "trial 0", params={"a": 1})
+    resumed.log_losses(losses[:10], now=True)
+    resumed.log_losses(losses[:30], now=True)
     mlflow_server.start()
-    record_all(again, folder, 20)
-    assert again.deliver()
-    assert again.run_id == first.run_id
-    check_all(mlflow_server.uri, str(again.run_id))
+    record_all(resumed, folder, 20)
+    assert resumed.deliver()
+    assert resumed.run_id == first.run_id
+    check_all(mlflow_server.uri, str(resumed.run_id))
 
 
 def test_what_a_server_refuses_for_good_is_no_absence(
@@ -228,29 +228,29 @@ def curves(client: MlflowClient, experiment: str) -> dict[str, list[tuple[int, f
 
 def test_a_sweep_goes_on_while_the_server_is_away(mlflow_server: MlflowServer, tmp_path: Path) -> None:
     runs, n_steps, n_trials = tmp_path / "runs", 150, 6
-    words = [*SMALL, f"train.steps={n_steps}", f"sweep.n_trials={n_trials}", f"runs_dir={runs}"]
-    words += ["sweep.study=leaf", "sampler=random", f"tracking.uri={mlflow_server.uri}"]
+    overrides = [*SMALL, f"train.steps={n_steps}", f"sweep.n_trials={n_trials}", f"runs_dir={runs}"]
+    overrides += ["sweep.study=leaf", "sampler=random", f"tracking.uri={mlflow_server.uri}"]
     sweep = subprocess.Popen(
-        [sys.executable, "-m", "nca.sweep", "-m", *words],
+        [sys.executable, "-m", "nca.sweep", "-m", *overrides],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
     progress = runs / "trials" / "leaf" / "0" / "progress.json"
-    until = time.monotonic() + PATIENCE_S
+    until = time.monotonic() + TIMEOUT_S
     while not (progress.exists() and json.loads(progress.read_text())["n_steps"] > 10):
         assert time.monotonic() < until
         time.sleep(0.1)
     mlflow_server.stop()
     time.sleep(20.0)
     mlflow_server.start()
-    said = sweep.communicate(timeout=PATIENCE_S)[0]
-    assert sweep.returncode == 0, said
+    output = sweep.communicate(timeout=TIMEOUT_S)[0]
+    assert sweep.returncode == 0, output
     study = find_study(open_storage(f"sqlite:///{runs}/optuna.db"), "leaf")
     assert study is not None
     assert [trial.state for trial in study.get_trials()] == [TrialState.COMPLETE] * n_trials
     if find_outboxes(runs, mlflow_server.uri):
-        assert "have records that wait for MLflow: python -m nca.studies deliver" in said
+        assert "have records that wait for MLflow: python -m nca.studies deliver" in output
         assert deliver(mlflow_server.uri, runs).returncode == 0
     client = MlflowClient(mlflow_server.uri)
     found = client.get_experiment_by_name("leaf")
@@ -278,12 +278,12 @@ def test_a_login_comes_from_the_environment_and_goes_nowhere_else(
     guarded_server: MlflowServer, tmp_path: Path
 ) -> None:
     runs = tmp_path / "runs"
-    words = [*SMALL, "train.steps=20", "sweep.n_trials=1", "sweep.study=leaf", f"runs_dir={runs}"]
-    words.append(f"tracking.uri={guarded_server.uri}")
+    overrides = [*SMALL, "train.steps=20", "sweep.n_trials=1", "sweep.study=leaf", f"runs_dir={runs}"]
+    overrides.append(f"tracking.uri={guarded_server.uri}")
 
     def sweep(**login: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "nca.sweep", "-m", *words],
+            [sys.executable, "-m", "nca.sweep", "-m", *overrides],
             env={**os.environ, **login},
             capture_output=True,
             text=True,

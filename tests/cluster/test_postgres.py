@@ -18,9 +18,9 @@ from sweeps.trials import final_trials, reason_of
 from tests.cluster.postgres import PASSWORD, Postgres
 from tests.sweeps.fake_application import Sweep
 from tests.sweeps.launching import Launch, launching, read_trials, wait_until
-from tests.sweeps.turns import expect_turns
+from tests.sweeps.locking import expect_study_lock
 
-PATIENCE_S = 90.0
+TIMEOUT_S = 90.0
 N_AT_ONCE = 10
 OPEN_BOTH = """
 import sys, time
@@ -56,12 +56,12 @@ def test_ten_at_once_make_the_tables_without_an_error(postgres: Postgres, tmp_pa
     ]
     time.sleep(5.0)  # most have loaded by then
     begin.touch()
-    said = [process.communicate(timeout=PATIENCE_S)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * N_AT_ONCE, said
+    outputs = [process.communicate(timeout=TIMEOUT_S)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * N_AT_ONCE, outputs
 
 
-def test_coordinators_take_turns(postgres: Postgres) -> None:
-    expect_turns(postgres.create("turns"))
+def test_coordinators_wait_for_the_study_lock(postgres: Postgres) -> None:
+    expect_study_lock(postgres.create("locks"))
 
 
 def test_two_coordinators_share_a_study_through_a_restart_of_the_server(
@@ -74,20 +74,20 @@ def test_two_coordinators_share_a_study_through_a_restart_of_the_server(
         otherwise="sleep 0.7",
         study="shared",
         server=postgres.address,
-        storage_timeout_s=PATIENCE_S,
+        storage_timeout_s=TIMEOUT_S,
     )
     both = [launch(sweep), launch(sweep)]
     wait_until(lambda: n_complete(sweep) >= 4)
     postgres.stop("immediate")  # as if it had crashed
     time.sleep(3.0)
     postgres.start()
-    said = [process.communicate(timeout=PATIENCE_S)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], "\n---\n".join(said)
+    outputs = [process.communicate(timeout=TIMEOUT_S)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], "\n---\n".join(outputs)
     trials = read_trials(sweep.storage, sweep.study)
     assert [reason_of(trial) for trial in final_trials(trials)] == ["complete"] * 40
     assert not [trial for trial in trials if not trial.state.is_finished()]
     assert "killed" not in map(reason_of, trials)  # no retry was used up
-    for lines in said:
+    for lines in outputs:
         assert "the storage does not answer, retrying for up to 1 min 30 s: " in lines
         assert "the storage is available again" in lines
 
@@ -107,14 +107,14 @@ def test_a_server_that_stays_away_ends_the_sweep_and_the_same_command_goes_on(
     process = launch(sweep)
     wait_until(lambda: n_complete(sweep) >= 1)
     postgres.stop("immediate")
-    said = process.communicate(timeout=PATIENCE_S)[0]
+    output = process.communicate(timeout=TIMEOUT_S)[0]
     postgres.start()
     assert process.returncode == 1
-    last = said.strip().splitlines()[-1]
+    last = output.strip().splitlines()[-1]
     assert last.startswith(f"sweeps.SweepError: sweep.storage={postgres.address}: cannot be written (")
     assert last.endswith("what it holds is kept, and the same command continues")
-    again = launch(sweep)
-    assert json.loads(again.communicate(timeout=PATIENCE_S)[0].splitlines()[-1]) == {"complete": 6}
+    resumed = launch(sweep)
+    assert json.loads(resumed.communicate(timeout=TIMEOUT_S)[0].splitlines()[-1]) == {"complete": 6}
     assert not [trial for trial in read_trials(sweep.storage, sweep.study) if not trial.state.is_finished()]
 
 
@@ -128,14 +128,14 @@ def test_a_wrong_password_is_one_line_without_it(postgres: Postgres, monkeypatch
 
 def test_a_password_in_an_address_is_refused_and_not_repeated(postgres: Postgres, tmp_path: Path) -> None:
     address = postgres.address.replace("@", f":{PASSWORD.replace(' ', '%20')}@")
-    for word in (f"sweep.storage={address}", f"tracking.uri={address}"):
+    for override in (f"sweep.storage={address}", f"tracking.uri={address}"):
         command = [
             sys.executable,
             "-m",
             "nca.sweep",
             "-m",
             "texture=roundleaf",
-            word,
+            override,
             f"runs_dir={tmp_path}/r",
         ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

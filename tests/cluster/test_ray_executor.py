@@ -93,7 +93,7 @@ def test_a_storage_that_cannot_be_written_when_a_trial_starts_is_one_line(
     assert stored.wait(0.0) == []
 
 
-def test_a_storage_that_cannot_be_read_when_a_trial_ends_is_said_in_its_log(
+def test_a_storage_that_cannot_be_read_when_a_trial_ends_is_reported_in_its_log(
     stored: RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
@@ -118,7 +118,7 @@ def test_a_storage_that_fails_for_a_while_costs_nothing(stored: RayExecutor, tmp
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("overrides", "message"),
     [
         (
             [],
@@ -132,10 +132,10 @@ def test_a_storage_that_fails_for_a_while_costs_nothing(stored: RayExecutor, tmp
     ids=["a file", "a storage that nodes do not see"],
 )
 def test_a_command_that_nodes_cannot_follow_is_refused_in_one_line(
-    cluster: Any, tmp_path: Path, words: list[str], message: str
+    cluster: Any, tmp_path: Path, overrides: list[str], message: str
 ) -> None:
     command = [sys.executable, "-m", "nca.sweep", "-m", "texture=roundleaf", "features=random_filters"]
-    command += ["tracking=none", "device=cpu", f"runs_dir={tmp_path / 'runs'}", *words]
+    command += ["tracking=none", "device=cpu", f"runs_dir={tmp_path / 'runs'}", *overrides]
     command += ["executor=ray", f"executor.address={cluster.address}", "executor.storage_path=memory://nca"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
@@ -149,10 +149,10 @@ def test_a_cluster_that_fails_to_serve_is_asked_again(
 ) -> None:
     init, refusals = ray.init, [REFUSAL, REFUSAL]
 
-    def connect(*words: Any, **named: Any) -> Any:
+    def connect(*arguments: Any, **options: Any) -> Any:
         if refusals:
             raise refusals.pop()
-        return init(*words, **named)
+        return init(*arguments, **options)
 
     monkeypatch.setattr(ray, "init", connect)
     ray.shutdown()
@@ -164,7 +164,7 @@ def test_a_cluster_that_fails_to_serve_is_asked_again(
 def test_a_cluster_that_never_serves_is_refused_with_its_reason(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def connect(*_words: Any, **_named: Any) -> None:
+    def connect(*_: Any, **__: Any) -> None:
         raise REFUSAL
 
     monkeypatch.setattr(ray, "init", connect)

@@ -19,7 +19,7 @@ from tests.sweeps.fake_application import STARTED, Sweep, read_started
 from tests.sweeps.launching import Launch, launching, read_trials, wait_until
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 240.0
+TIMEOUT_S = 240.0
 N_STEPS = 400
 
 
@@ -46,8 +46,8 @@ def launch() -> Iterator[Launch]:
 
 
 def finish(process: Forked) -> tuple[int, str]:
-    said = process.communicate(timeout=PATIENCE_S)[0]
-    return process.wait(), said
+    output = process.communicate(timeout=TIMEOUT_S)[0]
+    return process.wait(), output
 
 
 def check_total(sweep: Sweep, n_stored: int = 0) -> list[FrozenTrial]:
@@ -79,13 +79,13 @@ def test_a_killed_worker_is_tried_again(sweep: Sweep, launch: Launch) -> None:
     sweep.acts = {"0": ["hang", "succeed"]}
     process = launch(sweep)
     os.kill(worker_of(sweep, 0), signal.SIGKILL)
-    code, said = finish(process)
-    assert code == 0, said
+    code, output = finish(process)
+    assert code == 0, output
     trials = check_total(sweep)
     assert [t.user_attrs.get(FIRST_ATTEMPT, t.number) for t in trials if reason_of(t) == "killed"] == [0]
 
 
-def test_a_killed_coordinator_takes_its_trials_along_and_the_same_command_goes_on(
+def test_a_killed_coordinator_ends_its_trials_and_the_same_command_goes_on(
     sweep: Sweep, launch: Launch
 ) -> None:
     sweep.acts = {"0": ["hang", "succeed"], "1": ["hang", "succeed"]}
@@ -94,14 +94,14 @@ def test_a_killed_coordinator_takes_its_trials_along_and_the_same_command_goes_o
     process.kill()
     process.wait()
     wait_until(lambda: not [pid for pid in workers if Path(f"/proc/{pid}").exists()])
-    code, said = finish(launch(sweep))
-    assert code == 0, said
+    code, output = finish(launch(sweep))
+    assert code == 0, output
     trials = check_total(sweep, n_stored=2)  # the others that ran may have ended at that moment
     assert {reason_of(trials[0]), reason_of(trials[1])} == {"interrupted"}
     assert "killed" not in map(reason_of, trials)
 
 
-def test_ctrl_c_leaves_trials_that_the_same_command_takes_up(sweep: Sweep, launch: Launch) -> None:
+def test_ctrl_c_leaves_trials_that_the_same_command_resumes(sweep: Sweep, launch: Launch) -> None:
     sweep.acts = {"0": ["hang", "succeed"], "1": ["hang deaf", "succeed"]}
     process = launch(sweep)
     workers = [worker_of(sweep, 0), worker_of(sweep, 1)]
@@ -111,16 +111,16 @@ def test_ctrl_c_leaves_trials_that_the_same_command_takes_up(sweep: Sweep, launc
     finish(process)
     wait_until(lambda: not Path(f"/proc/{workers[1]}").exists())
     assert not [trial for trial in read_trials(sweep.storage) if trial.state == TrialState.RUNNING]
-    code, said = finish(launch(sweep))
-    assert code == 0, said
+    code, output = finish(launch(sweep))
+    assert code == 0, output
     check_total(sweep)
 
 
 def test_every_slot_is_kept_busy(cluster: Any, tmp_path: Path, launch: Launch) -> None:
     acts = {"0": ["sleep 4"]}
     sweep = Sweep(str(tmp_path), 8, workers=4, acts=acts, otherwise="sleep 1", ray=cluster.address)
-    code, said = finish(launch(sweep))
-    assert code == 0, said
+    code, output = finish(launch(sweep))
+    assert code == 0, output
     began = {number: read_started(sweep.trial_folder(number))[0][1] for number in range(8)}
     ended = {
         trial.number: trial.datetime_complete.timestamp()

@@ -20,7 +20,7 @@ from tests.cluster.ray_cluster import run_cluster
 from tests.sweeps.launching import read_trials, wait_until
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 400.0
+TIMEOUT_S = 400.0
 N_STEPS, N_TRIALS = 300, 4
 SMALL = [
     "texture=roundleaf",
@@ -63,8 +63,8 @@ def storage(tmp_path: Path) -> Path:
     return folder
 
 
-def run(*words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "nca.sweep", "-m", *SMALL, *words]
+def run(*overrides: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "nca.sweep", "-m", *SMALL, *overrides]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -79,13 +79,13 @@ def test_a_lost_node_costs_what_came_after_the_last_checkpoint(
     wait_until(lambda: len({file.parent for file in storage.glob("leaf/*/checkpoints/*.safetensors")}) == 2)
     time.sleep(1.0)
     cluster.remove_node(lost, allow_graceful=False)
-    said = sweep.communicate(timeout=PATIENCE_S)[0]
-    assert sweep.returncode == 0, said
+    output = sweep.communicate(timeout=TIMEOUT_S)[0]
+    assert sweep.returncode == 0, output
     trials = read_trials(postgres.address, "leaf")
     ended = final_trials(trials)
     assert [reason_of(trial) for trial in ended] == ["complete"] * N_TRIALS
-    (again,) = [trial for trial in trials if RETRY_OF in trial.user_attrs]
-    first = runs / "trials" / "leaf" / str(again.user_attrs[FIRST_ATTEMPT])
+    (retry,) = [trial for trial in trials if RETRY_OF in trial.user_attrs]
+    first = runs / "trials" / "leaf" / str(retry.user_attrs[FIRST_ATTEMPT])
     assert "continues from its checkpoint after step" in (first / "log.txt").read_text()
     client = MlflowClient(server.uri)
     experiment = client.get_experiment_by_name("leaf")
@@ -110,7 +110,7 @@ def test_a_lost_node_costs_what_came_after_the_last_checkpoint(
     # What came of it is what an undisturbed sweep on this machine brings, to the last bit.
     local = tmp_path / "local"
     alone = run("tracking=none", f"runs_dir={local}", "executor.workers=1", "executor.threads=1")
-    assert alone.wait(PATIENCE_S) == 0
+    assert alone.wait(TIMEOUT_S) == 0
     assert alone.stdout is not None
     alone.stdout.close()
     expected = final_trials(read_trials(f"sqlite:///{local}/optuna.db", "leaf"))

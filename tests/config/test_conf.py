@@ -33,7 +33,7 @@ SPACE_FOR = {"cmaes": INTERVALS, "qmc": INTERVALS, "grid": CHOICES}
 DEFAULTS = re.compile(r"^(defaults|hydra):")
 
 
-def words_for(name: str) -> list[str]:
+def overrides_for(name: str) -> list[str]:
     if name == "texture=image":
         return [name, "texture.path=leaf.png"]
     return [name] if name.startswith("texture=") else ["texture=roundleaf", name]
@@ -55,7 +55,7 @@ def test_there_is_something_to_test() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_option_composes_and_builds_for_a_sweep(name: str) -> None:
-    config = build_sweep(compose_plain("sweep", words_for(name)))
+    config = build_sweep(compose_plain("sweep", overrides_for(name)))
     group, _, option = name.partition("=")
     if group not in {"search", "train", "experiment"}:
         assert getattr(config if hasattr(config, group) else config.trial, group).name == option
@@ -63,15 +63,15 @@ def test_every_option_composes_and_builds_for_a_sweep(name: str) -> None:
 
 @pytest.mark.parametrize("file", [file for file in FILES if not is_sweep_only(file)], ids=lambda f: f.stem)
 def test_every_option_composes_and_builds_for_one_run(file: Path) -> None:
-    build(TrialConfig, compose_plain("train", words_for(f"{file.parent.name}={file.stem}")))
+    build(TrialConfig, compose_plain("train", overrides_for(f"{file.parent.name}={file.stem}")))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_option_makes_a_plan_whose_trials_build(name: str) -> None:
-    words = words_for(name)
+    overrides = overrides_for(name)
     if name.startswith("sampler="):
-        words += SPACE_FOR.get(name.removeprefix("sampler="), [])
-    (plan,) = make_plans(words)
+        overrides += SPACE_FOR.get(name.removeprefix("sampler="), [])
+    (plan,) = make_plans(overrides)
     middle = {
         key: domain.options[0] if isinstance(domain, Choice) else domain.high
         for key, domain in plan.space.items()
@@ -94,8 +94,8 @@ def test_every_search_space_holds_domains_only(file: Path) -> None:
 @pytest.mark.parametrize("name", [file.stem for file in CONF.glob("sampler/*.yaml")])
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_every_sampler_is_made_with_its_options(name: str) -> None:
-    words = ["texture=roundleaf", f"sampler={name}", *SPACE_FOR.get(name, [])]
-    (plan,) = make_plans(words)
+    overrides = ["texture=roundleaf", f"sampler={name}", *SPACE_FOR.get(name, [])]
+    (plan,) = make_plans(overrides)
     make_sampler(sampler_spec(plan.config), plan.space)
 
 
@@ -108,8 +108,8 @@ def test_every_pruner_is_made_with_its_options(name: str) -> None:
 
 @pytest.mark.parametrize("option", [None, *(file.stem for file in CONF.glob("experiment/set*.yaml"))])
 def test_a_run_and_a_sweep_share_their_values(option: str | None) -> None:
-    words = ["texture=alocasia", *([f"experiment={option}"] if option else [])]
-    run, sweep = (compose_plain(name, words) for name in ("train", "sweep"))
+    overrides = ["texture=alocasia", *([f"experiment={option}"] if option else [])]
+    run, sweep = (compose_plain(name, overrides) for name in ("train", "sweep"))
     assert {key: sweep[key] for key in run} == run
     assert run.keys() == {field.name for field in dataclasses.fields(TrialConfig)}
     own = {field.name for field in dataclasses.fields(SweepConfig)} - {"trial"}
@@ -167,9 +167,9 @@ def allowed_texts(schemas: list[type], key: str) -> list[list[str]]:
             if item.name == key and key != "name":
                 hint = get_type_hints(owner)[key]
                 options = [option for kind in (hint, *get_args(hint)) for option in get_args(kind)]
-                words = [option for option in options if isinstance(option, str) and option != "auto"]
+                choices = [option for option in options if isinstance(option, str) and option != "auto"]
                 allowed = item.metadata.get("range")
-                found.append([*([str(allowed)] if allowed else []), *(words if len(options) > 1 else [])])
+                found.append([*([str(allowed)] if allowed else []), *(choices if len(options) > 1 else [])])
     return found
 
 

@@ -67,13 +67,13 @@ def test_values_lie_in_the_space(sampler: str) -> None:
 
 
 @pytest.mark.parametrize("sampler", SPACES)
-def test_the_same_seed_draws_the_same_sets(sampler: str) -> None:
+def test_the_same_seed_draws_the_same_configurations(sampler: str) -> None:
     assert draw(sampler, seed=2) == draw(sampler, seed=2)
 
 
 @pytest.mark.parametrize("sampler", SPACES)
 def test_another_seed_draws_others(sampler: str) -> None:
-    # A grid's first sets stand in its own order; the seed shuffles what is left over.
+    # A grid's first configurations stand in its own order; the seed shuffles what is left over.
     if sampler == "grid":
         n = int(n_configurations(FINITE))
         assert sorted(map(str, draw("grid", 2, n))) == sorted(map(str, draw("grid", 3, n)))
@@ -82,6 +82,6 @@ def test_another_seed_draws_others(sampler: str) -> None:
 
 
 @pytest.mark.parametrize("sampler", SPACES)
-def test_sets_differ_from_one_another(sampler: str) -> None:
+def test_configurations_differ_from_one_another(sampler: str) -> None:
     drawn = [str(params) for params in draw(sampler, seed=1)]
     assert len(set(drawn)) >= N_DRAWN - 1

@@ -56,12 +56,12 @@ def environment() -> dict[str, str]:
     return {**inherited, "OMP_NUM_THREADS": "1"}
 
 
-def run(words: list[str], folder: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    if words[:2] == [sys.executable, "-m"]:
-        done = run_module(*words[2:], folder=folder)
+def run(argv: list[str], folder: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    if argv[:2] == [sys.executable, "-m"]:
+        done = run_module(*argv[2:], folder=folder)
     else:
         done = subprocess.run(
-            words,
+            argv,
             cwd=folder,
             env=environment(),
             capture_output=True,
@@ -87,19 +87,19 @@ def study(shared: Path) -> Path:
 def test_command_on_records(command: str, study: Path, tmp_path: Path) -> None:
     runs = copy_records(study, tmp_path / "runs")
     run_id = next((runs / "artifacts" / "STUDY").glob("*/artifacts/output.png")).parts[-3]
-    words = [sys.executable, *shlex.split(command.replace("run=RUN", f"run={run_id}"))[1:]]
-    words = [SMALLER.get(word, word) for word in words]
-    if "nca.train" in words:
-        words = [re.sub("^train.steps=.*", "train.steps=3", word) for word in words]
-        words.append("outputs.robustness=false")
-    words.append(f"runs_dir={runs}")
-    if "analysis.suggest" in words:  # ten trials would take long
-        assert "needs at least 10 complete trials" in run(words, tmp_path, code=2).stderr
+    argv = [sys.executable, *shlex.split(command.replace("run=RUN", f"run={run_id}"))[1:]]
+    argv = [SMALLER.get(argument, argument) for argument in argv]
+    if "nca.train" in argv:
+        argv = [re.sub("^train.steps=.*", "train.steps=3", argument) for argument in argv]
+        argv.append("outputs.robustness=false")
+    argv.append(f"runs_dir={runs}")
+    if "analysis.suggest" in argv:  # ten trials would take long
+        assert "needs at least 10 complete trials" in run(argv, tmp_path, code=2).stderr
         return
-    if "analysis.rate" not in words:
-        assert run(words, tmp_path).stdout.strip()
+    if "analysis.rate" not in argv:
+        assert run(argv, tmp_path).stdout.strip()
         return
-    server = subprocess.Popen(words, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(argv, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     with server.stdout:
         assert re.search(r"http://127\.0\.0\.1:\d+/", server.stdout.readline())
@@ -111,12 +111,12 @@ def test_command_on_records(command: str, study: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python -m nca.studies ")])
 def test_command_on_studies(command: str, study: Path, tmp_path: Path) -> None:
     runs = copy_records(study, tmp_path / "runs")
-    words = [sys.executable, *shlex.split(command.replace("roundleaf-srnca-random_filters", "STUDY"))[1:]]
-    words += ["--yes"] * (words[3] in {"delete", "repair"}) + [f"runs_dir={runs}"]
-    if "stop" in words:  # what has ended is not stopped
-        assert "no trial is running" in run(words, tmp_path, code=2).stderr
+    argv = [sys.executable, *shlex.split(command.replace("roundleaf-srnca-random_filters", "STUDY"))[1:]]
+    argv += ["--yes"] * (argv[3] in {"delete", "repair"}) + [f"runs_dir={runs}"]
+    if "stop" in argv:  # what has ended is not stopped
+        assert "no trial is running" in run(argv, tmp_path, code=2).stderr
     else:
-        assert run(words, tmp_path).stdout.strip()
+        assert run(argv, tmp_path).stdout.strip()
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python -m nca.sweep ")])
@@ -124,8 +124,8 @@ def test_sweep_is_composed_and_checked(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = [word for word in overrides_of(command, tmp_path)[3:] if word != "-m"]
-    main([*words, "features=random_filters", f"runs_dir={tmp_path / 'runs'}"])
+    argv = [argument for argument in overrides_of(command, tmp_path)[3:] if argument != "-m"]
+    main([*argv, "features=random_filters", f"runs_dir={tmp_path / 'runs'}"])
     assert "nothing was started; add -m to start" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["image.png"]
 
@@ -134,13 +134,13 @@ def test_sweep_is_composed_and_checked(
     "command", [c for c in COMMANDS if re.match(r"python -m nca\.(?!studies|sweep)(?!.*(STUDY|RUN))", c)]
 )
 def test_python_command(command: str, tmp_path: Path) -> None:
-    words = overrides_of(command, tmp_path)
-    words[0] = sys.executable
-    if "nca.train" in words:
-        words += [*SMALL, "tracking=none"]
-    if "--help" not in words:
-        words.append(f"runs_dir={tmp_path / 'runs'}")
-    assert run(words, tmp_path).stdout.strip()
+    argv = overrides_of(command, tmp_path)
+    argv[0] = sys.executable
+    if "nca.train" in argv:
+        argv += [*SMALL, "tracking=none"]
+    if "--help" not in argv:
+        argv.append(f"runs_dir={tmp_path / 'runs'}")
+    assert run(argv, tmp_path).stdout.strip()
     assert not {"outputs", "multirun", "mlruns"} & {path.name for path in tmp_path.iterdir()}
 
 
@@ -153,8 +153,8 @@ def test_python_command(command: str, tmp_path: Path) -> None:
 )
 def test_sweep_is_run(command: str, tmp_path: Path) -> None:
     assert command in COMMANDS
-    words = [sys.executable, *overrides_of(command, tmp_path)[1:], *SMALL_SWEEP]
-    assert "1 complete" in run([*words, f"runs_dir={tmp_path / 'runs'}"], tmp_path).stdout
+    argv = [sys.executable, *overrides_of(command, tmp_path)[1:], *SMALL_SWEEP]
+    assert "1 complete" in run([*argv, f"runs_dir={tmp_path / 'runs'}"], tmp_path).stdout
     assert {path.name for path in tmp_path.iterdir()} == {"runs", "image.png"}
 
 
@@ -168,9 +168,9 @@ def test_make_sweep_at_reduced_size(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_make_study_at_reduced_size(tmp_path: Path) -> None:
-    words = ["train.size=16", "train.steps=2", "train.max_ca_steps=12", "sweep.n_trials=1", "tracking=none"]
+    argv = ["train.size=16", "train.steps=2", "train.max_ca_steps=12", "sweep.n_trials=1", "tracking=none"]
     small = [
-        f"STUDY={' '.join(words)} outputs.robustness=false",
+        f"STUDY={' '.join(argv)} outputs.robustness=false",
         "PLANTS=roundleaf",
         "PRESETS=spots",
         f"RUNS_DIR={tmp_path}",
@@ -245,8 +245,8 @@ def test_the_lines_on_tables_run(study: Path, tmp_path: Path) -> None:
 def test_the_lines_of_python_run(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "python.md").read_text()
     (lines,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    words = ["-m", "nca.train", "texture=roundleaf", *SMALL, "tracking=none", f"runs_dir={tmp_path / 'runs'}"]
-    run([sys.executable, *words], tmp_path)
+    argv = ["-m", "nca.train", "texture=roundleaf", *SMALL, "tracking=none", f"runs_dir={tmp_path / 'runs'}"]
+    run([sys.executable, *argv], tmp_path)
     (trained,) = (tmp_path / "runs" / "trials" / "single-runs").iterdir()
     program = lines.replace("RUN", str(trained)).replace("512", "32")
     run([sys.executable, "-c", program], tmp_path)

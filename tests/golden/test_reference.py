@@ -46,7 +46,7 @@ def test_training_trajectory() -> None:
         assert relative_error(trainer.parameters[name], f"train/{name}_final") <= 1e-4
 
 
-def test_a_bias_makes_it_a_rule_with_relu_and_one_coin_per_cell() -> None:
+def test_a_bias_makes_it_a_rule_with_relu_and_one_mask_value_per_cell() -> None:
     parameters = {
         "filters": torch.eye(9).view(9, 3, 3)[4:5],
         "w0": -torch.ones(1, 2),

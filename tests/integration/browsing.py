@@ -16,7 +16,7 @@ from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-PATIENCE_S = 90.0  # a server imports for long where the cores are busy
+TIMEOUT_S = 90.0  # a server imports for long where the cores are busy
 
 
 def free_port() -> int:
@@ -26,7 +26,7 @@ def free_port() -> int:
 
 
 def wait_until_listening(port: int, server: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + PATIENCE_S
+    until = time.monotonic() + TIMEOUT_S
     while time.monotonic() < until:
         assert server.poll() is None, "the server ended"
         with socket.socket() as probe:
@@ -41,14 +41,14 @@ def wait_for_text(browser: Chrome, *texts: str) -> None:
         page = str(browser.find_element(By.TAG_NAME, "body").text)
         return all(text in page for text in texts)
 
-    wait = WebDriverWait(browser, PATIENCE_S, ignored_exceptions=[StaleElementReferenceException])
+    wait = WebDriverWait(browser, TIMEOUT_S, ignored_exceptions=[StaleElementReferenceException])
     wait.until(shown, f"the page never showed {texts}")
 
 
 def wait_for_image(browser: Chrome, width: int) -> None:
     """Wait for a picture that has really been loaded, of at least a width."""
     script = "return [...document.images].some(i => i.complete && i.naturalWidth >= arguments[0])"
-    wait = WebDriverWait(browser, PATIENCE_S)
+    wait = WebDriverWait(browser, TIMEOUT_S)
     wait.until(lambda _: browser.execute_script(script, width), "the page never showed a picture")
 
 

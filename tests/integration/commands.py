@@ -32,49 +32,49 @@ def environment_of(more: Mapping[str, str] | None = None) -> dict[str, str]:
 
 def run_module(
     module: str,
-    *words: str,
+    *argv: str,
     folder: Path,
     environment: Mapping[str, str] | None = None,
     in_process: bool = False,
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python -m MODULE WORDS` in a folder and return how it ended.
+    """Run `python -m MODULE ARGV` in a folder and return how it ended.
 
     It is a process of its own, but forked from one that has loaded the libraries; with an environment it is
     begun from nothing. A sweep's trials may run in its process.
     """
     if environment is not None:
-        return run_python("-m", module, *words, folder=folder, environment=environment)
+        return run_python("-m", module, *argv, folder=folder, environment=environment)
     with tempfile.NamedTemporaryFile("r") as errors:
-        program = start_module(module, *words, folder=folder, errors=errors.name, in_process=in_process)
+        program = start_module(module, *argv, folder=folder, errors=errors.name, in_process=in_process)
         try:
-            said, _ = program.communicate(TIMEOUT_S)
+            output, _ = program.communicate(TIMEOUT_S)
         finally:
             program.kill()
-        return subprocess.CompletedProcess(words, program.wait(), said, errors.read())
+        return subprocess.CompletedProcess(argv, program.wait(), output, errors.read())
 
 
 def start_module(
-    module: str, *words: str, folder: Path, errors: str | None = None, in_process: bool = False
+    module: str, *argv: str, folder: Path, errors: str | None = None, in_process: bool = False
 ) -> Forked:
-    """Start `python -m MODULE WORDS` in a process forked from one that has loaded the libraries."""
+    """Start `python -m MODULE ARGV` in a process forked from one that has loaded the libraries."""
     more = {"COLUMNS": COLUMNS}
-    return Forked(_run, module, words, in_process, folder=folder, environment=more, errors=errors)
+    return Forked(_run, module, argv, in_process, folder=folder, environment=more, errors=errors)
 
 
-def _run(module: str, words: Sequence[str], in_process: bool) -> None:
+def _run(module: str, argv: Sequence[str], in_process: bool) -> None:
     if in_process:
         pytest.MonkeyPatch().setattr(
             sweeps.executors.local, "LocalExecutor", lambda slots, *_: InProcessExecutor(len(slots))
         )
-    sys.argv = [module, *words]
+    sys.argv = [module, *argv]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def run_python(
-    *words: str, folder: Path, environment: Mapping[str, str] | None = None
+    *argv: str, folder: Path, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *words],
+        [sys.executable, *argv],
         cwd=folder,
         env=environment_of(environment),
         capture_output=True,
@@ -84,26 +84,28 @@ def run_python(
     )
 
 
-def sweep(runs: Path, *words: str, folder: Path, processes: bool = False) -> subprocess.CompletedProcess[str]:
+def sweep(
+    runs: Path, *overrides: str, folder: Path, processes: bool = False
+) -> subprocess.CompletedProcess[str]:
     """Run a small sweep whose records go to `runs`; it must end well.
 
     Its trials run in the process of the sweep, unless they shall have processes of their own.
     """
-    given = {word.partition("=")[0] for word in words}
-    small = [word for word in SMALL if word.partition("=")[0] not in given]
-    command = ["-m", *small, "executor.workers=2", f"runs_dir={runs}", *words]
+    given = {override.partition("=")[0] for override in overrides}
+    small = [override for override in SMALL if override.partition("=")[0] not in given]
+    command = ["-m", *small, "executor.workers=2", f"runs_dir={runs}", *overrides]
     done = run_module("nca.sweep", *command, folder=folder, in_process=not processes)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
 
 @contextlib.contextmanager
-def begun(runs: Path, *words: str, environment: Mapping[str, str] | None = None) -> Iterator[Program]:
+def begun(runs: Path, *overrides: str, environment: Mapping[str, str] | None = None) -> Iterator[Program]:
     """Start a sweep with two workers; it is ended at the latest with the test.
 
     With an environment it is begun from nothing.
     """
-    command = ["-m", *SMALL, "executor.workers=2", f"runs_dir={runs}", *words]
+    command = ["-m", *SMALL, "executor.workers=2", f"runs_dir={runs}", *overrides]
     process: Program
     if environment is None:
         process = start_module("nca.sweep", *command, folder=runs.parent)

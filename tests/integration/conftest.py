@@ -104,16 +104,16 @@ def browser(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Chrome]:
 
 @pytest.fixture
 def serve(finished: Finished, tmp_path: Path) -> Iterator[Serve]:
-    """Start servers by module and words on a copy of the finished study, or another; return addresses."""
+    """Start servers by module and argv on a copy of the finished study, or another; return addresses."""
     runs = tmp_path / "runs"
     started: list[subprocess.Popen[str]] = []
 
-    def start(module: str, *words: str, shown: Path | None = None) -> str:
+    def start(module: str, *argv: str, shown: Path | None = None) -> str:
         if not runs.exists():
             copy_records(finished.runs if shown is None else shown, runs)
         port = free_port()
         server = subprocess.Popen(
-            [sys.executable, "-m", module, *words, f"runs_dir={runs}", f"port={port}"],
+            [sys.executable, "-m", module, *argv, f"runs_dir={runs}", f"port={port}"],
             cwd=tmp_path,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -18,7 +18,7 @@ from tests.integration.commands import SMALL, listing, run_module
 MAINS = {"nca.sweep": sweep.main, "nca.train": train.main}
 VGG = ("features=vgg16", "features.weights={files}/")
 
-# By name: the words, and what the line must match. `{files}` is the folder of the fixture below.
+# By name: the arguments, and what the line must match. `{files}` is the folder of the fixture below.
 CASES = {
     "unknown texture": (
         ("texture=roundlef",),
@@ -69,7 +69,7 @@ CASES = {
         ("texture=roundleaf", "train.precision=fp8"),
         r"train\.precision=fp8: must be one of fp32, tf32, bf16",
     ),
-    "unreadable word": (
+    "unreadable override": (
         ("texture=roundleaf", "model.channels"),
         r"'model\.channels' cannot be read as key=value",
     ),
@@ -170,13 +170,13 @@ def check_refusal(returncode: object, error: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "words", "message"),
-    [(module, words, message) for module, _, words, message in ALL],
+    ("module", "argv", "message"),
+    [(module, argv, message) for module, _, argv, message in ALL],
     ids=[f"{module}-{name}" for module, name, *_ in ALL],
 )
 def test_bad_input_is_refused_in_one_line(
     module: str,
-    words: tuple[str, ...],
+    argv: tuple[str, ...],
     message: str,
     files: Path,
     folder: Path,
@@ -185,12 +185,12 @@ def test_bad_input_is_refused_in_one_line(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     runs = tmp_path / "runs"
-    given = [word.replace("{files}", str(files)) for word in words]
-    if not any(word.startswith("runs_dir=") for word in given):
+    given = [argument.replace("{files}", str(files)) for argument in argv]
+    if not any(argument.startswith("runs_dir=") for argument in given):
         given.append(f"runs_dir={runs}")
     if module == "nca.sweep":
         given.insert(0, "-m")
-    monkeypatch.setattr(sys, "argv", [module])  # Hydra reads the words there
+    monkeypatch.setattr(sys, "argv", [module])  # Hydra reads it
     before = listing(files)
     with pytest.raises(SystemExit) as end:
         MAINS[module](given)
@@ -200,7 +200,7 @@ def test_bad_input_is_refused_in_one_line(
 
 
 @pytest.mark.parametrize(
-    ("module", "words", "message"),
+    ("module", "argv", "message"),
     [
         ("nca.sweep", ("-m", "texture=roundlef"), r"texture=roundlef: must be one of"),
         (
@@ -220,13 +220,13 @@ def test_bad_input_is_refused_in_one_line(
 )
 def test_bad_input_ends_the_process(
     module: str,
-    words: tuple[str, ...],
+    argv: tuple[str, ...],
     message: str,
     folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # so that device=cuda is wrong on every machine
-    done = run_module(module, *words, f"runs_dir={tmp_path / 'runs'}", folder=folder)
+    done = run_module(module, *argv, f"runs_dir={tmp_path / 'runs'}", folder=folder)
     check_refusal(done.returncode, done.stderr, message)
     assert listing(tmp_path) == [folder.name]

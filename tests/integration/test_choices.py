@@ -27,11 +27,11 @@ FIXED = {
 }
 
 
-def run_study(runs: Path, folder: Path, *words: str, steps: int = 2) -> list[FrozenTrial]:
-    asked = {word.partition("=")[0] for word in words}
+def run_study(runs: Path, folder: Path, *overrides: str, steps: int = 2) -> list[FrozenTrial]:
+    asked = {override.partition("=")[0] for override in overrides}
     fixed = [f"{key}={value}" for key, value in FIXED.items() if key not in asked]
     common = [f"train.steps={steps}", f"sweep.study={NAME}", "tracking=none", "outputs.robustness=false"]
-    done = sweep(runs, *common, *fixed, *words, folder=folder)
+    done = sweep(runs, *common, *fixed, *overrides, folder=folder)
     assert done.stderr == ""
     assert listing(folder) == []
     return load_study(runs, NAME).get_trials()
@@ -47,17 +47,17 @@ def values_of(trials: list[FrozenTrial], key: str) -> list[Any]:
         (("gp", "sampler.n_startup_trials=1"), (*CHOICES[:1], *INTERVALS[:1])),
         (("cmaes", "sampler.n_startup_trials=1"), INTERVALS),
     ],
-    ids=lambda words: words[0] if len(words) < 3 and "=" not in words[0] else "",
+    ids=lambda overrides: overrides[0] if len(overrides) < 3 and "=" not in overrides[0] else "",
 )
 def test_sampler_draws_within_the_space(
     sampler: tuple[str, ...], space: tuple[str, ...], tmp_path: Path, folder: Path
 ) -> None:
     name, *options = sampler
     # One at a time, so that all but the first are drawn with finished trials to learn from.
-    words = [f"sampler={name}", *options, *space, "sweep.n_trials=3", "executor.workers=1"]
-    trials = run_study(tmp_path / "runs", folder, *words)
+    overrides = [f"sampler={name}", *options, *space, "sweep.n_trials=3", "executor.workers=1"]
+    trials = run_study(tmp_path / "runs", folder, *overrides)
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
-    keys = {word.partition("=")[0] for word in space}
+    keys = {override.partition("=")[0] for override in space}
     assert {frozenset(trial.params) for trial in trials} == {frozenset(keys)}
     rates = values_of(trials, "train.learning_rate")
     assert len(set(rates)) == 3
@@ -71,8 +71,8 @@ def test_sampler_draws_within_the_space(
 def test_grid_tries_every_combination_once_and_ends(tmp_path: Path, folder: Path) -> None:
     trials = run_study(tmp_path / "runs", folder, "sampler=grid", *CHOICES, "sweep.n_trials=9")
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 4
-    sets = {(trial.params["model.channels"], trial.params["model.filters"]) for trial in trials}
-    assert sets == {(4, 3), (4, 4), (6, 3), (6, 4)}
+    configurations = {(trial.params["model.channels"], trial.params["model.filters"]) for trial in trials}
+    assert configurations == {(4, 3), (4, 4), (6, 3), (6, 4)}
     for trial in trials:
         assignment = json.loads(
             (tmp_path / "runs" / "trials" / NAME / str(trial.number) / "assignment.json").read_text()
@@ -83,9 +83,9 @@ def test_grid_tries_every_combination_once_and_ends(tmp_path: Path, folder: Path
 def test_asha_prunes_at_its_rungs_and_the_rest_goes_on(tmp_path: Path, folder: Path) -> None:
     runs = tmp_path / "runs"
     # Good and hopeless rates: an automaton that hardly learns is worse at every rung.
-    words = ["sampler=grid", "train.learning_rate=1e-3,1e-9,2e-9,3e-9", "sweep.n_trials=4"]
+    overrides = ["sampler=grid", "train.learning_rate=1e-3,1e-9,2e-9,3e-9", "sweep.n_trials=4"]
     asha = ["pruner=asha", "pruner.min_resource=2", "pruner.reduction_factor=2", "executor.workers=1"]
-    trials = run_study(runs, folder, *words, *asha, steps=8)
+    trials = run_study(runs, folder, *overrides, *asha, steps=8)
     states = [trial.state for trial in trials]
     assert len(states) == 4
     assert set(states) == {TrialState.COMPLETE, TrialState.PRUNED}
@@ -112,8 +112,8 @@ def test_asha_prunes_at_its_rungs_and_the_rest_goes_on(tmp_path: Path, folder: P
 def test_pruner_ends_trials_early_or_lets_them_finish(
     pruner: tuple[str, ...], tmp_path: Path, folder: Path
 ) -> None:
-    words = ["sampler=grid", "train.learning_rate=1e-3,1e-9,2e-9,3e-9", "sweep.n_trials=4"]
-    trials = run_study(tmp_path / "runs", folder, *words, *pruner, "executor.workers=1", steps=8)
+    overrides = ["sampler=grid", "train.learning_rate=1e-3,1e-9,2e-9,3e-9", "sweep.n_trials=4"]
+    trials = run_study(tmp_path / "runs", folder, *overrides, *pruner, "executor.workers=1", steps=8)
     states = [trial.state for trial in trials]
     assert len(states) == 4
     assert set(states) <= {TrialState.COMPLETE, TrialState.PRUNED}

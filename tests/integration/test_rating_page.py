@@ -11,21 +11,21 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from analysis.runs import load
-from tests.integration.browsing import PATIENCE_S, save_screenshot, wait_for_image
+from tests.integration.browsing import TIMEOUT_S, save_screenshot, wait_for_image
 from tests.integration.commands import run_module
 from tests.integration.conftest import Finished, Serve
 from tests.integration.records import Records
 
 
 def press(browser: Chrome, key: str, then: str) -> None:
-    """Press a key and wait for what the page says after it."""
+    """Press a key and wait for the progress that the page shows then."""
     browser.find_element(By.TAG_NAME, "body").send_keys(key)
-    wait_until_said(browser, then)
+    wait_for_progress(browser, then)
 
 
-def wait_until_said(browser: Chrome, text: str) -> None:
-    WebDriverWait(browser, PATIENCE_S).until(
-        lambda b: text in b.find_element(By.ID, "progress").text, f"the page never message {text}"
+def wait_for_progress(browser: Chrome, text: str) -> None:
+    WebDriverWait(browser, TIMEOUT_S).until(
+        lambda b: text in b.find_element(By.ID, "progress").text, f"the page never showed {text}"
     )
 
 
@@ -37,7 +37,7 @@ def test_outputs_are_rated_by_keyboard_and_a_restart_goes_on(
     address = serve("analysis.rate", f"study={finished.name}")
     browser.get(address)
     browser.find_element(By.ID, "rater").send_keys("Ada", Keys.ENTER)
-    wait_until_said(browser, "Ada: 0 done, 3 left")
+    wait_for_progress(browser, "Ada: 0 done, 3 left")
     wait_for_image(browser, width=16)
     assert all(trial not in browser.page_source for trial in ("update_rate", "final_loss", finished.name))
     first = browser.find_element(By.ID, "output").get_attribute("src")
@@ -48,18 +48,18 @@ def test_outputs_are_rated_by_keyboard_and_a_restart_goes_on(
     press(browser, "5", "Ada: 1 done, 2 left")
     save_screenshot(browser, "rating_page", tmp_path)
 
-    again = serve("analysis.rate", f"study={finished.name}", "rater=Ada")
-    browser.get(again)
+    restarted = serve("analysis.rate", f"study={finished.name}", "rater=Ada")
+    browser.get(restarted)
     browser.find_element(By.ID, "rater").send_keys(Keys.ENTER)
-    wait_until_said(browser, "Ada: 1 done, 2 left")
+    wait_for_progress(browser, "Ada: 1 done, 2 left")
     press(browser, "0", "Ada: 2 done, 1 left")
     browser.find_elements(By.CSS_SELECTOR, "#scale button")[2].click()
-    wait_until_said(browser, "Ada: 3 done, 0 left")
+    wait_for_progress(browser, "Ada: 3 done, 0 left")
     assert browser.find_element(By.ID, "over").is_displayed()
 
     browser.get(address)  # another rater, beside the first
     browser.find_element(By.ID, "rater").send_keys("bob", Keys.ENTER)
-    wait_until_said(browser, "bob: 0 done, 3 left")
+    wait_for_progress(browser, "bob: 0 done, 3 left")
     press(browser, "3", "bob: 1 done, 2 left")
 
     table = load(finished.name, runs_dir=runs).set_index("trial")

@@ -40,8 +40,8 @@ def test_suggestions_run_on_top_of_the_total(finished: Finished, runs: Path, tmp
     argv = ("train.steps=12", "outputs.robustness=false", "sampler=random")
     sweep(runs, *argv, "sweep.n_trials=10", folder=tmp_path)
     asked = (f"study={finished.name}", "method=pca", "n=2", "enqueue=true", f"runs_dir={runs}")
-    said = run_module("analysis.suggest", *asked, folder=tmp_path)
-    assert "queued 2" in said.stdout, said.stderr
+    done = run_module("analysis.suggest", *asked, folder=tmp_path)
+    assert "queued 2" in done.stdout, done.stderr
     sweep(runs, *argv, "sweep.n_trials=10", folder=tmp_path)
     trials = Records(runs, finished.name).study.get_trials()
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 12

@@ -53,7 +53,7 @@ def client_of(runs: Path) -> MlflowClient:
     return MlflowClient(f"sqlite:///{runs / 'mlflow.db'}")
 
 
-def train(runs: Path, *words: str) -> Run:
+def train(runs: Path, *overrides: str) -> Run:
     """Train a run to its end and return its record."""
     client = client_of(runs)
 
@@ -64,7 +64,7 @@ def train(runs: Path, *words: str) -> Run:
 
     before = find()
     with pytest.raises(SystemExit, match="0"):
-        main([*words, "outputs.robustness=false", f"runs_dir={runs}"])
+        main([*overrides, "outputs.robustness=false", f"runs_dir={runs}"])
     (new,) = find().keys() - before.keys()
     return find()[new]
 
@@ -78,12 +78,12 @@ def losses(runs: Path, run: Run) -> list[float]:
 
 def test_a_run_is_repeated_exactly(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = train(runs, *TINY)
-    again = train(runs, f"run={first.info.run_id}")
+    repeated = train(runs, f"run={first.info.run_id}")
     assert f"repeats run {first.info.run_id}\n" in capsys.readouterr().out
-    assert losses(runs, again) == losses(runs, first)
-    assert again.data.params == first.data.params
-    assert again.data.tags["repeats"] == first.info.run_id
-    assert again.data.metrics["final_loss"] == first.data.metrics["final_loss"]
+    assert losses(runs, repeated) == losses(runs, first)
+    assert repeated.data.params == first.data.params
+    assert repeated.data.tags["repeats"] == first.info.run_id
+    assert repeated.data.metrics["final_loss"] == first.data.metrics["final_loss"]
 
 
 def test_a_run_is_not_repeated_on_a_picture_that_has_changed(
@@ -93,9 +93,9 @@ def test_a_run_is_not_repeated_on_a_picture_that_has_changed(
     Image.new("RGB", (16, 16), "green").save(picture)
     first = train(runs, *TINY[1:], "texture=image", f"texture.path={picture}", "train.steps=2")
     Image.new("RGB", (16, 16), "red").save(picture)
-    for words in ([], ["train.steps=3"]):
+    for overrides in ([], ["train.steps=3"]):
         with pytest.raises(SystemExit, match="2"):
-            main([f"run={first.info.run_id}", *words, f"runs_dir={runs}"])
+            main([f"run={first.info.run_id}", *overrides, f"runs_dir={runs}"])
         assert "its file has changed since" in capsys.readouterr().err
 
 
@@ -134,19 +134,19 @@ def test_a_run_without_records_in_mlflow_is_known_by_its_folder(
     with pytest.raises(SystemExit, match="0"):
         main([*TINY, *untracked])
     (folder,) = (runs / "trials" / "single-runs").iterdir()
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     config = yaml.safe_load((folder / "artifacts" / "config.yaml").read_text())
     del config["outputs"]
     config["tracking"]["endurance"] = True  # as older versions recorded it
     (folder / "artifacts" / "config.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(SystemExit, match="0"):
         main([f"run={folder}", *untracked])
-    again = capsys.readouterr().out
+    repeated = capsys.readouterr().out
     final = re.compile(r"^final_loss: .*$", re.MULTILINE)
-    assert final.findall(said) == final.findall(again) != []
+    assert final.findall(output) == final.findall(repeated) != []
 
 
-def test_a_studys_best_set_is_trained_on_another_texture(
+def test_a_studys_best_configuration_is_trained_on_another_texture(
     finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs = copy_records(finished.runs, tmp_path / "runs")
@@ -190,9 +190,9 @@ def test_mistakes_are_one_line(
         ),
         ((f"study={finished.name}", "model.channels=100"), "model.channels=100"),
     )
-    for words, said in cases:
+    for overrides, message in cases:
         with pytest.raises(SystemExit, match="2"):
-            main([*words, f"runs_dir={finished.runs}"])
+            main([*overrides, f"runs_dir={finished.runs}"])
         err = capsys.readouterr().err
-        assert said in err
+        assert message in err
         assert err.count("\n") == 1

@@ -50,8 +50,8 @@ def test_a_larger_total_goes_on(finished: Finished, copied: Path, folder: Path) 
 
 def test_another_config_is_refused_by_its_key(finished: Finished, folder: Path) -> None:
     before = listing(finished.runs)
-    words = ["-m", *SMALL, "train.steps=24", "sweep.n_trials=3", f"runs_dir={finished.runs}"]
-    done = run_module("nca.sweep", *words, folder=folder)
+    overrides = ["-m", *SMALL, "train.steps=24", "sweep.n_trials=3", f"runs_dir={finished.runs}"]
+    done = run_module("nca.sweep", *overrides, folder=folder)
     assert done.returncode == 2
     assert done.stderr == (
         f"error: study '{finished.name}' was begun with another config: train.steps 12 -> 24. "
@@ -64,9 +64,9 @@ def test_another_config_is_refused_by_its_key(finished: Finished, folder: Path) 
     }
 
 
-def test_dry_run_of_a_begun_study_tells_what_is_left(finished: Finished, folder: Path) -> None:
-    words = [*SMALL, "train.steps=12", "sweep.n_trials=7", f"runs_dir={finished.runs}"]
-    done = run_module("nca.sweep", *words, folder=folder)
+def test_dry_run_of_a_begun_study_prints_the_remaining_trials(finished: Finished, folder: Path) -> None:
+    overrides = [*SMALL, "train.steps=12", "sweep.n_trials=7", f"runs_dir={finished.runs}"]
+    done = run_module("nca.sweep", *overrides, folder=folder)
     assert (done.returncode, done.stderr) == (0, "")
     assert "for the 4 trials left" in done.stdout
     assert listing(folder) == []
@@ -109,7 +109,7 @@ def test_two_textures_make_two_studies_and_a_plain_value_is_not_searched(
 
 
 def test_the_same_seed_gives_the_same_losses_in_another_study(tmp_path: Path, folder: Path) -> None:
-    words = [
+    overrides = [
         "sampler=random",
         "train.steps=6",
         "sweep.n_trials=2",
@@ -118,7 +118,7 @@ def test_the_same_seed_gives_the_same_losses_in_another_study(tmp_path: Path, fo
     ]
     runs = tmp_path / "runs"
     for name, seed in (("first", 5), ("second", 5), ("other", 6)):
-        sweep(runs, *words, f"sweep.study={name}", f"sweep.seed={seed}", folder=folder)
+        sweep(runs, *overrides, f"sweep.study={name}", f"sweep.seed={seed}", folder=folder)
     first, second, other = (load_study(runs, name).get_trials() for name in ("first", "second", "other"))
     assert [trial.params for trial in first] == [trial.params for trial in second]
     assert [trial.value for trial in first] == [trial.value for trial in second]
@@ -141,8 +141,8 @@ def loaded_by(call: str, folder: Path) -> tuple[str, list[str]]:
 
 
 def test_dry_run_creates_nothing_and_is_light(tmp_path: Path, folder: Path) -> None:
-    words = [*SMALL, "sweep.n_trials=3", "train.steps=12", f"runs_dir={tmp_path / 'runs'}"]
-    output, loaded = loaded_by(f"from nca.sweep import main; main({words!r})", folder)
+    overrides = [*SMALL, "sweep.n_trials=3", "train.steps=12", f"runs_dir={tmp_path / 'runs'}"]
+    output, loaded = loaded_by(f"from nca.sweep import main; main({overrides!r})", folder)
     assert not {"torch", "torchvision", "mlflow"} & set(loaded)
     assert "study     roundleaf-srnca-random_filters" in output
     assert "search    model.channels = choice(6, 9, 12, 15)" in output

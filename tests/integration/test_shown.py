@@ -23,7 +23,7 @@ from nca.outputs.model_file import load_model
 from nca.outputs.viewer import describe_facts, make_viewer
 from nca.records.paths import MLFLOW_UI, RecordPaths
 from nca.textures.load import load_pixels
-from tests.integration.browsing import PATIENCE_S, save_screenshot, wait_for_image, wait_for_text
+from tests.integration.browsing import TIMEOUT_S, save_screenshot, wait_for_image, wait_for_text
 from tests.integration.conftest import WEBGL, Finished, Serve
 
 pytestmark = pytest.mark.slow
@@ -132,10 +132,10 @@ def test_mlflow(serve: Serve, browser: Chrome, shown: Finished, tmp_path: Path) 
     save_screenshot(browser, "mlflow_runs", tmp_path)
     best = table.trials.sort_values("final_loss").iloc[0]["mlflow_run_id"]
     browser.get(paths.mlflow_url(experiment, best, "viewer.html").replace(MLFLOW_UI, at))
-    frame = WebDriverWait(browser, PATIENCE_S).until(
+    frame = WebDriverWait(browser, TIMEOUT_S).until(
         lambda b: b.find_elements(By.CSS_SELECTOR, "iframe[sandbox]")
     )[0]
     browser.switch_to.frame(frame)
-    WebDriverWait(browser, PATIENCE_S).until(lambda b: b.execute_script("return nca.steps") > 100)
+    WebDriverWait(browser, TIMEOUT_S).until(lambda b: b.execute_script("return nca.steps") > 100)
     browser.switch_to.default_content()
     save_screenshot(browser, "mlflow_viewer", tmp_path)

@@ -96,7 +96,7 @@ def test_a_study_begun_before_there_were_owners_gets_one(stores: list[Store], tm
         stores[0].open({}, uid="theirs")
 
 
-def test_single_runs_are_taken_up_by_their_own_folder_alone(stores: list[Store], tmp_path: Path) -> None:
+def test_single_runs_are_resumed_by_their_own_folder_alone(stores: list[Store], tmp_path: Path) -> None:
     store = MlflowStore(stores[0].uri)
     experiment = store.experiments.open("single-runs", tmp_path)
     one, other = (store.open_run(tmp_path / name, experiment, "same").run_id for name in ("a", "b"))
@@ -120,7 +120,7 @@ def open_run(store: Store, links: dict[str, str], folder: Path) -> str:
     return run_id
 
 
-def test_a_trial_is_taken_up_in_its_run_or_gets_one_in_another_store(
+def test_a_trial_is_resumed_in_its_run_or_gets_one_in_another_store(
     stores: list[Store], tmp_path: Path
 ) -> None:
     first, second = stores
@@ -225,9 +225,9 @@ print(os.environ["MLFLOW_DISABLE_TELEMETRY"])
 @pytest.mark.parametrize("server", [401], indirect=True)
 def test_a_server_that_refuses_the_login_is_one_line_and_nobody_else_is_called(server: str) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_DISABLE_TELEMETRY"}
-    words = [sys.executable, "-c", ASKED, server]
-    said = subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout
-    refused, telemetry_off = said.splitlines()
+    argv = [sys.executable, "-c", ASKED, server]
+    output = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True).stdout
+    refused, telemetry_off = output.splitlines()
     assert refused.startswith(
         f"tracking.uri={server}: the server asks for a login and refuses the one given; set "
     )

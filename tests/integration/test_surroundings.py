@@ -57,7 +57,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize(
-    ("module", "words"),
+    ("module", "overrides"),
     [
         ("analysis.gallery", ["study=STUDY", "out=x.html"]),
         ("analysis.report", ["study=STUDY", "out=x"]),
@@ -66,35 +66,40 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     ],
 )
 def test_a_full_disk_leaves_no_half_of_a_page_or_a_picture(
-    small_disk: Path, finished: Finished, module: str, words: list[str]
+    small_disk: Path, finished: Finished, module: str, overrides: list[str]
 ) -> None:
     run = next((finished.runs / "artifacts" / STUDY).glob("*/artifacts/output.png")).parts[-3]
-    words = [word.replace("=STUDY", f"={STUDY}").replace("=RUN", f"={run}") for word in words]
+    overrides = [override.replace("=STUDY", f"={STUDY}").replace("=RUN", f"={run}") for override in overrides]
     (small_disk / "other").write_bytes(bytes(12 * 1024**2))
     tracking = ["tracking.uri=none"] * (module == "analysis.report")  # the study is not to be changed
-    done = run_module(module, *words, *tracking, f"runs_dir={finished.runs}", folder=small_disk)
+    done = run_module(module, *overrides, *tracking, f"runs_dir={finished.runs}", folder=small_disk)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "cannot be written (No space left on device); make room there" in done.stderr
     assert done.stderr.count("\n") == 1
     assert [file.name for file in small_disk.iterdir()] == ["other"]
 
 
-def test_a_full_disk_in_the_middle_of_a_trial_is_said_in_its_line(small_disk: Path, folder: Path) -> None:
+def test_a_full_disk_in_the_middle_of_a_trial_is_reported_in_its_line(small_disk: Path, folder: Path) -> None:
     runs = make_mlflow_database(small_disk / "runs")
     (small_disk / "other").write_bytes(bytes(5_000_000))
-    words = ["sweep.n_trials=2", "train.steps=64", "train.checkpoint_every=8", "train.checkpoint_every_s=0"]
-    words += ["model.channels=15", "train.batch_size=4", "train.pool_size=512"]  # checkpoints of 8 MB
-    done = run_module("nca.sweep", "-m", *SMALL, *words, f"runs_dir={runs}", folder=folder)
+    overrides = [
+        "sweep.n_trials=2",
+        "train.steps=64",
+        "train.checkpoint_every=8",
+        "train.checkpoint_every_s=0",
+    ]
+    overrides += ["model.channels=15", "train.batch_size=4", "train.pool_size=512"]  # checkpoints of 8 MB
+    done = run_module("nca.sweep", "-m", *SMALL, *overrides, f"runs_dir={runs}", folder=folder)
     text = done.stdout + done.stderr
     assert done.returncode in (1, 2), text
     assert "No space left on device" in text
     assert "Traceback" not in text
     (small_disk / "other").unlink()
     subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
-    again = run_module(
-        "nca.sweep", "-m", *SMALL, *words, "sweep.n_trials=4", f"runs_dir={runs}", folder=folder
+    resumed = run_module(
+        "nca.sweep", "-m", *SMALL, *overrides, "sweep.n_trials=4", f"runs_dir={runs}", folder=folder
     )
-    assert again.returncode == 0, again.stdout + again.stderr
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     records = Records(runs, STUDY)
     assert sum(trial.state.name == "COMPLETE" for trial in records.study.get_trials()) >= 2
     assert not any(run.info.status == "RUNNING" for run in (*records.parents, *records.children.values()))
@@ -110,8 +115,8 @@ def test_databases_locked_for_long_are_waited_for(tmp_path: Path) -> None:
                 held.callback(lock.close)  # which gives the lock back
                 lock.execute("BEGIN EXCLUSIVE")
             time.sleep(LOCKED_FOR_S)
-        said = process.communicate(timeout=TIMEOUT_S)[0]
-    assert process.returncode == 0, said
+        output = process.communicate(timeout=TIMEOUT_S)[0]
+    assert process.returncode == 0, output
     expect_all_complete(runs, 3)
 
 
@@ -121,10 +126,10 @@ def test_a_deleted_trial_folder_costs_that_trial_its_steps_alone(tmp_path: Path)
         victim = runs / "trials" / STUDY / "0"
         wait_until(lambda: trains(victim), process)
         shutil.rmtree(victim, ignore_errors=True)
-        said = process.communicate(timeout=TIMEOUT_S)[0]
-    assert process.returncode == 0, said
-    assert "trial 0 crashed" in said
-    assert "FileNotFoundError" in said
+        output = process.communicate(timeout=TIMEOUT_S)[0]
+    assert process.returncode == 0, output
+    assert "trial 0 crashed" in output
+    assert "FileNotFoundError" in output
     records = Records(runs, STUDY)
     states = [trial.state.name for trial in records.study.get_trials()]
     assert sorted(states) == ["COMPLETE", "COMPLETE", "FAIL"]
@@ -144,15 +149,15 @@ def test_a_clock_that_jumps_ends_no_trial(tmp_path: Path) -> None:
         for number, hours in ((1, 2), (2, -3), (3, 1)):
             wait_until(partial(trains, runs / "trials" / STUDY / str(number)), process)
             set_clock(clock, hours * HOUR_S)
-        said = process.communicate(timeout=TIMEOUT_S)[0]
-    assert process.returncode == 0, said
+        output = process.communicate(timeout=TIMEOUT_S)[0]
+    assert process.returncode == 0, output
     records = expect_all_complete(runs, 4)
     starts = []
     for trial in records.study.get_trials():
         assert trial.datetime_start is not None
         starts.append(trial.datetime_start)
     assert max(starts) - min(starts) > timedelta(hours=2)
-    assert not re.search(r"after (-|\d+ [dh])", said), "durations that follow the wall clock"
+    assert not re.search(r"after (-|\d+ [dh])", output), "durations that follow the wall clock"
 
 
 def set_clock(file: Path, offset_s: int) -> None:
@@ -163,10 +168,10 @@ def set_clock(file: Path, offset_s: int) -> None:
 
 def test_two_sweeps_that_begin_at_once_on_no_database_share_it(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    words = ("sweep.n_trials=6", "train.steps=12")
-    with begun(runs, *words) as one, begun(runs, *words) as other:
-        said = [process.communicate(timeout=TIMEOUT_S)[0] for process in (one, other)]
-    assert [one.returncode, other.returncode] == [0, 0], said
+    overrides = ("sweep.n_trials=6", "train.steps=12")
+    with begun(runs, *overrides) as one, begun(runs, *overrides) as other:
+        outputs = [process.communicate(timeout=TIMEOUT_S)[0] for process in (one, other)]
+    assert [one.returncode, other.returncode] == [0, 0], outputs
     records = expect_all_complete(runs, 6)
     assert len(records.parents) == 1
-    assert all(" starts: " in text for text in said)
+    assert all(" starts: " in text for text in outputs)

@@ -159,7 +159,7 @@ def test_artifacts_are_complete_and_readable(records: Records) -> None:
             assert int(params["model.channels"]) in weights.get_tensor("w1").shape
 
 
-def test_runs_say_where_they_come_from(records: Records) -> None:
+def test_runs_record_where_they_come_from(records: Records) -> None:
     expected = {
         "git_commit": r"[0-9a-f]{40}|unknown",
         "git_dirty": r"true|false|unknown",
@@ -208,14 +208,14 @@ def test_the_commands_that_the_output_ends_with_can_be_given(finished: Finished,
     commands = re.findall(r"^(?:render|gallery): python (.+)$", finished.output, re.MULTILINE)
     assert len(commands) == 2
     for command in commands:
-        words = shlex.split(command.replace("size=512", "size=64"))
-        assert words[0] == "-m"
-        done = run_module(*words[1:], folder=tmp_path)
+        argv = shlex.split(command.replace("size=512", "size=64"))
+        assert argv[0] == "-m"
+        done = run_module(*argv[1:], folder=tmp_path)
         assert done.returncode == 0, done.stderr
     assert set(listing(tmp_path)) == {f"{finished.name}.html", "grown.png"}
 
 
-def test_the_dashboard_has_notes_with_sets_and_links(finished: Finished, records: Records) -> None:
+def test_the_dashboard_has_notes_with_params_and_links(finished: Finished, records: Records) -> None:
     study = records.study
     assert "All outputs: `python -m analysis.gallery" in get_note(study)
     for trial in study.get_trials():
@@ -235,10 +235,10 @@ def test_nothing_is_written_outside_runs_dir(finished: Finished) -> None:
     } == {"artifacts", "trials", "optuna.db", "mlflow.db"}
 
 
-def test_no_checkpoint_or_half_written_file_is_left(finished: Finished) -> None:
-    left = listing(finished.runs / "trials")
-    assert not [path for path in left if path.endswith((".partial", "run_id"))]
-    assert not [path for path in left if "checkpoints/" in path]
+def test_no_checkpoint_or_half_written_file_remains(finished: Finished) -> None:
+    files = listing(finished.runs / "trials")
+    assert not [path for path in files if path.endswith((".partial", "run_id"))]
+    assert not [path for path in files if "checkpoints/" in path]
 
 
 def test_every_picture_of_a_trial_is_its_own(records: Records) -> None:

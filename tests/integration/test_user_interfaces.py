@@ -11,7 +11,7 @@ from selenium.webdriver.support import expected_conditions
 from selenium.webdriver.support.ui import WebDriverWait
 
 from nca.records.paths import MLFLOW_UI, RecordPaths
-from tests.integration.browsing import PATIENCE_S, save_screenshot, wait_for_image, wait_for_text
+from tests.integration.browsing import TIMEOUT_S, save_screenshot, wait_for_image, wait_for_text
 from tests.integration.conftest import WEBGL, Finished, Serve
 from tests.integration.records import Records
 
@@ -72,16 +72,16 @@ def test_the_viewer_lives_in_mlflows_artifact_tab(
     browser.get(
         paths.mlflow_url(run.experiment_id, run.run_id, "viewer.html").replace(MLFLOW_UI + "/", serve_at)
     )
-    frame = WebDriverWait(browser, PATIENCE_S).until(
+    frame = WebDriverWait(browser, TIMEOUT_S).until(
         expected_conditions.presence_of_element_located((By.CSS_SELECTOR, "iframe[sandbox]"))
     )
     assert "allow-scripts" in str(frame.get_attribute("sandbox"))
     browser.switch_to.frame(frame)
-    WebDriverWait(browser, PATIENCE_S).until(
+    WebDriverWait(browser, TIMEOUT_S).until(
         lambda b: "frames/s" in b.find_element(By.ID, "status").text, "the viewer never ran"
     )
     assert "WebGL2" in browser.find_element(By.ID, "status").text
     before = browser.execute_script("return nca.steps")
-    WebDriverWait(browser, PATIENCE_S).until(lambda b: b.execute_script("return nca.steps") > before)
+    WebDriverWait(browser, TIMEOUT_S).until(lambda b: b.execute_script("return nca.steps") > before)
     browser.switch_to.default_content()
     save_screenshot(browser, "mlflow_viewer", tmp_path)

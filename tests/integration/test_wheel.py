@@ -90,15 +90,17 @@ def test_an_installed_copy_plans_a_study(installed: Path, tmp_path: Path) -> Non
 
 
 def test_an_installed_copy_sweeps(installed: Path, tmp_path: Path) -> None:
-    words = ["texture=roundleaf", "features=random_filters", "train.size=16", "train.steps=2"]
-    words += [
+    overrides = ["texture=roundleaf", "features=random_filters", "train.size=16", "train.steps=2"]
+    overrides += [
         "sweep.n_trials=1",
         "executor.workers=1",
         "tracking=none",
         "outputs.robustness=false",
         "runs_dir=records",
     ]
-    done = run_module("nca.sweep", "-m", *words, folder=tmp_path, environment={"PYTHONPATH": str(installed)})
+    done = run_module(
+        "nca.sweep", "-m", *overrides, folder=tmp_path, environment={"PYTHONPATH": str(installed)}
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "study roundleaf-srnca-random_filters: 1 complete" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["records"]

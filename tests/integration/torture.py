@@ -135,8 +135,8 @@ class Torture:
     def _expect_no_orphans(self) -> None:
         """Every process of a sweep must be gone within a second of its coordinator."""
         until = time.monotonic() + ORPHANS_S
-        while left := bearing(self._mark):
-            assert time.monotonic() < until, f"processes {left} outlive their coordinator"
+        while orphans := bearing(self._mark):
+            assert time.monotonic() < until, f"processes {orphans} outlive their coordinator"
             time.sleep(0.02)
 
 
@@ -169,8 +169,8 @@ def compare(folder: Path, name: str, expected: Records) -> list[str]:
     by_name = {run.info.run_name: run for run in records.children.values()}
     for index, (_, trial) in enumerate(sorted(ended.items())[:N_TRIALS]):
         problems += compare_trial(records, expected, index, trial, by_name)
-    left = [str(path) for path in (folder / "trials" / name).glob("*/checkpoints")]
-    return problems + [f"left behind: {path}" for path in left]
+    checkpoints = [str(path) for path in (folder / "trials" / name).glob("*/checkpoints")]
+    return problems + [f"left behind: {path}" for path in checkpoints]
 
 
 def compare_trial(

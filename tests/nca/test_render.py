@@ -31,9 +31,9 @@ def run(tmp_path: Path) -> str:
     return str(tmp_path / "trial")
 
 
-def render(tmp_path: Path, *words: str) -> Path:
-    out = tmp_path / words[-1].removeprefix("out=")
-    main([*words[:-1], f"out={out}"])
+def render(tmp_path: Path, *argv: str) -> Path:
+    out = tmp_path / argv[-1].removeprefix("out=")
+    main([*argv[:-1], f"out={out}"])
     return out
 
 
@@ -78,7 +78,7 @@ def test_a_video_has_its_frames(run: str, tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("argv", "message"),
     [
         ([], "'run' is missing: give run=VALUE; see python -m nca.render --help"),
         (["run=nowhere"], "run=nowhere: not a path, and not a run in sqlite:///"),
@@ -91,13 +91,13 @@ def test_a_video_has_its_frames(run: str, tmp_path: Path, kind: str) -> None:
     ],
 )
 def test_mistakes_are_one_line(
-    run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+    run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], argv: list[str], message: str
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
-        main([*(word.replace("RUN", run) for word in words), f"runs_dir={tmp_path}"])
+        main([*(argument.replace("RUN", run) for argument in argv), f"runs_dir={tmp_path}"])
     text = capsys.readouterr().err
     assert text.startswith("error: ")
-    assert said in text
+    assert message in text
     assert text.count("\n") == 1
 
 

@@ -16,9 +16,9 @@ from nca.serve import LOOPBACK, PORTS, _newest_experiment, free_port
 from nca.tracking.store import MlflowStore
 
 
-def refuse(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+def refuse(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as ending:
-        serve.main(words)
+        serve.main(argv)
     assert ending.value.code == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -34,14 +34,14 @@ def taken() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-@pytest.mark.parametrize("words", [[], ["mlflow"]])
-def test_a_subcommand_is_required(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert "give one of ui, dashboard; see python -m nca.serve --help\n" in refuse(words, capsys)
+@pytest.mark.parametrize("argv", [[], ["mlflow"]])
+def test_a_subcommand_is_required(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert "give one of ui, dashboard; see python -m nca.serve --help\n" in refuse(argv, capsys)
 
 
-@pytest.mark.parametrize("word", ["prot=3", "runs_dir=", "port", "--port", "sweep.storage=sqlite:///a"])
-def test_unknown_options_point_to_the_help(word: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert refuse(["ui", word], capsys).endswith("; see python -m nca.serve --help\n")
+@pytest.mark.parametrize("argument", ["prot=3", "runs_dir=", "port", "--port", "sweep.storage=sqlite:///a"])
+def test_unknown_options_point_to_the_help(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refuse(["ui", argument], capsys).endswith("; see python -m nca.serve --help\n")
 
 
 @pytest.mark.parametrize(("kind", "store"), [("ui", "mlflow.db"), ("dashboard", "optuna.db")])

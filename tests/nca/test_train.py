@@ -50,9 +50,9 @@ class Silent:
         return False
 
 
-def refuse(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+def refuse(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as ending:
-        main(words)
+        main(argv)
     assert ending.value.code == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -84,17 +84,17 @@ def test_one_tiny_run(tmp_path: Path) -> None:
 def test_ctrl_c_stops_and_the_same_command_goes_on_to_the_same_loss_but_not_twice_at_once(
     tmp_path: Path,
 ) -> None:
-    words = [*TINY, "train.steps=120", "train.checkpoint_every=20", "train.checkpoint_every_s=0"]
-    whole = run_module("nca.train", *words, f"runs_dir={tmp_path / 'whole'}", folder=tmp_path)
+    argv = [*TINY, "train.steps=120", "train.checkpoint_every=20", "train.checkpoint_every_s=0"]
+    whole = run_module("nca.train", *argv, f"runs_dir={tmp_path / 'whole'}", folder=tmp_path)
     final = [line for line in whole.stdout.splitlines() if line.startswith("final_loss")]
     assert len(final) > 1
 
-    words.append(f"runs_dir={tmp_path / 'runs'}")
+    argv.append(f"runs_dir={tmp_path / 'runs'}")
     errors = tmp_path / "errors.txt"
-    process = start_module("nca.train", *words, folder=tmp_path, errors=str(errors))
+    process = start_module("nca.train", *argv, folder=tmp_path, errors=str(errors))
     wait_until(lambda: bool(list((tmp_path / "runs").rglob("*.safetensors"))), process)
     process.send_signal(signal.SIGSTOP)  # it holds its folder meanwhile, and its steps
-    twin = run_module("nca.train", *words, folder=tmp_path)
+    twin = run_module("nca.train", *argv, folder=tmp_path)
     assert twin.returncode == 2
     line = rf"error: /.*: process {process.pid} trains this run; wait for it, or stop it\n"
     assert re.fullmatch(line, twin.stderr)
@@ -110,7 +110,7 @@ def test_ctrl_c_stops_and_the_same_command_goes_on_to_the_same_loss_but_not_twic
     (kept,) = (tmp_path / "runs").rglob(f"{int(found[1]) + 1:08d}.safetensors")
     assert kept.parent.name == "checkpoints"
 
-    resumed = run_module("nca.train", *words, folder=tmp_path)
+    resumed = run_module("nca.train", *argv, folder=tmp_path)
     assert (resumed.returncode, resumed.stderr) == (0, "")
     assert [line for line in resumed.stdout.splitlines() if line.startswith("final_loss")] == final
     assert not kept.exists()
@@ -161,7 +161,7 @@ def test_sweeps_are_refused(flag: str, capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("argv", "message"),
     [
         ([], "'texture' is missing: give texture=NAME, one of alocasia"),
         (["texture=roundlef"], "texture=roundlef: must be one of .*, did you mean 'roundleaf'"),
@@ -177,14 +177,14 @@ def test_sweeps_are_refused(flag: str, capsys: pytest.CaptureFixture[str]) -> No
     ],
 )
 def test_mistakes_are_one_line_and_create_nothing(
-    words: list[str],
+    argv: list[str],
     message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert re.match(f"error: .*({message})", refuse(words, capsys))
+    assert re.match(f"error: .*({message})", refuse(argv, capsys))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -136,8 +136,8 @@ ACTS: dict[str, Callable[[RunningTrial, str], Result | None]] = {
 def read_started(folder: Path) -> list[tuple[int, float, int]]:
     """Return number, time and process id of every attempt that began in a trial's folder."""
     file = folder / STARTED
-    words = [line.split() for line in file.read_text().splitlines()] if file.exists() else []
-    return [(int(number), float(at), int(pid)) for number, at, pid, _ in words]
+    attempts = [line.split() for line in file.read_text().splitlines()] if file.exists() else []
+    return [(int(number), float(at), int(pid)) for number, at, pid, _ in attempts]
 
 
 @dataclass

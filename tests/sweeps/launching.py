@@ -25,7 +25,7 @@ __all__ = ["Launch", "hasten", "launching", "read_trials", "wait_until"]
 
 ROOT = Path(__file__).parents[2]
 SOON_S = 0.1
-PATIENCE_S = 240.0
+TIMEOUT_S = 240.0
 Found = TypeVar("Found")
 Launch = Callable[[Sweep], Forked]
 
@@ -72,7 +72,7 @@ def read_trials(address: str, study: str = "fake") -> list[FrozenTrial]:
 
 def wait_until(condition: Callable[[], Found]) -> Found:
     """Return what a condition finds as soon as it finds something, four minutes at most."""
-    until = time.monotonic() + PATIENCE_S
+    until = time.monotonic() + TIMEOUT_S
     while not (found := condition()):
         assert time.monotonic() < until, "it did not happen"
         time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""Studies are seen, stopped, mended and deleted from outside their sweeps."""
+"""Studies are seen, stopped, repaired and deleted from outside their sweeps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sweeps.trials import FIRST_ATTEMPT, OWNER, RETRY_OF
 from tests.sweeps.fake_application import Sweep
 
 pytestmark = pytest.mark.filterwarnings("ignore:Heartbeat of storage is supposed:UserWarning")
-PATIENCE_S = 60.0
+TIMEOUT_S = 60.0
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_a_sweep_stops_when_it_is_asked_to_and_the_next_one_does_not(tmp_path: P
     sweep = Sweep(str(tmp_path), n_trials=2, acts={"0": ["hang", "succeed"]}, processes=True)
 
     def ask() -> None:
-        until = time.monotonic() + PATIENCE_S
+        until = time.monotonic() + TIMEOUT_S
         while not (sweep.trial_folder(0) / "started.txt").exists() and time.monotonic() < until:
             time.sleep(0.02)
         # From a process of its own, as a person does: this one's own trials would be of an earlier boot.

@@ -138,7 +138,7 @@ def test_the_summary_names_the_best_trial_and_closes_the_records(tmp_path: Path)
     assert closed == 'close fake {"n_trials": 3.0, "best_value": 0.1}'
 
 
-def test_the_study_is_shown_as_trials_end_and_what_goes_wrong_there_is_said(
+def test_the_study_is_shown_as_trials_end_and_what_goes_wrong_there_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweeps.coordinator, "SHOW_EVERY_S", 0.0)
@@ -170,20 +170,20 @@ def test_notes_reach_the_dashboard_and_what_a_person_wrote_there_stays(tmp_path:
     assert notes == ["my own words", "trial 1", "trial 2"]
 
 
-def test_queued_sets_run_first_and_on_top_of_the_total(tmp_path: Path) -> None:
+def test_queued_configurations_run_first_and_on_top_of_the_total(tmp_path: Path) -> None:
     sweep = Sweep(str(tmp_path), n_trials=2, workers=1, acts={"2": ["kill", "succeed"]})
     assert sweep.run().counts == {"complete": 2}
-    sets = [{"x": 0.25, "y": 2}, {"x": 0.75, "y": 3}]
-    Studies(sweep.storage).queue("fake", sets, [{SUGGESTED: "pca"}, {SUGGESTED: "pca"}])
+    queued = [{"x": 0.25, "y": 2}, {"x": 0.75, "y": 3}]
+    Studies(sweep.storage).queue("fake", queued, [{SUGGESTED: "pca"}, {SUGGESTED: "pca"}])
     summary = sweep.run()
     assert (summary.counts, summary.interrupted) == ({"complete": 4}, False)
     assert sweep.run().counts == {"complete": 4}
     assert replace(sweep, n_trials=3).run().counts == {"complete": 5}
     ended = final_trials(trials_of(sweep))
-    assert [trial.params for trial in ended[2:4] if trial.params in sets] == [
+    assert [trial.params for trial in ended[2:4] if trial.params in queued] == [
         trial.params for trial in ended[2:4]
     ]
-    assert sorted(t.params["x"] for t in ended if t.params in sets) == [0.25, 0.75]
+    assert sorted(t.params["x"] for t in ended if t.params in queued) == [0.25, 0.75]
 
 
 def test_links_are_kept_with_the_study_and_reach_every_worker(tmp_path: Path) -> None:
@@ -196,16 +196,16 @@ def test_links_are_kept_with_the_study_and_reach_every_worker(tmp_path: Path) ->
     assert started.strip().endswith("kept from before")
 
 
-def test_what_is_said_without_a_terminal_is_a_line_per_start_and_end(tmp_path: Path) -> None:
+def test_without_a_terminal_the_output_is_a_line_per_start_and_end(tmp_path: Path) -> None:
     out = io.StringIO()
     sweep = Sweep(str(tmp_path), n_trials=2, workers=1, acts={"1": ["diverge"]})
     sweep.run(Console(file=out))
-    said = out.getvalue().splitlines()
-    assert len(said) == 4
-    assert said[0].startswith("trial 0 starts: x=0.")
-    assert said[1].startswith("trial 0 complete 0 after ")
-    assert said[3].startswith("trial 1 diverged after ")
-    assert said[3].endswith(f"see {sweep.trial_folder(1) / 'log.txt'}")
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 4
+    assert lines[0].startswith("trial 0 starts: x=0.")
+    assert lines[1].startswith("trial 0 complete 0 after ")
+    assert lines[3].startswith("trial 1 diverged after ")
+    assert lines[3].endswith(f"see {sweep.trial_folder(1) / 'log.txt'}")
 
 
 @pytest.mark.parametrize(
@@ -231,8 +231,8 @@ def test_a_grid_stops_at_its_size_and_below_it_at_the_total(tmp_path: Path) -> N
     summary = whole.run()
     assert summary.counts == {"complete": 4}
     assert not summary.interrupted
-    sets = sorted((trial.params["x"], trial.params["y"]) for trial in trials_of(sweep))
-    assert sets == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    configurations = sorted((trial.params["x"], trial.params["y"]) for trial in trials_of(sweep))
+    assert configurations == [(1, 1), (1, 2), (2, 1), (2, 2)]
     whole.run()
     assert len(trials_of(sweep)) == 4
 
@@ -272,7 +272,7 @@ def test_without_a_pruner_every_trial_runs_to_its_end(tmp_path: Path) -> None:
     assert len(trials_of(sweep)[0].intermediate_values) == N_STEPS
 
 
-def test_a_trial_of_another_host_is_run_again_once_its_heart_stops(
+def test_a_trial_of_another_host_is_run_again_once_its_heartbeats_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sweep = Sweep(str(tmp_path), n_trials=1)
@@ -285,16 +285,18 @@ def test_a_trial_of_another_host_is_run_again_once_its_heart_stops(
     storage.record_heartbeat(lost)
     summary = replace(sweep, n_trials=2).run()
     assert (summary.counts, summary.interrupted) == ({"complete": 2}, False)
-    failed, again = trials_of(sweep)[1:]
+    failed, retry = trials_of(sweep)[1:]
     assert failed.state == TrialState.FAIL
-    assert (again.user_attrs[FIRST_ATTEMPT], again.user_attrs[RETRY_OF]) == (1, 1)
+    assert (retry.user_attrs[FIRST_ATTEMPT], retry.user_attrs[RETRY_OF]) == (1, 1)
     assert "trial 1 killed" in records(sweep)
     assert len(final_trials(trials_of(sweep))) == 2
 
 
-@pytest.mark.parametrize(("reason", "again"), [("killed", True), ("interrupted", True), ("diverged", False)])
+@pytest.mark.parametrize(
+    ("reason", "retried"), [("killed", True), ("interrupted", True), ("diverged", False)]
+)
 def test_a_coordinator_that_died_between_failing_a_trial_and_queueing_it_again_loses_nothing(
-    tmp_path: Path, reason: str, again: bool
+    tmp_path: Path, reason: str, retried: bool
 ) -> None:
     sweep = Sweep(str(tmp_path), n_trials=1)
     sweep.run()
@@ -304,8 +306,8 @@ def test_a_coordinator_that_died_between_failing_a_trial_and_queueing_it_again_l
     storage.set_trial_user_attr(lost, REASON, reason)
     storage.set_trial_state_values(lost, TrialState.FAIL)
     counts = replace(sweep, n_trials=2).run().counts
-    assert counts == ({"complete": 2} if again else {"complete": 1, reason: 1})
-    assert len(trials_of(sweep)) == (3 if again else 2)
+    assert counts == ({"complete": 2} if retried else {"complete": 1, reason: 1})
+    assert len(trials_of(sweep)) == (3 if retried else 2)
 
 
 def test_a_living_trial_that_has_not_beaten_for_long_is_not_taken_for_dead(
@@ -354,12 +356,12 @@ def test_running_trials_count_toward_the_steps(tmp_path: Path) -> None:
     sweep = Sweep(str(tmp_path), max_steps=N_STEPS // 2, workers=1, otherwise="report 0.1", processes=True)
     out = io.StringIO()
     assert sweep.run(Console(file=out)).at_limit
-    said = out.getvalue()
-    assert said.index("training steps: trials save checkpoints") < said.index("trial 0 complete")
+    output = out.getvalue()
+    assert output.index("training steps: trials save checkpoints") < output.index("trial 0 complete")
     assert [trial.state for trial in trials_of(sweep)] == [TrialState.COMPLETE]
 
 
-def test_what_befalls_trials_does_not_change_the_sets_that_are_drawn(tmp_path: Path) -> None:
+def test_failures_of_trials_do_not_change_the_configurations_that_are_drawn(tmp_path: Path) -> None:
     drawn = []
     for name, acts in (
         ("calm", {}),
@@ -369,7 +371,7 @@ def test_what_befalls_trials_does_not_change_the_sets_that_are_drawn(tmp_path: P
         (tmp_path / name).mkdir()
         assert sweep.run().counts == {"complete": 4}
         drawn.append({first_attempt(trial): trial.params for trial in trials_of(sweep)})
-    calm, killed = (list(sets.values()) for sets in drawn)
+    calm, killed = (list(params.values()) for params in drawn)
     assert calm == killed
 
 
@@ -399,16 +401,16 @@ def test_a_trial_that_cannot_be_started_is_queued_again(tmp_path: Path) -> None:
     sweep = Sweep(str(tmp_path), n_trials=3, workers=1)
     assert [t.state.name for t in trials_of(sweep)] == ["COMPLETE", "FAIL", "WAITING"]
     assert sweep.run().counts == {"complete": 3}
-    _, failed, again, _ = trials_of(sweep)
-    assert (failed.user_attrs[REASON], again.params) == ("interrupted", failed.params)
+    _, failed, retry, _ = trials_of(sweep)
+    assert (failed.user_attrs[REASON], retry.params) == ("interrupted", failed.params)
 
 
 @pytest.mark.filterwarnings("ignore:Heartbeat of storage")
 @pytest.mark.parametrize("queued", [{}, {"x": 0.25, "y": 3}])
-def test_a_coordinator_that_dies_over_drawing_a_set_changes_none(
+def test_a_coordinator_that_dies_while_drawing_a_configuration_changes_none(
     tmp_path: Path, queued: dict[str, float]
 ) -> None:
-    sets = []
+    configurations = []
     for name in ("calm", "killed"):
         (tmp_path / name).mkdir()
         sweep = Sweep(str(tmp_path / name), n_trials=3, workers=1)
@@ -420,13 +422,13 @@ def test_a_coordinator_that_dies_over_drawing_a_set_changes_none(
             study.ask()  # RUNNING, and no value drawn
         assert sweep.run().counts == {"complete": 3}
         ended = sorted(final_trials(trials_of(sweep)), key=first_attempt)
-        sets.append([trial.params for trial in ended])
-    assert sets[0] == sets[1]
-    assert not queued or sets[0][0] == queued
+        configurations.append([trial.params for trial in ended])
+    assert configurations[0] == configurations[1]
+    assert not queued or configurations[0][0] == queued
 
 
 @pytest.mark.filterwarnings("ignore:Heartbeat of storage")
-def test_a_set_that_another_program_drew_whole_is_kept(tmp_path: Path) -> None:
+def test_a_configuration_that_another_program_drew_whole_is_kept(tmp_path: Path) -> None:
     sweep = Sweep(str(tmp_path), n_trials=2, workers=1)
     study = open_study(sweep.spec().study, open_storage(sweep.storage))
     drawn = study.ask(to_distributions(SPACE)).params  # it leaves no owner
@@ -445,7 +447,7 @@ def test_several_objectives_leave_a_front(tmp_path: Path) -> None:
         replace(sweep, objectives=("value",)).run()
 
 
-def test_a_warm_start_tries_another_studys_best_sets_first(tmp_path: Path) -> None:
+def test_a_warm_start_tries_another_studys_best_configurations_first(tmp_path: Path) -> None:
     values = {str(number): float(abs(number - 5)) for number in range(8)}
     source = Sweep(str(tmp_path), n_trials=8, values=values)
     source.run()

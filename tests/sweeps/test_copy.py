@@ -35,12 +35,12 @@ def test_a_copied_study_goes_on_where_it_was(sweep: Sweep, tmp_path: Path) -> No
         for part in ("number", "state", "params", "distributions", "values", "user_attrs", "system_attrs"):
             assert getattr(new, part) == getattr(old, part)
         assert (new.datetime_start, new.datetime_complete) == (old.datetime_start, old.datetime_complete)
-    again = replace(sweep, server=moved, n_trials=6)
-    assert again.run().counts == {"complete": 6}
+    continued = replace(sweep, server=moved, n_trials=6)
+    assert continued.run().counts == {"complete": 6}
     assert len(read_trials(sweep.storage)) == 5
 
 
-def test_artifacts_go_along(sweep: Sweep, tmp_path: Path) -> None:
+def test_artifacts_are_copied(sweep: Sweep, tmp_path: Path) -> None:
     from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 
     old, new = tmp_path / "old" / "artifacts", tmp_path / "new"
@@ -56,19 +56,19 @@ def test_artifacts_go_along(sweep: Sweep, tmp_path: Path) -> None:
     )
     study.tell(trial, 1.0)
     (old / "of another").touch()
-    words = [f"from={sweep.storage}", f"to=sqlite:///{tmp_path}/new.db"]
-    main([*words, f"artifacts={old}", f"to_artifacts={new}"])
+    argv = [f"from={sweep.storage}", f"to=sqlite:///{tmp_path}/new.db"]
+    main([*argv, f"artifacts={old}", f"to_artifacts={new}"])
     assert {file.name for file in new.iterdir()} == {id_}
     assert (new / id_).read_bytes() == b"a picture"
 
 
-def refuse(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def refuse(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        main(words)
+        main(argv)
     error = capsys.readouterr().err
     assert caught.value.code == 2
     assert error.startswith("error: ")
-    assert said in error
+    assert message in error
     assert error.count("\n") == 1
 
 

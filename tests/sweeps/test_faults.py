@@ -25,7 +25,7 @@ from tests.sweeps.fake_application import N_STEPS, Sweep, read_started
 from tests.sweeps.launching import Launch, launching, read_trials
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 90.0
+TIMEOUT_S = 90.0
 DEATH_S = 1.0
 HANG_TWICE = {"0": ["hang", "succeed"], "1": ["hang", "succeed"]}
 DEAF_TWICE = {"0": ["hang deaf", "succeed"], "1": ["hang deaf", "succeed"]}
@@ -60,7 +60,7 @@ def reasons(sweep: Sweep) -> list[str]:
 
 def wait_until_started(sweep: Sweep, *numbers: int) -> list[int]:
     """Return the process ids of the trials' workers, once all of them run."""
-    until = time.monotonic() + PATIENCE_S
+    until = time.monotonic() + TIMEOUT_S
     while not all(read_started(sweep.trial_folder(number)) for number in numbers):
         assert time.monotonic() < until, "the trials did not start"
         time.sleep(0.01)
@@ -85,13 +85,13 @@ def assert_at_its_total(sweep: Sweep) -> None:
 def test_a_killed_worker_fails_as_killed_and_its_trial_is_run_again(tmp_path: Path) -> None:
     sweep = Sweep(str(tmp_path), n_trials=2, workers=1, acts={"0": ["kill", "succeed"]}, processes=True)
     summary = sweep.run()
-    killed, *_, again = sorted(trials_of(sweep), key=lambda trial: (first_attempt(trial) != 0, trial.number))[
+    killed, *_, retry = sorted(trials_of(sweep), key=lambda trial: (first_attempt(trial) != 0, trial.number))[
         :2
     ]
     assert (killed.state, killed.user_attrs[REASON]) == (TrialState.FAIL, "killed")
-    assert again.state == TrialState.COMPLETE
-    assert again.params == killed.params
-    assert (again.user_attrs[FIRST_ATTEMPT], again.user_attrs[RETRY_OF]) == (0, 0)
+    assert retry.state == TrialState.COMPLETE
+    assert retry.params == killed.params
+    assert (retry.user_attrs[FIRST_ATTEMPT], retry.user_attrs[RETRY_OF]) == (0, 0)
     assert summary.counts == {"complete": 2}
     assert "trial 0 killed" in sweep.records.read_text().splitlines()
     assert_at_its_total(sweep)
@@ -109,7 +109,7 @@ def test_a_trial_that_another_coordinator_failed_and_queued_is_not_queued_a_seco
     (trial,) = study.trials
     storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
     study.enqueue_trial(trial.params, user_attrs={FIRST_ATTEMPT: 0, RETRY_OF: 0})
-    process.communicate(timeout=PATIENCE_S)
+    process.communicate(timeout=TIMEOUT_S)
     assert [trial.state for trial in trials_of(sweep)] == [TrialState.FAIL, TrialState.COMPLETE]
     assert_at_its_total(sweep)
 
@@ -137,7 +137,7 @@ def test_out_of_memory_is_retried_once_with_less_and_then_counts(tmp_path: Path)
     assert_at_its_total(sweep)
 
 
-def test_a_worker_that_the_system_killed_for_its_memory_is_told_apart(
+def test_a_worker_that_the_system_killed_for_its_memory_has_a_reason_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweeps.executors.local, "count_oom_kills", itertools.count(1).__next__)
@@ -175,7 +175,7 @@ def test_a_worker_whose_trial_others_have_ended_leaves_at_its_next_report(
     wait_until_started(sweep, 0)
     storage = open_storage(sweep.storage, create=False)
     storage.set_trial_state_values(trials_of(sweep)[0]._trial_id, TrialState.FAIL)
-    process.communicate(timeout=PATIENCE_S)
+    process.communicate(timeout=TIMEOUT_S)
     first, second = read_started(sweep.trial_folder(0))
     assert second[1] - first[1] < N_STEPS / 2  # seconds; it would have gone on for twice as long
     assert "another process has ended this trial" in (sweep.trial_folder(0) / "log.txt").read_text()
@@ -197,7 +197,7 @@ def test_a_crash_is_retried_once_at_most_and_keeps_its_error(
     assert_at_its_total(sweep)
 
 
-def test_a_worker_that_leaves_without_a_word_counts_as_crashed(tmp_path: Path) -> None:
+def test_a_worker_that_exits_without_a_result_counts_as_crashed(tmp_path: Path) -> None:
     sweep = Sweep(str(tmp_path), n_trials=1, workers=1, retries=0, acts={"0": ["exit 7"]})
     assert sweep.run().counts == {"crashed": 1}
     assert "trial 0 crashed" in sweep.records.read_text().splitlines()
@@ -252,10 +252,10 @@ def test_a_sweep_that_was_ended_goes_on_once_its_cause_is_gone(tmp_path: Path) -
     sweep = Sweep(str(tmp_path), n_trials=3, workers=1, otherwise="crash")
     with pytest.raises(SweepError, match="all failed"):
         sweep.run()
-    mended = replace(sweep, otherwise="succeed")
-    summary = mended.run()
+    fixed = replace(sweep, otherwise="succeed")
+    summary = fixed.run()
     assert summary.counts.get("complete", 0) >= 1
-    assert_at_its_total(mended)
+    assert_at_its_total(fixed)
 
 
 def test_one_trial_that_dies_again_and_again_does_not_end_the_sweep(tmp_path: Path) -> None:
@@ -276,16 +276,16 @@ def test_an_interrupted_sweep_ends_cleanly_and_the_same_command_brings_it_to_its
     first = launch(sweep)
     pids = wait_until_started(sweep, 0, 1)
     first.send_signal(signal.SIGINT)
-    said, _ = first.communicate(timeout=PATIENCE_S)
-    assert first.returncode == 0, said
-    assert "stopping: trials save checkpoints" in said
-    assert "Traceback" not in said
+    output, _ = first.communicate(timeout=TIMEOUT_S)
+    assert first.returncode == 0, output
+    assert "stopping: trials save checkpoints" in output
+    assert "Traceback" not in output
     assert not any(is_alive(pid) for pid in pids)
     assert reasons(sweep) == ["interrupted", "interrupted", "WAITING", "WAITING"]
     second = launch(sweep)
-    said, _ = second.communicate(timeout=PATIENCE_S)
-    assert second.returncode == 0, said
-    assert json.loads(said.splitlines()[-1]) == {"complete": 3}
+    output, _ = second.communicate(timeout=TIMEOUT_S)
+    assert second.returncode == 0, output
+    assert json.loads(output.splitlines()[-1]) == {"complete": 3}
     assert_at_its_total(sweep)
     retried = [trial.user_attrs.get(RETRY_OF) for trial in trials_of(sweep)]
     assert retried[:2] == [None, None]
@@ -298,7 +298,7 @@ def test_an_interruption_does_not_use_up_retries(tmp_path: Path, launch: Launch)
     first = launch(sweep)
     wait_until_started(sweep, 0)
     first.send_signal(signal.SIGTERM)
-    first.communicate(timeout=PATIENCE_S)
+    first.communicate(timeout=TIMEOUT_S)
     assert sweep.run().counts == {"complete": 1}
 
 
@@ -310,8 +310,8 @@ def test_a_second_signal_ends_at_once_trials_that_do_not_listen(tmp_path: Path, 
     time.sleep(0.7)
     assert first.poll() is None
     first.send_signal(signal.SIGINT)
-    said, _ = first.communicate(timeout=5)
-    assert first.returncode == 0, said
+    output, _ = first.communicate(timeout=5)
+    assert first.returncode == 0, output
     assert not any(is_alive(pid) for pid in pids)
     assert reasons(sweep) == ["interrupted", "interrupted", "WAITING", "WAITING"]
     assert sorted(sweep.records.read_text().splitlines())[-2:] == [
@@ -320,7 +320,7 @@ def test_a_second_signal_ends_at_once_trials_that_do_not_listen(tmp_path: Path, 
     ]
 
 
-def test_a_killed_coordinator_takes_its_workers_along_and_the_same_command_recovers(
+def test_a_killed_coordinator_ends_its_workers_and_the_same_command_recovers(
     tmp_path: Path, launch: Launch
 ) -> None:
     sweep = Sweep(str(tmp_path), n_trials=4, acts=DEAF_TWICE)
@@ -334,21 +334,21 @@ def test_a_killed_coordinator_takes_its_workers_along_and_the_same_command_recov
         time.sleep(0.01)
     assert reasons(sweep) == ["RUNNING", "RUNNING"]
     second = launch(sweep)
-    said, _ = second.communicate(timeout=PATIENCE_S)
-    assert second.returncode == 0, said
-    assert json.loads(said.splitlines()[-1]) == {"complete": 4}
+    output, _ = second.communicate(timeout=TIMEOUT_S)
+    assert second.returncode == 0, output
+    assert json.loads(output.splitlines()[-1]) == {"complete": 4}
     assert_at_its_total(sweep)
     assert reasons(sweep)[:2] == ["interrupted", "interrupted"]
     assert {trial.user_attrs.get(RETRY_OF) for trial in trials_of(sweep)} == {None, 0, 1}
 
 
-def test_a_killed_coordinator_takes_along_a_worker_that_has_just_been_started(
+def test_a_killed_coordinator_ends_a_worker_that_has_just_been_started(
     tmp_path: Path, launch: Launch
 ) -> None:
     sweep = Sweep(str(tmp_path), n_trials=1, workers=1)
     first = launch(sweep)
     children = Path(f"/proc/{first.pid}/task/{first.pid}/children")
-    until = time.monotonic() + PATIENCE_S
+    until = time.monotonic() + TIMEOUT_S
     while not (sweep.trial_folder(0) / "log.txt").exists() or not (pids := children.read_text().split()):
         assert time.monotonic() < until, "the trial did not start"
         time.sleep(0.005)
@@ -375,9 +375,9 @@ def test_a_coordinator_waits_for_the_trials_of_another_and_takes_them_up_where_i
     assert is_alive(pid)
     assert reasons(sweep) == ["RUNNING", "complete"]
     first.send_signal(number)
-    first.wait(timeout=PATIENCE_S)
-    said, _ = second.communicate(timeout=PATIENCE_S)
-    assert second.returncode == 0, said
+    first.wait(timeout=TIMEOUT_S)
+    output, _ = second.communicate(timeout=TIMEOUT_S)
+    assert second.returncode == 0, output
     assert reasons(sweep) == ["interrupted", "complete", "complete"]
     assert len(final_trials(trials_of(sweep))) == 2
 
@@ -402,8 +402,8 @@ def test_a_coordinator_waits_for_the_retry_that_another_is_about_to_queue(
     time.sleep(2 * TICK_S)
     assert process.poll() is None, "it has not waited"
     study.enqueue_trial(theirs.params, user_attrs={FIRST_ATTEMPT: 1, RETRY_OF: 1})
-    said, _ = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 0, said
+    output, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, output
     assert reasons(sweep) == ["complete", "interrupted", "complete"]
     assert_at_its_total(sweep)
 
@@ -421,8 +421,8 @@ def test_a_grid_stops_at_its_size_although_a_worker_dies(tmp_path: Path) -> None
     assert summary.counts == {"complete": 3, "killed": 1}
     assert not summary.interrupted
     ended = final_trials(trials_of(sweep))
-    sets = sorted((trial.params["x"], trial.params["y"]) for trial in ended)
-    assert sets == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    configurations = sorted((trial.params["x"], trial.params["y"]) for trial in ended)
+    assert configurations == [(1, 1), (1, 2), (2, 1), (2, 2)]
 
 
 def test_several_coordinators_that_contend_for_the_last_trials_end_at_the_exact_total(
@@ -430,6 +430,6 @@ def test_several_coordinators_that_contend_for_the_last_trials_end_at_the_exact_
 ) -> None:
     sweep = Sweep(str(tmp_path), n_trials=21, workers=4, otherwise="sleep 0.05")
     started = [launch(sweep) for _ in range(4)]
-    said = [process.communicate(timeout=PATIENCE_S)[0] for process in started]
-    assert [process.returncode for process in started] == [0] * 4, said
+    outputs = [process.communicate(timeout=TIMEOUT_S)[0] for process in started]
+    assert [process.returncode for process in started] == [0] * 4, outputs
     assert reasons(sweep) == ["complete"] * 21

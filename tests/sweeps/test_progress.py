@@ -60,7 +60,7 @@ def test_duration(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
 
 
-def test_set_is_short() -> None:
+def test_params_are_short() -> None:
     params = {"model.channels": 6, "train.learning_rate": 0.000123456, "model.mask": "cell", "x": None}
     assert format_params(params) == "channels=6 learning_rate=0.0001235 mask=cell x=None"
 
@@ -140,13 +140,13 @@ def test_table_of_64_trials_fits_the_terminal_and_counts_the_rest(width: int, he
     assert ("channels=15" in lines[4]) == (width >= 110)
 
 
-def test_sets_are_shown_whole_while_there_is_room() -> None:
+def test_params_are_shown_whole_while_there_is_room() -> None:
     params = {f"model.parameter_{index}": 0.123456 for index in range(6)}
     text = "\n".join(render([row(0, params=params), row(1, params=params)], 120, 24))
     assert text.count("parameter_5=0.1235") == 2
 
 
-def test_a_narrow_terminal_shows_every_column_of_a_long_trial_but_its_set() -> None:
+def test_a_narrow_terminal_shows_every_column_of_a_long_trial_but_its_params() -> None:
     losses = [10.0 ** (-step / 9) for step in range(60)]
     changes = {"n_steps": 16000, "total_steps": 16384, "loss": 1.234e-5, "rate": 0.03, "losses": losses}
     lines = render([row(123, slot=12, **changes)], 80, 24)

@@ -1,4 +1,4 @@
-"""A sweep's headline says what is known."""
+"""A sweep's headline holds what is known."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def trial(number: int, state: TrialState, value: float | None = None, /, **attri
     return made
 
 
-def test_a_headline_says_only_what_is_known() -> None:
+def test_a_headline_holds_only_what_is_known() -> None:
     assert make_headline("leaf", [], 8, None) == "leaf: 0/8 trials"
     trials = [
         trial(0, TrialState.COMPLETE, 0.5),

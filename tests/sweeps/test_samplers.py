@@ -49,7 +49,7 @@ def test_a_continued_study_equals_an_uninterrupted_one(spec: StudySpec, sampler:
     assert len({params["train.learning_rate"] for params in whole}) == 6
 
 
-def test_another_seed_draws_other_sets() -> None:
+def test_another_seed_draws_other_configurations() -> None:
     drawn = []
     for seed in (0, 1):
         study, sampler = optuna.create_study(), SamplerSpec("random", seed)

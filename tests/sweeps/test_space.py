@@ -33,7 +33,7 @@ RANGES: dict[str, tuple[Interval, list[float]]] = {
 
 
 def draw(sampler: str, space: Space, n: int, seed: int) -> list[dict[str, Any]]:
-    """Return sets as a coordinator would ask for them, every trial told."""
+    """Return configurations as a coordinator would ask for them, every trial finished."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -145,7 +145,7 @@ def test_other_samplers_take_any_space(sampler: str, space: Space) -> None:
     check_sampler(sampler, space)
 
 
-def test_the_number_of_sets_is_the_product_of_the_domains() -> None:
+def test_the_number_of_configurations_is_the_product_of_the_domains() -> None:
     whole = Interval(6, 15, step=3, integer=True)
     assert n_configurations({"a": whole, "b": Choice((1, 2, 3))}) == 12
     assert n_configurations({"a": whole, "b": Interval(0, 1)}) == math.inf

@@ -58,8 +58,8 @@ def test_a_study_is_created_once(spec: StudySpec) -> None:
     assert find_study(storage, "leaf") is None
     first = open_study(spec, storage)
     first.add_trial(create_trial(value=1.0))
-    again = open_study(spec, open_storage(spec.storage, create=False))
-    assert len(again.trials) == 1
+    reopened = open_study(spec, open_storage(spec.storage, create=False))
+    assert len(reopened.trials) == 1
     assert len(storage.get_all_studies()) == 1
     assert find_study(storage, "leaf") is not None
 
@@ -95,7 +95,7 @@ def test_a_changed_study_is_refused_with_what_differs(
     assert "\n" not in str(caught.value)
 
 
-def test_a_key_that_is_newer_than_the_study_is_no_change_while_it_says_nothing(spec: StudySpec) -> None:
+def test_a_key_that_is_newer_than_the_study_is_no_change_while_it_has_its_default(spec: StudySpec) -> None:
     storage = open_storage(spec.storage)
     open_study(spec, storage)
     open_study(replace(spec, fixed={**spec.fixed, "train.new": None}), storage)

@@ -1,4 +1,4 @@
-"""A worker runs one trial, tells all before it tells the end, and never outlives its coordinator."""
+"""A worker runs one trial, records all before its end, and never outlives its coordinator."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ from sweeps.worker import beat, tell
 from tests.sweeps.fake_application import APPLICATION, FakeSweep, Sweep, read_started
 
 pytestmark = pytest.mark.filterwarnings("ignore:Heartbeat of storage is supposed:UserWarning")
-PATIENCE_S = 30.0
+TIMEOUT_S = 30.0
 NO_PRUNER = {"name": "none", "max_resource": 16, "options": {}}
 MEDIAN = {"name": "median", "max_resource": 16, "options": {"n_startup_trials": 1, "n_warmup_steps": 0}}
 PNG = bytes.fromhex("89504e470d0a1a0a")
 
 
-class Desk:
+class FakeCoordinator:
     """A study in a file, and trials of it that are asked for and assigned as a coordinator would."""
 
     def __init__(self, folder: Path) -> None:
@@ -89,25 +89,25 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
+def coordinator(tmp_path: Path) -> FakeCoordinator:
+    return FakeCoordinator(tmp_path)
 
 
 @contextlib.contextmanager
-def start(desk: Desk, assignment: Assignment) -> Iterator[LocalExecutor]:
+def start(coordinator: FakeCoordinator, assignment: Assignment) -> Iterator[LocalExecutor]:
     """Give a trial to a worker, as the coordinator does."""
     executor = LocalExecutor([Slot(0, 1)], assignment.application)
-    executor.start(assignment.number, desk.sweep.trial_folder(assignment.number))
+    executor.start(assignment.number, coordinator.sweep.trial_folder(assignment.number))
     yield executor
     executor.close()
 
 
-def run(desk: Desk, assignment: Assignment) -> tuple[int, str]:
+def run(coordinator: FakeCoordinator, assignment: Assignment) -> tuple[int, str]:
     """Run a trial's worker to its end; return its exit code and what it printed."""
-    with start(desk, assignment) as executor:
-        (ended,) = executor.wait(PATIENCE_S)
+    with start(coordinator, assignment) as executor:
+        (ended,) = executor.wait(TIMEOUT_S)
     assert not ended.signal
-    return ended.exit_code, (desk.sweep.trial_folder(assignment.number) / LOG_FILE).read_text()
+    return ended.exit_code, (coordinator.sweep.trial_folder(assignment.number) / LOG_FILE).read_text()
 
 
 def test_the_application_is_made_from_its_dotted_path() -> None:
@@ -116,9 +116,9 @@ def test_the_application_is_made_from_its_dotted_path() -> None:
         load_application("no_such_module:Application")
 
 
-def test_an_assignment_survives_its_file(desk: Desk) -> None:
-    assignment = desk.assign("sleep 1", pruner=MEDIAN)
-    folder = desk.sweep.trial_folder(assignment.number)
+def test_an_assignment_survives_its_file(coordinator: FakeCoordinator) -> None:
+    assignment = coordinator.assign("sleep 1", pruner=MEDIAN)
+    folder = coordinator.sweep.trial_folder(assignment.number)
     assert read_assignment(folder) == assignment
     assert [path.name for path in folder.iterdir()] == ["assignment.json"]
 
@@ -131,9 +131,9 @@ def test_no_note_or_half_a_note_is_no_progress(tmp_path: Path, text: str | None)
 
 
 def test_progress_is_noted_at_most_twice_a_second_and_at_the_end(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    coordinator: FakeCoordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trial = desk.running(desk.assign())
+    trial = coordinator.running(coordinator.assign())
     clock = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     noted = []
@@ -145,59 +145,63 @@ def test_progress_is_noted_at_most_twice_a_second_and_at_the_end(
     assert read_progress(trial.folder) == {"n_steps": 6, "total_steps": 6, "loss": 0.6, "at": 1000.7}
 
 
-def test_reports_are_recorded_and_never_prune_without_a_pruner(desk: Desk) -> None:
-    first, second = (desk.running(desk.assign()) for _ in range(2))
+def test_reports_are_recorded_and_never_prune_without_a_pruner(coordinator: FakeCoordinator) -> None:
+    first, second = (coordinator.running(coordinator.assign()) for _ in range(2))
     assert all(first.report(step, 1.0) for step in range(1, 5))
     assert all(second.report(step, 9.0) for step in range(1, 5))
-    assert desk.trial(1).intermediate_values == {1: 9.0, 2: 9.0, 3: 9.0, 4: 9.0}
+    assert coordinator.trial(1).intermediate_values == {1: 9.0, 2: 9.0, 3: 9.0, 4: 9.0}
 
 
 @pytest.mark.filterwarnings("ignore:All-NaN slice encountered:RuntimeWarning")
 @pytest.mark.parametrize(("value", "goes_on"), [(0.5, True), (9.0, False), (math.nan, False)])
-def test_a_report_asks_the_pruner_for_which_nan_is_the_worst(desk: Desk, value: float, goes_on: bool) -> None:
-    first = desk.running(desk.assign(pruner=MEDIAN))
+def test_a_report_asks_the_pruner_for_which_nan_is_the_worst(
+    coordinator: FakeCoordinator, value: float, goes_on: bool
+) -> None:
+    first = coordinator.running(coordinator.assign(pruner=MEDIAN))
     assert all(first.report(step, 1.0) for step in (4, 8))
-    desk.study.tell(0, 1.0)
-    second = desk.running(desk.assign(pruner=MEDIAN))
+    coordinator.study.tell(0, 1.0)
+    second = coordinator.running(coordinator.assign(pruner=MEDIAN))
     assert second.report(4, value) == goes_on
 
 
 def test_a_trial_that_was_failed_by_others_is_left_to_them(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    coordinator: FakeCoordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def abandon() -> None:
         raise SystemExit(EXIT_FENCED)
 
     monkeypatch.setattr("sweeps.running_trial.abandon", abandon)
-    trial = desk.running(desk.assign())
-    desk.study.tell(0, state=TrialState.FAIL)
+    trial = coordinator.running(coordinator.assign())
+    coordinator.study.tell(0, state=TrialState.FAIL)
     with pytest.raises(SystemExit, match=str(EXIT_FENCED)):
         trial.report(1, 0.5)
 
 
-def test_attributes_and_pictures_are_recorded_before_the_end_is_told(desk: Desk, tmp_path: Path) -> None:
-    trial = desk.running(desk.assign())
+def test_attributes_and_pictures_are_recorded_before_the_end(
+    coordinator: FakeCoordinator, tmp_path: Path
+) -> None:
+    trial = coordinator.running(coordinator.assign())
     picture = tmp_path / "output.png"
     picture.write_bytes(PNG)
     result = Result("complete", (0.25,), {"n_steps": 3}, [picture])
-    tell(trial, desk.study, desk.storage, result, str(tmp_path / "artifacts"))
-    told = desk.trial(0)
-    assert (told.state, told.values) == (TrialState.COMPLETE, [0.25])
-    assert told.user_attrs == {"n_steps": 3, REASON: "complete"}
-    (meta,) = get_all_artifact_meta(told, storage=desk.storage)
+    tell(trial, coordinator.study, coordinator.storage, result, str(tmp_path / "artifacts"))
+    recorded = coordinator.trial(0)
+    assert (recorded.state, recorded.values) == (TrialState.COMPLETE, [0.25])
+    assert recorded.user_attrs == {"n_steps": 3, REASON: "complete"}
+    (meta,) = get_all_artifact_meta(recorded, storage=coordinator.storage)
     assert (meta.filename, meta.mimetype) == ("output.png", "image/png")
     with FileSystemArtifactStore(str(tmp_path / "artifacts")).open_reader(meta.artifact_id) as stored:
         assert stored.read() == PNG
 
 
 def test_a_picture_that_cannot_be_recorded_leaves_the_trial_running_for_the_coordinator(
-    desk: Desk, tmp_path: Path
+    coordinator: FakeCoordinator, tmp_path: Path
 ) -> None:
-    trial = desk.running(desk.assign())
+    trial = coordinator.running(coordinator.assign())
     result = Result("complete", (0.25,), pictures=[tmp_path / "gone.png"])
     with pytest.raises(FileNotFoundError, match=r"gone\.png"):
-        tell(trial, desk.study, desk.storage, result, str(tmp_path / "artifacts"))
-    assert desk.trial(0).state == TrialState.RUNNING
+        tell(trial, coordinator.study, coordinator.storage, result, str(tmp_path / "artifacts"))
+    assert coordinator.trial(0).state == TrialState.RUNNING
 
 
 @pytest.mark.parametrize(
@@ -209,12 +213,12 @@ def test_a_picture_that_cannot_be_recorded_leaves_the_trial_running_for_the_coor
         ("crashed", TrialState.FAIL),
     ],
 )
-def test_other_ends_are_told_with_their_reason(
-    desk: Desk, tmp_path: Path, reason: str, state: TrialState
+def test_other_ends_are_recorded_with_their_reason(
+    coordinator: FakeCoordinator, tmp_path: Path, reason: str, state: TrialState
 ) -> None:
-    trial = desk.running(desk.assign())
-    tell(trial, desk.study, desk.storage, Result(reason, (0.5,)), str(tmp_path / "artifacts"))
-    assert (desk.trial(0).state, desk.trial(0).user_attrs) == (state, {REASON: reason})
+    trial = coordinator.running(coordinator.assign())
+    tell(trial, coordinator.study, coordinator.storage, Result(reason, (0.5,)), str(tmp_path / "artifacts"))
+    assert (coordinator.trial(0).state, coordinator.trial(0).user_attrs) == (state, {REASON: reason})
 
 
 class BusyStorage:
@@ -242,87 +246,99 @@ class BusyStorage:
         return SimpleNamespace(state=self._state, user_attrs=self.user_attrs)
 
 
-def test_the_heart_beats_until_the_trial_is_done(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
-    storage, trial = BusyStorage(TrialState.RUNNING), desk.running(desk.assign())
+def test_heartbeats_are_recorded_until_the_trial_is_done(
+    coordinator: FakeCoordinator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage, trial = BusyStorage(TrialState.RUNNING), coordinator.running(coordinator.assign())
     storage.beat_for(trial)
     assert not trial.cancelled()
     assert storage.beats == [trial.id] * 3
     assert capsys.readouterr().out == "heartbeat failed: disk is busy\n"
 
 
-def test_the_heart_hears_that_the_trial_is_to_end(desk: Desk) -> None:
-    storage, trial = BusyStorage(TrialState.RUNNING, **{STOP: True}), desk.running(desk.assign())
+def test_a_heartbeat_cancels_a_trial_that_is_to_stop(coordinator: FakeCoordinator) -> None:
+    storage, trial = (
+        BusyStorage(TrialState.RUNNING, **{STOP: True}),
+        coordinator.running(coordinator.assign()),
+    )
     storage.beat_for(trial)
     assert trial.cancelled()
 
 
-def test_the_heart_stops_where_others_have_ended_the_trial(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+def test_a_heartbeat_abandons_a_trial_that_others_have_ended(
+    coordinator: FakeCoordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def abandon() -> None:
         raise SystemExit(EXIT_FENCED)
 
     monkeypatch.setattr("sweeps.worker.abandon", abandon)
-    storage, trial = BusyStorage(TrialState.FAIL), desk.running(desk.assign())
+    storage, trial = BusyStorage(TrialState.FAIL), coordinator.running(coordinator.assign())
     with pytest.raises(SystemExit, match=str(EXIT_FENCED)):
         storage.beat_for(trial)
     assert storage.beats == [trial.id] * 2
 
 
-def test_a_worker_records_its_trial(desk: Desk) -> None:
-    assignment = desk.assign(value=0.125)
-    assert run(desk, assignment) == (0, "")
-    told = desk.trial(0)
-    assert (told.state, told.values) == (TrialState.COMPLETE, [0.125])
-    assert told.user_attrs == {"n_steps": 16, REASON: "complete"}
+def test_a_worker_records_its_trial(coordinator: FakeCoordinator) -> None:
+    assignment = coordinator.assign(value=0.125)
+    assert run(coordinator, assignment) == (0, "")
+    recorded = coordinator.trial(0)
+    assert (recorded.state, recorded.values) == (TrialState.COMPLETE, [0.125])
+    assert recorded.user_attrs == {"n_steps": 16, REASON: "complete"}
 
 
-def test_a_worker_builds_the_assigned_pruner(desk: Desk) -> None:
-    first = desk.assign("report", value=1.0, pruner=MEDIAN)
-    assert run(desk, first)[0] == 0
-    second = desk.assign("report", value=9.0, pruner=MEDIAN)
-    assert run(desk, second)[0] == 0
-    told = desk.trial(second.number)
-    assert (told.state, told.user_attrs[REASON]) == (TrialState.PRUNED, "pruned")
-    assert told.intermediate_values == {1: 9.0}
+def test_a_worker_builds_the_assigned_pruner(coordinator: FakeCoordinator) -> None:
+    first = coordinator.assign("report", value=1.0, pruner=MEDIAN)
+    assert run(coordinator, first)[0] == 0
+    second = coordinator.assign("report", value=9.0, pruner=MEDIAN)
+    assert run(coordinator, second)[0] == 0
+    recorded = coordinator.trial(second.number)
+    assert (recorded.state, recorded.user_attrs[REASON]) == (TrialState.PRUNED, "pruned")
+    assert recorded.intermediate_values == {1: 9.0}
 
 
-def test_a_crash_is_recorded_with_its_error_and_its_traceback_in_the_log(desk: Desk) -> None:
-    code, said = run(desk, desk.assign("crash"))
+def test_a_crash_is_recorded_with_its_error_and_its_traceback_in_the_log(
+    coordinator: FakeCoordinator,
+) -> None:
+    code, output = run(coordinator, coordinator.assign("crash"))
     assert code == 0
-    told = desk.trial(0)
-    assert told.state == TrialState.FAIL
-    assert told.user_attrs == {"error": "ValueError: crashed on purpose in trial 0", REASON: "crashed"}
-    assert said.startswith("Traceback (most recent call last):")
-    assert said.rstrip().endswith("ValueError: crashed on purpose in trial 0")
+    recorded = coordinator.trial(0)
+    assert recorded.state == TrialState.FAIL
+    assert recorded.user_attrs == {"error": "ValueError: crashed on purpose in trial 0", REASON: "crashed"}
+    assert output.startswith("Traceback (most recent call last):")
+    assert output.rstrip().endswith("ValueError: crashed on purpose in trial 0")
 
 
-def test_an_application_that_cannot_be_loaded_is_a_crash(desk: Desk) -> None:
-    code, _ = run(desk, desk.assign(application="no_such_module:Application"))
+def test_an_application_that_cannot_be_loaded_is_a_crash(coordinator: FakeCoordinator) -> None:
+    code, _ = run(coordinator, coordinator.assign(application="no_such_module:Application"))
     assert code == 0
-    assert desk.trial(0).user_attrs["error"] == "ModuleNotFoundError: No module named 'no_such_module'"
+    assert coordinator.trial(0).user_attrs["error"] == "ModuleNotFoundError: No module named 'no_such_module'"
 
 
-def test_a_worker_whose_study_is_gone_says_so(desk: Desk) -> None:
-    code, said = run(desk, desk.assign(study="other"))
+def test_a_worker_whose_study_is_gone_reports_it(coordinator: FakeCoordinator) -> None:
+    code, output = run(coordinator, coordinator.assign(study="other"))
     assert code == 1
-    assert said.strip() == f"study 'other' is gone from {desk.sweep.storage}"
+    assert output.strip() == f"study 'other' is gone from {coordinator.sweep.storage}"
 
 
-def wait_until_started(desk: Desk, number: int) -> int:
-    until = time.monotonic() + PATIENCE_S
-    while not (started := read_started(desk.sweep.trial_folder(number))):
+def wait_until_started(coordinator: FakeCoordinator, number: int) -> int:
+    until = time.monotonic() + TIMEOUT_S
+    while not (started := read_started(coordinator.sweep.trial_folder(number))):
         assert time.monotonic() < until, "the trial did not start"
         time.sleep(0.01)
     return started[-1][2]
 
 
-def test_sigterm_lets_a_trial_end_where_it_can_be_taken_up_and_ctrl_c_is_not_for_it(desk: Desk) -> None:
-    with start(desk, desk.assign("hang")) as executor:
-        pid = wait_until_started(desk, 0)
+def test_sigterm_ends_a_trial_where_it_can_be_resumed_and_ctrl_c_does_not_reach_it(
+    coordinator: FakeCoordinator,
+) -> None:
+    with start(coordinator, coordinator.assign("hang")) as executor:
+        pid = wait_until_started(coordinator, 0)
         os.kill(pid, signal.SIGINT)
         assert executor.wait(0.2) == []
         os.kill(pid, signal.SIGTERM)
-        assert executor.wait(PATIENCE_S) == [Ended(0, signal=0, exit_code=0)]
-    assert (desk.sweep.trial_folder(0) / LOG_FILE).read_text() == ""
-    assert (desk.trial(0).state, desk.trial(0).user_attrs[REASON]) == (TrialState.FAIL, "interrupted")
+        assert executor.wait(TIMEOUT_S) == [Ended(0, signal=0, exit_code=0)]
+    assert (coordinator.sweep.trial_folder(0) / LOG_FILE).read_text() == ""
+    assert (coordinator.trial(0).state, coordinator.trial(0).user_attrs[REASON]) == (
+        TrialState.FAIL,
+        "interrupted",
+    )

@@ -81,8 +81,8 @@ def test_everything_is_shown_once_and_a_tenth_twice(n_trials: int) -> None:
     assert len(second) == len(set(second)) == round(n_trials / 10)
     shown = [r.trial for r in given]
     for trial in second:
-        at, again = (i for i, number in enumerate(shown) if number == trial)
-        assert again - at > min(MIN_GAP, n_trials // 3)
+        at, repeated_at = (i for i, number in enumerate(shown) if number == trial)
+        assert repeated_at - at > min(MIN_GAP, n_trials // 3)
 
 
 def test_the_order_is_each_raters_own_and_stays() -> None:
@@ -183,11 +183,11 @@ def test_a_rating_is_stored_and_can_be_undone(client: FlaskClient, ratings: Rati
     second = ask(client, "/rate", token=first["token"], rating=4)
     assert second["output"] != first["output"]
     assert [r.rating for r in ratings.all()] == [4]
-    again = ask(client, "/undo")
-    assert again["output"] == first["output"]
+    undone = ask(client, "/undo")
+    assert undone["output"] == first["output"]
     assert ratings.all() == []
     ask(client, "/undo", code=409)
-    ask(client, "/rate", token=again["token"], rating=1)
+    ask(client, "/rate", token=undone["token"], rating=1)
     assert [(r.rater, r.rating) for r in ratings.all()] == [("ada", 1)]
 
 

@@ -13,7 +13,7 @@ import pytest
 from nca.cli.errors import ConfigError, exit_on_error, nearest
 
 
-def test_nearest_word_or_none() -> None:
+def test_nearest_name_or_none() -> None:
     assert nearest("rellu", ["srnca", "relu"]) == ", did you mean 'relu'?"
     assert nearest("xyz", ["srnca", "relu"]) == ""
 

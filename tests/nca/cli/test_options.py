@@ -158,7 +158,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_place_is_checked_before_anything_is_made(tmp_path: Path) -> None:
+def test_an_output_path_is_checked_before_anything_is_made(tmp_path: Path) -> None:
     assert read_out_path({}, "out", "x.csv", (".csv",)) == Path("x.csv")
     with pytest.raises(ConfigError, match=r"out=x\.txt: must end with one of \.csv, \.parquet"):
         read_out_path({"out": "x.txt"}, "out", "", (".csv", ".parquet"))

@@ -126,23 +126,23 @@ def test_missing_values_are_named(overrides: list[str], message: str) -> None:
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("word", ["model.channels", "=3", "x='", "a=[1", "-x=3", "a=b=c{", ""])
-def test_what_is_no_override_is_refused(word: str) -> None:
+@pytest.mark.parametrize("override", ["model.channels", "=3", "x='", "a=[1", "-x=3", "a=b=c{", ""])
+def test_what_is_no_override_is_refused(override: str) -> None:
     with pytest.raises(ConfigError, match=r"cannot be read as key=value \(.*\); try quotes") as error:
-        sort_overrides([word])
+        sort_overrides([override])
     assert "\n" not in str(error.value)
-    assert f"'{word}'" in str(error.value)
+    assert f"'{override}'" in str(error.value)
 
 
 def test_overrides_are_sorted() -> None:
-    words = [
+    given = [
         "seed=3",
         "texture=roundleaf,alocasia",
         "model.channels=6,9",
         "train.size=32",
         "train.learning_rate=tag(log, interval(1e-5, 1e-3))",
     ]
-    overrides = sort_overrides(words)
+    overrides = sort_overrides(given)
     assert overrides.plain == ["seed=3", "train.size=32"]
     assert overrides.groups == {"texture": ["roundleaf", "alocasia"]}
     assert overrides.domains == {

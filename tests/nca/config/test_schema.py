@@ -139,7 +139,7 @@ def test_unknown_nested_key_is_named_in_full() -> None:
     refuse(TrialConfig, values, r"unknown key 'train\.stesp', did you mean 'steps'\?")
 
 
-def test_missing_key_says_how_to_give_it() -> None:
+def test_missing_key_is_refused_with_how_to_give_it() -> None:
     values = asdict(trial_config())
     del values["model"]["filters"]
     refuse(TrialConfig, values, r"^'model\.filters' is missing: give model\.filters=VALUE$")
@@ -195,7 +195,7 @@ def test_bad_textures_are_refused(values: dict[str, Any], message: str) -> None:
     refuse(TrialConfig, {**asdict(trial_config()), "texture": values}, message)
 
 
-def test_a_union_of_number_and_word_takes_both_and_nothing_else() -> None:
+def test_a_union_of_number_and_text_takes_both_and_nothing_else() -> None:
     values = {"name": "local", "workers": 2, "threads": "auto", "gpus": 0, "trials_per_gpu": 1}
     assert asdict(build(ExecutorConfig, values)) == {**values, "address": None, "storage_path": None}
     refuse(

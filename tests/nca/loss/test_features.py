@@ -201,7 +201,7 @@ class TestRandomFilters:
 
     def test_it_is_the_same_every_time(self) -> None:
         for ours, again in zip(RandomFilters(CPU)(images()), RandomFilters(CPU)(images()), strict=True):
-            assert torch.equal(ours, again)
+            assert torch.equal(ours, same)
 
     @pytest.mark.parametrize(("size", "n_levels"), [(16, 2), (32, 3), (64, 4), (128, 4)])
     def test_levels_smaller_than_a_filter_are_dropped(self, size: int, n_levels: int) -> None:

@@ -80,9 +80,9 @@ def test_a_texture_is_the_same_whichever_of_its_ages_are_asked_for(rule: str) ->
 
 def test_a_rendered_texture_depends_on_the_seed() -> None:
     model = automaton("relu")
-    pixels, again, other = (render_texture(model, 64, seed) for seed in (0, 0, 1))
+    pixels, same, other = (render_texture(model, 64, seed) for seed in (0, 0, 1))
     assert pixels.shape == (64, 64, 3)
-    assert np.array_equal(pixels, again)
+    assert np.array_equal(pixels, same)
     assert not np.array_equal(pixels, other)
 
 

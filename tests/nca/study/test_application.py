@@ -46,13 +46,13 @@ class Trial(RunningTrial):
 @pytest.mark.parametrize("tracked", [True, False])
 def test_a_trial_finds_loaded_what_it_needs(tracked: bool, mlflow_uri: str, tmp_path: Path) -> None:
     small = ["texture=roundleaf", "features=random_filters", "train.size=16", "train.steps=2"]
-    words = [*small, "outputs.robustness=false", f"runs_dir={tmp_path}"]
-    words.append(f"tracking.uri={mlflow_uri}" if tracked else "tracking=none")
+    overrides = [*small, "outputs.robustness=false", f"runs_dir={tmp_path}"]
+    overrides.append(f"tracking.uri={mlflow_uri}" if tracked else "tracking=none")
     program = (
         "import sys, nca.study.application, nca.train\n"
         f"nca.study.application.{'TextureSweep' if tracked else 'UntrackedSweep'}().warm_up()\n"
         "before = set(sys.modules)\n"
-        f"try:\n    nca.train.main({words!r})\n"
+        f"try:\n    nca.train.main({overrides!r})\n"
         "except SystemExit as end:\n    assert not end.code, end.code\n"
         "print('loaded:', *(set(sys.modules) - before))\n"
         "print('mlflow:', 'mlflow' in sys.modules)\n"
@@ -65,7 +65,7 @@ def test_a_trial_finds_loaded_what_it_needs(tracked: bool, mlflow_uri: str, tmp_
     assert mlflow.strip() == str(tracked)
 
 
-def test_a_lean_trial_recomputes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_low_memory_trial_recomputes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[TrialConfig] = []
 
     def train(config: TrialConfig, folder: Path, *_: object) -> Outcome:
@@ -92,7 +92,7 @@ def test_a_trial_that_nobody_wants_ends_with_its_loss_and_picture(tmp_path: Path
     assert [picture.exists() for picture in result.pictures] == [True]
 
 
-def test_only_want_of_memory_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_want_of_memory_is_recorded_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(error: Exception) -> None:
         def train(*_: object) -> Outcome:
             raise error
@@ -108,7 +108,7 @@ def test_only_want_of_memory_is_told_as_such(tmp_path: Path, monkeypatch: pytest
         TextureSweep().run(Trial(tmp_path))
 
 
-def test_a_set_is_trained_once_per_seed_and_its_objectives_are_means(tmp_path: Path) -> None:
+def test_a_configuration_is_trained_once_per_seed_and_its_objectives_are_means(tmp_path: Path) -> None:
     trial = Trial(tmp_path)
     trial.first_attempt = 2
     trial.config["sweep"] = {"objectives": ["final_loss", "n_parameters"], "repeats": 3}
@@ -130,7 +130,7 @@ def test_seeds_that_are_done_are_not_trained_again(tmp_path: Path) -> None:
     trial = Trial(tmp_path)
     trial.config["sweep"] = {"objectives": ["final_loss"], "repeats": 2}
     whole = TextureSweep().run(trial)
-    again = Trial(tmp_path / "again")
+    second = Trial(tmp_path / "second")
     again.config["sweep"] = trial.config["sweep"]
     again.interrupt_in = 14  # fetched steps: in the second seed's run, which has 12
     stopped = TextureSweep().run(again)
@@ -141,7 +141,7 @@ def test_seeds_that_are_done_are_not_trained_again(tmp_path: Path) -> None:
     assert resumed.values == whole.values
 
 
-def test_a_trial_whose_worker_died_before_it_told_of_the_end_is_not_trained_again(
+def test_a_trial_whose_worker_died_before_it_recorded_the_end_is_not_trained_again(
     tmp_path: Path, mlflow_uri: str
 ) -> None:
     trial = Trial(tmp_path, uri=mlflow_uri)

@@ -19,14 +19,14 @@ from sweeps.study import StudySpec, open_study
 TEXTURE = "texture=roundleaf"
 
 
-def plan_of(*words: str) -> Plan:
-    (plan,) = make_plans([TEXTURE, *words])
+def plan_of(*overrides: str) -> Plan:
+    (plan,) = make_plans([TEXTURE, *overrides])
     return plan
 
 
-def refuse(words: list[str], message: str) -> None:
+def refuse(overrides: list[str], message: str) -> None:
     with pytest.raises((ConfigError, SweepError), match=message) as error:
-        make_plans(words)
+        make_plans(overrides)
     assert "\n" not in str(error.value)
 
 
@@ -55,14 +55,14 @@ def test_a_plain_value_fixes_a_parameter() -> None:
     assert plan.trial_config({}, 0).model.channels == 6
 
 
-def test_a_plain_value_in_the_yaml_fixes_a_parameter_unless_the_command_line_says_more() -> None:
-    words = "search={model.channels: 6, train.batch_size: 3}"
-    plan = plan_of(words)
+def test_a_plain_value_in_the_yaml_fixes_a_parameter_unless_the_command_line_searches_it() -> None:
+    search = "search={model.channels: 6, train.batch_size: 3}"
+    plan = plan_of(search)
     assert plan.space.keys().isdisjoint({"model.channels", "train.batch_size"})
     assert (plan.config.trial.model.channels, plan.config.trial.train.batch_size) == (6, 3)
     assert plan.trial_config({}, 0).train.batch_size == 3
-    assert plan_of(words, "model.channels=12").config.trial.model.channels == 12
-    assert plan_of(words, "model.channels=9,12").space["model.channels"] == Choice((9, 12))
+    assert plan_of(search, "model.channels=12").config.trial.model.channels == 12
+    assert plan_of(search, "model.channels=9,12").space["model.channels"] == Choice((9, 12))
 
 
 def test_textures_and_models_make_a_study_each() -> None:
@@ -82,7 +82,7 @@ def test_each_study_searches_what_suits_its_model() -> None:
     assert relu.config.trial.model.activation == "relu"
 
 
-def test_one_name_serves_several_studies_where_it_tells_them_apart() -> None:
+def test_one_name_serves_several_studies_where_it_distinguishes_them() -> None:
     plans = make_plans(["texture=roundleaf,alocasia", "sweep.study=${texture.name}-mine"])
     assert [plan.name for plan in plans] == ["roundleaf-mine", "alocasia-mine"]
 
@@ -99,7 +99,7 @@ def test_names_of_studies(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "domain"),
+    ("override", "domain"),
     [
         ("model.channels=interval(4, 8)", Interval(4, 8, integer=True)),
         ("model.channels=range(4, 9, 2)", Interval(4, 9, step=2, integer=True)),
@@ -110,12 +110,12 @@ def test_names_of_studies(tmp_path: Path) -> None:
         ("model.update_rate=range(0.5, 1, 0.25)", Interval(0.5, 1, step=0.25)),
     ],
 )
-def test_numbers_are_whole_where_the_schema_wants_it(word: str, domain: Interval) -> None:
-    assert plan_of(word).space[word.partition("=")[0]] == domain
+def test_numbers_are_whole_where_the_schema_wants_it(override: str, domain: Interval) -> None:
+    assert plan_of(override).space[override.partition("=")[0]] == domain
 
 
 @pytest.mark.parametrize(
-    ("word", "message"),
+    ("override", "message"),
     [
         ("model.channels=interval(3.5, 6)", r"model.channels=interval\(3.5, 6\): must hold whole numbers"),
         ("model.channels=range(4, 8, 0.5)", "model.channels=.*: must hold whole numbers"),
@@ -128,12 +128,12 @@ def test_numbers_are_whole_where_the_schema_wants_it(word: str, domain: Interval
         ("model.channels=six,nine", "model.channels=six: must be a whole number"),
     ],
 )
-def test_domains_outside_the_schema_are_refused(word: str, message: str) -> None:
-    refuse([TEXTURE, word], message)
+def test_domains_outside_the_schema_are_refused(override: str, message: str) -> None:
+    refuse([TEXTURE, override], message)
 
 
 @pytest.mark.parametrize(
-    ("word", "message"),
+    ("override", "message"),
     [
         ("train.steps=3,4", "^train.steps cannot be searched, only model.activation, "),
         ("model.name=a,b", "^model.name cannot be searched, only "),
@@ -146,18 +146,18 @@ def test_domains_outside_the_schema_are_refused(word: str, message: str) -> None
         ("sweep.n_trials=0", "^sweep.n_trials=0: must be a whole number, 1 or more$"),
     ],
 )
-def test_what_cannot_be_searched_is_refused(word: str, message: str) -> None:
-    refuse([TEXTURE, word], message)
+def test_what_cannot_be_searched_is_refused(override: str, message: str) -> None:
+    refuse([TEXTURE, override], message)
 
 
-def test_a_published_set_is_a_study_without_a_search() -> None:
+def test_a_published_configuration_is_a_study_without_a_search() -> None:
     plan = plan_of("experiment=set5", "search=fixed")
     assert plan.space == {}
     assert (plan.config.trial.model.hidden_channels, plan.config.trial.model.channels) == (96, 15)
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("overrides", "message"),
     [
         (
             ["sweep.objectives=[final_loss,speed]"],
@@ -183,11 +183,11 @@ def test_a_published_set_is_a_study_without_a_search() -> None:
         (["sweep.repeats=0"], "^sweep.repeats=0: must be a whole number, 1 to 100$"),
     ],
 )
-def test_wrong_objectives_and_repeats_are_refused(words: list[str], message: str) -> None:
-    refuse([TEXTURE, *words], message)
+def test_wrong_objectives_and_repeats_are_refused(overrides: list[str], message: str) -> None:
+    refuse([TEXTURE, *overrides], message)
 
 
-def test_ten_sets_are_the_same_for_every_texture() -> None:
+def test_ten_configurations_are_the_same_for_every_texture() -> None:
     (roundleaf, alocasia) = make_plans(["texture=roundleaf,alocasia", "experiment=ten_sets"])
     assert sampler_spec(roundleaf.config) == sampler_spec(alocasia.config)
     assert (roundleaf.config.sampler.name, roundleaf.config.sweep.n_trials) == ("random", 10)
@@ -263,7 +263,7 @@ class TestResolve:
         assert found.name == name
         assert note == f"features=auto: {kind}, as study {name} already uses it"
 
-    def test_looking_for_a_study_creates_nothing(self, tmp_path: Path) -> None:
+    def test_searching_for_a_study_creates_nothing(self, tmp_path: Path) -> None:
         assert not has_study(plan_of(f"runs_dir={tmp_path}"))
         assert list(tmp_path.iterdir()) == []
 

@@ -14,16 +14,16 @@ from nca.study.spec import TrialConfigs, pruner_spec, sampler_spec, study_spec
 from nca.training.preflight import hash_inputs
 
 
-def plan_of(*words: str) -> Plan:
-    (plan,) = make_plans(["texture=roundleaf", *words])
+def plan_of(*overrides: str) -> Plan:
+    (plan,) = make_plans(["texture=roundleaf", *overrides])
     return plan
 
 
 def test_a_trial_is_refused_once_the_texture_has_changed(tmp_path: Path) -> None:
     picture = tmp_path / "leaf.png"
     Image.new("RGB", (32, 32), "green").save(picture)
-    words = ["texture=image", f"texture.path={picture}", "features=random_filters", "train.size=16"]
-    (plan,) = make_plans([*words, "train.steps=7"])
+    overrides = ["texture=image", f"texture.path={picture}", "features=random_filters", "train.size=16"]
+    (plan,) = make_plans([*overrides, "train.steps=7"])
     compose = TrialConfigs(plan, hash_inputs(plan.trial_config({}, 0)))
     drawn = {"model.channels": 9, "train.learning_rate": 1e-5}
     assert compose(drawn, 3)["seed"] == 3
@@ -42,8 +42,13 @@ def test_a_trial_is_refused_once_the_texture_has_changed(tmp_path: Path) -> None
 
 
 def test_the_fixed_values_of_a_study_hold_hashes_instead_of_paths(tmp_path: Path) -> None:
-    words = ["texture=image", f"texture.path={tmp_path}/a.png", "features=vgg16", "features.weights=/x.pt"]
-    (plan,) = make_plans([*words, f"runs_dir={tmp_path}"])
+    overrides = [
+        "texture=image",
+        f"texture.path={tmp_path}/a.png",
+        "features=vgg16",
+        "features.weights=/x.pt",
+    ]
+    (plan,) = make_plans([*overrides, f"runs_dir={tmp_path}"])
     identity = {"texture.hash": "abc", "features.hash": "def"}
     spec = study_spec(plan, identity)
     assert spec.fixed.items() >= identity.items()
@@ -59,8 +64,8 @@ def test_only_what_a_result_depends_on_is_fixed() -> None:
     same = ["device=cpu", "tracking=none", "runs_dir=/x", "train.checkpoint_every=9", "train.rollout=plain"]
     same += ["sampler=random", "pruner=asha", "sweep.n_trials=9", "sweep.seed=9", "executor.workers=3"]
     assert study_spec(plan_of(*same), {}).fixed == spec.fixed
-    for word in ("train.steps=9", "seed=9", "model.mask=cell", "train.size=64", "train.precision=bf16"):
-        assert study_spec(plan_of(word), {}).fixed != spec.fixed, word
+    for override in ("train.steps=9", "seed=9", "model.mask=cell", "train.size=64", "train.precision=bf16"):
+        assert study_spec(plan_of(override), {}).fixed != spec.fixed, override
 
 
 def test_sampler_and_pruner_specs_hold_the_chosen_options() -> None:

@@ -83,10 +83,10 @@ def test_without_feed_and_kill_u_plus_v_is_conserved() -> None:
 
 
 def test_same_seed_same_pattern_other_seed_another() -> None:
-    first, again, other = (
+    first, same, other = (
         simulate_gray_scott(RATES, size=32, n_steps=100, seed=seed)[1] for seed in (5, 5, 6)
     )
-    assert np.array_equal(first, again)
+    assert np.array_equal(first, same)
     assert not np.array_equal(first, other)
 
 

@@ -42,7 +42,7 @@ def forget_tags(store: Path) -> None:
         connection.execute("DELETE FROM experiment_tags")
 
 
-def test_records_in_their_place_or_seen_through_a_link_are_not_relocated(runs: Path) -> None:
+def test_records_in_their_folder_or_seen_through_a_link_are_not_relocated(runs: Path) -> None:
     link = runs.with_name("link")
     link.symlink_to(runs)
     for folder in (runs, link):
@@ -101,9 +101,9 @@ def test_moved_or_copied_records_are_refused_until_they_are_repaired(
     assert list(find_orphans(paths)) == []
     opened = MlflowStore(uri)
     experiment = opened.experiments.open(NAME, new / "artifacts" / NAME)
-    again = opened.create_run(experiment, "again")
+    run_id = opened.create_run(experiment, "later")
     note = runs.with_name("note.txt")
-    opened.log_file(again, note)
+    opened.log_file(run_id, note)
     assert sorted(path.name for path in (new / "artifacts" / NAME).glob("*/artifacts/*")) == ["note.txt"] * 2
     assert len(list(runs.glob("artifacts/*/*"))) == (1 if how is shutil.copytree else 0)
 

@@ -82,20 +82,20 @@ def test_losses_do_not_wait_forever(
 
 
 @pytest.mark.parametrize("resumed_from", [0, 2, 5])
-def test_a_run_taken_up_again_has_neither_gap_nor_overlap(
+def test_a_resumed_run_has_neither_gap_nor_overlap(
     store: MlflowStore, client: MlflowClient, tracker: MlflowTracker, resumed_from: int
 ) -> None:
     losses = [float(step) for step in range(9)]
     tracker.log_losses(losses[:5], now=True)
     tracker.finish("KILLED")
-    again = resume(store, tracker.run_id)
+    resumed = resume(store, tracker.run_id)
     # The checkpoint may be older than what was stored: those steps are trained again, to the same losses.
     for n in range(resumed_from + 1, 10):
-        again.log_losses(losses[:n], now=True)
+        resumed.log_losses(losses[:n], now=True)
     assert curve(client, tracker) == list(enumerate(losses))
 
 
-def test_taking_up_and_ending_a_run_set_its_status(
+def test_resuming_and_ending_a_run_change_its_status(
     store: MlflowStore, client: MlflowClient, tracker: MlflowTracker
 ) -> None:
     def status() -> tuple[str, bool]:
@@ -120,9 +120,9 @@ def test_images_are_stored_once_per_step(
 
     for step in (0, 1, 3, 3):
         tracker.log_image(PIXELS, step)
-    again = resume(store, tracker.run_id)
+    resumed = resume(store, tracker.run_id)
     for step in (1, 3, 7):
-        again.log_image(PIXELS, step)
+        resumed.log_image(PIXELS, step)
     assert steps() == [0, 1, 3, 7]
 
 

@@ -153,8 +153,8 @@ def test_any_flipped_bit_falls_back_to_the_older(checkpoints: Checkpoints, tmp_p
     checkpoints.save(state(2), 2)
     path = newest(tmp_path)
     content = path.read_bytes()
-    for place in range(len(content)):
-        path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+    for index in range(len(content)):
+        path.write_bytes(content[:index] + bytes([content[index] ^ 4]) + content[index + 1 :])
         loaded = checkpoints.load()
         assert loaded is not None
         # Any other state would be damaged data that was accepted.

@@ -24,8 +24,8 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def git(folder: Path, *words: str) -> str:
-    run = subprocess.run(["git", "-C", folder, *words], capture_output=True, text=True, check=True)
+def git(folder: Path, *argv: str) -> str:
+    run = subprocess.run(["git", "-C", folder, *argv], capture_output=True, text=True, check=True)
     return run.stdout.strip()
 
 

@@ -300,7 +300,7 @@ def test_divergence_at_the_first_step_keeps_the_seed(tmp_path: Path) -> None:
     assert outcome.picture.exists()
 
 
-def test_the_pool_holds_64_states_per_batch_row_unless_told_otherwise() -> None:
+def test_the_pool_holds_64_states_per_batch_row_unless_given_otherwise() -> None:
     sizes = [
         build_trainer(trial_config(train={"pool_size": pool_size, "batch_size": 3}), CPU)._pool.states.shape
         for pool_size in (None, 5)

@@ -121,7 +121,7 @@ def read_pids(folder: Path, after: Sequence[int] = ()) -> list[int]:
     until = time.monotonic() + 30
     while time.monotonic() < until:
         log = folder / LOG_FILE
-        pids = [int(word) for word in log.read_text().split()] if log.exists() else []
+        pids = [int(pid) for pid in log.read_text().split()] if log.exists() else []
         if len(pids) > len(after):
             return pids[-2:]
         time.sleep(0.02)

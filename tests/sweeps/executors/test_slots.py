@@ -85,7 +85,7 @@ def test_gpus_are_those_that_cuda_would_read_from_the_list(
         assert len(made) == len(os.sched_getaffinity(0))
 
 
-def test_gpus_are_listed_by_the_driver_where_the_environment_says_nothing(
+def test_gpus_are_listed_by_the_driver_where_the_environment_names_none(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     listing = tmp_path / "nvidia-smi"

@@ -1,4 +1,4 @@
-"""Coordinators of a study take turns, and read what may have changed and not what cannot."""
+"""Coordinators of a study lock it in turn, and read what may have changed and not what cannot."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from optuna.trial import TrialState
 
 from sweeps import SweepError
 from sweeps.storage.optuna_storage import RetryingStorage, open_storage
-from tests.sweeps.turns import expect_turns
+from tests.sweeps.locking import expect_study_lock
 
-# Takes a turn and keeps it.
+# Locks a study and keeps the lock.
 HOLDER = """
 import sys, time
 from sweeps.storage.optuna_storage import open_storage
@@ -27,10 +27,10 @@ with open_storage(sys.argv[1]).study_lock(1):
 
 
 def test_the_second_waits_for_the_first(tmp_path: Path) -> None:
-    expect_turns(f"sqlite:///{tmp_path / 'optuna.db'}")
+    expect_study_lock(f"sqlite:///{tmp_path / 'optuna.db'}")
 
 
-def test_a_dead_process_frees_its_turn_and_one_that_keeps_it_is_not_waited_for_long(
+def test_a_dead_process_frees_its_lock_and_one_that_keeps_it_is_not_waited_for_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address = f"sqlite:///{tmp_path / 'optuna.db'}"

@@ -60,9 +60,9 @@ def test_one_that_dies_leaves_no_half_of_it(tmp_path: Path) -> None:
     maker.send_signal(signal.SIGKILL)
     maker.communicate()
     assert not file.exists()
-    again = start(file, 0.0)
-    again.communicate(timeout=60)
-    assert again.returncode == 0
+    second = start(file, 0.0)
+    second.communicate(timeout=60)
+    assert second.returncode == 0
 
 
 def test_what_is_there_stays(tmp_path: Path) -> None:

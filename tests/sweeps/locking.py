@@ -1,4 +1,4 @@
-"""What a storage's turns promise, whatever the database."""
+"""The contract of a storage's study lock, whatever the database."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import threading
 
 from sweeps.storage.optuna_storage import open_storage
 
-__all__ = ["expect_turns"]
+__all__ = ["expect_study_lock"]
 
 WHILE_S = 0.3
-PATIENCE_S = 10.0
+TIMEOUT_S = 10.0
 
 
-def expect_turns(address: str) -> None:
-    """Hold a turn, and expect another storage to get it afterwards and not before."""
+def expect_study_lock(address: str) -> None:
+    """Lock a study, and expect another storage to get the lock afterwards and not before."""
     ours, theirs = open_storage(address), open_storage(address)
     taken = threading.Event()
 
@@ -25,7 +25,7 @@ def expect_turns(address: str) -> None:
     with ours.study_lock(1):
         thread.start()
         assert not taken.wait(WHILE_S)
-    assert taken.wait(PATIENCE_S)
+    assert taken.wait(TIMEOUT_S)
     thread.join()
     for storage in (ours, theirs):
         storage.remove_session()
