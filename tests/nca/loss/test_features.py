@@ -200,7 +200,7 @@ class TestRandomFilters:
     """The embedded extractor."""
 
     def test_it_is_the_same_every_time(self) -> None:
-        for ours, again in zip(RandomFilters(CPU)(images()), RandomFilters(CPU)(images()), strict=True):
+        for ours, same in zip(RandomFilters(CPU)(images()), RandomFilters(CPU)(images()), strict=True):
             assert torch.equal(ours, same)
 
     @pytest.mark.parametrize(("size", "n_levels"), [(16, 2), (32, 3), (64, 4), (128, 4)])

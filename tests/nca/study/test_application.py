@@ -131,13 +131,13 @@ def test_seeds_that_are_done_are_not_trained_again(tmp_path: Path) -> None:
     trial.config["sweep"] = {"objectives": ["final_loss"], "repeats": 2}
     whole = TextureSweep().run(trial)
     second = Trial(tmp_path / "second")
-    again.config["sweep"] = trial.config["sweep"]
-    again.interrupt_in = 14  # fetched steps: in the second seed's run, which has 12
-    stopped = TextureSweep().run(again)
+    second.config["sweep"] = trial.config["sweep"]
+    second.interrupt_in = 14  # fetched steps: in the second seed's run, which has 12
+    stopped = TextureSweep().run(second)
     assert stopped.reason == "interrupted"
-    again.interrupt_in = 10**6
-    resumed = TextureSweep().run(again)
-    assert again.n_seen < 2 * 12 + 2
+    second.interrupt_in = 10**6
+    resumed = TextureSweep().run(second)
+    assert second.n_seen < 2 * 12 + 2
     assert resumed.values == whole.values
 
 
