@@ -209,5 +209,9 @@ def has_study(plan: Plan) -> bool:
     if storage.startswith(SQLITE) and not Path(storage.removeprefix(SQLITE)).exists():
         return False
     from sweeps.admin import Studies
+    from sweeps.storage.optuna_storage import NoStudiesError
 
-    return plan.name in Studies(storage).names()
+    try:
+        return plan.name in Studies(storage).names()
+    except NoStudiesError:
+        return False

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import optuna
+from alembic.runtime.migration import MigrationContext
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import text
+from sqlalchemy import NullPool, create_engine, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError, SQLAlchemyError
 
 from sweeps import SweepError
@@ -43,6 +44,10 @@ STATES = text("SELECT trial_id, state FROM trials WHERE study_id = :study AND tr
 
 def _print_unavailable(reason: str) -> None:
     print(f"the storage does not answer, retrying: {reason}", flush=True)
+
+
+class NoStudiesError(SweepError):
+    """There is no such database, or it has no table of studies yet."""
 
 
 class RetryingStorage(RDBStorage):
@@ -206,6 +211,7 @@ def open_storage(url: str, *, create: bool = True, timeout_s: float = 0.0) -> Re
             created, opening too.
 
     Raises:
+        NoStudiesError: If nothing may be created, and there is no database or it has no tables.
         SweepError: If it cannot be opened.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -221,9 +227,10 @@ def open_storage(url: str, *, create: bool = True, timeout_s: float = 0.0) -> Re
             return _open_server(url, create, timeout_s)
         file = Path(url.removeprefix(SQLITE))
         if not create and not file.exists():
-            raise SweepError(f"sweep.storage={url}: no such file; a sweep creates it")
-        create_database(file, _create_tables)
-        return _make(url, {"connect_args": {"timeout": SQLITE_TIMEOUT_S}})
+            raise NoStudiesError(f"sweep.storage={url}: no such file; a sweep creates it")
+        if create:
+            create_database(file, _create_tables)
+        return _make(url, {"connect_args": {"timeout": SQLITE_TIMEOUT_S}}, create)
     except (OSError, sqlite3.Error, SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:
         raise SweepError(f"sweep.storage={url}: cannot be opened ({first_line(error)})") from error
 
@@ -231,14 +238,23 @@ def open_storage(url: str, *, create: bool = True, timeout_s: float = 0.0) -> Re
 def _open_server(url: str, create: bool, timeout_s: float) -> RetryingStorage:
     def open_once() -> RetryingStorage:
         with creating_tables(url) if create else contextlib.nullcontext():
-            return _make(url, connect_options(url))
+            return _make(url, connect_options(url), create)
 
     storage = _retry(open_once, 0.0 if create else timeout_s, _print_unavailable)
     storage.timeout_s = timeout_s
     return storage
 
 
-def _make(url: str, options: dict[str, Any]) -> RetryingStorage:
+def _has_tables(url: str, options: dict[str, Any]) -> bool:
+    """Return whether a database has Optuna's tables; the version of their schema is written last."""
+    engine = create_engine(url, poolclass=NullPool, **options)
+    with engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision() is not None
+
+
+def _make(url: str, options: dict[str, Any], create: bool) -> RetryingStorage:
+    if not create and not _has_tables(url, options):  # RDBStorage would create them
+        raise NoStudiesError(f"sweep.storage={url}: holds no studies; a sweep creates its tables")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of heartbeats
         return RetryingStorage(

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
+from sqlalchemy import create_engine, inspect
 
+from nca.study.plan import has_study, make_plans
 from sweeps import SweepError
-from sweeps.storage.optuna_storage import open_storage
+from sweeps.storage.optuna_storage import NoStudiesError, open_storage
 from sweeps.trials import final_trials, reason_of
 from tests.cluster.postgres import PASSWORD, Postgres
 from tests.sweeps.fake_application import Sweep
@@ -116,6 +118,17 @@ def test_a_server_that_stays_away_ends_the_sweep_and_the_same_command_goes_on(
     resumed = launch(sweep)
     assert json.loads(resumed.communicate(timeout=TIMEOUT_S)[0].splitlines()[-1]) == {"complete": 6}
     assert not [trial for trial in read_trials(sweep.storage, sweep.study) if not trial.state.is_finished()]
+
+
+def test_nothing_is_created_where_one_only_looks(postgres: Postgres, tmp_path: Path) -> None:
+    address = postgres.create("looked_at")
+    with pytest.raises(NoStudiesError, match="holds no studies; a sweep creates its tables"):
+        open_storage(address, create=False)
+    (plan,) = make_plans(["texture=roundleaf", f"sweep.storage={address}", f"runs_dir={tmp_path}"])
+    assert not has_study(plan)
+    engine = create_engine(address)
+    assert inspect(engine).get_table_names() == []
+    engine.dispose()
 
 
 def test_a_wrong_password_is_one_line_without_it(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:

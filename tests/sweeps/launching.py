@@ -16,7 +16,7 @@ from rich.console import Console
 
 import sweeps.coordinator
 import sweeps.recovery
-from sweeps.storage.optuna_storage import open_storage
+from sweeps.storage.optuna_storage import NoStudiesError, open_storage
 from sweeps.study import find_study
 from tests.forked import Forked
 from tests.sweeps.fake_application import Sweep
@@ -62,7 +62,10 @@ def hasten(patch: pytest.MonkeyPatch) -> None:
 
 def read_trials(address: str, study: str = "fake") -> list[FrozenTrial]:
     """Return a study's trials, none where there is no such study, and leave no connection open."""
-    storage = open_storage(address, create=False)
+    try:
+        storage = open_storage(address, create=False)
+    except NoStudiesError:
+        return []
     found = find_study(storage, study)
     trials = found.get_trials(deepcopy=False) if found else []
     storage.remove_session()

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sweeps import SweepError
 from sweeps.ownership import ORPHAN_S, describe_owner, is_abandoned
 from sweeps.space import Choice, Interval, Space
-from sweeps.storage.optuna_storage import open_storage
+from sweeps.storage.optuna_storage import NoStudiesError, open_storage
 from sweeps.study import StudySpec, find_study, open_study
 from sweeps.trials import (
     FIRST_ATTEMPT,
@@ -51,6 +51,13 @@ def test_a_missing_file_is_not_created_unless_asked(spec: StudySpec, tmp_path: P
     with pytest.raises(SweepError, match=r"sweep\.storage=.*no such file; a sweep creates it"):
         open_storage(spec.storage, create=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_tables_are_not_created_unless_asked(spec: StudySpec, tmp_path: Path) -> None:
+    (tmp_path / "empty.db").touch()
+    with pytest.raises(NoStudiesError, match="holds no studies; a sweep creates its tables"):
+        open_storage(f"sqlite:///{tmp_path / 'empty.db'}", create=False)
+    assert (tmp_path / "empty.db").read_bytes() == b""
 
 
 def test_a_study_is_created_once(spec: StudySpec) -> None:
