@@ -54,7 +54,6 @@ def read_assignment(folder: Path) -> Assignment:
 def read_progress(folder: Path) -> dict[str, float]:
     """Return the last progress that `RunningTrial.progress` wrote; empty before the first."""
     try:
-        progress: dict[str, float] = json.loads((folder / PROGRESS_FILE).read_text())
+        return dict(json.loads((folder / PROGRESS_FILE).read_text()))
     except (OSError, ValueError):
         return {}
-    return progress

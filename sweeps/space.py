@@ -88,7 +88,7 @@ class Interval:
         return math.inf if step is None else math.floor((self.high - self.low) / step + 1e-9) + 1
 
     def value(self, index: int) -> float:
-        """Return a value by its index, where their number is finite.
+        """Return a value of a finite interval by its index.
 
         It is computed in decimals: 0.1, 0.2, 0.3, where floats would make it 0.30000000000000004.
         """
@@ -117,7 +117,7 @@ def check_sampler(sampler: str, space: Space, n_objectives: int = 1) -> None:
         SweepError: If it does not.
     """
     choices = [key for key, domain in space.items() if isinstance(domain, Choice)]
-    endless = [key for key, domain in space.items() if domain.n_values == math.inf]
+    infinite = [key for key, domain in space.items() if domain.n_values == math.inf]
     if sampler in INTERVALS_ONLY and choices:
         raise SweepError(
             f"sampler={sampler} draws from intervals and ranges only, not from the choices of "
@@ -127,9 +127,9 @@ def check_sampler(sampler: str, space: Space, n_objectives: int = 1) -> None:
         raise SweepError("sampler=cmaes needs at least two parameters to search; use sampler=tpe")
     if sampler == "cmaes" and n_objectives > 1:
         raise SweepError(f"sampler=cmaes minimizes one objective, not {n_objectives}; use sampler=tpe")
-    if sampler == "grid" and endless:
+    if sampler == "grid" and infinite:
         raise SweepError(
-            f"sampler=grid needs choices or ranges, and {', '.join(endless)} is an interval; "
+            f"sampler=grid needs choices or ranges, and {', '.join(infinite)} is an interval; "
             "give values such as 'choice(0.5, 0.75, 1.0)', or sampler=tpe"
         )
 

@@ -38,7 +38,7 @@ class Executor(Protocol):
         """Return the number of free slots."""
 
     def prepare(self) -> None:
-        """Start whatever the first trial would have to wait for."""
+        """Start to load what the first trial needs."""
 
     def start(self, number: int, folder: Path) -> int:
         """Start the trial whose assignment is in a folder; return its slot.

@@ -17,7 +17,7 @@ die_with_parent()
 with pathlib.Path(os.devnull).open("w") as nowhere:
     for stream in (sys.stdout, sys.stderr):
         os.dup2(nowhere.fileno(), stream.fileno())
-with contextlib.suppress(Exception):  # a trial meets it again, and records it
+with contextlib.suppress(Exception):  # the trials raise it again, and record it
     module, application = os.environ[PRELOAD].split()
     importlib.import_module(module).warm_up()
     load_application(application).warm_up()

@@ -13,19 +13,20 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import fsspec
+import ray
+from ray import ObjectRef
+from ray.actor import ActorHandle
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweeps import SweepError
 from sweeps.assignment import ASSIGNMENT_FILE, LOG_FILE, PROGRESS_FILE, read_assignment
 from sweeps.executors.base import Ended
 from sweeps.executors.ray_task import UPLOADS, Mailbox, StoredFolder, TaskSpec, file_exists, run_trial
 from sweeps.executors.slots import Slot
-
-if TYPE_CHECKING:
-    from ray import ObjectRef
-    from ray.actor import ActorHandle
 
 CONNECT_TIMEOUT_S = 10.0
 N_CONNECTIONS = 3
@@ -78,25 +79,19 @@ class RayExecutor:
 
     def _connect(self) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        import ray
-
         if ray.is_initialized():
             return
         try:
             host, _, port = self.address.removeprefix("ray://").rpartition(":")
             if port.isdecimal():  # else Ray would try for minutes
                 socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
-            for n_left in reversed(range(N_CONNECTIONS)):
-                try:
-                    ray.init(
-                        self.address, log_to_driver=False, logging_level="ERROR", configure_logging=False
-                    )
-                    break
-                except (
-                    ConnectionAbortedError
-                ):  # what Ray starts to serve a ray:// client may die at its start
-                    if not n_left:
-                        raise
+            options = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
+            for _ in range(N_CONNECTIONS - 1):
+                # Ray's server process for a ray:// client may die at its start.
+                with contextlib.suppress(ConnectionAbortedError):
+                    ray.init(self.address, **options)
+                    return
+            ray.init(self.address, **options)
         except ConnectionAbortedError as error:
             raise SweepError(
                 f"executor.address={self.address}: the Ray cluster there starts no server for this sweep "
@@ -110,13 +105,11 @@ class RayExecutor:
             ) from error
 
     def _check_storage(self) -> None:
-        """Have every node look for a file that is written here for this purpose, and deleted.
+        """Check that every node finds a file that is written here, and then deleted.
 
         Raises:
             SweepError: If a node does not see it.
         """
-        import ray
-
         runs = self.runs_dir.absolute()
         where = self.storage_path or str(next(folder for folder in (runs, *runs.parents) if folder.exists()))
         key = f"executor.storage_path={where}" if self.storage_path else f"runs_dir={self.runs_dir}"
@@ -124,10 +117,10 @@ class RayExecutor:
         nodes = [node for node in _nodes() if self._fits(node["Resources"])]
         try:
             files, path = fsspec.url_to_fs(file)
-            files.pipe_file(path, b"seen")
+            files.pipe_file(path, b"probe")
             try:
-                looks = [_on_node(node["NodeID"], file_exists).remote(file) for node in nodes]
-                seen = ray.get(looks, timeout=PROBE_TIMEOUT_S)
+                probes = [_on_node(node["NodeID"], file_exists).remote(file) for node in nodes]
+                seen = ray.get(probes, timeout=PROBE_TIMEOUT_S)
             finally:
                 files.rm(path)
         except Exception as error:  # each filesystem has errors of its own
@@ -152,8 +145,6 @@ class RayExecutor:
     def prepare(self) -> None:
         """Create the mailbox, on the coordinator's own node."""
         if self._mailbox is None:
-            import ray
-
             self._mailbox = _on_node(ray.get_runtime_context().get_node_id(), Mailbox).remote()
 
     def n_free(self) -> int:
@@ -168,8 +159,6 @@ class RayExecutor:
         """
         if not self.n_free():
             raise RuntimeError("no free slot")
-        import ray
-
         self.prepare()
         taken = {spec.slot.index for _, spec in self._running.values()}
         slot = Slot(next(index for index in itertools.count() if index not in taken), self.threads)
@@ -194,7 +183,7 @@ class RayExecutor:
             return
         try:
             stored = StoredFolder(self.storage_path, folder)
-            if not (folder / LOG_FILE).exists():  # what is there is of another study
+            if not (folder / LOG_FILE).exists():  # what is stored there belongs to another study
                 stored.delete()
             stored.upload()
         except Exception as error:  # each filesystem has errors of its own
@@ -204,9 +193,7 @@ class RayExecutor:
             ) from error
 
     def wait(self, timeout_s: float) -> list[Ended]:
-        """Sleep until a trial ends or the time is over."""
-        import ray
-
+        """Return the trials that have ended, as soon as there are any or after the timeout."""
         references = [reference for reference, _ in self._running.values()]
         if not references:
             time.sleep(timeout_s)
@@ -216,20 +203,15 @@ class RayExecutor:
         return self._take_ended(0.0)
 
     def stop(self) -> None:
-        """Ask every trial to save what it has and end."""
-        import ray
-
+        """Ask all trials to save a checkpoint and end."""
         if self._mailbox is not None:
             ray.get(self._mailbox.send.remote(int(signal.SIGTERM)))
 
     def close(self) -> None:
-        """End every trial at once and wait for it.
+        """End all trials at once and wait for them.
 
         This process stays with the cluster until it ends: Ray may abort one that leaves and comes back.
         """
-        import ray
-        from ray.exceptions import RayError
-
         if self._mailbox is not None:
             with contextlib.suppress(RayError):  # its node may be gone
                 ray.get(self._mailbox.send.remote(int(signal.SIGKILL)))
@@ -242,16 +224,11 @@ class RayExecutor:
 
     def _take_ended(self, timeout_s: float) -> list[Ended]:
         """Wait for all trials; return those that have ended."""
-        import ray
-
         numbers = {reference: number for number, (reference, _) in self._running.items()}
         ready = ray.wait(list(numbers), num_returns=len(numbers), timeout=timeout_s)[0] if numbers else []
         return [self._end(numbers[reference]) for reference in ready]
 
     def _end(self, number: int) -> Ended:
-        import ray
-        from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
-
         reference, spec = self._running.pop(number)
         reasons = []
         try:
@@ -312,16 +289,11 @@ def _is_record(name: str) -> bool:
 
 def _on_node(node_id: str, code: Callable[..., Any]) -> Any:
     """Return a remote function or class that runs on a node and takes no CPU of it."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
     where = NodeAffinitySchedulingStrategy(node_id, soft=False)
     return ray.remote(num_cpus=0, scheduling_strategy=where)(code)
 
 
 def _nodes() -> list[Mapping[str, Any]]:
-    import ray
-
     return [node for node in ray.nodes() if node["Alive"]]
 
 

@@ -83,7 +83,7 @@ def run_trial(spec: TaskSpec, mailbox: ActorHandle[Mailbox]) -> Ended:
         def upload() -> None:
             try:
                 stored.upload(UPLOAD_EVERY_S)
-            except Exception as error:  # each filesystem has errors of its own; the next upload repeats it
+            except Exception as error:  # each filesystem has errors of its own; the next upload tries again
                 with (copy / LOG_FILE).open("a") as log:
                     log.write(f"not stored in {stored.address}: {error}\n")
 

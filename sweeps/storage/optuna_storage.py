@@ -72,7 +72,7 @@ class RetryingStorage(RDBStorage):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._settled: set[int] = set()
+        self._known_running: set[int] = set()
 
     def retry(self, call: Callable[[], Result]) -> Result:
         """Return the result of a call, which is repeated while the server is unavailable."""
@@ -96,12 +96,12 @@ class RetryingStorage(RDBStorage):
         first = min(included_trial_ids | {trial_id_greater_than + 1})
         with self.engine.connect() as connection:
             rows = connection.execute(STATES, {"study": study_id, "first": first}).all()
-        known = included_trial_ids & self._settled
+        known = included_trial_ids & self._known_running
         wanted = {
-            number
-            for number, state in rows
-            if (number in included_trial_ids or number > trial_id_greater_than)
-            and not (state == TrialState.RUNNING.name and number in known)
+            id_
+            for id_, state in rows
+            if (id_ in included_trial_ids or id_ > trial_id_greater_than)
+            and not (state == TrialState.RUNNING.name and id_ in known)
         }
         if not wanted:
             return []
@@ -109,7 +109,7 @@ class RetryingStorage(RDBStorage):
         running = (
             t for t in found if t.state == TrialState.RUNNING and self.skip_running_with in t.user_attrs
         )
-        self._settled = (self._settled - wanted) | {trial._trial_id for trial in running}
+        self._known_running = (self._known_running - wanted) | {trial._trial_id for trial in running}
         return found
 
     @contextlib.contextmanager

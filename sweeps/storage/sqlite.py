@@ -25,15 +25,15 @@ def create_database(file: Path, create: Callable[[str], None]) -> None:
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     if not file.exists():
-        made = file.with_name(f".{file.name}.{os.getpid()}")
-        _delete(made)  # of a dead process that had the same id
+        partial = file.with_name(f".{file.name}.{os.getpid()}")
+        _delete(partial)  # left by a dead process that had the same id
         try:
-            create(f"{SQLITE}{made}")
-            _set_journal(made, "DELETE")  # the whole database in one file, for the link
+            create(f"{SQLITE}{partial}")
+            _set_journal(partial, "DELETE")  # the whole database in one file, for the link
             with contextlib.suppress(FileExistsError):
-                os.link(made, file)
+                os.link(partial, file)
         finally:
-            _delete(made)
+            _delete(partial)
     _set_journal(file, "WAL")
 
 
