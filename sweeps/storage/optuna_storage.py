@@ -30,14 +30,13 @@ from sweeps.storage.postgresql import (
     try_lock_study,
     without_password,
 )
-from sweeps.storage.sqlite import SQLITE, create_database, try_lock_folder
+from sweeps.storage.sqlite import LOCK_EVERY_S, SQLITE, create_database, try_lock_folder
 
 HEARTBEAT_INTERVAL_S = 15
 GRACE_PERIOD_S = 60
 SQLITE_TIMEOUT_S = 60  # of a writer that waits for another
 RETRY_EVERY_S = 1.0
 LOCK_TIMEOUT_S = 20.0  # many times what a lock is held for; a process that holds it longer is suspended
-LOCK_EVERY_S = 0.01
 Result = TypeVar("Result")
 STATES = text("SELECT trial_id, state FROM trials WHERE study_id = :study AND trial_id >= :first")
 
