@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib
 import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,11 +19,13 @@ from multiprocessing import connection, forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
+from typing import IO
 
 from sweeps import SweepError
 from sweeps.assignment import LOG_FILE
 
 PRELOAD = "SWEEPS_PRELOAD"  # environment variable: the modules that `sweeps.executors.preload` loads
+OUTPUT = "SWEEPS_OUTPUT"  # environment variable: the file that the server's output goes to
 PR_SET_PDEATHSIG = 1
 RESTART_TIMEOUT_S = 60.0  # the server loads the application meanwhile
 RETRY_EVERY_S = 0.1
@@ -48,7 +52,8 @@ class ForkServer:
         _context.set_forkserver_preload(["sweeps.executors.preload"])
         before, preload = dict(os.environ), f"{self.module} {self.application}"
         # Python 3.11 does not pass the module path to what it preloads.
-        os.environ.update({**self.environment, PRELOAD: preload, "PYTHONPATH": ":".join(sys.path)})
+        variables = {PRELOAD: preload, OUTPUT: f"/proc/{os.getpid()}/fd/{_output_file().fileno()}"}
+        os.environ.update({**self.environment, **variables, "PYTHONPATH": ":".join(sys.path)})
         try:
             forkserver.ensure_running()
         finally:
@@ -71,10 +76,22 @@ class ForkServer:
                     process.start()
             except (EOFError, ConnectionError) as error:  # a killed server is seen as dead a moment later
                 if time.monotonic() > until:
-                    raise SweepError("the server process died; the same command continues") from error
+                    raise SweepError(
+                        f"the process from which trials are forked died: {self.read_output().strip()}\n"
+                        "the same command continues"
+                    ) from error
                 time.sleep(RETRY_EVERY_S)
             else:
                 return process
+
+    def read_output(self) -> str:
+        """Return what the server, and trials before they had a log, have printed since the last call."""
+        return _output_file().read().decode(errors="replace")
+
+
+@functools.cache
+def _output_file() -> IO[bytes]:
+    return tempfile.TemporaryFile()
 
 
 @contextlib.contextmanager

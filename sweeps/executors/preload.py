@@ -10,13 +10,13 @@ import pathlib
 import sys
 
 from sweeps.application import load_application
-from sweeps.executors.forkserver import PRELOAD, die_with_parent
+from sweeps.executors.forkserver import OUTPUT, PRELOAD, die_with_parent
 
 os.setpgid(0, 0)  # Ctrl-C is for the coordinator
 die_with_parent()
-with pathlib.Path(os.devnull).open("w") as nowhere:
+with pathlib.Path(os.environ[OUTPUT]).open("ab") as output:
     for stream in (sys.stdout, sys.stderr):
-        os.dup2(nowhere.fileno(), stream.fileno())
+        os.dup2(output.fileno(), stream.fileno())
 with contextlib.suppress(Exception):  # the trials raise it again, and record it
     module, application = os.environ[PRELOAD].split()
     importlib.import_module(module).warm_up()

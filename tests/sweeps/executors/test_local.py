@@ -111,6 +111,58 @@ def test_what_forks_trials_has_one_thread_and_no_gpu() -> None:
     assert initialized == "False"
 
 
+# Runs a trial in a folder, where the server or the trial's process fails before the trial has a log.
+BROKEN = """
+import sys
+from pathlib import Path
+from sweeps import SweepError
+from sweeps.executors import forkserver
+from sweeps.executors.local import LocalExecutor
+from sweeps.executors.slots import Slot
+
+folder, module = Path(sys.argv[1]), sys.argv[2]
+sys.path.insert(0, str(folder))
+forkserver.RESTART_TIMEOUT_S = 0.0
+local = LocalExecutor([Slot(0, 1)], f"{module}:Nothing", module=module)
+try:
+    local.start(0, folder)
+    print(local.wait(60)[0].exit_code)
+except SweepError as error:
+    print(error)
+"""
+
+
+def run_broken(folder: Path, module: str, text: str) -> str:
+    (folder / f"{module}.py").write_text(text)
+    command = [sys.executable, "-c", BROKEN, str(folder), module]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+def test_a_server_that_dies_at_its_start_is_quoted(tmp_path: Path) -> None:
+    dies = PROGRAM.replace(
+        "def warm_up():\n    pass",
+        "def warm_up():\n    import os\n    os.write(2, b'no such GPU')\n    os._exit(1)",
+    )
+    assert dies != PROGRAM
+    assert "no such GPU" in run_broken(tmp_path, "dies", dies + "    pass\n")
+
+
+def test_a_trial_that_fails_before_it_has_a_log_gets_one(tmp_path: Path) -> None:
+    # As the module is loaded, each file that a trial's process would open for its log is refused.
+    refuses = (
+        "import pathlib\n"
+        "def refuse(self, mode='r', **options):\n"
+        "    if self.name == 'log.txt':\n"
+        "        raise OSError('no inodes left')\n"
+        "    return before(self, mode, **options)\n"
+        "before, pathlib.Path.open = pathlib.Path.open, refuse\n"
+    )
+    assert run_broken(tmp_path, "refuses", refuses + PROGRAM + "    pass\n") == "1\n"
+    log = (tmp_path / LOG_FILE).read_text()
+    assert log.startswith("the process that forks trials printed: ")
+    assert "OSError: no inodes left" in log
+
+
 def make_hanging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[LocalExecutor, list[int]]:
     local = make_executor(tmp_path, Slot(0, 1), HANG, monkeypatch)
     local.start(0, tmp_path)
