@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ from typing import Any
 import fsspec
 import pytest
 
-from sweeps.executors.ray_task import StoredFolder
+from sweeps.executors import ray_task
+from sweeps.executors.base import Ended
+from sweeps.executors.ray_task import StoredFolder, TaskSpec, run_trial
+from sweeps.executors.slots import Slot
 
 STUDY = "leaf [1]*?"  # a name full of patterns
 FIRST = {
@@ -125,3 +129,27 @@ def test_a_deleted_folder_is_empty(store: Callable[..., StoredFolder], tmp_path:
     store().delete()
     store().delete()
     assert read(store, tmp_path / "other") == {}
+
+
+def test_the_copy_is_in_a_new_folder_that_only_its_user_may_enter(
+    tmp_path: Path, trial: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "tmp"
+    planted = temporary / f"nca-sweep-{os.getuid()}"  # a name that another user could guess
+    planted.mkdir(parents=True)
+    seen: list[tuple[Path, int]] = []
+
+    def watch(spec: TaskSpec, folder: Path, *_: object) -> Ended:
+        seen.append((folder, folder.stat().st_mode & 0o777))
+        return Ended(spec.number, 0, 0)
+
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setattr(ray_task, "_watch", watch)
+    spec = TaskSpec(0, trial, f"file://{tmp_path}/storage", "none:None", "none", Slot(0, 1))
+    StoredFolder(f"file://{tmp_path}/storage", trial).upload()
+    run_trial(spec, None)
+    run_trial(spec, None)
+    assert [mode for _, mode in seen] == [0o700, 0o700]
+    assert {folder.parent for folder, _ in seen} == {temporary}
+    assert len({planted, *(folder for folder, _ in seen)}) == 3
+    assert list(temporary.iterdir()) == [planted]
