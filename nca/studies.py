@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sys
+import time
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -119,14 +119,16 @@ def show_study(paths: RecordPaths, name: str) -> None:
 
 
 def _describe_running(trial: TrialSummary, trials: Path) -> str:
-    from sweeps.assignment import read_progress
+    from sweeps.assignment import ASSIGNMENT_FILE, read_progress
     from sweeps.progress import format_duration, format_params
 
-    progress = read_progress(trials / str(trial.first_attempt))
+    folder = trials / str(trial.first_attempt)
+    progress, assigned = read_progress(folder), folder / ASSIGNMENT_FILE
     step = "starting"
     if progress:
         step = f"step {progress['n_steps']:.0f}/{progress['total_steps']:.0f} loss {progress['loss']:.4g}"
-    seconds = (datetime.now() - trial.started_at).total_seconds() if trial.started_at else 0.0
+    # Not by the times in the storage, which are those of the coordinator's time zone.
+    seconds = time.time() - assigned.stat().st_mtime if assigned.exists() else 0.0
     return (
         f"{step}, for {format_duration(max(0.0, seconds))}, by {trial.owner}, {format_params(trial.params)}"
     )

@@ -18,7 +18,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeps import SweepError
-from sweeps.ownership import fail_stale, is_abandoned
+from sweeps.ownership import fail_stale
 from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import FINGERPRINT, LINKS, UID, find_study, trial_id
 from sweeps.trial_queue import TrialQueue
@@ -90,8 +90,9 @@ class Studies:
         """Return the status of a study."""
         study = self._find(name)
         queue = TrialQueue(study, self._storage)
+        orphaned = [summarize(trial) for trial in queue.abandoned()]
         trials = queue.trials()
-        unfinished = [t for t in trials if t.state == TrialState.RUNNING]
+        running = [summarize(trial) for trial in trials if trial.state == TrialState.RUNNING]
         final, ranking = final_trials(trials), ranked(trials)
         times = [at for t in trials for at in (t.datetime_start, t.datetime_complete) if at is not None]
         return StudyStatus(
@@ -104,8 +105,8 @@ class Studies:
             failed=[summarize(t) for t in final if t.state == TrialState.FAIL],
             reasons={str(t.number): reason_of(t) for t in trials},
             finished=[first_attempt(t) for t in final],
-            running=[summarize(t) for t in unfinished if not is_abandoned(t)],
-            orphaned=[summarize(t) for t in unfinished if is_abandoned(t)],
+            running=[trial for trial in running if trial not in orphaned],
+            orphaned=orphaned,
             n_queued=sum(t.state == TrialState.WAITING for t in trials),
             n_steps=queue.n_steps(),
             changed_at=max(times, default=None),
@@ -177,10 +178,9 @@ class Studies:
         queue = TrialQueue(study, self._storage)
         before = {trial.number for trial in queue.trials() if trial.state == TrialState.RUNNING}
         fail_stale(study)
+        for trial in queue.abandoned():
+            queue.fail(trial.number, "interrupted")
         queue.refresh()
-        for trial in queue.trials():
-            if trial.state == TrialState.RUNNING and is_abandoned(trial):
-                queue.fail(trial.number, "interrupted")
         ended = [trial for trial in queue.trials() if trial.number in before and trial.state.is_finished()]
         for trial in ended:
             if trial.state == TrialState.FAIL:

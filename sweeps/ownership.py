@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,22 @@ from optuna.trial import FrozenTrial
 
 from sweeps.trials import OWNER
 
-ORPHAN_S = 5  # age from which a trial without an owner is abandoned
+MACHINE_ID = Path("/etc/machine-id")
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+PID_NAMESPACE = Path("/proc/self/ns/pid")
+INITIAL_NAMESPACE = "pid:[4026531836]"  # of a machine, not of a container; fixed in Linux
 
 
 def describe_owner() -> dict[str, Any]:
-    """Return the host, boot id and process id of this process."""
-    boot = Path("/proc/sys/kernel/random/boot_id")
+    """Return the id of this process, and what tells where and when process ids are its.
+
+    Host names do not suffice: containers and machines may share one.
+    """
     return {
         "host": os.uname().nodename,
-        "boot": boot.read_text().strip() if boot.exists() else "",
+        "machine": MACHINE_ID.read_text().strip() if MACHINE_ID.exists() else "",
+        "boot": BOOT_ID.read_text().strip() if BOOT_ID.exists() else "",
+        "pid_namespace": str(PID_NAMESPACE.readlink()) if PID_NAMESPACE.is_symlink() else "",
         "pid": os.getpid(),
     }
 
@@ -36,19 +42,20 @@ def fail_stale(study: Study) -> None:
 
 
 def is_abandoned(trial: FrozenTrial) -> bool:
-    """Return whether the trial's coordinator ran on this host and is dead.
+    """Return whether the trial's coordinator is known to be dead, or has not been recorded.
 
-    Trials of other hosts are judged by their heartbeat. Do not call it for a trial that this process runs:
-    an owner with this process id is taken for a process of an earlier boot or container. A trial without an
-    owner lost its coordinator between the two writes that create it.
+    Trials of other hosts and containers are judged by their heartbeat. Do not call it for a trial that this
+    process runs: an owner with this process id is taken for an earlier one. A trial without an owner lost its
+    coordinator between the two writes that create it, unless it is being created.
     """
     owner, ours = trial.user_attrs.get(OWNER), describe_owner()
     if owner is None:
-        age = datetime.now() - (trial.datetime_start or datetime.now())
-        return age > timedelta(seconds=ORPHAN_S)
-    if owner["host"] != ours["host"]:
+        return True
+    if any(owner.get(key) != ours[key] for key in ("host", "machine", "pid_namespace")):
         return False
-    return owner["boot"] != ours["boot"] or owner["pid"] == ours["pid"] or not _is_alive(owner["pid"])
+    if owner["boot"] != ours["boot"]:
+        return bool(ours["machine"]) and ours["pid_namespace"] == INITIAL_NAMESPACE
+    return owner["pid"] == ours["pid"] or not _is_alive(owner["pid"])
 
 
 def _is_alive(pid: int) -> bool:

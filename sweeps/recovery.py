@@ -7,15 +7,15 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from sweeps.ownership import fail_stale, is_abandoned
 from sweeps.storage.optuna_storage import GRACE_PERIOD_S
 from sweeps.trial_queue import TrialQueue
-from sweeps.trials import final_trials
 
 STALE_CHECK_S = 30.0
 WAITING_CHECK_S = 5.0
+RETRY_DELAY_S = 30.0  # at most, from a failure to its retry: end of worker, study lock
 
 
 @dataclass
@@ -32,22 +32,23 @@ class Recovery:
     close_records: Callable[[FrozenTrial, str], None]
     settle: Callable[[int, str], None]
     _checked_at: float = field(default_factory=time.monotonic)
+    _seen_at: dict[int, float] = field(default_factory=dict)  # pending retries
 
     def __post_init__(self) -> None:
         self.queue.storage.heartbeat_stale_trial_callback = self._retry_stale
 
     def recover(self, running: Collection[int] = ()) -> None:
-        """Recover trials of this host's dead coordinators, and all without a heartbeat, but not `running`."""
+        """Recover trials of this host's dead coordinators, and all without a heartbeat, but not `running`.
+
+        How long others had for a retry is measured here, as the clocks and time zones of hosts differ.
+        """
         fail_stale(self.queue.study)
-        self.queue.refresh()
-        trials = self.queue.trials()
-        final = {trial.number for trial in final_trials(trials)}
-        for trial in filter(is_abandoned, trials):
-            if trial.number in running:
-                continue
-            if trial.state == TrialState.RUNNING:
+        for trial in self.queue.abandoned():
+            if trial.number not in running:
                 self.settle(trial.number, "interrupted")
-            elif trial.number in final:  # its coordinator died before it queued a retry
+        for trial in self.queue.pending_retries():
+            seen_at = self._seen_at.setdefault(trial.number, time.monotonic())
+            if is_abandoned(trial) or time.monotonic() - seen_at > RETRY_DELAY_S:
                 self.queue.retry(trial)
 
     def recover_at_intervals(self, running: Collection[int], *, is_waiting: bool) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import uuid
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeps import SweepError
+from sweeps.ownership import is_abandoned
 from sweeps.storage.optuna_storage import RetryingStorage
 from sweeps.study import FINGERPRINT, UID, trial_id
 from sweeps.trials import (
@@ -33,7 +33,6 @@ from sweeps.trials import (
     reason_of,
 )
 
-RETRY_DELAY = timedelta(seconds=30)  # at most, from a failure to its retry: end of worker, study lock
 SAME_FAILURES = 3  # so many first trials that fail for one reason end the sweep
 
 
@@ -121,18 +120,27 @@ class TrialQueue:
             if self._may_be_retried(trial):
                 self.queue_again(trial)
 
+    def abandoned(self) -> list[FrozenTrial]:
+        """Return the running trials whose coordinator is dead.
+
+        One that is alive creates a trial and records itself as its owner under the study's lock.
+        """
+        with self.study_lock():
+            self.refresh()
+            return [t for t in self.trials() if t.state == TrialState.RUNNING and is_abandoned(t)]
+
     def pending_retries(self) -> list[FrozenTrial]:
-        """Return the trials that failed a moment ago, which their coordinator is about to queue again."""
-        now = datetime.now()
+        """Return the failed trials that their coordinator is about to queue again, unless it has died."""
         failed = [trial for trial in final_trials(self.trials()) if trial.state == TrialState.FAIL]
-        recent = [trial for trial in failed if abs(now - (trial.datetime_complete or now)) < RETRY_DELAY]
-        return [trial for trial in recent if self._may_be_retried(trial)]
+        return [trial for trial in failed if self._may_be_retried(trial)]
 
     def _may_be_retried(self, trial: FrozenTrial) -> bool:
         reason = reason_of(trial)
         once = min(1, self._retries)
         limit = {"killed": self._retries, "crashed": once, OUT_OF_MEMORY: once}.get(reason, 0)
-        return reason == "interrupted" or count_attempts(trial, self.trials(), reason) <= limit
+        return reason == "interrupted" or (
+            limit > 0 and count_attempts(trial, self.trials(), reason) <= limit
+        )
 
     def queue_again(self, trial: FrozenTrial) -> None:
         """Queue another attempt at a trial, unless it has been queued."""

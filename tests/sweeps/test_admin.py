@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 import threading
@@ -85,7 +86,7 @@ def test_trials_of_a_coordinator_that_is_gone_are_queued_again(tmp_path: Path) -
     storage = open_storage(sweep.storage)
     study = open_study(sweep.spec().study, storage)
     trial = study.ask()
-    trial.set_user_attr(OWNER, {**describe_owner(), "boot": "another"})
+    trial.set_user_attr(OWNER, describe_owner())
     studies = Studies(sweep.storage)
     assert [note.number for note in studies.status("fake").orphaned] == [0]
     assert studies.repair("fake") == 1
@@ -93,6 +94,27 @@ def test_trials_of_a_coordinator_that_is_gone_are_queued_again(tmp_path: Path) -
     states = [t.state for t in study.get_trials()]
     assert states == [TrialState.FAIL, TrialState.WAITING]
     assert sweep.run().counts == {"complete": 1}
+
+
+def test_a_trial_that_is_being_created_is_not_taken_for_orphaned(tmp_path: Path) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=1)
+    storage = open_storage(sweep.storage)
+    study = open_study(sweep.spec().study, storage)
+    asked = threading.Event()
+
+    def ask() -> None:
+        with storage.study_lock(study._study_id):
+            trial = study.ask()
+            asked.set()
+            time.sleep(0.5)  # as a sampler that takes its time
+            trial.set_user_attr(OWNER, describe_owner() | {"pid": os.getppid()})
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    asked.wait()
+    state = Studies(sweep.storage).status("fake")
+    asking.join()
+    assert ([trial.number for trial in state.running], state.orphaned) == ([0], [])
 
 
 def test_a_retried_trial_has_the_reports_of_all_its_attempts(tmp_path: Path) -> None:

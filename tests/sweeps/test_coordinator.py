@@ -302,12 +302,33 @@ def test_a_coordinator_that_died_between_failing_a_trial_and_queueing_it_again_l
     sweep.run()
     storage = open_storage(sweep.storage)
     lost = storage.create_new_trial(storage.get_study_id_from_name("fake"))
-    storage.set_trial_user_attr(lost, OWNER, {**describe_owner(), "boot": "earlier"})
+    storage.set_trial_user_attr(lost, OWNER, describe_owner())
     storage.set_trial_user_attr(lost, REASON, reason)
     storage.set_trial_state_values(lost, TrialState.FAIL)
     counts = replace(sweep, n_trials=2).run().counts
     assert counts == ({"complete": 2} if retried else {"complete": 1, reason: 1})
     assert len(trials_of(sweep)) == (3 if retried else 2)
+
+
+def test_a_retry_that_a_dead_coordinator_of_another_host_and_time_zone_has_not_queued_is_queued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps.recovery, "RETRY_DELAY_S", 0.5)
+    monkeypatch.setattr(sweeps.recovery, "WAITING_CHECK_S", 0.1)
+    sweep = Sweep(str(tmp_path), n_trials=1)
+    sweep.run()
+    storage = open_storage(sweep.storage)
+    lost = storage.create_new_trial(storage.get_study_id_from_name("fake"))
+    storage.set_trial_user_attr(lost, OWNER, {**describe_owner(), "host": "elsewhere"})
+    storage.set_trial_user_attr(lost, REASON, "killed")
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "UTC-9")
+        time.tzset()
+        storage.set_trial_state_values(lost, TrialState.FAIL)
+    time.tzset()
+    out = io.StringIO()
+    assert replace(sweep, n_trials=2).run(Console(file=out)).counts == {"complete": 2}
+    assert "waiting for trials of other sweeps: 1" in out.getvalue()
 
 
 def test_a_living_trial_that_has_not_beaten_for_long_is_not_taken_for_dead(

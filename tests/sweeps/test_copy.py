@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from sweeps.copy import main
+from sweeps.ownership import describe_owner
 from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import find_study
+from sweeps.trials import OWNER
 from tests.sweeps.fake_application import Sweep
 from tests.sweeps.launching import read_trials
 
@@ -90,7 +93,7 @@ def test_a_study_with_a_running_trial_stays(
 ) -> None:
     study = find_study(open_storage(sweep.storage), "fake")
     assert study is not None
-    study.ask()
+    study.ask().set_user_attr(OWNER, describe_owner() | {"pid": os.getppid()})
     to = f"sqlite:///{tmp_path}/new.db"
     refuse(
         [f"from={sweep.storage}", f"to={to}"],

@@ -7,15 +7,15 @@ import sqlite3
 import subprocess
 import sys
 from dataclasses import replace
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+import sweeps.ownership
 from sweeps import SweepError
-from sweeps.ownership import ORPHAN_S, describe_owner, is_abandoned
+from sweeps.ownership import describe_owner, is_abandoned
 from sweeps.space import Choice, Interval, Space
 from sweeps.storage.optuna_storage import NoStudiesError, open_storage
 from sweeps.study import StudySpec, find_study, open_study
@@ -171,9 +171,8 @@ def test_a_file_that_is_no_database_is_refused_in_one_line_and_kept(tmp_path: Pa
 
 def trial(number: int, state: TrialState = TrialState.FAIL, /, **attributes: Any) -> FrozenTrial:
     value = attributes.pop("value", 1.0) if state == TrialState.COMPLETE else None
-    started = attributes.pop("started", datetime.now())
     made = create_trial(state=state, value=value, user_attrs=attributes)
-    made.number, made.datetime_start = number, started
+    made.number = number
     return made
 
 
@@ -205,29 +204,30 @@ def test_a_trial_failed_without_a_reason_was_killed_and_others_count_under_their
     assert count_reasons([trial(0), trial(1, TrialState.COMPLETE)]) == {"killed": 1, "complete": 1}
 
 
-def test_a_trial_is_abandoned_when_its_owner_is_gone() -> None:
-    ours = describe_owner()
+def test_a_trial_is_abandoned_when_its_owner_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
+    monkeypatch.setattr(sweeps.ownership, "INITIAL_NAMESPACE", describe_owner()["pid_namespace"])
+    monkeypatch.setattr(sweeps.ownership, "MACHINE_ID", sweeps.ownership.BOOT_ID)  # a file that is there
+    ours = describe_owner()
+    theirs = ours | {"pid": dead.pid}
     owners = {
         "alive": ours | {"pid": os.getppid()},
-        "another host": ours | {"host": "elsewhere", "pid": dead.pid},
-        "dead": ours | {"pid": dead.pid},
+        "another host": theirs | {"host": "elsewhere"},
+        "another machine of the same name": theirs | {"machine": "another", "boot": "another"},
+        "another container of the same name": theirs | {"pid_namespace": "pid:[1]"},
+        "of an earlier version": {key: theirs[key] for key in ("host", "boot", "pid")},
+        "dead": theirs,
         "before a reboot": ours | {"boot": "earlier", "pid": os.getppid()},
         "our process id, before we began": ours,
     }
     running = {name: trial(0, TrialState.RUNNING, **{OWNER: owner}) for name, owner in owners.items()}
-    assert {name: is_abandoned(t) for name, t in running.items()} == {
-        "alive": False,
-        "another host": False,
-        "dead": True,
-        "before a reboot": True,
-        "our process id, before we began": True,
-    }
-
-
-def test_a_trial_without_an_owner_is_abandoned_only_after_a_while() -> None:
-    old = datetime.now() - timedelta(seconds=ORPHAN_S + 1)
-    assert is_abandoned(trial(0, TrialState.RUNNING, started=old))
-    assert not is_abandoned(trial(0, TrialState.RUNNING))
-    assert not is_abandoned(trial(0, TrialState.WAITING, started=None))
+    assert [name for name, each in running.items() if is_abandoned(each)] == [
+        "dead",
+        "before a reboot",
+        "our process id, before we began",
+    ]
+    assert is_abandoned(trial(0, TrialState.RUNNING))
+    monkeypatch.setattr(sweeps.ownership, "INITIAL_NAMESPACE", "pid:[1]")  # we are in a container
+    assert not is_abandoned(running["before a reboot"])
+    assert is_abandoned(running["dead"])
