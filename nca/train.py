@@ -75,8 +75,10 @@ def run_single(config: TrialConfig, rerun: Rerun | None = None) -> int:
         ConfigError: If an input is missing or, in a rerun, has changed; nothing is created then.
     """
     from nca.tracking.run_lock import hold
+    from nca.training.device import limit_threads
     from nca.training.preflight import check_environment, check_inputs
 
+    limit_threads()
     check_environment(config)
     config = replace(config, features=resolve_features(config.features))
     inputs = check_inputs(config)

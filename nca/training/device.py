@@ -1,13 +1,16 @@
-"""The device of a run: selection, checks, TF32, and the host's memory allocator."""
+"""The device of a run: selection, checks, TF32, and the host's threads and memory allocator."""
 
 from __future__ import annotations
 
 import ctypes
+import math
+import os
 
 import torch
 
 from nca.cli.errors import ConfigError
 from nca.config.schema import TrainConfig
+from sweeps.executors.cgroups import cpu_quota
 
 # glibc's malloc.h
 M_TRIM_THRESHOLD = -1
@@ -53,6 +56,13 @@ def allow_tf32(allowed: bool) -> None:
     """Set whether float32 matrix products and convolutions on a GPU may round their factors to TF32."""
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed
+
+
+def limit_threads() -> None:
+    """Use no more threads than a container may use CPUs' time, unless OMP_NUM_THREADS gives their number."""
+    quota = cpu_quota()
+    if quota < torch.get_num_threads() and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(math.ceil(quota))
 
 
 def keep_freed_memory() -> None:

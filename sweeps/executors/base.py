@@ -1,13 +1,10 @@
-"""The interface of executors, which run trials; detection of processes killed for lack of memory."""
+"""The interface of executors, which run trials."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-
-CGROUPS = Path("/sys/fs/cgroup")
-OWN_CGROUP = Path("/proc/self/cgroup")
 
 
 @dataclass(frozen=True)
@@ -55,30 +52,3 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """End all trials at once and free the slots."""
-
-
-def count_oom_kills() -> int:
-    """Return how many processes of this control group the system has killed for lack of memory.
-
-    It is 0 where no control group counts them.
-    """
-    for line in _read_lines(OWN_CGROUP):
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            counters = CGROUPS / path.lstrip("/") / "memory.events"
-        elif "memory" in controllers.split(","):
-            counters = CGROUPS / "memory" / path.lstrip("/") / "memory.oom_control"
-        else:
-            continue
-        for counter in _read_lines(counters):
-            name, _, number = counter.partition(" ")
-            if name == "oom_kill":
-                return int(number)
-    return 0
-
-
-def _read_lines(file: Path) -> list[str]:
-    try:
-        return file.read_text().splitlines()
-    except OSError:
-        return []

@@ -12,7 +12,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from sweeps.assignment import LOG_FILE
-from sweeps.executors.base import Ended, count_oom_kills
+from sweeps.executors.base import Ended
+from sweeps.executors.cgroups import count_oom_kills
 from sweeps.executors.forkserver import ForkServer
 from sweeps.executors.slots import Slot
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import subprocess
 from dataclasses import dataclass
 from typing import Literal
+
+from sweeps.executors.cgroups import cpu_quota
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 NO_GPU = ("", "-1", "NoDevFiles")  # CUDA reads the list up to the first of these
@@ -44,22 +47,24 @@ def make_slots(
 
     Args:
         workers: Number of slots; auto is `trials_per_gpu` on each GPU, or without a GPU as many as the cores
-            hold.
+            hold, or the CPU time that a container may use.
         threads: CPU threads of a slot; auto is one, or the cores divided by the number of slots where that is
             given or follows from the GPUs.
         gpus: Number of GPUs to use; auto is all visible ones.
         trials_per_gpu: Slots on each GPU.
 
     Returns:
-        The slots, pinned to cores of their own where there are enough.
+        The slots, pinned to cores of their own where there are enough. Under a limit of CPU time they are not
+        pinned, as other containers could be pinned to the same cores.
     """
     cores = sorted(os.sched_getaffinity(0))
     devices = visible_gpus() if gpus == "auto" else visible_gpus()[:gpus]
     per_slot = 1 if threads == "auto" else threads
-    n_auto = len(devices) * trials_per_gpu or max(1, len(cores) // per_slot)
+    n_cores = math.ceil(min(len(cores), cpu_quota()))
+    n_auto = len(devices) * trials_per_gpu or max(1, n_cores // per_slot)
     n_slots = n_auto if workers == "auto" else workers
-    n_threads = max(1, len(cores) // n_slots) if threads == "auto" else threads
-    can_pin = n_slots * n_threads <= len(cores)
+    n_threads = max(1, n_cores // n_slots) if threads == "auto" else threads
+    can_pin = n_slots * n_threads <= n_cores == len(cores)
     no_gpu = "" if gpus == 0 else None
     slots = []
     for index in range(n_slots):

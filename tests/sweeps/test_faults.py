@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-import sweeps.executors.base
+import sweeps.executors.cgroups
 import sweeps.executors.local
 from sweeps import SweepError
 from sweeps.coordinator import TICK_S
@@ -162,9 +162,9 @@ def test_kills_for_want_of_memory_are_counted_by_the_control_group(
     counter.parent.mkdir(parents=True, exist_ok=True)
     counter.write_text(text)
     (tmp_path / "cgroup").write_text(own)
-    monkeypatch.setattr(sweeps.executors.base, "CGROUPS", tmp_path)
-    monkeypatch.setattr(sweeps.executors.base, "OWN_CGROUP", tmp_path / "cgroup")
-    assert sweeps.executors.base.count_oom_kills() == number
+    monkeypatch.setattr(sweeps.executors.cgroups, "CGROUPS", tmp_path)
+    monkeypatch.setattr(sweeps.executors.cgroups, "OWN_CGROUP", tmp_path / "cgroup")
+    assert sweeps.executors.cgroups.count_oom_kills() == number
 
 
 def test_a_worker_whose_trial_others_have_ended_leaves_at_its_next_report(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sweeps.executors import cgroups
 from sweeps.executors.slots import THREAD_VARIABLES, Slot, make_slots, visible_gpus
 
 
@@ -39,6 +40,41 @@ def test_cores_are_divided_and_pinned_only_while_they_suffice(
     assert made[-1].cores == last_cores
     pinned = [core for slot in made for core in slot.cores]
     assert len(pinned) == len(set(pinned))
+
+
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(
+    ("own", "files", "n_slots"),
+    [
+        ("0::/\n", {"cpu.max": "250000 100000\n"}, 3),
+        (
+            "0::/a/b\n",
+            {"cpu.max": "max 100000\n", "a/cpu.max": "20000 10000", "a/b/cpu.max": "max 100000"},
+            2,
+        ),
+        ("0::/a\n", {"a/cpu.max": "10000 100000\n"}, 1),
+        ("0::/\n", {"cpu.max": "9900000 100000\n"}, 8),
+        (
+            "4:cpu,cpuacct:/docker/1\n",
+            {"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"},
+            4,
+        ),
+        ("4:cpu:/\n0::/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
+        ("3:memory:/\n", {}, 8),
+    ],
+)
+def test_a_container_has_as_many_slots_as_its_cpu_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, files: dict[str, str], n_slots: int
+) -> None:
+    for name, text in {**files, "own": own}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(cgroups, "CGROUPS", tmp_path)
+    monkeypatch.setattr(cgroups, "OWN_CGROUP", tmp_path / "own")
+    made = make_slots("auto", "auto", "auto")
+    assert [slot.threads for slot in made] == [1] * n_slots
+    assert [bool(slot.cores) for slot in made] == [n_slots == 8] * n_slots  # other containers may share cores
+    assert {slot.threads for slot in make_slots(1, "auto", "auto")} == {n_slots}
 
 
 @pytest.mark.usefixtures("machine")
