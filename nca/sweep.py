@@ -30,20 +30,22 @@ def run_studies(overrides: Sequence[str]) -> list[Summary]:
         ConfigError: If the input is wrong; nothing is created then.
         SweepError: If a study cannot be opened, or its first trials all fail for the same reason.
     """
+    from nca.study.checks import check_environment, check_inputs, separate_process
     from nca.study.spec import sweep_spec
     from nca.study.summary import describe_end
-    from nca.training.preflight import check_environment, check_inputs
     from sweeps.coordinator import Coordinator
     from sweeps.progress import Progress
 
     asked = make_plans(overrides)
-    for plan in asked:
-        check_environment(plan.config.trial, remote=plan.config.executor.name == "ray")
-    resolved = [resolve(plan) for plan in asked]
-    for note in sorted({note for _, note in resolved if note}):
-        print(note)
-    plans = [plan for plan, _ in resolved]
-    specs = [sweep_spec(plan, _application(plan), check_inputs(plan.config.trial)) for plan in plans]
+    with separate_process() as call:
+        for plan in asked:
+            call(check_environment, plan.config.trial, plan.config.executor.name == "ray")
+        resolved = [resolve(plan) for plan in asked]
+        for note in sorted({note for _, note in resolved if note}):
+            print(note)
+        plans = [plan for plan, _ in resolved]
+        inputs = [call(check_inputs, plan.config.trial) for plan in plans]
+    specs = [sweep_spec(plan, _application(plan), found) for plan, found in zip(plans, inputs, strict=True)]
     executors = [_make_executor(plan) for plan in plans]
     summaries = []
     for plan, spec, executor in zip(plans, specs, executors, strict=True):

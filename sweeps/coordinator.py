@@ -17,7 +17,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from sweeps import SweepError
 from sweeps.application import load_application
 from sweeps.assignment import PROGRESS_FILE, Assignment, write_assignment
-from sweeps.dashboard import load_dashboard
 from sweeps.executors.base import Ended, Executor
 from sweeps.ownership import describe_owner
 from sweeps.progress import Progress, TrialProgress, format_duration
@@ -64,7 +63,6 @@ class Coordinator:
         """
         try:
             self._executor.prepare()
-            load_dashboard()  # while the executor loads the application
             self._open()
             return self._run()
         except (StorageInternalError, SQLAlchemyError) as error:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
 from nca.automaton.fast_rollout import Rollout
@@ -24,11 +24,6 @@ FRAME_MS = 80  # of a GIF
 FRAMES_PER_S = 25  # of a video
 CODECS = {".mp4": "libx264", ".webm": "libvpx-vp9"}
 ANIMATION_SIDE_PX = 256  # smaller textures are enlarged to about this
-SHEET_COLUMNS = 10
-SHEET_SIDE_PX = 128
-SHEET_GAP_PX = 8
-SHEET_CAPTION_PX = 24
-SHEET_FONT_PX = 13
 GAP_PX = 2
 WHITE = 255
 
@@ -106,27 +101,6 @@ def _draw_frame(state: State) -> Pixels:
 def save_pixels(pixels: Pixels, path: Path) -> None:
     """Write pixels as PNG."""
     Image.fromarray(pixels).save(path)
-
-
-def make_contact_sheet(entries: Sequence[tuple[Path, str]]) -> Image.Image:
-    """Return pictures in rows with a caption under each; missing ones are left out.
-
-    Args:
-        entries: Picture file and caption, in order.
-    """
-    found = [(path, caption) for path, caption in entries if path.exists()]
-    n_columns = max(1, min(SHEET_COLUMNS, len(found)))
-    width, height = SHEET_SIDE_PX + SHEET_GAP_PX, SHEET_SIDE_PX + SHEET_CAPTION_PX
-    n_rows = max(1, -(-len(found) // n_columns))
-    sheet = Image.new("RGB", (n_columns * width + SHEET_GAP_PX, n_rows * height + SHEET_GAP_PX), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(SHEET_FONT_PX)
-    for index, (path, caption) in enumerate(found):
-        left, top = SHEET_GAP_PX + index % n_columns * width, SHEET_GAP_PX + index // n_columns * height
-        with Image.open(path) as picture:
-            first = picture.convert("RGB").crop((0, 0, picture.height, picture.height))
-        sheet.paste(first.resize((SHEET_SIDE_PX, SHEET_SIDE_PX), Image.Resampling.NEAREST), (left, top))
-        pen.text((left, top + SHEET_SIDE_PX + 2), caption, fill="black", font=font)
-    return sheet
 
 
 def save_loss_curve(losses: Sequence[float], smoothed: Sequence[tuple[int, float]], path: Path) -> None:

@@ -1,4 +1,7 @@
-"""The application that the sweep engine runs: a trial is one training run or several, recorded in MLflow."""
+"""The application that the sweep engine runs: a trial is one training run or several, recorded in MLflow.
+
+The coordinator loads it too, and never torch.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,23 @@ from typing import Any
 
 from nca.config.schema import TrialConfig
 from nca.config.validation import build
-from nca.outputs.pictures import make_contact_sheet
+from nca.outputs.contact_sheet import make_contact_sheet
 from nca.records.paths import RecordPaths
 from nca.study.dashboard_notes import make_notes
-from nca.study.repeats import Repeats
 from nca.tracking.client import load_mlflow, mlflow_errors
 from nca.tracking.store import MlflowStore
-from nca.training.run import is_out_of_memory
 from sweeps.application import DashboardNotes, Result
 from sweeps.running_trial import RunningTrial
 from sweeps.trials import TrialSummary
 
 CONTACT_SHEET = "contact_sheet.png"
 MAX_IN_SHEET = 200  # outputs
-LOADED_LATE = ("torch._dynamo", "matplotlib.figure", "matplotlib.backends.backend_agg")  # Adam, loss.png
+LOADED_BY_TRIALS = (
+    "nca.study.repeats",
+    "torch._dynamo",  # Adam
+    "matplotlib.figure",  # loss.png
+    "matplotlib.backends.backend_agg",
+)
 ENGINE_KEYS = ("links", "sweep", "uid")  # of a config, beside those of `TrialConfig`
 
 
@@ -52,10 +58,10 @@ class TextureSweep:
         return {"mlflow_experiment_id": experiment, "mlflow_run_id": run_id}
 
     def warm_up(self) -> None:
-        """Import, once for all trials, the modules that each would import later; torch is already loaded."""
+        """Import, once for all trials, the modules that each would import later."""
         if self.uses_mlflow:
             load_mlflow(sql=True)
-        for name in LOADED_LATE:
+        for name in LOADED_BY_TRIALS:
             importlib.import_module(name)
 
     def run(self, trial: RunningTrial) -> Result:
@@ -63,6 +69,9 @@ class TextureSweep:
 
         With `low_memory` it recomputes its rollouts.
         """
+        from nca.study.repeats import Repeats
+        from nca.training.run import is_out_of_memory
+
         config, settings = _trial_config(trial.config), trial.config["sweep"]
         if trial.low_memory:
             config = replace(config, train=replace(config.train, recompute=True, cuda_graph=False))

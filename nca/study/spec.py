@@ -11,7 +11,7 @@ from nca.cli.errors import ConfigError
 from nca.config.schema import PrunerConfig, SamplerConfig, SweepConfig, TrialConfig, training_values
 from nca.config.validation import flatten
 from nca.study.plan import Plan, read_duration
-from nca.training.preflight import hash_inputs
+from nca.training.inputs import hash_inputs
 from sweeps.samplers import SamplerSpec
 from sweeps.spec import SweepSpec
 from sweeps.study import PrunerSpec, StudySpec

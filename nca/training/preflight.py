@@ -1,4 +1,4 @@
-"""Checks of a config before anything is created, and the hashes of a run's inputs."""
+"""Checks of a config before anything is created."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from nca.cli.errors import ConfigError
 from nca.config.schema import TrialConfig
 from nca.loss.features import load_extractor
-from nca.loss.vgg_weights import hash_weights
-from nca.textures.load import load_pixels, texture_hash
+from nca.textures.load import load_pixels
 from nca.tracking.client import check_address
 from nca.training.device import check_device, pick_device
+from nca.training.inputs import hash_inputs
 
 
 def check_environment(config: TrialConfig, *, remote: bool = False) -> None:
@@ -42,16 +42,6 @@ def check_inputs(config: TrialConfig) -> dict[str, str]:
     """
     load_extractor(config.features, torch.device("cpu"), torch.float32)
     return hash_inputs(config)
-
-
-def hash_inputs(config: TrialConfig) -> dict[str, str]:
-    """Return the hashes of the texture and the weights of a config with resolved features.
-
-    Raises:
-        ConfigError: If the texture is missing.
-    """
-    texture = texture_hash(load_pixels(config.texture, config.train.size))
-    return {"texture.hash": texture, "features.hash": hash_weights(config.features)}
 
 
 def _check_writable(folder: Path) -> None:

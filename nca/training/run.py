@@ -27,9 +27,9 @@ from nca.tracking.store import RUN_ID
 from nca.tracking.tracker import Tracker
 from nca.training.checkpoint import Checkpoints
 from nca.training.device import allow_tf32, check_device, keep_freed_memory, pick_device
+from nca.training.inputs import hash_inputs
 from nca.training.outcome import STATUS, Listener, Outcome, Reason
 from nca.training.pool import Pool
-from nca.training.preflight import hash_inputs
 from nca.training.provenance import describe_run
 from nca.training.trainer import DivergedError, StepRecord, Trainer, smoothed_loss
 

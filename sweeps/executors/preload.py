@@ -6,7 +6,6 @@ import contextlib
 import gc
 import importlib
 import os
-import pathlib
 import sys
 
 from sweeps.application import load_application
@@ -14,9 +13,12 @@ from sweeps.executors.forkserver import OUTPUT, PRELOAD, die_with_parent
 
 os.setpgid(0, 0)  # Ctrl-C is for the coordinator
 die_with_parent()
-with pathlib.Path(os.environ[OUTPUT]).open("ab") as output:
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(output.fileno(), stream.fileno())
+try:
+    output = os.open(os.environ[OUTPUT], os.O_WRONLY | os.O_APPEND)
+except FileNotFoundError:  # the coordinator has ended
+    os._exit(0)
+for stream in (sys.stdout, sys.stderr):
+    os.dup2(output, stream.fileno())
 with contextlib.suppress(Exception):  # the trials raise it again, and record it
     module, application = os.environ[PRELOAD].split()
     importlib.import_module(module).warm_up()

@@ -15,7 +15,6 @@ from nca.outputs.pictures import (
     GAP_PX,
     GIF_AGES,
     grow,
-    make_contact_sheet,
     render_texture,
     save_growth,
     save_loss_curve,
@@ -113,18 +112,6 @@ def test_pixels_come_back_from_the_file(tmp_path: Path) -> None:
     save_pixels(pixels, tmp_path / "p.png")
     with Image.open(tmp_path / "p.png") as image:
         assert np.array_equal(np.asarray(image), pixels)
-
-
-def test_a_contact_sheet_shows_the_first_of_each_picture_in_order(tmp_path: Path) -> None:
-    for index in range(12):
-        save_pixels(np.full((16, 34, 3), 10 * index, np.uint8), tmp_path / f"{index}.png")
-    entries = [(tmp_path / f"{index}.png", f"trial {index}") for index in range(13)]
-    sheet = np.asarray(make_contact_sheet(entries))
-    assert sheet.shape == (2 * 152 + 8, 10 * 136 + 8, 3)
-    assert [int(sheet[8 + 64, 8 + 136 * column + 64, 0]) for column in range(10)] == list(range(0, 100, 10))
-    assert [int(sheet[8 + 152 + 64, 8 + 136 * column + 64, 0]) for column in range(3)] == [100, 110, 255]
-    assert (sheet[8 + 128 : 8 + 152, 8:136] < 128).any()  # a caption
-    assert make_contact_sheet([(tmp_path / "none.png", "")]).size == (144, 160)
 
 
 @pytest.mark.parametrize(

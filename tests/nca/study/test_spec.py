@@ -11,7 +11,7 @@ from PIL import Image
 from nca.cli.errors import ConfigError
 from nca.study.plan import Plan, make_plans
 from nca.study.spec import TrialConfigs, pruner_spec, sampler_spec, study_spec
-from nca.training.preflight import hash_inputs
+from nca.training.inputs import hash_inputs
 
 
 def plan_of(*overrides: str) -> Plan:

@@ -147,6 +147,16 @@ def test_a_server_that_dies_at_its_start_is_quoted(tmp_path: Path) -> None:
     assert "no such GPU" in run_broken(tmp_path, "dies", dies + "    pass\n")
 
 
+def test_a_process_that_ends_while_its_server_starts_leaves_no_traceback() -> None:
+    program = (
+        "from sweeps.executors.local import LocalExecutor\n"
+        "from sweeps.executors.slots import Slot\n"
+        "LocalExecutor([Slot(0, 1)], 'none:None').prepare()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
 def test_a_trial_that_fails_before_it_has_a_log_gets_one(tmp_path: Path) -> None:
     # As the module is loaded, each file that a trial's process would open for its log is refused.
     refuses = (

@@ -1,0 +1,57 @@
+"""Checks of a study in a process of their own, so that its coordinator never loads torch (0.5 GB)."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from nca.config.schema import TrialConfig
+from sweeps import SweepError
+from sweeps.executors.forkserver import die_with_parent
+
+Call = Callable[..., Any]
+
+
+@contextlib.contextmanager
+def separate_process() -> Iterator[Call]:
+    """Yield a function that calls another function in a process, which ends with the context.
+
+    Where torch is loaded already, the function is called in this process.
+
+    Raises:
+        SweepError: If the process dies.
+    """
+    if "torch" in sys.modules:
+        yield lambda function, *arguments: function(*arguments)
+        return
+    context = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(1, context, _begin) as pool:
+            yield lambda function, *arguments: pool.submit(function, *arguments).result()
+    except BrokenProcessPool as error:
+        raise SweepError("the process that checks the config died, perhaps for lack of memory") from error
+
+
+def _begin() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the coordinator reports it
+    die_with_parent()
+
+
+def check_environment(config: TrialConfig, remote: bool) -> None:
+    """Check a config before anything is created, see `preflight.check_environment`."""
+    from nca.training import preflight
+
+    preflight.check_environment(config, remote=remote)
+
+
+def check_inputs(config: TrialConfig) -> dict[str, str]:
+    """Check the inputs of a config and return their hashes, see `preflight.check_inputs`."""
+    from nca.training import preflight
+
+    return preflight.check_inputs(config)
