@@ -25,29 +25,29 @@ COMMAND = Command(
 KINDS = (".csv", ".parquet", "")  # "": a folder
 
 
+@exit_on_error(SweepError, OSError)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the table and print its name; exit code 2 on bad input."""
-    with exit_on_error(SweepError, OSError):
-        options = COMMAND.read(arguments).options
-        names = options["study"].split(",")
-        out = read_out_path(options, "out", f"{names[0].replace('/', '-')}.csv", KINDS)
-        from analysis.export_folder import write_exported
-        from analysis.runs import join_with_provenance, read_study
+    options = COMMAND.read(arguments).options
+    names = options["study"].split(",")
+    out = read_out_path(options, "out", f"{names[0].replace('/', '-')}.csv", KINDS)
+    from analysis.export_folder import write_exported
+    from analysis.runs import join_with_provenance, read_study
 
-        paths = read_record_paths(options)
-        studies = [read_study(paths, name) for name in names]
-        if not out.suffix:
-            with atomic_output(out) as partial:
-                n_trials = write_exported(studies, paths, partial)
-            print(f"{out}: {n_trials} trials; python -m analysis.report exported={out}")
-            return
-        table = join_with_provenance(studies, paths)
+    paths = read_record_paths(options)
+    studies = [read_study(paths, name) for name in names]
+    if not out.suffix:
         with atomic_output(out) as partial:
-            if out.suffix == ".csv":
-                table.to_csv(partial, index=False)
-            else:
-                table.to_parquet(partial, index=False)
-        print(f"{out}: {len(table)} trials, {len(table.columns)} columns")
+            n_trials = write_exported(studies, paths, partial)
+        print(f"{out}: {n_trials} trials; python -m analysis.report exported={out}")
+        return
+    table = join_with_provenance(studies, paths)
+    with atomic_output(out) as partial:
+        if out.suffix == ".csv":
+            table.to_csv(partial, index=False)
+        else:
+            table.to_parquet(partial, index=False)
+    print(f"{out}: {len(table)} trials, {len(table.columns)} columns")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,25 +32,21 @@ WEBP_QUALITY = 85
 HIDDEN = ("folder", "began", "mlflow_run_id", "warm_start", "training_seed")
 
 
+@exit_on_error(SweepError, OSError)
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the page and print its name; exit code 2 on bad input.
+    """Write the page and print its name; exit code 2 on bad input."""  # noqa: DOC501 - it ends the process
+    options = COMMAND.read(arguments).options
+    out = read_out_path(options, "out", f"{options['study'].replace('/', '-')}.html")
+    from analysis.runs import read_study
 
-    Raises:
-        ConfigError: Never: it becomes one line and exit code 2.
-    """
-    with exit_on_error(SweepError, OSError):
-        options = COMMAND.read(arguments).options
-        out = read_out_path(options, "out", f"{options['study'].replace('/', '-')}.html")
-        from analysis.runs import read_study
-
-        paths = read_record_paths(options)
-        table = read_study(paths, options["study"])
-        if table.trials.empty:
-            raise ConfigError(f"study={options['study']}: no trial has ended yet")
-        page = make_gallery(table, paths, out.absolute().parent)
-        with atomic_output(out) as partial:
-            partial.write_text(page, encoding="utf-8")
-        print(out)
+    paths = read_record_paths(options)
+    table = read_study(paths, options["study"])
+    if table.trials.empty:
+        raise ConfigError(f"study={options['study']}: no trial has ended yet")
+    page = make_gallery(table, paths, out.absolute().parent)
+    with atomic_output(out) as partial:
+        partial.write_text(page, encoding="utf-8")
+    print(out)
 
 
 def make_gallery(table: StudyTable, paths: RecordPaths, folder: Path) -> str:
@@ -63,7 +59,7 @@ def make_gallery(table: StudyTable, paths: RecordPaths, folder: Path) -> str:
     trials = json.loads(filled[columns].to_json(orient="records", double_precision=15))
     for trial, row in zip(trials, filled.to_dict("records"), strict=True):
         trial["picture"] = _thumbnail(table.pictures.output(row["trial"]))
-        trial["links"] = dict(_links(table, paths, row, folder))
+        trial["links"] = _links(table, paths, row, folder)
     data = {
         "columns": columns,
         "sort": objective,
@@ -75,17 +71,16 @@ def make_gallery(table: StudyTable, paths: RecordPaths, folder: Path) -> str:
     return page.replace("__DATA__", json.dumps(data).replace("</", "<\\/"))
 
 
-def _links(
-    table: StudyTable, paths: RecordPaths, row: dict[str, Any], folder: Path
-) -> Iterator[tuple[str, str]]:
+def _links(table: StudyTable, paths: RecordPaths, row: dict[str, Any], folder: Path) -> dict[str, str]:
     run_id, experiment = row.get("mlflow_run_id"), table.links.get("mlflow_experiment_id")
     if not isinstance(run_id, str) or experiment is None:
-        return
-    yield "MLflow run", paths.mlflow_url(experiment, run_id)
+        return {}
+    links = {"MLflow run": paths.mlflow_url(experiment, run_id)}
     viewer = paths.study_folders(table.name)[1] / run_id / "artifacts" / "viewer.html"
     if viewer.exists():
         below = viewer.is_relative_to(folder)
-        yield "viewer", str(viewer.relative_to(folder)) if below else viewer.as_uri()
+        links["viewer"] = str(viewer.relative_to(folder)) if below else viewer.as_uri()
+    return links
 
 
 def _thumbnail(picture: Image.Image | None) -> str | None:

@@ -80,10 +80,10 @@ class Queue:
         rated, repeated = self._rated()
         new = sorted(set(self.trials) - rated, key=lambda trial: self._rank(trial, 0))
         recent = [rating.trial for rating in self.given[-MIN_GAP:]]
-        again = [trial for trial in rated - repeated if trial not in recent or not new]
+        repeatable = [trial for trial in rated - repeated if trial not in recent or not new]
         n_due = min(self._n_repeats, len(rated) // OUTPUTS_PER_REPEAT if new else self._n_repeats)
-        if again and len(repeated) < n_due:
-            return min(again, key=lambda trial: (trial in recent[-1:], self._rank(trial, 1))), 1
+        if repeatable and len(repeated) < n_due:
+            return min(repeatable, key=lambda trial: (trial in recent[-1:], self._rank(trial, 1))), 1
         return (new[0], 0) if new else None
 
     @property
@@ -93,10 +93,10 @@ class Queue:
     def _rated(self) -> tuple[set[int], set[int]]:
         """Return the trials that were rated, and those that were rated twice."""
         known = [rating for rating in self.given if rating.trial in self.trials]
-        return {rating.trial for rating in known}, {rating.trial for rating in known if rating.look > 0}
+        return {rating.trial for rating in known}, {rating.trial for rating in known if rating.repeat > 0}
 
-    def _rank(self, trial: int, look: int) -> str:
-        return hashlib.sha256(f"{self.study} {self.rater} {trial} {look}".encode()).hexdigest()
+    def _rank(self, trial: int, repeat: int) -> str:
+        return hashlib.sha256(f"{self.study} {self.rater} {trial} {repeat}".encode()).hexdigest()
 
 
 @dataclass
@@ -107,7 +107,7 @@ class _Page:
     target: Image.Image
     hosts: Collection[str]
     rater: str
-    _shown: dict[str, tuple[str, tuple[int, int] | None]] = field(default_factory=dict)  # token, output
+    _shown: dict[str, tuple[str, tuple[int, int] | None]] = field(default_factory=dict)  # token and output
 
     def check_origin(self) -> None:
         if request.host not in self.hosts:
@@ -129,8 +129,8 @@ class _Page:
         token, shown = self._shown.get(rater, ("", None))
         if shown is None or request.get_json().get("token") != token:
             abort(409, "this output is no longer shown: reload the page")
-        trial, look = shown
-        self.ratings.add(Rating(trial, rater, look, rating, now()))
+        trial, repeat = shown
+        self.ratings.add(Rating(trial, rater, repeat, rating, now()))
         self._tag(trial)
         return self._show(rater)
 
@@ -142,7 +142,7 @@ class _Page:
         last = given[-1]
         self.ratings.remove(last)
         self._tag(last.trial)
-        return self._show(rater, (last.trial, last.look))
+        return self._show(rater, (last.trial, last.repeat))
 
     def _tag(self, trial: int) -> None:
         """Write a trial's ratings to its MLflow run. A failure does not matter: Optuna has the ratings."""
@@ -158,17 +158,17 @@ class _Page:
     def _given_by(self, rater: str) -> list[Rating]:
         return [rating for rating in self.ratings.all() if rating.rater == rater]
 
-    def _show(self, rater: str, look: tuple[int, int] | None = None) -> Response:
+    def _show(self, rater: str, output: tuple[int, int] | None = None) -> Response:
         folders, given = self.ratings.folders(), self._given_by(rater)
         queue = Queue(self.ratings.study, rater, folders, given)
-        token, shown = self._shown[rater] = secrets.token_hex(8), look or queue.next()
+        token, shown = self._shown[rater] = secrets.token_hex(8), output or queue.next()
         body: dict[str, Any] = {"left": queue.n_left, "done": len(given), "undo": bool(given)}
         if shown is not None:
             folder = folders[shown[0]]
-            output = read_output(folder)
-            if output is None:
+            picture = read_output(folder)
+            if picture is None:
                 raise ConfigError(f"{folder / 'output.png'}: cannot be read; reload the page")
-            body |= {"token": token, "target": data_url(self.target), "output": data_url(output)}
+            body |= {"token": token, "target": data_url(self.target), "output": data_url(picture)}
         return jsonify(body)
 
 
@@ -197,22 +197,18 @@ def _answer_error(error: Exception) -> tuple[Response, int]:
     return jsonify(error=str(error)), 400
 
 
+@exit_on_error(SweepError, OSError)
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Serve the page until ctrl-C; exit code 2 on bad input.
-
-    Raises:
-        ConfigError: Never: it becomes one line and exit code 2.
-    """
-    with exit_on_error(SweepError, OSError):
-        options = COMMAND.read(arguments).options
-        rater = check_rater(options["rater"]) if "rater" in options else ""
-        port = free_port(options.get("port"), PORT)
-        paths = read_record_paths(options)
-        ratings = Ratings(paths, options["study"])
-        target = read_target(paths, options["study"])
-        if target is None or not ratings.folders():
-            raise ConfigError(f"study={options['study']}: has no complete trial to rate yet")
-        paths.open_tracking()  # imports MLflow now, not at the first rating
+    """Serve the page until ctrl-C; exit code 2 on bad input."""  # noqa: DOC501 - it ends the process
+    options = COMMAND.read(arguments).options
+    rater = check_rater(options["rater"]) if "rater" in options else ""
+    port = free_port(options.get("port"), PORT)
+    paths = read_record_paths(options)
+    ratings = Ratings(paths, options["study"])
+    target = read_target(paths, options["study"])
+    if target is None or not ratings.folders():
+        raise ConfigError(f"study={options['study']}: has no complete trial to rate yet")
+    paths.open_tracking()  # imports MLflow now, not at the first rating
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # no line per request
     server = make_server(LOOPBACK, port, make_app(ratings, target, port, rater))
     with contextlib.suppress(KeyboardInterrupt):  # werkzeug swallows it too, while it serves

@@ -62,44 +62,41 @@ class Section:
     notes: Sequence[str] = ()
 
 
+@exit_on_error(SweepError, OSError)
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the report and print its name; exit code 2 on bad input.
+    """Write the report and print its name; exit code 2 on bad input."""  # noqa: DOC501 - it ends the process
+    options = COMMAND.read(arguments).options
+    if ("study" in options) == ("exported" in options):
+        raise COMMAND.error("give either study=NAME or exported=FOLDER")
+    source = options.get("study", options.get("exported", ""))
+    out = read_out_path(options, "out", f"report-{Path(source.split(',')[0]).name}")
+    check_extra()
+    from analysis.export_folder import read_exported
+    from analysis.runs import read_study
 
-    Raises:
-        ConfigError: Never: it becomes one line and exit code 2.
-    """
-    with exit_on_error(SweepError, OSError):
-        options = COMMAND.read(arguments).options
-        if ("study" in options) == ("exported" in options):
-            raise COMMAND.error("give either study=NAME or exported=FOLDER")
-        source = options.get("study", options.get("exported", ""))
-        out = read_out_path(options, "out", f"report-{Path(source.split(',')[0]).name}")
-        check_extra()
-        from analysis.export_folder import read_exported
-        from analysis.runs import read_study
-
-        paths = read_record_paths(options)
-        if "study" in options:
-            tables = [read_study(paths, name) for name in source.split(",")]
-        else:
-            tables = read_exported(Path(source).expanduser())
-        if all(table.trials.empty for table in tables):
-            raise ConfigError(f"{source}: no trial has ended yet")
-        with atomic_output(out) as partial:
-            write_report(tables, paths, partial)
-            names = sorted(file.name for file in partial.iterdir())
-        _log(tables, paths, [out / name for name in names])
-        print(out / PAGE)
+    paths = read_record_paths(options)
+    if "study" in options:
+        tables = [read_study(paths, name) for name in source.split(",")]
+    else:
+        tables = read_exported(Path(source).expanduser())
+    if all(table.trials.empty for table in tables):
+        raise ConfigError(f"{source}: no trial has ended yet")
+    with atomic_output(out) as partial:
+        write_report(tables, paths, partial)
+        names = sorted(file.name for file in partial.iterdir())
+    _log(tables, paths, [out / name for name in names])
+    print(out / PAGE)
 
 
 def write_report(tables: Sequence[StudyTable], paths: RecordPaths, out: Path) -> Path:
     """Write the report and its figures into a folder, replacing older files; return the page."""
     from jinja2 import Environment, FileSystemLoader
+    from matplotlib import rc_context
 
-    from analysis.figures.drawing import use_style
+    from analysis.figures.drawing import STYLE
 
     out.mkdir(parents=True, exist_ok=True)
-    with use_style():
+    with rc_context(STYLE):
         sections = [(s, [_save(plot, out) for plot in s.plots]) for s in make_sections(tables, paths)]
     main_study = max(tables, key=lambda table: len(table.trials)).name
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)

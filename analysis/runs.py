@@ -20,14 +20,10 @@ from sweeps.trials import TrialSummary
 # Attributes of a trial that are columns of their own, or not results.
 NOT_RESULTS = ("error", "first_attempt", "low_memory", "owner", "reason", "retry_of", "stop", "warm_start")
 # Values of a study that `join_with_provenance` repeats in each row.
-FIXED = ("texture.name", "texture.source", "texture.hash", "features.name", "features.hash", "model.name")
+FIXED = ("texture.name", "texture.source", "texture.hash", "features.name", "features.hash")
 FIXED_PREFIXES = ("model.", "train.")
 TAGS = ("git_commit", "device", "device_name", "threads", "host", "python")  # and version.PACKAGE
-TERMS = (
-    "model.",
-    "train.",
-    "features.",
-)  # losses are comparable only if all values under these keys are equal
+TERMS = ("model.", "train.", "features.")  # losses are comparable only if all values under these are equal
 
 
 @dataclass(frozen=True)

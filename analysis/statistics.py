@@ -161,7 +161,7 @@ def quadratic_ranks(values: Sequence[float] | Vector) -> Vector:
 
 
 def residual(values: Vector, design: Vector) -> Vector:
-    """Return what a least-squares fit of the design's columns leaves of values."""
+    """Return the residuals of a least-squares fit of values on the design's columns."""
     return np.asarray(values - design @ np.linalg.lstsq(design, values, rcond=None)[0], float)
 
 

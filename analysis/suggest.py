@@ -27,17 +27,14 @@ if TYPE_CHECKING:
 
 METHODS = ("model", "pca", "umap")
 MIN_TRIALS = 10
-GOALS = {"rating": "rating", "log10_loss": "logarithm of the final loss"}
 MIN_RATED = 10  # from this number of ratings on, `model` maximizes the rating instead of minimizing the loss
 N_CANDIDATES = 4096
 N_AROUND = 200  # points around the center of a cluster
 WIDTH = 0.7  # their standard deviation, relative to the cluster's
 N_NEIGHBORS = 2
 MIN_PER_AXIS = 5  # trials per axis for a length scale per axis; with fewer the predictions are overconfident
-LENGTH_SCALES, NOISE_LEVELS = (
-    (0.3, 20.0),
-    (5e-2, 1e1),
-)  # with smaller ones the process interpolates all trials
+LENGTH_SCALES = (0.3, 20.0)
+NOISE_LEVELS = (0.05, 10.0)  # with smaller ones the process interpolates all trials
 COMMAND = Command(
     "analysis.suggest",
     "Suggest hyperparameters that are worth a trial, from the trials of a study.",
@@ -71,45 +68,31 @@ class Suggestion:
     neighbors: Sequence[tuple[int, float, float]]
 
 
+@exit_on_error(SweepError, OSError)
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print suggestions and queue them if requested; exit code 2 on bad input.
+    """Print suggestions and queue them if requested; exit code 2 on bad input."""  # noqa: DOC501 - it ends the process
+    options = COMMAND.read(arguments).options
+    method, enqueue = options.get("method", "model"), options.get("enqueue", "false")
+    if method not in METHODS:
+        allowed = f"must be one of {', '.join(METHODS)}{nearest(method, METHODS)}"
+        raise ConfigError(f"method={method}: {allowed}")
+    if enqueue not in {"true", "false"}:
+        raise ConfigError(f"enqueue={enqueue}: must be true or false")
+    n = read_number(options, "n", 4, 1, 100)
+    from analysis.ratings.ratings import read_rating
 
-    Raises:
-        ConfigError: Never: it becomes one line and exit code 2.
-    """
-    with exit_on_error(SweepError, OSError):
-        options = COMMAND.read(arguments).options
-        method, enqueue = options.get("method", "model"), options.get("enqueue", "false")
-        if method not in METHODS:
-            allowed = f"must be one of {', '.join(METHODS)}{nearest(method, METHODS)}"
-            raise ConfigError(f"method={method}: {allowed}")
-        if enqueue not in {"true", "false"}:
-            raise ConfigError(f"enqueue={enqueue}: must be true or false")
-        n, target = read_number(options, "n", 4, 1, 100), _read_rating(options)
-        check_extra()
-        from analysis.runs import read_study
+    target = read_rating("target_rating", options.get("target_rating", "5"))
+    check_extra()
+    from analysis.runs import read_study
 
-        paths, name = read_record_paths(options), options["study"]
-        suggestions, explanation = suggest(read_study(paths, name), method, n, target)
-        print(explanation)
-        _print(suggestions)
-        if enqueue == "true":
-            queued = [each.params for each in suggestions]
-            paths.open_studies().queue(name, queued, [each.attributes for each in suggestions])
-            print(f"queued {len(queued)}: repeat the sweep's command to run them on top of sweep.n_trials")
-
-
-def _read_rating(options: Mapping[str, str]) -> float:
-    from analysis.ratings.ratings import MAX_RATING
-
-    text = options.get("target_rating", str(MAX_RATING))
-    try:
-        rating = float(text)
-    except ValueError:
-        rating = -1.0
-    if not 0 <= rating <= MAX_RATING:
-        raise ConfigError(f"target_rating={text}: must be a number from 0 to {MAX_RATING}")
-    return rating
+    paths, name = read_record_paths(options), options["study"]
+    suggestions, explanation = suggest(read_study(paths, name), method, n, target)
+    print(explanation)
+    _print(suggestions)
+    if enqueue == "true":
+        queued = [each.params for each in suggestions]
+        paths.open_studies().queue(name, queued, [each.attributes for each in suggestions])
+        print(f"queued {len(queued)}: repeat the sweep's command to run them on top of sweep.n_trials")
 
 
 def suggest(table: StudyTable, method: str, n: int, target_rating: float) -> tuple[list[Suggestion], str]:
@@ -190,11 +173,12 @@ def _by_model(
     """
     from scipy.stats import norm, qmc
 
-    goal, sign = ("rating", -1.0) if "rating" in models else ("log10_loss", 1.0)
-    model = models[goal]
+    is_rated = "rating" in models
+    sign, model = (-1.0, models["rating"]) if is_rated else (1.0, models["log10_loss"])
     explanation = (
-        f"largest expected improvement under a Gaussian process of the {GOALS[goal]} of {len(model.values)} "
-        f"trials, of which {model.coverage():.0%} lie within the 95% interval predicted without them"
+        "largest expected improvement under a Gaussian process of the "
+        f"{'rating' if is_rated else 'logarithm of the final loss'} of {len(model.values)} trials, "
+        f"of which {model.coverage():.0%} lie within the 95% interval predicted without them"
     )
     draws = qmc.Sobol(len(cube.names), seed=seed).random(N_CANDIDATES)
     candidates = _select_new(cube, cube.decode(draws), points)

@@ -99,8 +99,6 @@ def _make_axis(distribution: BaseDistribution) -> _Choices | _Numbers:
     match distribution:
         case CategoricalDistribution(choices=choices):
             return _Choices(choices)
-        case IntDistribution(low=low, high=high, step=step, log=log):
-            return _Numbers(low, high, step, log)
-        case FloatDistribution(low=low, high=high, step=step, log=log):
-            return _Numbers(low, high, step, log)
+        case IntDistribution() | FloatDistribution():
+            return _Numbers(distribution.low, distribution.high, distribution.step, distribution.log)
     raise TypeError(f"{distribution}: must be a categorical, int or float distribution")

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from analysis.figures.drawing import make_figure, use_style
+from analysis.figures.drawing import STYLE, make_figure
 from nca.automaton.model import plain_rollout
 from nca.automaton.seeding import Streams
 from nca.cli.errors import ConfigError, exit_on_error
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         }
         for name, draw in drawings.items():
             out = folder / f"{name}.png"
-            with use_style(), atomic_output(out) as partial:
+            with rc_context(STYLE), atomic_output(out) as partial:
                 draw().savefig(partial)
             print(out)
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from pandas.api.types import is_numeric_dtype
 
 LOSS = "final_loss"
 LOSS_AXIS = "final loss (style loss, no unit)"
@@ -23,6 +22,13 @@ LOG_RATIO = 10  # a positive parameter with a larger ratio of its ends is drawn 
 MORE_TRIALS = "For more trials, repeat the sweep's command with a larger `sweep.n_trials`."
 ALL_THE_SAME = "All final losses are equal, so there is nothing to explain."
 INK, MARK, GRAY = "#1c2430", "#0072b2", "#9aa7b6"
+STYLE: Any = sns.axes_style("whitegrid") | {  # of all figures, readable in print
+    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color"), INK),
+    **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize"), 9),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize"), 8),
+    **dict.fromkeys(("legend.fontsize", "legend.title_fontsize"), 7),
+    "legend.frameon": False,
+}
 
 
 @dataclass(frozen=True)
@@ -50,20 +56,6 @@ def format_texture(name: str) -> str:
     return name.replace("_", " ")
 
 
-@contextlib.contextmanager
-def use_style() -> Iterator[None]:
-    """Draw figures in one style, readable in print."""
-    style: Any = sns.axes_style("whitegrid") | {
-        **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color"), INK),
-        **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize"), 9),
-        **dict.fromkeys(("xtick.labelsize", "ytick.labelsize"), 8),
-        **dict.fromkeys(("legend.fontsize", "legend.title_fontsize"), 7),
-        "legend.frameon": False,
-    }
-    with mpl.rc_context(style):
-        yield
-
-
 def make_figure(n_rows: int = 1, n_columns: int = 1, width: float = 7.0, height: float = 4.4) -> Figure:
     """Return an empty figure with a grid of axes; sizes are in inches."""
     figure = Figure(figsize=(width, height), layout="constrained", dpi=150)
@@ -81,11 +73,6 @@ def jitter(n: int, width: float = 0.15) -> NDArray[np.float64]:
     return np.random.default_rng(0).uniform(-width, width, n)
 
 
-def is_numeric(values: pd.Series) -> bool:
-    """Return whether a column holds numbers, not text."""
-    return bool(pd.api.types.is_numeric_dtype(values))
-
-
 def is_wide(numbers: NDArray[np.float64]) -> bool:
     """Return whether numbers span orders of magnitude and have too many values to be drawn as choices."""
     n_choices, low, high = len(np.unique(numbers)), numbers.min(), numbers.max()
@@ -94,10 +81,10 @@ def is_wide(numbers: NDArray[np.float64]) -> bool:
 
 def as_numbers(values: pd.Series) -> NDArray[np.float64]:
     """Return a column as numbers; text as its position in alphabetical order."""
-    return np.asarray(values if is_numeric(values) else pd.factorize(values, sort=True)[0], float)
+    return np.asarray(values if is_numeric_dtype(values) else pd.factorize(values, sort=True)[0], float)
 
 
 def tick_labels(values: pd.Series) -> list[str]:
     """Return the different values of a column, in order, as text."""
     choices = sorted(values.unique())
-    return [f"{choice:g}" if is_numeric(values) else str(choice) for choice in choices]
+    return [f"{choice:g}" if is_numeric_dtype(values) else str(choice) for choice in choices]

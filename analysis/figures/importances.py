@@ -79,7 +79,7 @@ def predict_unseen(points: NDArray[np.float64], ranks: NDArray[np.float64]) -> f
 
 
 def compute_importances(trials: pd.DataFrame, distributions: Mapping[str, BaseDistribution]) -> pd.DataFrame:
-    """Return each parameter's share of what a forest explains of the loss's ranks.
+    """Return each parameter's share of the variance of the loss's ranks that a forest explains.
 
     The shares add up to 1 even if no parameter matters; `predict_unseen` tells whether they mean anything.
 

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
+from pandas.api.types import is_numeric_dtype
 from scipy import stats
 from statsmodels.nonparametric.smoothers_lowess import lowess
 from statsmodels.stats.multitest import multipletests
@@ -29,7 +30,6 @@ from analysis.figures.drawing import (
     Plot,
     as_numbers,
     format_label,
-    is_numeric,
     is_wide,
     jitter,
     make_colors,
@@ -63,7 +63,7 @@ def plot_parameters(trials: pd.DataFrame, params: Sequence[str], notes: Sequence
     rows: list[dict[str, Any]] = []
     for axes, name, p in zip(figure.axes, params, multipletests(raw, method="holm")[1], strict=False):
         draw_parameter(axes, trials, name)
-        numeric = is_numeric(trials[name])
+        numeric = is_numeric_dtype(trials[name])
         rho = correlate(trials[name], trials[LOSS], "spearman") if numeric else UNDEFINED
         effect = "" if math.isnan(rho.value) else f"rank correlation {rho.value:+.2f}, "
         axes.set_title(f"{effect}p = {p:.2g}", fontsize=8)
@@ -101,7 +101,7 @@ def describe_parameters(rows: Sequence[Mapping[str, Any]], n_trials: int) -> lis
 
 def design_of(values: pd.Series) -> NDArray[np.float64]:
     """Return columns that a loss may depend on: ranks of numbers and their squares, or text as dummies."""
-    return quadratic_ranks(values) if is_numeric(values) else np.asarray(pd.get_dummies(values), float)
+    return quadratic_ranks(values) if is_numeric_dtype(values) else np.asarray(pd.get_dummies(values), float)
 
 
 def draw_parameter(axes: Axes, trials: pd.DataFrame, name: str) -> None:

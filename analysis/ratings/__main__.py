@@ -27,25 +27,25 @@ COMMAND = Command(
 )
 
 
+@exit_on_error(SweepError, OSError)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Import, export, copy to MLflow and sum up a study's ratings; exit code 2 on bad input."""
-    with exit_on_error(SweepError, OSError):
-        options = COMMAND.read(arguments).options
-        out = read_out_path(options, "export", "") if "export" in options else None
-        paths, study = read_record_paths(options), options["study"]
-        ratings = Ratings(paths, study)
-        trials = ratings.folders()
-        if "import" in options:
-            _import(ratings, Path(options["import"]).expanduser(), trials)
-        found = ratings.all()
-        ratings.tag_runs(sorted({rating.trial for rating in found}))
-        if out is not None:
-            with atomic_output(out) as partial:
-                write_csv(study, found, partial)
-            print(f"{out}: {len(found)} ratings")
-        for line in describe(found, len(trials)):
-            print(line)
-        print(f"to rate: {paths.command('analysis.rate', f'study={study}')}")
+    options = COMMAND.read(arguments).options
+    out = read_out_path(options, "export", "") if "export" in options else None
+    paths, study = read_record_paths(options), options["study"]
+    ratings = Ratings(paths, study)
+    trials = ratings.folders()
+    if "import" in options:
+        _import(ratings, Path(options["import"]).expanduser(), trials)
+    found = ratings.all()
+    ratings.tag_runs(sorted({rating.trial for rating in found}))
+    if out is not None:
+        with atomic_output(out) as partial:
+            write_csv(study, found, partial)
+        print(f"{out}: {len(found)} ratings")
+    for line in describe(found, len(trials)):
+        print(line)
+    print(f"to rate: {paths.command('analysis.rate', f'study={study}')}")
 
 
 def _import(ratings: Ratings, file: Path, trials: Collection[int]) -> None:

@@ -5,6 +5,7 @@ Each rating is an attribute of its study in Optuna. MLflow runs have copies as t
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable
@@ -31,21 +32,21 @@ class Rating:
     Args:
         trial: Number of the trial.
         rater: Name of the person.
-        look: 0 for the first rating of the output by this rater, 1 for the repeat.
+        repeat: 0 for the first rating of the output by this rater, 1 for the repeat.
         rating: 0 to 5.
         at: Time in UTC, ISO 8601.
     """
 
     trial: int
     rater: str
-    look: int
+    repeat: int
     rating: float
     at: str
 
     @property
     def key(self) -> str:
         """Name of the study's attribute."""
-        return f"{KEY}{self.trial}:{self.look}:{self.rater}"
+        return f"{KEY}{self.trial}:{self.repeat}:{self.rater}"
 
 
 def check_rater(name: str) -> str:
@@ -57,6 +58,21 @@ def check_rater(name: str) -> str:
     if not RATER.fullmatch(name):
         raise ConfigError(f"rater={name}: must be {RATER_RULE}")
     return name
+
+
+def read_rating(key: str, text: str) -> float:
+    """Return a rating from its text.
+
+    Raises:
+        ConfigError: If it is not a number in the range.
+    """
+    try:
+        rating = float(text)
+    except ValueError:
+        rating = math.nan
+    if not 0 <= rating <= MAX_RATING:
+        raise ConfigError(f"{key}={text}: must be a number from 0 to {MAX_RATING}")
+    return rating
 
 
 def now() -> str:
@@ -82,12 +98,12 @@ class Ratings:
         found = []
         for key, value in self._studies.attributes(self.study, KEY).items():
             if value is not None:  # None: removed
-                trial, look, rater = key.removeprefix(KEY).split(":", 2)
-                found.append(Rating(int(trial), rater, int(look), float(value["rating"]), value["at"]))
-        return sorted(found, key=lambda r: (r.at, r.trial, r.look))
+                trial, repeat, rater = key.removeprefix(KEY).split(":", 2)
+                found.append(Rating(int(trial), rater, int(repeat), float(value["rating"]), value["at"]))
+        return sorted(found, key=lambda r: (r.at, r.trial, r.repeat))
 
     def add(self, rating: Rating) -> None:
-        """Store a rating; it replaces an earlier one with the same trial, rater and look."""
+        """Store a rating; it replaces an earlier one with the same trial, rater and repeat."""
         self._studies.set_attribute(self.study, rating.key, {"rating": rating.rating, "at": rating.at})
 
     def remove(self, rating: Rating) -> None:
@@ -139,7 +155,7 @@ def mean_ratings(ratings: Iterable[Rating]) -> dict[int, float]:
 def repeats(ratings: Iterable[Rating]) -> dict[str, list[tuple[float, float]]]:
     """Return the first and the second rating of every output that a rater rated twice, by rater."""
     given: dict[tuple[str, int], list[float]] = defaultdict(list)
-    for each in sorted(ratings, key=lambda r: (r.rater, r.trial, r.look)):
+    for each in sorted(ratings, key=lambda r: (r.rater, r.trial, r.repeat)):
         given[each.rater, each.trial].append(each.rating)
     pairs: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for (rater, _), twice in given.items():

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import datetime
 from pathlib import Path
 
-from analysis.ratings.ratings import MAX_RATING, Rating, check_rater, now
+from analysis.ratings.ratings import Rating, check_rater, now, read_rating
 from nca.cli.errors import ConfigError
 
 STUDY = "study"  # column of a table, which may hold several studies
@@ -24,7 +23,7 @@ def write_csv(study: str, ratings: Sequence[Rating], file: Path) -> None:
 
 
 def read_csv(study: str, file: Path, trials: Collection[int]) -> list[Rating]:
-    """Return a study's ratings from a table with columns trial and rating; rater, look and at are optional.
+    """Return a study's ratings from a table with columns trial and rating; rater, repeat and at are optional.
 
     Args:
         study: Rows of other studies are skipped if the table has a column study.
@@ -57,19 +56,14 @@ def read_csv(study: str, file: Path, trials: Collection[int]) -> list[Rating]:
 
 
 def _read_row(row: Mapping[str, str | None], rater: str, trials: Collection[int]) -> Rating:
-    trial, look, at = row["trial"] or "", row.get("look") or "0", row.get("at") or now()
+    trial, repeat, at = row["trial"] or "", row.get("repeat") or "0", row.get("at") or now()
     if not trial.isdecimal() or int(trial) not in trials:
         raise ConfigError(f"trial={trial}: no complete trial of the study has that number")
-    if look not in {"0", "1"}:
-        raise ConfigError(f"look={look}: must be 0 or 1")
-    try:
-        rating = float(row["rating"] or "")
-    except ValueError:
-        rating = math.nan
-    if not 0 <= rating <= MAX_RATING:
-        raise ConfigError(f"rating={row['rating']}: must be a number from 0 to {MAX_RATING}")
+    if repeat not in {"0", "1"}:
+        raise ConfigError(f"repeat={repeat}: must be 0 or 1")
+    rating = read_rating("rating", str(row["rating"]))
     try:
         datetime.fromisoformat(at)
     except ValueError:
         raise ConfigError(f"at={at}: must be a time in ISO 8601") from None
-    return Rating(int(trial), check_rater(row.get("rater") or rater), int(look), rating, at)
+    return Rating(int(trial), check_rater(row.get("rater") or rater), int(repeat), rating, at)

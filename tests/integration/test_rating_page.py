@@ -55,7 +55,7 @@ def test_outputs_are_rated_by_keyboard_and_a_restart_goes_on(
     press(browser, "0", "Ada: 2 done, 1 left")
     browser.find_elements(By.CSS_SELECTOR, "#scale button")[2].click()
     wait_for_progress(browser, "Ada: 3 done, 0 left")
-    assert browser.find_element(By.ID, "over").is_displayed()
+    assert browser.find_element(By.ID, "finished").is_displayed()
 
     browser.get(address)  # another rater, beside the first
     browser.find_element(By.ID, "rater").send_keys("bob", Keys.ENTER)

@@ -65,18 +65,19 @@ def rate_everything(rater: str, n_trials: int) -> list[Rating]:
     given: list[Rating] = []
     while True:
         queue = Queue(STUDY, rater, range(n_trials), given)
-        look = queue.next()
-        assert (look is None) == (queue.n_left == 0)
-        if look is None:
+        shown = queue.next()
+        assert (shown is None) == (queue.n_left == 0)
+        if shown is None:
             return given
-        given.append(Rating(*look[:1], rater, look[1], 3, now()))
+        trial, repeat = shown
+        given.append(Rating(trial, rater, repeat, 3, now()))
 
 
 @pytest.mark.parametrize("n_trials", [0, 1, 4, 5, 12, 60])
 def test_everything_is_shown_once_and_a_tenth_twice(n_trials: int) -> None:
     given = rate_everything("ada", n_trials)
-    first = [r.trial for r in given if r.look == 0]
-    second = [r.trial for r in given if r.look == 1]
+    first = [r.trial for r in given if r.repeat == 0]
+    second = [r.trial for r in given if r.repeat == 1]
     assert sorted(first) == list(range(n_trials))
     assert len(second) == len(set(second)) == round(n_trials / 10)
     shown = [r.trial for r in given]
@@ -119,7 +120,7 @@ def test_an_exported_table_of_ratings_can_be_imported(
     out, argv = tmp_path / "r.csv", [f"study={STUDY}", f"runs_dir={tmp_path}"]
     main([*argv, f"export={out}"])
     before = ratings.all()
-    assert out.read_text().splitlines()[0] == "study,trial,rater,look,rating,at"
+    assert out.read_text().splitlines()[0] == "study,trial,rater,repeat,rating,at"
     for rating in before:
         ratings.remove(rating)
     assert ratings.all() == []
@@ -153,7 +154,7 @@ def test_a_study_imports_only_its_own_rows(
         ("trial,rating\n1,3\n1,6", "line 3: rating=6: must be a number from 0 to 5"),
         ("trial,rating\n1,nan", "line 2: rating=nan: must be a number"),
         ("trial,rating\n1", "line 2: rating=None: must be a number"),
-        ("trial,rating,look\n1,3,2", "line 2: look=2: must be 0 or 1"),
+        ("trial,rating,repeat\n1,3,2", "line 2: repeat=2: must be 0 or 1"),
         ("trial,rating,rater\n1,3,<b>", "line 2: rater=<b>: must be 1 to 40 letters"),
         ("trial,rating,at\n1,3,yesterday", "line 2: at=yesterday: must be a time in ISO 8601"),
         (None, "cannot be read"),
