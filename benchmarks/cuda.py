@@ -18,12 +18,12 @@ import torch
 
 from benchmarks.cases import RELU, SET_5, SIX, SIZE_PX, make_ours, make_reference
 from benchmarks.table import show
-from benchmarks.timing import take_turns, time_rollouts, time_steps
+from benchmarks.timing import time_alternately, time_rollouts, time_steps
 
 RESULTS = Path(__file__).with_name("cuda.json")
 DEVICE = "cuda"
 MATRIX_SIDE = 8192
-WAYS = ("fp32", "fp32, graph", "tf32, graph", "bf16, graph")
+VARIANTS = ("fp32", "fp32, graph", "tf32, graph", "bf16, graph")
 
 
 def measure_peaks(device: torch.device) -> dict[str, float]:
@@ -31,8 +31,8 @@ def measure_peaks(device: torch.device) -> dict[str, float]:
     fresh, rows = torch.rand(SET_5.channels, SIZE_PX, SIZE_PX, device=device), range(SET_5.batch_size)
     peaks = {}
     run: Callable[[int], object]
-    for who in ("reference", "ours"):
-        if who == "ours":
+    for program in ("reference", "ours"):
+        if program == "ours":
             run = make_ours(SET_5, device=device).train_step
         else:
             theirs = make_reference(SET_5, device=device)
@@ -41,7 +41,7 @@ def measure_peaks(device: torch.device) -> dict[str, float]:
         torch.cuda.reset_peak_memory_stats(device)
         for number in range(3):
             run(number)
-        peaks[who] = torch.cuda.max_memory_allocated(device) / 1e6
+        peaks[program] = torch.cuda.max_memory_allocated(device) / 1e6
         del run
     return peaks
 
@@ -57,23 +57,25 @@ def main() -> None:
         raise SystemExit(2)
     device = torch.device(DEVICE)
     a = torch.rand(MATRIX_SIDE, MATRIX_SIDE, device=device)
-    seconds = take_turns({"fp32": lambda _: a @ a, "tf32": lambda _: a @ a}, device)
+    seconds = time_alternately({"fp32": lambda _: a @ a, "tf32": lambda _: a @ a}, device)
     machine = {
         "gpu": torch.cuda.get_device_name(device),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         **{f"{name}_tflops": 2 * MATRIX_SIDE**3 / s / 1e12 for name, s in seconds.items()},
     }
-    steps = {case.name: time_steps(case, WAYS, device) for case in SIX}
-    relu = time_steps(RELU, WAYS, device)
+    steps = {case.name: time_steps(case, VARIANTS, device) for case in SIX}
+    relu = time_steps(RELU, VARIANTS, device)
     rollouts = {case.name: time_rollouts(case, device) for case in (SET_5, RELU)}
     peaks = measure_peaks(device)
     rows = []
-    for way in WAYS:
-        ratios = [found["reference"] / found[way] for found in steps.values()]
-        rows.append((f"training step, {way}, set 5", f"{ratios[0]:.1f}x", "", ""))
-        rows.append((f"six sets, {way}, geometric mean", f"{statistics.geometric_mean(ratios):.1f}x", "", ""))
-        rows.append((f"training step, {way}, ReLU", f"{relu['reference'] / relu[way]:.1f}x", "", ""))
+    for variant in VARIANTS:
+        ratios = [found["reference"] / found[variant] for found in steps.values()]
+        rows.append((f"training step, {variant}, set 5", f"{ratios[0]:.1f}x", "", ""))
+        rows.append(
+            (f"six sets, {variant}, geometric mean", f"{statistics.geometric_mean(ratios):.1f}x", "", "")
+        )
+        rows.append((f"training step, {variant}, ReLU", f"{relu['reference'] / relu[variant]:.1f}x", "", ""))
     for name, found in rollouts.items():
         rows.append((f"rollout of 30 CA steps, {name}", f"{found['reference'] / found['fp32']:.1f}x", "", ""))
     rows.append(("peak memory, set 5", f"1/{peaks['reference'] / peaks['ours']:.1f}", "", ""))

@@ -1,8 +1,8 @@
 """Measures the overhead of a trial by executor: `python -m benchmarks.executors`.
 
 Studies of empty trials, random search, a SQLite file, two slots: local processes, and Ray on two nodes with a
-CPU each on this machine, with `runs_dir` on a shared disk and with a storage. The executors take turns;
-prints the median seconds of a slot per trial, and writes executors.json.
+CPU each on this machine, with `runs_dir` on a shared disk and with a storage. The executors' runs
+alternate; prints the median seconds of a slot per trial, and writes executors.json.
 """
 
 from __future__ import annotations

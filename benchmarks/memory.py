@@ -1,4 +1,4 @@
-"""Measures the peak memory of training steps: `python -m benchmarks.memory WHO [KEY=VALUE ...]`.
+"""Measures the peak memory of training steps: `python -m benchmarks.memory PROGRAM [KEY=VALUE ...]`.
 
 Prints one JSON line: the peak resident memory without the pool and without what the process had before the
 trainer, after loading torch and running every kind of operation once; and the median time of a step.
@@ -25,17 +25,17 @@ ROUNDS = 4
 MB = 1e6
 
 
-def measure(who: str, **options: object) -> dict[str, float]:
+def measure(program: str, **options: object) -> dict[str, float]:
     """Return the measurements of a new process.
 
     Args:
-        who: `ours` or `reference`.
+        program: `ours` or `reference`.
         options: Fields of `Case`, `ca_steps` of every rollout, `rounds`; for `ours` also `size`, `precision`
             and `recompute`.
     """
     arguments = [f"{key}={json.dumps(value)}" for key, value in options.items()]
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.memory", who, *arguments],
+        [sys.executable, "-m", "benchmarks.memory", program, *arguments],
         check=True,
         capture_output=True,
         text=True,
@@ -62,7 +62,8 @@ def warm_up() -> None:
 
 def main(argv: list[str]) -> None:
     """Measure and print."""
-    who, options = argv[0], {k: json.loads(v) for k, _, v in (option.partition("=") for option in argv[1:])}
+    program, *given = argv
+    options = {key: json.loads(value) for key, _, value in (option.partition("=") for option in given)}
     fields = {field.name for field in dataclasses.fields(Case)}
     case = dataclasses.replace(SET_5, **{k: options.pop(k) for k in fields & options.keys()})
     rounds, ca_steps = options.pop("rounds", ROUNDS), options.pop("ca_steps", case.ca_steps)
@@ -70,7 +71,7 @@ def main(argv: list[str]) -> None:
     before = resident_mb("VmRSS")
     rows, size = 64 * case.batch_size, options.get("size", SIZE_PX)
     step: Callable[[int], object]
-    if who == "reference":
+    if program == "reference":
         theirs = make_reference(case, pool_rows=rows)
         fresh = torch.rand(case.channels, SIZE_PX, SIZE_PX)
         step = lambda number: theirs.train_step(number, range(case.batch_size), ca_steps, fresh)  # noqa: E731

@@ -1,7 +1,7 @@
 """Measures training steps against the reference program's algorithm, side by side: `make bench`.
 
-Prints the table of docs/performance.md and writes results.json with the machine's description. Both take
-turns step by step; medians are compared. Nothing else should run at the same time.
+Prints the table of docs/performance.md and writes results.json with the machine's description. Steps of both
+alternate; medians are compared. Nothing else should run at the same time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rich.table import Table
 
 from benchmarks import memory, tracking
 from benchmarks.cases import RELU, SET_5, SIX, SIZE_PX, Case
-from benchmarks.timing import MATRIX_SIDE, take_turns, time_rollouts, time_steps
+from benchmarks.timing import MATRIX_SIDE, time_alternately, time_rollouts, time_steps
 from nca.training.device import keep_freed_memory
 
 RESULTS = Path(__file__).with_name("results.json")
@@ -32,7 +32,7 @@ RECORDED_S = {"set 5": 1.74, "smallest": 0.70, "largest": 4.93}  # the reference
 def measure_machine() -> dict[str, Any]:
     """Return the memory bandwidth and the machine's description."""
     source, copy = torch.rand(STREAM_FLOATS), torch.empty(STREAM_FLOATS)
-    seconds = take_turns({"copy": lambda _: copy.copy_(source)})
+    seconds = time_alternately({"copy": lambda _: copy.copy_(source)})
     names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return {
         "processor": names[0].partition(":")[2].strip() if names else platform.machine(),
@@ -66,7 +66,7 @@ def main() -> None:
     steps = {case.name: time_steps(case, ("fp32", "bf16")) for case in SIX}
     relu = time_steps(RELU, ("fp32",))
     rollouts = {case.name: time_rollouts(case) for case in (SET_5, RELU)}
-    peaks = {who: memory.measure(who) for who in ("reference", "ours")}
+    peaks = {program: memory.measure(program) for program in ("reference", "ours")}
     records = tracking.measure()
     ratio = {name: found["reference"] / found["fp32"] for name, found in steps.items()}
     machine["fp32_gflops"] = 2 * MATRIX_SIDE**3 / rollouts["set 5"]["product"] / 1e9

@@ -1,4 +1,4 @@
-"""Times training steps and rollouts, ours and the reference program's algorithm in turns, on CPU or GPU."""
+"""Times training steps and rollouts, ours and the reference algorithm's alternately, on CPU or GPU."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ MATRIX_SIDE = 2048
 CALLS_PER_ROUND = {"cpu": 1, "cuda": 10}  # a GPU is synchronized once per round
 
 
-def take_turns(runs: dict[str, Callable[[int], object]], device: torch.device = CPU) -> dict[str, float]:
+def time_alternately(
+    runs: dict[str, Callable[[int], object]], device: torch.device = CPU
+) -> dict[str, float]:
     """Return the median seconds per call of each function over `ROUNDS` rounds, after a warm-up round.
 
     Args:
@@ -57,12 +59,12 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def time_steps(case: Case, ways: Sequence[str], device: torch.device = CPU) -> dict[str, float]:
+def time_steps(case: Case, variants: Sequence[str], device: torch.device = CPU) -> dict[str, float]:
     """Return seconds per training step of `reference` and of ours with each of the given options.
 
     Args:
         case: The configuration.
-        ways: A precision each, optionally followed by ", graph" for CUDA graphs.
+        variants: A precision each, optionally followed by ", graph" for CUDA graphs.
         device: Device of the training.
     """
     theirs = make_reference(case, device=device)
@@ -71,17 +73,17 @@ def time_steps(case: Case, ways: Sequence[str], device: torch.device = CPU) -> d
     runs: dict[str, Callable[[int], object]] = {
         "reference": lambda number: theirs.train_step(number, rows, case.ca_steps, fresh)
     }
-    for way in ways:
-        precision, _, graph = way.partition(", ")
+    for variant in variants:
+        precision, _, graph = variant.partition(", ")
         ours = make_ours(case, cast("Precision", precision), device=device, cuda_graph=bool(graph))
-        runs[way] = ours.train_step
-    return take_turns(runs, device)
+        runs[variant] = ours.train_step
+    return time_alternately(runs, device)
 
 
 def time_rollouts(case: Case, device: torch.device = CPU) -> dict[str, float]:
     """Return seconds per rollout of `case.ca_steps`, forward and backward: `reference` and `fp32` (ours).
 
-    `product` is a matrix product of side `MATRIX_SIDE`, timed in the same turns because a machine's speed
+    `product` is a matrix product of side `MATRIX_SIDE`, timed alternately with them because a machine's speed
     varies.
     """
     state = 0.2 + 0.6 * torch.rand(case.batch_size, case.channels, SIZE_PX, SIZE_PX, device=device)
@@ -98,4 +100,4 @@ def time_rollouts(case: Case, device: torch.device = CPU) -> dict[str, float]:
         fast(model, state, case.ca_steps, generator)[:, :3].sum().backward()
 
     matrix = torch.rand(MATRIX_SIDE, MATRIX_SIDE, device=device)
-    return take_turns({"reference": theirs, "fp32": ours, "product": lambda _: matrix @ matrix}, device)
+    return time_alternately({"reference": theirs, "fp32": ours, "product": lambda _: matrix @ matrix}, device)

@@ -73,15 +73,15 @@ class Silent:
         """Ignore the progress."""
 
     def report(self, n_steps: int, smoothed: float) -> bool:
-        """Go on."""
+        """Return True: training continues."""
         return True
 
     def interrupt_requested(self) -> bool:
-        """Go on."""
+        """Return False: training continues."""
         return False
 
     def cancelled(self) -> bool:
-        """Go on."""
+        """Return False: training continues."""
         return False
 
 

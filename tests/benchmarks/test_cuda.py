@@ -60,6 +60,6 @@ def test_it_runs_to_its_table(
     finally:
         cases.vgg_weights.cache_clear()
     found = json.loads((tmp_path / "cuda.json").read_text())
-    assert set(found["sets"]["tiny"]) == {"sizes", "reference", *cuda.WAYS}
+    assert set(found["sets"]["tiny"]) == {"sizes", "reference", *cuda.VARIANTS}
     assert all(found["rollouts"]["tiny, ReLU"][who] > 0 for who in ("reference", "fp32"))
     assert "training step, bf16, graph, set 5" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Measures the time to sample a configuration with 1,000 finished trials: `python -m benchmarks.asking`.
+"""Measures the time to sample a configuration with 1,000 finished trials: `python -m benchmarks.samplers`.
 
 Six searched parameters, a SQLite file, intermediate values and attributes as those of real trials.
 """
@@ -23,9 +23,9 @@ from sweeps.space import to_distributions
 from sweeps.storage.optuna_storage import open_storage
 
 N_TRIALS = 1000
-N_ASKED = 7
+N_SAMPLED = 7
 N_REPORTS = 32
-RESULTS = Path(__file__).with_name("asking.json")
+RESULTS = Path(__file__).with_name("samplers.json")
 SAMPLERS = ("tpe", "random")
 
 
@@ -54,12 +54,12 @@ def fill(study: optuna.Study, space: dict[str, optuna.distributions.BaseDistribu
 
 
 def main() -> None:
-    """Measure, print, and write asking.json."""
+    """Measure, print, and write samplers.json."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         storage = open_storage(f"sqlite:///{folder}/optuna.db")
-        study = optuna.create_study(storage=storage, study_name="asking")
+        study = optuna.create_study(storage=storage, study_name="filled")
         for name in SAMPLERS:
             (plan,) = make_plans(["texture=roundleaf", "features=random_filters", f"sampler={name}"])
             space = to_distributions(plan.space)
@@ -67,17 +67,17 @@ def main() -> None:
                 fill(study, space)
             study = optuna.load_study(
                 storage=open_storage(f"sqlite:///{folder}/optuna.db"),
-                study_name="asking",
+                study_name="filled",
                 sampler=make_sampler(sampler_spec(plan.config), plan.space),
             )
             seconds = []
-            for _ in range(N_ASKED):
+            for _ in range(N_SAMPLED):
                 start = time.perf_counter()
                 trial = ask(study, sampler_spec(plan.config), plan.space)
                 seconds.append(time.perf_counter() - start)
                 study.tell(trial, state=TrialState.FAIL)
             results[name] = {"first_s": seconds[0], "median_s": statistics.median(seconds[1:])}
-            print(f"{name}: first ask {seconds[0]:.3f} s, then {results[name]['median_s']:.3f} s")
+            print(f"{name}: first sample {seconds[0]:.3f} s, then {results[name]['median_s']:.3f} s")
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 
 
