@@ -37,6 +37,8 @@ def run_studies(overrides: Sequence[str]) -> list[Summary]:
     from sweeps.progress import Progress
 
     asked = make_plans(overrides)
+    for plan in asked:
+        _check_device(plan)
     with separate_process() as call:
         for plan in asked:
             call(check_environment, plan.config.trial, plan.config.executor.name == "ray")
@@ -116,13 +118,30 @@ def _make_executor(plan: Plan) -> Executor:
     )
 
 
+def _check_device(plan: Plan) -> None:
+    """Check that trials see the device of a plan: each sees one GPU, or none.
+
+    Raises:
+        ConfigError: If they do not.
+    """
+    device = plan.config.trial.device
+    if device.startswith("cuda") and plan.config.executor.gpus == 0:
+        raise ConfigError(f"device={device}: executor.gpus=0 hides all GPUs; give auto, or device=cpu")
+    if device.startswith("cuda:") and device != "cuda:0":
+        raise ConfigError(
+            f"device={device}: each trial of a sweep sees one GPU; choose GPUs by CUDA_VISIBLE_DEVICES and "
+            "give device=cuda"
+        )
+
+
 def _make_slots(plan: Plan) -> list[Slot]:
     """Return the slots of this machine."""
     from sweeps.executors.slots import make_slots
 
     executor = plan.config.executor
     assert executor.gpus is not None
-    return make_slots(executor.workers, executor.threads, executor.gpus, executor.trials_per_gpu)
+    gpus = 0 if plan.config.trial.device == "cpu" else executor.gpus
+    return make_slots(executor.workers, executor.threads, gpus, executor.trials_per_gpu)
 
 
 def _n_trials(plan: Plan) -> int:
@@ -137,6 +156,7 @@ def dry_run(overrides: Sequence[str]) -> None:
         SweepError: If the sampler cannot draw from the space.
     """
     for plan in make_plans(overrides):
+        _check_device(plan)
         config, trial = plan.config, plan.config.trial
         features = resolve_features(trial.features, use_network=False)
         undecided = trial.features.name == "auto" and features.name != "vgg16"

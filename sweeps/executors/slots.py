@@ -5,14 +5,19 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import re
 import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+from sweeps import SweepError
 from sweeps.executors.cgroups import cpu_quota
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-NO_GPU = ("", "-1", "NoDevFiles")  # CUDA reads the list up to the first of these
+NVIDIA_SMI_LINE = re.compile(r"^\s*(GPU|MIG)\b.*\(UUID: ([^)]+)\)", re.MULTILINE)
+DRIVER_GPUS = Path("/proc/driver/nvidia/gpus")  # a folder for each GPU
 
 
 @dataclass(frozen=True)
@@ -56,9 +61,17 @@ def make_slots(
     Returns:
         The slots, pinned to cores of their own where there are enough. Under a limit of CPU time they are not
         pinned, as other containers could be pinned to the same cores.
+
+    Raises:
+        SweepError: If fewer GPUs are visible.
     """
     cores = sorted(os.sched_getaffinity(0))
-    devices = visible_gpus() if gpus == "auto" else visible_gpus()[:gpus]
+    devices = [] if gpus == 0 else visible_gpus()
+    if gpus != "auto" and gpus > len(devices):
+        raise SweepError(
+            f"executor.gpus={gpus}: {len(devices)} GPUs are visible here; give {len(devices)} or auto"
+        )
+    devices = devices if gpus == "auto" else devices[:gpus]
     per_slot = 1 if threads == "auto" else threads
     n_cores = math.ceil(min(len(cores), cpu_quota()))
     n_auto = len(devices) * trials_per_gpu or max(1, n_cores // per_slot)
@@ -74,13 +87,43 @@ def make_slots(
 
 
 def visible_gpus() -> list[str]:
-    """Return the names of the visible GPUs, as in CUDA_VISIBLE_DEVICES, without loading torch."""
+    """Return the visible GPUs as CUDA_VISIBLE_DEVICES names them, without loading torch.
+
+    A process uses one instance of a GPU that is divided by MIG, so that each instance counts as a GPU.
+    """
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None and not named.strip():
+        return []
+    present = _list_gpus()
     if named is not None:
         names = [name.strip() for name in named.split(",")]
-        return list(itertools.takewhile(lambda name: name not in NO_GPU, names))
+        return list(dict.fromkeys(itertools.takewhile(lambda name: _is_present(name, present), names)))
+    if not any(present.values()):
+        return [str(index) for index in range(len(present))]
+    return [name for gpu, instances in present.items() for name in (instances or [gpu])]
+
+
+def _is_present(name: str, gpus: Mapping[str, Sequence[str]]) -> bool:
+    """Return whether CUDA finds a GPU by its name; it reads the list of names up to the first it does not."""
+    if name.isdecimal():
+        return not gpus or int(name) < len(gpus)
+    if name.startswith("GPU-"):
+        return not gpus or any(gpu.startswith(name) for gpu in gpus)
+    return name.startswith("MIG-")
+
+
+def _list_gpus() -> dict[str, list[str]]:
+    """Return the UUIDs of this machine's GPUs, each with those of its MIG instances."""
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True)
+    except FileNotFoundError:  # containers may have the driver without its programs
+        return {gpu.name: [] for gpu in sorted(DRIVER_GPUS.glob("*"))}
     except (OSError, subprocess.SubprocessError):
-        return []
-    return [str(i) for i, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU")]
+        return {}
+    gpus: dict[str, list[str]] = {}
+    for kind, uuid in NVIDIA_SMI_LINE.findall(listed.stdout):
+        if kind == "GPU":
+            gpus[uuid] = []
+        else:
+            gpus[next(reversed(gpus))].append(uuid)
+    return gpus

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.executors import cgroups
+from sweeps import SweepError
+from sweeps.executors import cgroups, slots
 from sweeps.executors.slots import THREAD_VARIABLES, Slot, make_slots, visible_gpus
 
 
@@ -101,39 +102,93 @@ def test_gpus_0_hides_them(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [slot.environment()["CUDA_VISIBLE_DEVICES"] for slot in made] == ["", ""]
 
 
-@pytest.mark.parametrize(
-    ("named", "names"),
-    [
-        ("-1", []),
-        ("NoDevFiles", []),
-        ("0, 1", ["0", "1"]),
-        ("3,-1,4", ["3"]),
-        ("GPU-8f6d,MIG-2", ["GPU-8f6d", "MIG-2"]),
-    ],
+@pytest.fixture
+def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a program by the name of nvidia-smi, which a test writes."""
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.touch(0o755)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    return program
+
+
+def let_list(program: Path, text: str) -> None:
+    (program.parent / "listing").write_text(text)
+    program.write_text(f"#!/bin/sh\ncat '{program.parent}/listing'\n")
+
+
+TWO_GPUS = "GPU 0: NVIDIA H200 (UUID: GPU-8f6d)\nGPU 1: NVIDIA L4 (UUID: GPU-77aa)\n"
+DIVIDED = (
+    "GPU 0: NVIDIA H200 (UUID: GPU-8f6d)\n"
+    "  MIG 1g.18gb     Device  0: (UUID: MIG-01)\n"
+    "  MIG 1g.18gb     Device  1: (UUID: MIG-02)\n"
+    "GPU 1: NVIDIA L4 (UUID: GPU-77aa)\n"
 )
-def test_gpus_are_those_that_cuda_would_read_from_the_list(
-    monkeypatch: pytest.MonkeyPatch, named: str, names: list[str]
+
+
+@pytest.mark.parametrize(
+    ("listing", "names"),
+    [(TWO_GPUS, ["0", "1"]), (DIVIDED, ["MIG-01", "MIG-02", "GPU-77aa"]), ("No devices found.\n", [])],
+)
+def test_gpus_are_those_of_the_driver_and_each_mig_instance_is_one(
+    nvidia_smi: Path, listing: str, names: list[str]
 ) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    let_list(nvidia_smi, listing)
+    assert visible_gpus() == names
     made = make_slots("auto", "auto", "auto")
     assert [slot.gpu for slot in made if slot.gpu is not None] == names
     if not names:
         assert len(made) == len(os.sched_getaffinity(0))
 
 
-def test_gpus_are_listed_by_the_driver_where_the_environment_names_none(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(
+    ("named", "names"),
+    [
+        ("", []),
+        ("-1", []),
+        ("NoDevFiles", []),
+        ("1, 0", ["1", "0"]),
+        ("0,0", ["0"]),
+        ("0,-1,1", ["0"]),
+        ("0,2,1", ["0"]),  # the machine has two
+        ("GPU-77,MIG-02", ["GPU-77", "MIG-02"]),
+        ("GPU-77aa,GPU-99,0", ["GPU-77aa"]),
+        ("gpu", []),
+    ],
+)
+def test_gpus_are_those_that_cuda_would_read_from_the_list(
+    nvidia_smi: Path, monkeypatch: pytest.MonkeyPatch, named: str, names: list[str]
 ) -> None:
-    listing = tmp_path / "nvidia-smi"
-    listing.write_text("#!/bin/sh\necho 'GPU 0: A (UUID: x)'\necho '  MIG 1g'\necho 'GPU 1: B (UUID: y)'\n")
-    listing.chmod(0o755)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert visible_gpus() == ["0", "2"] or visible_gpus() == ["0", "1"]
-    listing.write_text("#!/bin/sh\nexit 9\n")
-    assert visible_gpus() == []
+    let_list(nvidia_smi, DIVIDED)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert visible_gpus() == names
+
+
+def test_without_nvidia_smi_gpus_are_those_of_the_kernels_driver_and_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    monkeypatch.setattr(slots, "DRIVER_GPUS", tmp_path / "gpus")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,GPU-1")
+    assert visible_gpus() == ["7", "GPU-1"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert visible_gpus() == []
+    for address in ("0000:01:00.0", "0000:02:00.0"):
+        (tmp_path / "gpus" / address).mkdir(parents=True)
+    assert visible_gpus() == ["0", "1"]
+
+
+def test_a_driver_that_does_not_answer_has_no_gpu(nvidia_smi: Path) -> None:
+    nvidia_smi.write_text("#!/bin/sh\nexit 9\n")
+    assert visible_gpus() == []
+
+
+def test_more_gpus_than_are_visible_are_refused(nvidia_smi: Path) -> None:
+    let_list(nvidia_smi, TWO_GPUS)
+    assert [slot.gpu for slot in make_slots("auto", "auto", 2)] == ["0", "1"]
+    with pytest.raises(SweepError, match=r"executor\.gpus=3: 2 GPUs are visible here; give 2 or auto"):
+        make_slots("auto", "auto", 3)
 
 
 def test_a_slot_without_a_gpu_leaves_the_environment_as_it_is() -> None:

@@ -1,0 +1,42 @@
+"""The slots of a sweep fit its device."""
+
+from __future__ import annotations
+
+import pytest
+
+from nca.cli.errors import ConfigError
+from nca.study.plan import make_plans
+from nca.sweep import _make_slots, dry_run, run_studies
+from sweeps.executors import slots
+
+
+@pytest.fixture(autouse=True)
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slots, "visible_gpus", lambda: ["0", "1"])
+
+
+def gpus_of(*overrides: str) -> list[str | None]:
+    (plan,) = make_plans(["texture=roundleaf", "executor.workers=2", *overrides])
+    return [slot.gpu for slot in _make_slots(plan)]
+
+
+def test_a_trial_on_a_gpu_sees_that_one_and_a_trial_on_the_cpu_none() -> None:
+    for device in ("auto", "cuda", "cuda:0"):
+        assert gpus_of(f"device={device}") == ["0", "1"]
+    assert gpus_of("device=cpu") == gpus_of("executor.gpus=0") == ["", ""]
+    assert gpus_of("executor.gpus=1") == ["0", "0"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["device=cuda:1"], "device=cuda:1: each trial of a sweep sees one GPU; choose GPUs by CUDA_VISIBLE"),
+        (["device=cuda", "executor.gpus=0"], "device=cuda: executor.gpus=0 hides all GPUs"),
+        (["device=cuda:1", "executor=ray"], "device=cuda:1: each trial of a sweep sees one GPU"),
+    ],
+)
+def test_a_device_that_no_trial_would_see_is_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        dry_run(["texture=roundleaf", *overrides])
+    with pytest.raises(ConfigError, match=message):
+        run_studies(["texture=roundleaf", *overrides])
