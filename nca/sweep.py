@@ -37,11 +37,10 @@ def run_studies(overrides: Sequence[str]) -> list[Summary]:
     from sweeps.progress import Progress
 
     asked = make_plans(overrides)
-    for plan in asked:
-        _check_device(plan)
     with separate_process() as call:
         for plan in asked:
             call(check_environment, plan.config.trial, plan.config.executor.name == "ray")
+            _check_device(plan)
         resolved = [resolve(plan) for plan in asked]
         for note in sorted({note for _, note in resolved if note}):
             print(note)
