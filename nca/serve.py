@@ -17,7 +17,7 @@ from sweeps.storage.sqlite import SQLITE
 LOOPBACK = "127.0.0.1"
 PORTS = {"ui": 5000, "dashboard": 8080}
 STORES = {"ui": "mlflow.db", "dashboard": "optuna.db"}
-N_PORTS = 20  # tried from the default one on
+N_PORTS = 20
 COMMAND = Command(
     "nca.serve",
     "Serve the pages of MLflow or of the Optuna dashboard on this machine, until ctrl-C.",
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def free_port(requested: str | None, default: int) -> int:
-    """Return the requested port, or the first free one from the default one on.
+    """Return the requested port, or the first free one of N_PORTS from the default one on.
 
     Raises:
         ConfigError: If it is not a port, or taken.
@@ -83,17 +83,13 @@ def _serve_mlflow(store: Path, runs: Path, port: int) -> None:
     print(f"MLflow: http://{LOOPBACK}:{port}/#/experiments{page}", flush=True)
     for name, value in [("DISABLE_TELEMETRY", "true"), ("SERVER_ENABLE_JOB_EXECUTION", "false")]:
         os.environ.setdefault(f"MLFLOW_{name}", value)
-    where = [
-        "--backend-store-uri",
-        f"{SQLITE}{store}",
-        "--default-artifact-root",
-        (runs / "artifacts").as_uri(),
-    ]
+    where = ["--backend-store-uri", f"{SQLITE}{store}"]
+    where += ["--default-artifact-root", (runs / "artifacts").as_uri()]
     _replace_process("mlflow", "server", *where, "--host", LOOPBACK, "--port", str(port), "--workers", "1")
 
 
 def _newest_experiment(store: Path) -> str | None:
-    """Return the id of the experiment last used; read from the file, which is faster than MLflow."""
+    """Return the id of the experiment last used, read by SQL, as importing MLflow takes seconds."""
     with connect(store, "ro") as connection:
         row = connection.execute(
             "SELECT experiment_id FROM experiments WHERE lifecycle_stage = 'active' AND experiment_id != 0 "

@@ -88,7 +88,7 @@ def list_studies(paths: RecordPaths) -> None:
 
 
 def show_study(paths: RecordPaths, name: str) -> None:
-    """Print the state of a study and its trials."""
+    """Print the state of a study and of its trials."""
     from sweeps.progress import format_params
 
     state = paths.open_studies().status(name)
@@ -135,12 +135,7 @@ def _describe_running(trial: TrialSummary, trials: Path) -> str:
 
 
 def stop(paths: RecordPaths, name: str, trial: Sequence[str]) -> None:
-    """Stop a study's sweeps, or one of its trials.
-
-    Args:
-        paths: Of the records.
-        name: Of the study.
-        trial: The trial's number; empty for the sweeps.
+    """Stop a study's sweeps, or the one trial whose number is given.
 
     Raises:
         ConfigError: If the trial is not a number.
@@ -158,7 +153,7 @@ def stop(paths: RecordPaths, name: str, trial: Sequence[str]) -> None:
 
 
 def delete(paths: RecordPaths, name: str, *, yes: bool) -> None:
-    """Delete a study with its runs and files, or the files that are left of one, after a confirmation.
+    """Delete a study with its runs and files, or the remaining files of one, after a confirmation.
 
     Raises:
         ConfigError: If one of its trials is running, or it does not exist.

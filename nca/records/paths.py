@@ -1,4 +1,4 @@
-"""Paths of records: databases and folders of studies, and how much disk space they take."""
+"""Paths of records: databases, folders of studies, and the disk space that they take."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class RecordPaths:
         """Return the command-line overrides for these paths, `runs_dir` first; none for the defaults."""
         if self == RecordPaths.in_folder(Path("mlruns").absolute()):
             return []
-        usual = RecordPaths.in_folder(self.runs)
-        storage = [] if self.storage == usual.storage else [f"sweep.storage={self.storage}"]
-        tracking = [] if self.tracking == usual.tracking else [f"tracking.uri={self.tracking or 'none'}"]
+        default = RecordPaths.in_folder(self.runs)
+        storage = [] if self.storage == default.storage else [f"sweep.storage={self.storage}"]
+        tracking = [] if self.tracking == default.tracking else [f"tracking.uri={self.tracking or 'none'}"]
         return [f"runs_dir={self.runs}", *storage, *tracking]
 
     def command(self, module: str, *argv: str) -> str:
@@ -97,8 +97,8 @@ class RecordPaths:
         from nca.tracking.client import check_address
         from nca.tracking.store import MlflowStore
 
-        usual = RecordPaths.in_folder(self.runs).tracking
-        if self.tracking is None or (self.tracking == usual and not self.local_mlflow_db()):
+        default = RecordPaths.in_folder(self.runs).tracking
+        if self.tracking is None or (self.tracking == default and not self.local_mlflow_db()):
             return None
         check_address(self.tracking)
         return MlflowStore(self.tracking)
@@ -137,16 +137,14 @@ class RecordPaths:
 def read_record_paths(options: Mapping[str, str]) -> RecordPaths:
     """Return the paths given by `runs_dir`, `sweep.storage` and `tracking.uri`."""
     runs = Path(options.get("runs_dir", "mlruns")).expanduser().absolute()
-    usual = RecordPaths.in_folder(runs)
-    storage, tracking = (
-        options.get("sweep.storage", usual.storage),
-        options.get("tracking.uri", usual.tracking),
-    )
+    default = RecordPaths.in_folder(runs)
+    tracking = options.get("tracking.uri", default.tracking)
+    storage = options.get("sweep.storage", default.storage)
     return RecordPaths(runs, storage, None if tracking == "none" else tracking)
 
 
 def is_study_name(name: str) -> bool:
-    """Return whether a study may have a name, which also names its folders among others."""
+    """Return whether a name is allowed for a study, whose folders have it too."""
     return "/" not in name and name not in {SINGLE_RUNS, "optuna", ".", ".."}
 
 

@@ -1,4 +1,4 @@
-"""Repair of records that crashes and other programs have left unfinished."""
+"""Repair of records after crashes: orphaned trials, runs and files, and relocated experiments."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def repair(paths: RecordPaths) -> str:
 
 
 def _open_studies(paths: RecordPaths) -> Studies | None:
-    """Open the Optuna storage; return None if there is none yet, but a store of single runs.
+    """Open the Optuna storage; return None if only single runs were recorded.
 
     Raises:
         SweepError: If there are no records at all.
     """
-    usual = paths.storage == RecordPaths.in_folder(paths.runs).storage
-    only_single_runs = usual and not (paths.runs / "optuna.db").exists() and paths.local_mlflow_db()
+    default = paths.storage == RecordPaths.in_folder(paths.runs).storage
+    only_single_runs = default and not (paths.runs / "optuna.db").exists() and paths.local_mlflow_db()
     return None if only_single_runs else paths.open_studies()
 
 
@@ -76,7 +76,7 @@ def _read_states(studies: Studies | None) -> list[StudyStatus]:
 def _orphaned_runs(
     paths: RecordPaths, states: Sequence[StudyStatus], tracking: MlflowStore | None
 ) -> Iterator[tuple[str, str, str]]:
-    """Yield experiment, id and reason of MLflow runs that are RUNNING though no process writes to them."""
+    """Yield experiment, id and reason of MLflow runs that are RUNNING although no process writes to them."""
     if tracking is None:
         return
     for state in states:

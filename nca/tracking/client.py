@@ -1,4 +1,4 @@
-"""Clients of MLflow stores: how MLflow is loaded and opened, and what its errors mean."""
+"""Clients of MLflow stores: loading MLflow, opening a store, classifying errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sweeps.storage.sqlite import SQLITE, create_database
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-ENVIRONMENT = {  # of MLflow, unless they are set
+ENVIRONMENT = {  # of MLflow; variables that are set come first
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -37,11 +37,7 @@ UNAVAILABLE = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEE
 
 
 def load_mlflow(*, sql: bool = False) -> None:
-    """Import MLflow without telemetry, progress bars and long retries, unless the environment asks for them.
-
-    Args:
-        sql: Also import what a store in a database imports at its first use.
-    """
+    """Import MLflow, with its modules for databases if `sql`; variables that are set override ENVIRONMENT."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     importlib.import_module("mlflow.store.tracking.sqlalchemy_store" if sql else "mlflow")
@@ -71,7 +67,7 @@ def mlflow_errors(uri: str) -> Iterator[None]:
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Return whether an error means that a server does not answer, or not as it should, and may later."""
+    """Return whether an error is temporary: a server does not answer, or reports a fault of its own."""
     from mlflow.exceptions import MlflowException
     from requests import HTTPError, RequestException
     from sqlalchemy.exc import InterfaceError, OperationalError
@@ -97,12 +93,10 @@ def check_no_password(uri: str) -> None:
 
 
 def check_address(uri: str) -> None:
-    """Refuse a tracking URI that MLflow does not know, and a server that does not answer or accept the login.
-
-    Imports MLflow only for a server.
+    """Check a tracking URI and its server; MLflow is imported only for a server.
 
     Raises:
-        ConfigError: If so.
+        ConfigError: If MLflow does not support it, or its server does not answer or accept the login.
     """
     check_no_password(uri)
     scheme, separator, rest = uri.partition("://")

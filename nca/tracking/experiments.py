@@ -38,8 +38,8 @@ class Experiments:
 
         Args:
             name: Its name.
-            artifacts: Folder of a new one's artifacts; a server keeps them in a place of its own.
-            owner: Unique id of the study that owns it; None if everybody may use it.
+            artifacts: Folder of the artifacts of a new one; a server ignores it.
+            owner: Unique id of the study that owns it; None for an experiment without an owner.
 
         Raises:
             ConfigError: If another study owns it.
@@ -53,7 +53,7 @@ class Experiments:
             try:
                 self._client.create_experiment(name, artifact_location=location, tags=tags)
             except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was first
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # created by another process meanwhile
                     raise
         experiment = self._client.get_experiment_by_name(name)
         assert experiment is not None
@@ -122,5 +122,5 @@ class Experiments:
 
 
 def _may_use(experiment: Experiment, owner: str | None) -> bool:
-    """Return whether a study owns an experiment, or nobody does."""
+    """Return whether an experiment has no owner, or this one."""
     return experiment.tags.get(OWNER, owner) == owner

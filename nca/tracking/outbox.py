@@ -35,7 +35,7 @@ class Outbox:
         return len(self._entries())
 
     def __iter__(self) -> Iterator[tuple[Path, Record, Path | None]]:
-        """Yield each record's folder, the record and the folder of its files, the oldest first."""
+        """Yield the folder of each record, the record and the folder of its files, the oldest first."""
         for entry in self._entries():
             data = entry / DATA
             yield entry, json.loads((entry / RECORD_FILE).read_text()), data if data.exists() else None

@@ -15,7 +15,7 @@ from nca.tracking.run_lock import hold
 from nca.tracking.tracker import MlflowTracker
 from sweeps.storage.sqlite import SQLITE
 
-RUN_ID = "run_id"  # file of a run's folder, until the run has ended for good
+RUN_ID = "run_id"  # file of a run's folder, deleted when the run is complete
 
 
 class MlflowStore:
@@ -55,11 +55,11 @@ class MlflowStore:
         return tracker.run_id
 
     def open_run(self, folder: Path, experiment_id: str, name: str, **options: Any) -> MlflowTracker:
-        """Return a tracker for the run of a folder, RUNNING: the one begun there before, else a new one.
+        """Resume the run that was started in a folder, or start a new one; return its tracker.
 
         Args:
-            folder: Created where missing; holds the run's id in the file `run_id` until the run has ended for
-                good, and records while the server is unavailable, the creation of the run among them.
+            folder: Created where missing; holds the file RUN_ID, and records while the server is unavailable,
+                the creation of the run among them.
             experiment_id: Of a new run.
             name: Of a new run.
             options: Of a new run, see `MlflowTracker.create`.

@@ -1,4 +1,4 @@
-"""Trackers, which record a training run in MLflow or nowhere."""
+"""Trackers, which record a training run in MLflow or discard its records."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ BACKOFF_FACTOR = 20.0  # times the duration of the failed request: a server that
 class Tracker:
     """Records one training run; this base class discards the records.
 
-    Called from one thread of the process that trains.
+    Called from one thread of the training process.
 
     Attributes:
         run_id: The MLflow run; None if there is none, or it is not created yet.
@@ -50,7 +50,7 @@ class Tracker:
         self._flushed_at = time.monotonic()
 
     def log_losses(self, losses: Sequence[float], *, now: bool = False) -> None:
-        """Record the new ones of all losses so far: `now`, or once there are many or some are old."""
+        """Record the new ones of all losses so far: `now`, after MAX_BATCH steps or after FLUSH_EVERY_S."""
         first = self._n_losses
         age_s = time.monotonic() - self._flushed_at
         if not (now or age_s >= FLUSH_EVERY_S or len(losses) - first >= MAX_BATCH):
@@ -143,11 +143,10 @@ class MlflowTracker(Tracker):
         params: Mapping[str, Any] | None = None,
         folder: Path | None = None,
     ) -> None:
-        """Create the run in state RUNNING, or take one of the same name and parent that is RUNNING already.
+        """Create the run in state RUNNING, or adopt a RUNNING one of the same name and parent.
 
-        That one was created by a process that died before it kept the id, or by another coordinator of the
-        study. Of runs without a parent only one of the same folder is taken. Keys of nested params are joined
-        with dots.
+        That one was created by a process that died before it stored the id, or by another coordinator of the
+        study. One without a parent is adopted only in the same folder. Keys of params are joined by dots.
         """
         record = {"kind": "run", "experiment_id": experiment_id, "name": name, "parent_run_id": parent_run_id}
         tag = None if parent_run_id or folder is None else describe_folder(folder)
