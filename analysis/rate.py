@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import re
 import secrets
 import sys
-from collections.abc import Collection, Sequence
+import threading
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from typing import Any
 from flask import Flask, Response, abort, jsonify, request
 from PIL import Image
 from werkzeug.exceptions import HTTPException
-from werkzeug.serving import make_server
+from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from analysis.ratings.ratings import MAX_RATING, Rating, Ratings, check_rater, now
 from analysis.trial_pictures import data_url, read_output, read_target
@@ -44,6 +46,8 @@ COMMAND = Command(
 TEMPLATE = Path(__file__).with_name("assets") / "rate.html"
 OUTPUTS_PER_REPEAT = 10
 MIN_GAP = 5  # ratings between the first and the second of an output, if there are as many outputs
+LOCAL_HOST = re.compile(rf"({re.escape(LOOPBACK)}|localhost)(:\d+)?")  # any port: ssh may forward another
+MAX_BODY_BYTES = 2048  # of a request; the longest rating has a third of it
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src data:; script-src 'unsafe-inline'; style-src "
     "'unsafe-inline'; connect-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'",
@@ -51,6 +55,12 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
+
+
+class RequestHandler(WSGIRequestHandler):
+    """Closes connections on which nothing arrives."""
+
+    timeout = 10.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -101,48 +111,45 @@ class Queue:
 
 @dataclass
 class _Page:
-    """The views of the page; `hosts` are the values of the Host header that are answered."""
+    """The views of the page, which threads call at the same time."""
 
     ratings: Ratings
     target: Image.Image
-    hosts: Collection[str]
     rater: str
     _shown: dict[str, tuple[str, tuple[int, int] | None]] = field(default_factory=dict)  # token and output
-
-    def check_origin(self) -> None:
-        if request.host not in self.hosts:
-            abort(403, f"host {request.host}: only {' and '.join(sorted(self.hosts))} are served")
-        if request.method == "POST" and request.headers.get("Origin") != f"http://{request.host}":
-            abort(403, "only this page itself may send ratings")
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def page(self) -> Response:
         html = TEMPLATE.read_text(encoding="utf-8").replace("__RATER__", self.rater)
         return Response(html, mimetype="text/html")
 
-    def next(self) -> Response:
-        return self._show(self._read_rater())
+    def act(self, action: str) -> Response:
+        body = _read_body()  # before the lock: a slow sender delays nobody else
+        rater = check_rater(str(body.get("rater", "")).strip())
+        with self._lock:
+            if action == "rate":
+                self._rate(rater, body)
+            return self._show(rater, self._undo(rater) if action == "undo" else None)
 
-    def rate(self) -> Response:
-        rater, rating = self._read_rater(), request.get_json().get("rating")
+    def _rate(self, rater: str, body: Mapping[str, Any]) -> None:
+        rating = body.get("rating")
         if not isinstance(rating, int) or isinstance(rating, bool) or not 0 <= rating <= MAX_RATING:
             abort(400, f"rating={rating}: must be a whole number from 0 to {MAX_RATING}")
         token, shown = self._shown.get(rater, ("", None))
-        if shown is None or request.get_json().get("token") != token:
+        if shown is None or body.get("token") != token:
             abort(409, "this output is no longer shown: reload the page")
         trial, repeat = shown
         self.ratings.add(Rating(trial, rater, repeat, rating, now()))
         self._tag(trial)
-        return self._show(rater)
 
-    def undo(self) -> Response:
-        rater = self._read_rater()
+    def _undo(self, rater: str) -> tuple[int, int]:
         given = self._given_by(rater)
         if not given:
             abort(409, "there is no rating to undo")
         last = given[-1]
         self.ratings.remove(last)
         self._tag(last.trial)
-        return self._show(rater, (last.trial, last.repeat))
+        return last.trial, last.repeat
 
     def _tag(self, trial: int) -> None:
         """Write a trial's ratings to its MLflow run. A failure does not matter: Optuna has the ratings."""
@@ -150,10 +157,6 @@ class _Page:
             self.ratings.tag_runs([trial])
         except (ConfigError, OSError) as error:
             print(f"{error}; run analysis.ratings to write the tags", file=sys.stderr, flush=True)
-
-    def _read_rater(self) -> str:
-        body = request.get_json()
-        return check_rater(str(body.get("rater", "")).strip() if isinstance(body, dict) else "")
 
     def _given_by(self, rater: str) -> list[Rating]:
         return [rating for rating in self.ratings.all() if rating.rater == rater]
@@ -172,18 +175,40 @@ class _Page:
         return jsonify(body)
 
 
-def make_app(ratings: Ratings, target: Image.Image, port: int, rater: str = "") -> Flask:
-    """Return the Flask application; it refuses other hosts and ports, and ratings that other pages send."""
-    page = _Page(ratings, target, {f"{name}:{port}" for name in (LOOPBACK, "localhost")}, rater)
+def make_app(ratings: Ratings, target: Image.Image, rater: str = "") -> Flask:
+    """Return the Flask application; it refuses other hosts, and ratings that other pages send."""
+    page = _Page(ratings, target, rater)
     app = Flask("rate", static_folder=None)
-    app.before_request(page.check_origin)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.before_request(_check_origin)
     app.after_request(_add_headers)
     for kind in (HTTPException, ConfigError, SweepError, OSError):
         app.register_error_handler(kind, _answer_error)
     app.add_url_rule("/", view_func=page.page)
-    for view in (page.next, page.rate, page.undo):
-        app.add_url_rule(f"/{view.__name__}", view_func=view, methods=["POST"])
+    app.add_url_rule("/<any(next, rate, undo):action>", view_func=page.act, methods=["POST"])
     return app
+
+
+def make_rating_server(port: int, app: Flask) -> BaseWSGIServer:
+    """Return a server with a thread for each connection, as browsers open some that they do not use."""
+    return make_server(LOOPBACK, port, app, threaded=True, request_handler=RequestHandler)
+
+
+def _check_origin() -> None:
+    if not LOCAL_HOST.fullmatch(request.host):
+        abort(403, f"host {request.host}: only {LOOPBACK} and localhost are served")
+    if request.method == "POST" and request.headers.get("Origin") != f"http://{request.host}":
+        abort(403, "only this page itself may send ratings")
+
+
+def _read_body() -> dict[str, Any]:
+    try:
+        body = request.get_json()
+    except RecursionError:
+        body = None
+    if not isinstance(body, dict):
+        abort(400, "the body must be a JSON object")
+    return body
 
 
 def _add_headers(response: Response) -> Response:
@@ -210,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise ConfigError(f"study={options['study']}: has no complete trial to rate yet")
     paths.open_tracking()  # imports MLflow now, not at the first rating
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # no line per request
-    server = make_server(LOOPBACK, port, make_app(ratings, target, port, rater))
+    server = make_rating_server(port, make_app(ratings, target, rater))
     with contextlib.suppress(KeyboardInterrupt):  # werkzeug swallows it too, while it serves
         print(f"rating page: http://{LOOPBACK}:{port}/ (Ctrl-C ends; ratings are saved at once)", flush=True)
         server.serve_forever()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
+import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
 from flask.testing import FlaskClient
 
-from analysis.rate import MIN_GAP, Queue, make_app
+from analysis.rate import MIN_GAP, Queue, RequestHandler, make_app, make_rating_server
 from analysis.ratings.__main__ import main
 from analysis.ratings.ratings import Rating, Ratings, now
 from analysis.runs import load
@@ -23,6 +28,7 @@ from tests.analysis.mistakes import expect_refusal
 PORT = 8090
 OWN = {"Host": f"127.0.0.1:{PORT}", "Origin": f"http://127.0.0.1:{PORT}"}
 N_COMPLETE = 12
+TIMEOUT_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +54,7 @@ def ratings(paths: RecordPaths) -> Ratings:
 def client(paths: RecordPaths, ratings: Ratings) -> Iterator[FlaskClient]:
     target = read_target(paths, STUDY)
     assert target is not None
-    with make_app(ratings, target, PORT).test_client() as client:
+    with make_app(ratings, target).test_client() as client:
         yield client
 
 
@@ -213,7 +219,7 @@ def test_two_raters_do_not_disturb_each_other(client: FlaskClient, ratings: Rati
     assert {(r.rater, r.rating) for r in ratings.all()} == {("bob", 2), ("ada", 5)}
 
 
-@pytest.mark.parametrize("rating", [6, -1, 2.5, True, "3", None])
+@pytest.mark.parametrize("rating", [6, -1, 10**1800, 2.5, True, "3", None])
 def test_an_invalid_rating_is_refused(client: FlaskClient, ratings: Ratings, rating: object) -> None:
     token = ask(client, "/next")["token"]
     assert "whole number from 0 to 5" in str(
@@ -256,3 +262,93 @@ def test_other_origins_and_hosts_are_refused(
 def test_another_host_does_not_even_see_the_page(client: FlaskClient) -> None:
     assert client.get("/", headers={"Host": f"evil.example:{PORT}"}).status_code == 403
     assert client.get("/", headers={"Host": f"localhost:{PORT}"}).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["localhost:9000", "127.0.0.1:9000", "localhost"])
+def test_a_port_that_ssh_forwards_is_served(client: FlaskClient, host: str) -> None:
+    headers = {"Host": host, "Origin": f"http://{host}"}
+    assert client.post("/next", json={"rater": "ada"}, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"[" * 1500, 400),
+        (b'{"rater":' * 150 + b"1" + b"}" * 150, 400),
+        (b"[]", 400),
+        (b"null", 400),
+        (b"{", 400),
+        (b"\xff", 400),
+        (b'{"rater": "\\ud800"}', 400),
+        (b'{"rater": ["ada"]}', 400),
+        (b'{"rater": "' + b"a" * 5000 + b'"}', 413),
+        (b"[" * 100_000, 413),
+    ],
+)
+def test_a_body_that_is_no_rating_is_refused(
+    client: FlaskClient, ratings: Ratings, body: bytes, code: int
+) -> None:
+    headers = OWN | {"Content-Type": "application/json"}
+    for path in ("/next", "/rate", "/undo"):
+        answer = client.post(path, data=body, headers=headers)
+        assert answer.status_code == code, (path, answer.text)
+        assert json.loads(answer.text)["error"]
+    assert ratings.all() == []
+
+
+@pytest.fixture
+def server(paths: RecordPaths, ratings: Ratings) -> Iterator[int]:
+    """Return the port of a real server of the page."""
+    target = read_target(paths, STUDY)
+    assert target is not None
+    server = make_rating_server(0, make_app(ratings, target))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server.port
+    server.shutdown()
+    thread.join()
+
+
+def post(port: int, path: str, **body: object) -> tuple[int, dict[str, object]]:
+    connection = HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
+    headers = {"Content-Type": "application/json", "Origin": f"http://127.0.0.1:{port}"}
+    connection.request("POST", path, json.dumps(body), headers)
+    answer = connection.getresponse()
+    text = answer.read()
+    connection.close()
+    return answer.status, json.loads(text)
+
+
+def test_idle_connections_delay_nobody_and_are_closed(server: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = socket.create_connection(("127.0.0.1", server), timeout=TIMEOUT_S)
+    silent.sendall(b"POST /next HTTP/1.1\r\nContent-Length: 100\r\n")  # and no more
+    assert post(server, "/next", rater="ada")[0] == 200
+    monkeypatch.setattr(RequestHandler, "timeout", 0.1)
+    with socket.create_connection(("127.0.0.1", server), timeout=TIMEOUT_S) as other:
+        assert other.recv(1) == b""
+    silent.close()
+
+
+def test_a_body_without_a_length_is_bounded(server: int) -> None:
+    chunk = b"1000\r\n" + b"[" * 0x1000 + b"\r\n"
+    head = (
+        f"POST /next HTTP/1.1\r\nHost: 127.0.0.1:{server}\r\nOrigin: http://127.0.0.1:{server}\r\n"
+        "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", server), timeout=TIMEOUT_S) as sender:
+        sender.sendall(head.encode() + chunk)  # its end never comes
+        assert sender.recv(1000).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_rating_that_is_sent_twice_at_once_is_stored_once(server: int, ratings: Ratings) -> None:
+    raters = [f"rater {number}" for number in range(8)]
+    with ThreadPoolExecutor(16) as pool:
+        shown = list(pool.map(lambda rater: post(server, "/next", rater=rater)[1], raters))
+        rate = functools.partial(post, server, "/rate", rating=3)
+        sent = [
+            pool.submit(rate, rater=rater, token=each["token"])
+            for rater, each in zip(raters, shown, strict=True)
+            for _ in range(2)
+        ]
+    assert sorted(each.result()[0] for each in sent) == [200] * 8 + [409] * 8
+    assert sorted(rating.rater for rating in ratings.all()) == raters
