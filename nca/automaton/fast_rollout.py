@@ -58,7 +58,8 @@ class Rollout:
     ) -> State:
         """Return the state after `ca_steps` CA steps, 0 or more; draws the same masks as `plain_rollout`."""
         make_rule, weights = prepare_rule(model)
-        context = _RolloutContext(self, model, ca_steps, generator, make_rule)
+        has_backward = torch.is_grad_enabled() and any(t.requires_grad for t in (state, *weights))
+        context = _RolloutContext(self, model, ca_steps, generator, make_rule, has_backward)
         final: Tensor = _Rollout.apply(context, state, *weights)
         return final
 
@@ -88,6 +89,7 @@ class _RolloutContext:
     ca_steps: int
     generator: torch.Generator | None  # the stream `masks`
     make_rule: Callable[..., Rule]  # constructs the rule from its weights
+    has_backward: bool  # `ctx.needs_input_grad` is true for parameters under `no_grad` too
 
     def run(self, rule: Rule, tape: _Tape, n_steps: int, generator: torch.Generator | None) -> None:
         """Compute `n_steps` CA steps on the tape, from the interior of its first state."""
@@ -123,7 +125,7 @@ class _Rollout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, context: _RolloutContext, state: Tensor, *weights: Tensor) -> Tensor:
         rule, generator = context.make_rule(*weights), context.generator
-        has_backward, ca_steps = any(ctx.needs_input_grad), context.ca_steps
+        has_backward, ca_steps = context.has_backward, context.ca_steps
         n_kept = context.owner.n_kept(ca_steps) if has_backward else min(ca_steps, 1)
         tape = context.owner.acquire_tape(state, n_kept, context.model.mask_channels)
         first = tape.states[0].interior

@@ -92,11 +92,13 @@ def test_a_recomputed_rollout_takes_several_backward_passes() -> None:
     assert torch.equal(first, second)
 
 
-def test_a_rollout_without_gradients_keeps_one_state() -> None:
-    model, run = automaton("srnca"), Rollout()
+@pytest.mark.parametrize("mask", ["channel", "cell"])
+@pytest.mark.parametrize("name", RULES)
+def test_a_rollout_without_gradients_keeps_two_states(name: str, mask: str) -> None:
+    model, run = automaton(name, mask=mask), Rollout()
     with torch.no_grad():
         run(model, states(model), 64, generator())
-    assert len(run.acquire_tape(states(model), 1, model.channels).states) == 2
+    assert len(run.acquire_tape(states(model), 1, model.mask_channels).states) == 2
 
 
 @pytest.mark.parametrize("name", RULES)
