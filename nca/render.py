@@ -100,6 +100,7 @@ def _write_pictures(
 ) -> None:
     """Write the picture of a grown texture or an animation of its growth; a terminal shows the time left."""
     import torch
+    from PIL import Image
     from rich.console import Console
     from rich.progress import track
 
@@ -117,7 +118,7 @@ def _write_pictures(
     shown = track(states, "growing", len(ages), console=console, disable=not console.is_terminal)
     if out.suffix == ".png":
         (grown,) = deque(shown, maxlen=1)
-        pictures.save_pixels(pictures.to_pixels(grown[:, :3]), out)
+        Image.fromarray(pictures.to_pixels(grown[:, :3])).save(out)
     else:
         pictures.save_animation(shown, out)
 

@@ -52,10 +52,11 @@ def grow(
     """
     if state is None:
         state = make_seed_state(1, model.channels, size, streams["seed_states"], model.w0.device)
+    rollout = Rollout()
     for before, age in itertools.pairwise((0, *ages)):
         if age > before:
             with torch.no_grad():
-                state = Rollout()(model, state, age - before, streams["masks"])
+                state = rollout(model, state, age - before, streams["masks"])
         yield state
 
 
@@ -96,11 +97,6 @@ def _draw_frame(state: State) -> Pixels:
     pixels = to_pixels(state[:, :3])
     zoom = max(1, ANIMATION_SIDE_PX // len(pixels))
     return pixels.repeat(zoom, axis=0).repeat(zoom, axis=1)
-
-
-def save_pixels(pixels: Pixels, path: Path) -> None:
-    """Write pixels as PNG."""
-    Image.fromarray(pixels).save(path)
 
 
 def save_loss_curve(losses: Sequence[float], smoothed: Sequence[tuple[int, float]], path: Path) -> None:

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from nca.automaton.model import Automaton, State
 from nca.automaton.seeding import Streams
-from nca.outputs.pictures import GIF_AGES, grow, save_animation, save_pixels, to_pixels
+from nca.outputs.pictures import GIF_AGES, grow, save_animation, to_pixels
 
 DAMAGE_RADIUS = 1 / 4  # of the grid's side
+N_CA_STEPS = 3000 + GIF_AGES[-1]  # of a measurement
 
 
 def measure_robustness(
@@ -40,12 +42,13 @@ def measure_robustness(
     """
     streams = Streams(seed, model.w0.device)
     young, old = grow(model, size, (1000, 3000), streams)
-    healing = list(grow(model, size, GIF_AGES, streams, damage(young)))
-    save_pixels(to_pixels(torch.cat([young, old, healing[0], healing[-1]])[:, :3]), folder / "stages.png")
+    healing = [state[:, :3].clone() for state in grow(model, size, GIF_AGES, streams, damage(young))]
+    stages = torch.cat([young[:, :3], old[:, :3], healing[0], healing[-1]])
+    Image.fromarray(to_pixels(stages)).save(folder / "stages.png")
     save_animation(healing, folder / "healing.gif")
-    measured = {"at_1000": young, "at_3000": old, "after_damage": healing[-1]}
+    measured = {"at_1000": stages[:1], "at_3000": stages[1:2], "after_damage": stages[3:]}
     with torch.no_grad():  # device-to-host syncs
-        return {f"loss_{name}": float(style_loss(state[:, :3])) for name, state in measured.items()}
+        return {f"loss_{name}": float(style_loss(image)) for name, image in measured.items()}
 
 
 def damage(state: State) -> State:

@@ -12,15 +12,23 @@ from pathlib import Path
 
 import torch
 import yaml
+from PIL import Image
 
 from nca.automaton.model import make_automaton
 from nca.automaton.seeding import Streams
-from nca.config.schema import TrialConfig, name_study
+from nca.config.schema import TrainConfig, TrialConfig, name_study
 from nca.loss.features import load_extractor
 from nca.loss.style import StyleLoss
 from nca.outputs.model_file import save_model
-from nca.outputs.pictures import render_texture, save_growth, save_loss_curve, save_pixels, to_pixels
-from nca.outputs.robustness import measure_robustness
+from nca.outputs.pictures import (
+    CA_STEPS_PER_PX,
+    GIF_AGES,
+    render_texture,
+    save_growth,
+    save_loss_curve,
+    to_pixels,
+)
+from nca.outputs.robustness import N_CA_STEPS, measure_robustness
 from nca.outputs.viewer import describe_facts, make_viewer
 from nca.textures.load import load_pixels, load_texture
 from nca.tracking.store import RUN_ID
@@ -35,7 +43,10 @@ from nca.training.trainer import DivergedError, StepRecord, Trainer, smoothed_lo
 
 N_REPORTS = 32  # intermediate values of a whole run
 POOL_ROWS_PER_BATCH_ROW = 64  # unless `train.pool_size` gives the number of rows
-LARGE_SCALE = 4  # side of output_large.png over the trained side
+LARGE_SCALES = (4, 3, 2, 1)  # side of output_large.png over the trained side
+# Cell updates of the outputs over those of training, which also goes backward: a tenth of its time at most.
+OUTPUT_SHARE = 0.2
+MIN_OUTPUT_UPDATES = 6_500_000  # 400 CA steps at 128 px: a second or two after the shortest training
 
 
 def build_trainer(config: TrialConfig, device: torch.device) -> Trainer:
@@ -146,6 +157,7 @@ class _Run:
     def finish(self, reason: Reason) -> Outcome:
         """Record how the run ended; an interrupted one keeps a checkpoint to continue from."""
         trainer, n_steps = self.trainer, self.trainer.step
+        seconds = time.monotonic() - self.started_at
         self.tracker.log_losses(trainer.losses, now=True)
         self.tracker.set_tags({"reason": reason})
         if reason == "interrupted":
@@ -154,10 +166,8 @@ class _Run:
             return Outcome(reason, n_steps, {}, None)
         files = self.folder / "artifacts"
         files.mkdir(parents=True, exist_ok=True)
-        metrics = self.measure("final" if reason == "complete" else "last")
-        if reason == "complete" and self.config.outputs.robustness:
-            size, seed = self.config.train.size, self.config.seed
-            metrics |= measure_robustness(trainer.model, size, seed, trainer.style_loss, files)
+        robustness = {} if reason == "diverged" else self.draw_texture(files, reason)
+        metrics = self.measure("final" if reason == "complete" else "last", seconds) | robustness
         self.tracker.log_metrics(metrics, max(0, n_steps - 1))
         if reason == "complete" and self.config.train.keep_checkpoint:
             Checkpoints(files / "checkpoints", 1, 0.0).save(trainer.state(), n_steps)
@@ -169,8 +179,31 @@ class _Run:
         (self.folder / RUN_ID).unlink(missing_ok=True)
         return outcome
 
-    def measure(self, prefix: str) -> dict[str, float]:
-        """Return the run's metrics, losses prefixed with `final` if it is complete, else `last`."""
+    def draw_texture(self, files: Path, reason: Reason) -> dict[str, float]:
+        """Write growth.gif, output_large.png and, of a complete run, the pictures of its robustness.
+
+        Returns:
+            Losses of the robustness; empty if it would take too long for a run as short as this one.
+        """
+        model, size, seed = self.trainer.model, self.config.train.size, self.config.seed
+        losses: dict[str, float] = {}
+        save_growth(model, size, seed, files / "growth.gif")
+        budget = output_budget(self.config.train, self.trainer.step) - GIF_AGES[-1] * size**2
+        if reason == "complete" and self.config.outputs.robustness and budget >= N_CA_STEPS * size**2:
+            losses = measure_robustness(model, size, seed, self.trainer.style_loss, files)
+            budget -= N_CA_STEPS * size**2
+        sides = [scale * size for scale in LARGE_SCALES]
+        side = next((side for side in sides if CA_STEPS_PER_PX * side**3 <= budget), size)
+        Image.fromarray(render_texture(model, side, seed)).save(files / "output_large.png")
+        return losses
+
+    def measure(self, prefix: str, seconds: float) -> dict[str, float]:
+        """Return the run's metrics, losses prefixed with `final` if it is complete, else `last`.
+
+        Args:
+            prefix: Of the losses.
+            seconds: Duration of its training in this process.
+        """
         trainer, losses = self.trainer, self.trainer.losses
         metrics = {}
         if losses:  # none if the first one was not finite
@@ -181,35 +214,40 @@ class _Run:
             }
         n_steps = max(1, len(losses) - self.first_step)
         return metrics | {
-            "seconds_per_step": (time.monotonic() - self.started_at) / n_steps,
+            "seconds_per_step": seconds / n_steps,
             "peak_memory_mb": peak_memory_mb(trainer.model.w0.device),
             "n_parameters": float(sum(p.numel() for p in trainer.model.parameters())),
         }
 
     def save_files(self, files: Path, reason: Reason, metrics: Mapping[str, float]) -> None:
-        """Write the run's artifacts and hand them to the tracker.
+        """Write the run's other artifacts and hand all of them to the tracker.
 
         output.png and target.png are also kept in the run's folder: the gallery cannot read artifacts of a
         remote MLflow server.
         """
         config, model, losses = self.config, self.trainer.model, self.trainer.losses
-        size, seed, every = config.train.size, config.seed, self.report_every
-        save_pixels(to_pixels(self.trainer.output), files / "output.png")
-        save_pixels(self.target, files / "target.png")
+        every = self.report_every
+        Image.fromarray(to_pixels(self.trainer.output)).save(files / "output.png")
+        Image.fromarray(self.target).save(files / "target.png")
         smoothed = [(n - 1, smoothed_loss(losses[:n])) for n in range(every, len(losses) + 1, every)]
         save_loss_curve(losses, smoothed, files / "loss.png")
         (files / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False))
         save_model(model, asdict(config), files / "model.safetensors", metrics)
         if reason != "diverged":
-            save_pixels(render_texture(model, LARGE_SCALE * size, seed), files / "output_large.png")
-            save_growth(model, size, seed, files / "growth.gif")
             pictures = {"target": self.target, "output": to_pixels(self.trainer.output[:1])}
             facts = describe_facts(config, metrics)
-            (files / "viewer.html").write_text(make_viewer(model, size, pictures, facts, name_study(config)))
+            page = make_viewer(model, config.train.size, pictures, facts, name_study(config))
+            (files / "viewer.html").write_text(page, encoding="utf-8")
         for name in ("output.png", "target.png"):
             shutil.copy(files / name, self.folder / name)
         if self.tracker.log_files(files):
             shutil.rmtree(files)
+
+
+def output_budget(config: TrainConfig, n_steps: int) -> float:
+    """Return how many cell updates the outputs at the end of a run of `n_steps` training steps may take."""
+    ca_steps = 3 / 4 * config.max_ca_steps * config.batch_size * n_steps
+    return max(MIN_OUTPUT_UPDATES, OUTPUT_SHARE * ca_steps * config.size**2)
 
 
 def is_picture_step(step: int, n_steps: int) -> bool:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from nca.outputs.contact_sheet import make_contact_sheet
-from nca.outputs.pictures import save_pixels
 
 
 def test_a_contact_sheet_shows_the_first_of_each_picture_in_order(tmp_path: Path) -> None:
     for index in range(12):
-        save_pixels(np.full((16, 34, 3), 10 * index, np.uint8), tmp_path / f"{index}.png")
+        Image.fromarray(np.full((16, 34, 3), 10 * index, np.uint8)).save(tmp_path / f"{index}.png")
     entries = [(tmp_path / f"{index}.png", f"trial {index}") for index in range(13)]
     sheet = np.asarray(make_contact_sheet(entries))
     assert sheet.shape == (2 * 152 + 8, 10 * 136 + 8, 3)

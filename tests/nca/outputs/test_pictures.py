@@ -18,7 +18,6 @@ from nca.outputs.pictures import (
     render_texture,
     save_growth,
     save_loss_curve,
-    save_pixels,
     to_pixels,
 )
 from tests.builders import CPU, automaton, generator, model_config
@@ -105,13 +104,6 @@ def test_growth_has_all_its_frames_and_a_size_to_look_at(tmp_path: Path, size: i
     # Frames without a change are merged with the one before: the time they take stays.
     assert len(durations) > 1
     assert sum(durations) == len(GIF_AGES) * 80
-
-
-def test_pixels_come_back_from_the_file(tmp_path: Path) -> None:
-    pixels = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
-    save_pixels(pixels, tmp_path / "p.png")
-    with Image.open(tmp_path / "p.png") as image:
-        assert np.array_equal(np.asarray(image), pixels)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,20 +16,24 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from nca.automaton.model import Automaton
 from nca.cli.errors import ConfigError
 from nca.config.schema import FeaturesConfig, ImageTexture, OutputsConfig, TrialConfig
 from nca.config.validation import build, flatten
 from nca.loss.style import StyleLoss
+from nca.outputs.pictures import save_growth
 from nca.tracking.tracker import Tracker
 from nca.training.outcome import Outcome
 from nca.training.run import (
+    MIN_OUTPUT_UPDATES,
     build_trainer,
     is_picture_step,
+    output_budget,
     peak_memory_mb,
     train,
 )
-from nca.training.trainer import FETCH_EVERY, smoothed_loss
-from tests.builders import CPU, RULES, trial_config, vgg_weights
+from nca.training.trainer import FETCH_EVERY, StepRecord, Trainer, smoothed_loss
+from tests.builders import CPU, RULES, train_config, trial_config, vgg_weights
 from tests.recorded import STEPS, FakeListener, Recorded
 
 FILES = {
@@ -311,6 +317,59 @@ def test_the_pool_holds_64_states_per_batch_row_unless_given_otherwise() -> None
 def test_pictures_are_taken_ever_more_rarely_and_at_the_end() -> None:
     assert [step for step in range(100) if is_picture_step(step, 100)] == [0, 1, 3, 7, 15, 31, 63, 99]
     assert is_picture_step(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("size", "batch_size", "side", "measured"),
+    [(16, 1, 64, True), (32, 1, 96, True), (48, 1, 144, False), (48, 64, 192, True)],
+)
+def test_the_outputs_of_a_short_run_are_scaled_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, batch_size: int, side: int, measured: bool
+) -> None:
+    config = trial_config(train={"size": size, "batch_size": batch_size, "max_ca_steps": 100})
+    config = replace(config, outputs=OutputsConfig(robustness=True))
+    n_updates, draw_mask = [0], Automaton.draw_mask
+
+    def count(model: Automaton, state: Tensor, generator: torch.Generator | None) -> Tensor:
+        n_updates[0] += state[:, 0].numel()
+        return draw_mask(model, state, generator)
+
+    def skip_training(trainer: Trainer) -> Iterator[StepRecord]:
+        trainer.losses += [1.0] * STEPS
+        yield StepRecord(STEPS - 1, trainer.losses)
+
+    monkeypatch.setattr(Automaton, "draw_mask", count)
+    monkeypatch.setattr(Trainer, "steps", skip_training)
+    outcome = train_untracked(config, tmp_path / "trial")
+    assert 0 < n_updates[0] <= output_budget(config.train, STEPS)
+    assert ("loss_at_3000" in outcome.metrics) == measured
+    with Image.open(tmp_path / "trial" / "artifacts" / "output_large.png") as image:
+        assert image.size == (side, side)
+
+
+def test_the_outputs_take_a_fifth_of_the_cell_updates_of_training() -> None:
+    config = train_config(batch_size=4, max_ca_steps=40, size=128)
+    assert output_budget(config, 1) == MIN_OUTPUT_UPDATES
+    assert output_budget(config, 10_000) == pytest.approx(0.2 * 10_000 * 4 * 30 * 128**2)
+
+
+def test_the_peak_memory_includes_the_pictures_and_the_time_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "trial"
+    drawn = [folder / "artifacts" / name for name in ("growth.gif", "output_large.png")]
+    monkeypatch.setattr("nca.training.run.peak_memory_mb", lambda _: sum(path.exists() for path in drawn))
+    clock, paused_s = time.monotonic, [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock() + paused_s[0])
+
+    def save_slowly(model: Automaton, size: int, seed: int, path: Path) -> None:
+        save_growth(model, size, seed, path)
+        paused_s[0] += 1e6
+
+    monkeypatch.setattr("nca.training.run.save_growth", save_slowly)
+    metrics = train_untracked(trial_config(tmp_path), folder).metrics
+    assert metrics["peak_memory_mb"] == 2
+    assert metrics["seconds_per_step"] < 1e4
 
 
 def test_memory_is_counted_in_megabytes() -> None:
