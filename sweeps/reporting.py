@@ -1,4 +1,4 @@
-"""What a sweep reports: lines and the live table, the application's records of the study, the summary."""
+"""Reports on a sweep: lines and the live table, the application's records of the study, the summary."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from sweeps.trials import (
     final_trials,
     first_attempt,
     group_attempts,
-    pareto_front,
     ranked,
     reason_of,
     summarize,
@@ -46,8 +45,8 @@ class Reporter:
         """Print that a trial starts."""
         first = first_attempt(trial)
         n_attempts = len(group_attempts(self.queue.trials()[: trial.number]).get(first, ())) + 1
-        what = "starts" if first == trial.number else f"resumes trial {first} (attempt {n_attempts})"
-        self.progress.print(f"trial {trial.number} {what}: {format_params(trial.params)}")
+        event = "starts" if first == trial.number else f"resumes trial {first} (attempt {n_attempts})"
+        self.progress.print(f"trial {trial.number} {event}: {format_params(trial.params)}")
 
     def print_end(self, trial: FrozenTrial, running: TrialProgress | None) -> None:
         """Print how a trial ended; its progress is None if another coordinator started it."""
@@ -76,7 +75,7 @@ class Reporter:
         self._shown_at = time.monotonic()
 
     def show_progress(self, running: Sequence[TrialProgress], n_slots: int) -> None:
-        """Show the running trials, as their last notes have them, under a headline."""
+        """Show the running trials with their last progress under a headline."""
         for trial in running:
             trial.update(read_progress(trial.folder))
         trials, n_trials = self.queue.trials(), self.queue.n_trials
@@ -96,7 +95,7 @@ class Reporter:
         return Summary(
             counts=count_reasons(finished),
             ranking=ranking,
-            front=pareto_front(trials),
+            front=sorted(self.queue.study.best_trials, key=lambda t: t.values),
             interrupted=len(finished) < self.queue.n_trials,
             at_limit=at_limit,
             pruned_after=[int(t.user_attrs.get(N_STEPS, 0)) for t in finished if reason_of(t) == "pruned"],

@@ -1,4 +1,4 @@
-"""Samplers by name, which go on where they were when a study is continued."""
+"""Samplers by name, which continue their sequence when a study is continued."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def make_sampler(spec: SamplerSpec, space: Space, index: int = 0) -> BaseSampler
     import numpy as np
 
     check_sampler(spec.name, space)
-    # One integer from both, as different as two seeds are.
+    # Neighboring indices give unrelated seeds.
     seed = int(np.random.SeedSequence([spec.seed, index]).generate_state(1)[0])
     options: dict[str, Any] = dict(spec.options)
     with warnings.catch_warnings():

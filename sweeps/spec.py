@@ -57,6 +57,7 @@ class Summary:
     Args:
         counts: Numbers of finished trials of the study by reason.
         ranking: Complete trials by the first objective, the best first.
+        front: Complete trials that no other one dominates, by their first objective.
         interrupted: Whether the sweep stopped before its total.
         at_limit: Whether it stopped at `timeout_s` or `max_steps`.
         pruned_after: Training steps of each pruned trial.

@@ -72,9 +72,6 @@ def open_study(spec: StudySpec, storage: RDBStorage) -> Study:
     Raises:
         SweepError: If a study of that name has another space or fixed value.
     """
-    known = find_study(storage, spec.name)
-    if known is not None and FINGERPRINT in known.user_attrs:
-        check_fingerprint(spec, known.user_attrs[FINGERPRINT])
     study = optuna.create_study(
         study_name=spec.name,
         storage=storage,

@@ -26,7 +26,6 @@ from sweeps.trials import (
     REASON,
     RETRY_OF,
     SUGGESTED,
-    count_attempts,
     final_trials,
     first_attempt,
     group_attempts,
@@ -138,9 +137,10 @@ class TrialQueue:
         reason = reason_of(trial)
         once = min(1, self._retries)
         limit = {"killed": self._retries, "crashed": once, OUT_OF_MEMORY: once}.get(reason, 0)
-        return reason == "interrupted" or (
-            limit > 0 and count_attempts(trial, self.trials(), reason) <= limit
-        )
+        if limit == 0:
+            return reason == "interrupted"
+        attempts = group_attempts(self.trials()[: trial.number + 1])[first_attempt(trial)]
+        return sum(reason_of(each) == reason for each in attempts) <= limit
 
     def queue_again(self, trial: FrozenTrial) -> None:
         """Queue another attempt at a trial, unless it has been queued."""

@@ -128,12 +128,6 @@ def merge_attempts(attempts: Sequence[FrozenTrial]) -> FrozenTrial:
     return merged
 
 
-def count_attempts(trial: FrozenTrial, trials: Sequence[FrozenTrial], reason: str) -> int:
-    """Return how many attempts at a trial, up to this one, ended for a reason."""
-    attempts = [t for t in trials if first_attempt(t) == first_attempt(trial) and t.number <= trial.number]
-    return sum(reason_of(t) == reason for t in attempts)
-
-
 def final_trials(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Return the finished trials that have no retry."""
     retried = {t.user_attrs.get(RETRY_OF) for t in trials}
@@ -149,15 +143,3 @@ def ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Return the complete trials by their first objective, the best first."""
     complete = [t for t in trials if t.state == TrialState.COMPLETE]
     return sorted(complete, key=lambda t: t.values[0])
-
-
-def pareto_front(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the complete trials that no other one dominates, by their first objective."""
-    complete = ranked(trials)
-    front = [t for t in complete if not any(_dominates(other, t) for other in complete)]
-    return sorted(front, key=lambda t: t.values)
-
-
-def _dominates(one: FrozenTrial, other: FrozenTrial) -> bool:
-    pairs = list(zip(one.values, other.values, strict=True))
-    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)

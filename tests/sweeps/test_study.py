@@ -24,7 +24,6 @@ from sweeps.trials import (
     OWNER,
     REASON,
     RETRY_OF,
-    count_attempts,
     count_reasons,
     final_trials,
     first_attempt,
@@ -190,7 +189,6 @@ def test_a_trial_and_its_retries_count_once() -> None:
     assert [t.number for t in final_trials(trials)] == [1, 3, 4]
     assert count_reasons(final_trials(trials)) == {"complete": 2, "pruned": 1}
     assert [first_attempt(t) for t in trials] == [0, 1, 0, 0, 4, 5, 6, 6]
-    assert [count_attempts(t, trials, "killed") for t in trials] == [1, 0, 2, 2, 0, 0, 1, 1]
 
 
 def test_the_best_trial_is_the_complete_one_with_the_smallest_value() -> None:
