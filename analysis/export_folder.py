@@ -15,10 +15,12 @@ from analysis.ratings.ratings import Rating
 from analysis.runs import StudyTable, join_with_provenance
 from analysis.trial_pictures import make_sheet, open_sheet
 from nca.cli.errors import ConfigError
+from nca.cli.options import read_text
 from nca.records.paths import RecordPaths
 
 TRIALS, CURVES, RATINGS = "trials.csv", "curves.csv", "ratings.csv"  # of all studies; first column: `study`
 STUDIES = "studies.json"  # the other facts of each study
+TYPES = {"trial": "int64", "step": "int64", "loss": float, "final_loss": float, "rating": float}
 PRIVATE = ("folder", "host", "mlflow_run_id")  # columns without a meaning on other machines
 
 
@@ -56,10 +58,10 @@ def read_exported(folder: Path) -> list[StudyTable]:
         ConfigError: If the folder has other contents.
     """
     try:
-        studies: dict[str, dict[str, Any]] = json.loads((folder / STUDIES).read_text(encoding="utf-8"))
-        tables = [pd.read_csv(folder / name) for name in (TRIALS, CURVES, RATINGS)]
+        studies: dict[str, dict[str, Any]] = json.loads(read_text(folder / STUDIES))
+        tables = [pd.read_csv(folder / name, dtype=TYPES) for name in (TRIALS, CURVES, RATINGS)]
         return [_read(folder, name, facts, *tables) for name, facts in studies.items()]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ConfigError(
             f"exported={folder}: was not written by `analysis.export out=FOLDER`: {error}"
         ) from error

@@ -227,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Serve the page until ctrl-C; exit code 2 on bad input."""  # noqa: DOC501 - it ends the process
     options = COMMAND.read(arguments).options
     rater = check_rater(options["rater"]) if "rater" in options else ""
-    port = free_port(options.get("port"), PORT)
+    port = free_port(options, PORT)
     paths = read_record_paths(options)
     ratings = Ratings(paths, options["study"])
     target = read_target(paths, options["study"])

@@ -6,17 +6,18 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nca.cli.errors import ConfigError, exit_on_error
-from nca.cli.options import Command
+from nca.cli.options import Command, read_number
 from nca.tracking.relocation import check_not_relocated, connect
 from sweeps.storage.sqlite import SQLITE
 
 LOOPBACK = "127.0.0.1"
 PORTS = {"ui": 5000, "dashboard": 8080}
 STORES = {"ui": "mlflow.db", "dashboard": "optuna.db"}
+MAX_PORT = 65535
 N_PORTS = 20
 COMMAND = Command(
     "nca.serve",
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 raise ConfigError(f"{store} does not exist: run a sweep first, or give runs_dir=FOLDER")
             with connect(store, "ro") as connection:
                 connection.execute("SELECT name FROM sqlite_master")
-        port = free_port(options.get("port"), PORTS[kind])
+        port = free_port(options, PORTS[kind])
         if kind == "ui":
             check_not_relocated(store)
     if kind == "ui":
@@ -57,16 +58,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _serve_dashboard(address, runs, port)
 
 
-def free_port(requested: str | None, default: int) -> int:
+def free_port(options: Mapping[str, str], default: int) -> int:
     """Return the requested port, or the first free one of N_PORTS from the default one on.
 
     Raises:
         ConfigError: If it is not a port, or taken.
     """
-    if requested is not None and not (requested.isdecimal() and 0 < int(requested) < 2**16):
-        raise ConfigError(f"port={requested}: must be 1 to 65535")
-    candidates = range(default, default + N_PORTS) if requested is None else [int(requested)]
-    for port in candidates:
+    first = read_number(options, "port", default, 1, MAX_PORT)
+    for port in range(first, first + (1 if "port" in options else N_PORTS)):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -74,7 +73,7 @@ def free_port(requested: str | None, default: int) -> int:
             except OSError:
                 continue
             return port
-    raise ConfigError(f"port {candidates[0]} is taken; give another with port=N")
+    raise ConfigError(f"port {first} is taken; give another with port=N")
 
 
 def _serve_mlflow(store: Path, runs: Path, port: int) -> None:

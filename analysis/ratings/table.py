@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import datetime
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from analysis.ratings.ratings import Rating, check_rater, now, read_rating
 from nca.cli.errors import ConfigError
+from nca.cli.options import parse_whole_number, read_text
 
 STUDY = "study"  # column of a table, which may hold several studies
 
@@ -34,12 +36,11 @@ def read_csv(study: str, file: Path, trials: Collection[int]) -> list[Rating]:
         ConfigError: If a row is invalid, with its line number, or all rows are of other studies.
     """
     try:
-        with file.open(newline="", encoding="utf-8-sig") as text:
-            reader = csv.DictReader(text)
-            missing = [name for name in ("trial", "rating") if name not in (reader.fieldnames or ())]
-            if missing:
-                raise ConfigError(f"import={file}: has no column {' and no '.join(missing)}")
-            rows = [(reader.line_num, row) for row in reader]
+        reader = csv.DictReader(io.StringIO(read_text(file), newline=""))
+        missing = [name for name in ("trial", "rating") if name not in (reader.fieldnames or ())]
+        if missing:
+            raise ConfigError(f"import={file}: has no column {' and no '.join(missing)}")
+        rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"import={file}: cannot be read ({error})") from error
     own = [(line, row) for line, row in rows if row.get(STUDY, study) == study]
@@ -56,9 +57,10 @@ def read_csv(study: str, file: Path, trials: Collection[int]) -> list[Rating]:
 
 
 def _read_row(row: Mapping[str, str | None], rater: str, trials: Collection[int]) -> Rating:
-    trial, repeat, at = row["trial"] or "", row.get("repeat") or "0", row.get("at") or now()
-    if not trial.isdecimal() or int(trial) not in trials:
-        raise ConfigError(f"trial={trial}: no complete trial of the study has that number")
+    trial = parse_whole_number(row["trial"] or "")
+    repeat, at = row.get("repeat") or "0", row.get("at") or now()
+    if trial is None or trial not in trials:
+        raise ConfigError(f"trial={row['trial']}: no complete trial of the study has that number")
     if repeat not in {"0", "1"}:
         raise ConfigError(f"repeat={repeat}: must be 0 or 1")
     rating = read_rating("rating", str(row["rating"]))
@@ -66,4 +68,4 @@ def _read_row(row: Mapping[str, str | None], rater: str, trials: Collection[int]
         datetime.fromisoformat(at)
     except ValueError:
         raise ConfigError(f"at={at}: must be a time in ISO 8601") from None
-    return Rating(int(trial), check_rater(row.get("rater") or rater), int(repeat), rating, at)
+    return Rating(trial, check_rater(row.get("rater") or rater), int(repeat), rating, at)

@@ -14,6 +14,8 @@ from typing import NamedTuple
 from nca.cli.errors import ConfigError, nearest
 
 HELP_FLAGS = {"--help", "-h"}
+MAX_DIGITS = 18  # of a whole number
+MAX_TEXT_MB = 16
 
 
 class Arguments(NamedTuple):
@@ -167,6 +169,26 @@ def read_number(options: Mapping[str, str], key: str, default: int, low: int, hi
         ConfigError: If it is not a whole number, or out of its range.
     """
     text = options.get(key, str(default))
-    if not text.isdecimal() or not low <= int(text) <= high:
+    number = parse_whole_number(text)
+    if number is None or not low <= number <= high:
         raise ConfigError(f"{key}={text}: must be a whole number from {low} to {high}")
-    return int(text)
+    return number
+
+
+def parse_whole_number(text: str) -> int | None:
+    """Return a whole number; None for other text, and for more digits than any range here has."""
+    return int(text) if text.isdecimal() and len(text) <= MAX_DIGITS else None
+
+
+def read_text(file: Path) -> str:
+    """Return the text of a file that a user gives, which may be a device or a pipe without an end.
+
+    Raises:
+        OSError: If it cannot be read, or is larger than `MAX_TEXT_MB`.
+        UnicodeDecodeError: If it is not UTF-8.
+    """
+    with file.open("rb") as opened:
+        content = opened.read(MAX_TEXT_MB * 10**6 + 1)
+    if len(content) > MAX_TEXT_MB * 10**6:
+        raise OSError(f"larger than {MAX_TEXT_MB} MB")
+    return content.decode("utf-8-sig")

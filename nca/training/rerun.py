@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nca.cli.errors import ConfigError
+from nca.cli.options import read_text
 from nca.config.schema import TrialConfig, build_recorded, training_values
 from nca.config.validation import build
 from nca.records.paths import RecordPaths, read_record_paths
@@ -140,7 +141,7 @@ def _read_config(file: Path, composed: Mapping[str, Any]) -> TrialConfig:
     import yaml
 
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = yaml.safe_load(read_text(file))
         values = {**composed, **values, "train": {**composed["train"], **values["train"]}}
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
         raise ConfigError(f"{file}: is not the config of a run ({error})") from error

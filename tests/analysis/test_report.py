@@ -104,10 +104,28 @@ def test_a_report_of_an_exported_folder_is_the_same(
     assert not (tmp_path / "none").exists()
 
 
-def test_a_folder_with_other_contents_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    expect_refusal(main, [f"exported={tmp_path}"], "was not written by `analysis.export out=FOLDER`", capsys)
-    argv = [f"exported={tmp_path}", "study=leaf"]
-    expect_refusal(main, argv, "give either study=NAME or exported=FOLDER", capsys)
+def test_a_folder_with_other_contents_is_refused(
+    paths: RecordPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv, message = [f"exported={tmp_path / 'x'}"], "was not written by `analysis.export out=FOLDER`"
+    expect_refusal(main, argv, message, capsys)
+    expect_refusal(main, [*argv, "study=leaf"], "give either study=NAME or exported=FOLDER", capsys)
+    export(["study=leaf", f"out={tmp_path / 'x'}", f"runs_dir={paths.runs}", "tracking.uri=none"])
+    capsys.readouterr()
+    for name, old, new in (
+        ("studies.json", "{", "["),
+        ("studies.json", '"columns"', '"others"'),
+        ("studies.json", '"distributions": {', '"distributions": {"x": {},'),
+        ("ratings.csv", "repeat", "look"),
+        ("trials.csv", "began", "begun"),
+        ("trials.csv", "leaf,0", "leaf," + "9" * 5000),
+    ):
+        file = tmp_path / "x" / name
+        text = file.read_text()
+        assert old in text
+        file.write_text(text.replace(old, new, 1))
+        expect_refusal(main, argv, message, capsys)
+        file.write_text(text)
 
 
 @pytest.mark.slow

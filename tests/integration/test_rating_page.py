@@ -80,7 +80,7 @@ def test_mistakes_are_one_line(finished: Finished, tmp_path: Path) -> None:
         ((), "'study' is missing: give study=VALUE; see python -m analysis.rate --help"),
         (("study=nothing",), "study 'nothing': no such study"),
         ((f"study={finished.name}", "rater=<b>"), "rater=<b>: must be 1 to 40 letters"),
-        ((f"study={finished.name}", "port=x"), "port=x: must be 1 to 65535"),
+        ((f"study={finished.name}", "port=x"), "port=x: must be a whole number from 1 to 65535"),
     ):
         done = run_module("analysis.rate", *argv, f"runs_dir={finished.runs}", folder=tmp_path)
         assert done.returncode == 2

@@ -174,9 +174,13 @@ def test_mistakes_are_one_line(
     old = tmp_path / "old"
     old.mkdir()
     (old / "config.yaml").write_text(yaml.safe_dump({"train": {"steps": "many"}}))
+    endless = tmp_path / "endless"
+    endless.mkdir()
+    (endless / "config.yaml").symlink_to("/dev/zero")
     cases = (
         (("run=nothing",), "run=nothing: not a path, and not a run in sqlite:///"),
         ((f"run={broken}",), "is not the config of a run"),
+        ((f"run={endless}",), "is not the config of a run (larger than 16 MB)"),
         ((f"run={old}",), "train.steps=many: must be a whole number"),
         (("run=x", "study=y"), "give either run=ID, or study=NAME"),
         (("run=x", "trial=1"), "give either run=ID, or study=NAME"),

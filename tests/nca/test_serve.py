@@ -62,28 +62,28 @@ def test_what_is_no_database_is_refused(
     assert error == f"error: {tmp_path / store}: cannot be read (file is not a database)\n"
 
 
-@pytest.mark.parametrize("port", ["0", "65536", "-1", "http", "80.5"])
+@pytest.mark.parametrize("port", ["0", "65536", "-1", "http", "80.5", "8" * 5000])
 def test_what_is_no_port_is_refused(port: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mlflow.db").touch()
     error = refuse(["ui", f"runs_dir={tmp_path}", f"port={port}"], capsys)
-    assert error == f"error: port={port}: must be 1 to 65535\n"
+    assert error == f"error: port={port}: must be a whole number from 1 to 65535\n"
 
 
 def test_a_taken_port_is_refused_if_it_was_asked_for(taken: int) -> None:
     with pytest.raises(ConfigError, match=f"port {taken} is taken; give another with port=N"):
-        free_port(str(taken), PORTS["ui"])
+        free_port({"port": str(taken)}, PORTS["ui"])
 
 
-def test_else_the_nextfree_port_is_taken(taken: int) -> None:
-    port = free_port(None, taken)
+def test_else_the_next_free_port_is_taken(taken: int) -> None:
+    port = free_port({}, taken)
     assert taken < port < taken + 20
 
 
-def test_afree_port_is_taken_as_asked(taken: int) -> None:
+def test_a_free_port_is_taken_as_asked(taken: int) -> None:
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         free = probe.getsockname()[1]
-    assert free_port(str(free), taken) == free
+    assert free_port({"port": str(free)}, taken) == free
 
 
 def test_the_ui_opens_at_the_experiment_last_used(mlflow_uri: str, tmp_path: Path) -> None:

@@ -155,6 +155,9 @@ def test_a_study_imports_only_its_own_rows(
     [
         ("study,trial,rating\npetal,1,3\nfern,1,3", f"has ratings of fern, petal, none of {STUDY}"),
         ("trial,note\n1,x", "has no column rating"),
+        (f"trial,rating\n{'9' * 5000},3", "line 2: trial=999"),
+        (f"trial,rating\n1,{'9' * 5000}", "line 2: rating=999"),
+        (f"trial,rating\n1,3{' ' * 200_000}", "cannot be read (field larger than field limit"),
         ("trial,rating\n1,3\n99,3", "line 3: trial=99: no complete trial of the study has that number"),
         ("trial,rating\n12,3", "line 2: trial=12: no complete trial"),
         ("trial,rating\n1,3\n1,6", "line 3: rating=6: must be a number from 0 to 5"),
@@ -173,6 +176,14 @@ def test_a_table_with_a_mistake_imports_nothing(
     if lines is not None:
         table.write_text(lines)
     expect_refusal(main, [f"study={STUDY}", f"import={table}", f"runs_dir={tmp_path}"], message, capsys)
+    assert ratings.all() == []
+
+
+def test_a_table_without_an_end_imports_nothing(
+    ratings: Ratings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = "import=/dev/zero: cannot be read (larger than 16 MB)"
+    expect_refusal(main, [f"study={STUDY}", "import=/dev/zero", f"runs_dir={tmp_path}"], message, capsys)
     assert ratings.all() == []
 
 

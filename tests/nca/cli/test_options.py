@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nca.cli.errors import ConfigError
-from nca.cli.options import Command, atomic_output, read_number, read_out_path
+from nca.cli.options import Command, atomic_output, read_number, read_out_path, read_text
 
 COMMAND = Command("nca.x", "Do something.", {"run": "which run", "size": "in px"}, required=["run"])
 STUDIES = Command(
@@ -89,9 +89,17 @@ def test_every_small_entry_point_has_a_help(module: str, capsys: pytest.CaptureF
 def test_whole_numbers_have_a_range() -> None:
     assert read_number({"n": "3"}, "n", 4, 1, 9) == 3
     assert read_number({}, "n", 4, 1, 9) == 4
-    for text in ("0", "10", "-1", "1.5", "many"):
+    for text in ("0", "10", "-1", "1.5", "many", "7" * 5000):
         with pytest.raises(ConfigError, match=f"^n={text}: must be a whole number from 1 to 9$"):
             read_number({"n": text}, "n", 4, 1, 9)
+
+
+def test_what_a_user_gives_to_read_is_bounded(tmp_path: Path) -> None:
+    file = tmp_path / "text"
+    file.write_bytes("\ufeffgröße".encode())
+    assert read_text(file) == "größe"
+    with pytest.raises(OSError, match="larger than 16 MB"):
+        read_text(Path("/dev/zero"))
 
 
 def test_a_file_appears_when_all_of_it_is_written(tmp_path: Path) -> None:
