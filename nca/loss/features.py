@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from torch import Tensor
 from nca.automaton.seeding import derive_seed
 from nca.cli.errors import ConfigError
 from nca.config.schema import FeaturesConfig
-from nca.loss.vgg_weights import WEIGHTS_URL
+from nca.loss.vgg_weights import WEIGHTS_SHA256, WEIGHTS_URL, hash_file, imagenet_weights_path
 from nca.loss.winograd import WinogradConvolution
 
 Features = Float[Tensor, "batch _ _"]  # (batch, feature, position); features and positions differ by layer
@@ -51,7 +53,7 @@ class Vgg16:
         dtype: Type of weights and features, float32 or bfloat16.
 
     Raises:
-        ConfigError: If a tensor is missing or its shape does not fit the layer before it.
+        ConfigError: If a tensor is missing, of the wrong kind or shape, or all 0, or not all finite.
 
     Source: Simonyan and Zisserman 2015, "Very Deep Convolutional Networks for Large-Scale Image
     Recognition", configuration D, up to relu5_1.
@@ -67,10 +69,13 @@ class Vgg16:
             weight, bias = (weights.get(f"features.{index}.{part}") for part in ("weight", "bias"))
             if weight is None or bias is None:
                 raise ConfigError(f"features.{index}.weight or .bias is missing: not a VGG-16 state dict")
-            if weight.dim() != 4 or weight.shape[1:] != (n_inputs, 3, 3) or bias.shape != weight.shape[:1]:
-                shape = tuple(weight.shape)
-                raise ConfigError(f"features.{index}.weight has shape {shape}: must be (n, {n_inputs}, 3, 3)")
+            _check_tensor(f"features.{index}.weight", weight, n_inputs, 3, 3)
+            _check_tensor(f"features.{index}.bias", bias)
+            if not len(weight) or len(bias) != len(weight):
+                raise ConfigError(f"features.{index} has {len(weight)} kernels and {len(bias)} biases")
             n_inputs = weight.shape[0]
+            if not weight.float().any():
+                raise ConfigError(f"features.{index}.weight is all 0: its features would show no texture")
             weight, bias = weight.detach().to(device, dtype), bias.detach().to(device, dtype)
             if index in WINOGRAD_LAYERS and device.type == "cpu" and dtype == torch.float32:
                 self._convolutions[index] = WinogradConvolution(weight, bias)
@@ -92,6 +97,23 @@ class Vgg16:
         return features
 
 
+def _check_tensor(name: str, tensor: Tensor, *shape: int) -> None:
+    """Check that a tensor holds (n, *shape) finite floats in memory.
+
+    Raises:
+        ConfigError: If it does not.
+    """
+    plain = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
+    if not plain or not tensor.dtype.is_floating_point:
+        kind = "a meta tensor" if tensor.is_meta else f"{tensor.dtype}, {tensor.layout}"
+        raise ConfigError(f"{name} is {kind}: must be a dense tensor of floats")
+    if tensor.dim() != 1 + len(shape) or tensor.shape[1:] != shape:
+        wanted = ", ".join(map(str, ("n", *shape))) if shape else "n,"
+        raise ConfigError(f"{name} has shape {tuple(tensor.shape)}: must be ({wanted})")
+    if not tensor.float().isfinite().all():
+        raise ConfigError(f"{name} has values that are not finite in float32")
+
+
 class RandomFilters:
     """Fixed random filters on a Gaussian pyramid.
 
@@ -108,8 +130,7 @@ class RandomFilters:
 
     def __init__(self, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         self._dtype = dtype
-        filters = draw_filters(torch.Generator().manual_seed(derive_seed(0, "random_filters")))
-        self._filters = filters.to(device, dtype).contiguous(memory_format=torch.channels_last)
+        self._filters = draw_filters().to(device, dtype).contiguous(memory_format=torch.channels_last)
         taps = torch.tensor(BINOMIAL) / sum(BINOMIAL)
         self._blur = (taps[:, None] * taps).expand(3, 1, -1, -1).to(device, dtype)
 
@@ -127,8 +148,13 @@ class RandomFilters:
         return features
 
 
-def draw_filters(generator: torch.Generator) -> Float[Tensor, "filter 3 side side"]:
-    """Return windowed Gaussian filters, partly whitened, with unit response variance on natural images."""
+def draw_filters(generator: torch.Generator | None = None) -> Float[Tensor, "filter 3 side side"]:
+    """Return windowed Gaussian filters, partly whitened, with unit response variance on natural images.
+
+    Args:
+        generator: By default that of the fixed filters.
+    """
+    generator = generator or torch.Generator().manual_seed(derive_seed(0, "random_filters"))
     covariance = natural_covariance()
     values, vectors = torch.linalg.eigh(covariance)
     values = values.clamp(min=0) + VARIANCE_FLOOR * values.max()
@@ -140,6 +166,13 @@ def draw_filters(generator: torch.Generator) -> Float[Tensor, "filter 3 side sid
     deviations = ((flat @ covariance) * flat).sum(dim=1).sqrt()
     scaled: Tensor = filters / deviations[:, None, None, None]
     return scaled.float()
+
+
+def hash_filters() -> str:
+    """Return a SHA-256 in hex of the fixed filters and the pyramid, equal where they differ by rounding."""
+    hundredths = (100 * draw_filters()).round().to(torch.int16)
+    recipe = repr((N_LEVELS, BINOMIAL, hundredths.shape))
+    return hashlib.sha256(recipe.encode() + hundredths.numpy().tobytes()).hexdigest()
 
 
 def natural_covariance() -> Float[Tensor, "patch patch"]:
@@ -174,37 +207,58 @@ def load_extractor(config: FeaturesConfig, device: torch.device, dtype: torch.dt
     if config.name == "random_filters":
         return RandomFilters(device, dtype)
     if config.weights is None:
-        return Vgg16(_imagenet_weights(), device, dtype)
+        file, key, hint = _download_weights(), "features=vgg16", "delete it to download it again"
+    else:
+        file, key = Path(config.weights).expanduser(), f"features.weights={config.weights}"
+        hint = "give the path of a VGG-16 state dict"
     try:
-        return Vgg16(_read_weights(Path(config.weights)), device, dtype)
+        return Vgg16(_read_weights(file), device, dtype)
     except ConfigError as error:
-        raise ConfigError(
-            f"features.weights={config.weights}: {error}; give the path of a VGG-16 state dict"
-        ) from error
+        where = f"{key}: {file}: " if config.weights is None else f"{key}: "
+        raise ConfigError(f"{where}{error}; {hint}") from error
 
 
-def _imagenet_weights() -> Mapping[str, Tensor]:
+def _download_weights() -> Path:
+    """Return the file of the ImageNet weights in torch's cache, downloaded if it is missing.
+
+    Raises:
+        ConfigError: If it cannot be downloaded.
+    """
+    file = imagenet_weights_path()
     try:
-        weights: dict[str, Tensor] = torch.hub.load_state_dict_from_url(
-            WEIGHTS_URL, map_location="cpu", check_hash=True, weights_only=True
-        )
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(WEIGHTS_URL, str(file), WEIGHTS_SHA256)
     except (OSError, RuntimeError) as error:
         raise ConfigError(
             f"features=vgg16: the ImageNet weights cannot be downloaded ({error}); give "
             "features.weights=PATH or features=random_filters"
         ) from error
-    return weights
+    return file
 
 
 def _read_weights(file: Path) -> Mapping[str, Tensor]:
     if not file.is_file():
         raise ConfigError("no such file")
+    try:
+        sha256 = hash_file(file)
+    except OSError as error:
+        raise ConfigError(f"cannot be read ({error.strerror})") from error
+    if file.name == imagenet_weights_path().name and not sha256.startswith(WEIGHTS_SHA256):
+        raise ConfigError(
+            f"its SHA-256 starts with {sha256[: len(WEIGHTS_SHA256)]}, not with {WEIGHTS_SHA256} as its name "
+            "tells: damaged or cut off"
+        )
     safe = file.suffix == ".safetensors"
     try:
-        weights = load_file(file) if safe else torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on sparse tensors, which are refused
+            weights = load_file(file) if safe else torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ConfigError(f"not a readable state dict ({type(error).__name__})") from error
-    if not isinstance(weights, Mapping) or not all(isinstance(w, Tensor) for w in weights.values()):
+    if not isinstance(weights, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in weights.items()
+    ):
         raise ConfigError("must hold a state dict of tensors")
-    prefix = "" if str(next(iter(weights), "")).startswith("features.") else "features."
+    prefix = "" if next(iter(weights), "").startswith("features.") else "features."
     return {f"{prefix}{key}": tensor for key, tensor in weights.items()}

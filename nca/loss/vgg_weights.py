@@ -9,8 +9,9 @@ from pathlib import Path
 
 from nca.config.schema import FeaturesConfig
 
-# torchvision's VGG16_Weights.IMAGENET1K_V1; the name ends in the first digits of the file's sha256.
-WEIGHTS_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
+WEIGHTS_SHA256 = "397923af"  # its first digits
+# torchvision's VGG16_Weights.IMAGENET1K_V1
+WEIGHTS_URL = f"https://download.pytorch.org/models/vgg16-{WEIGHTS_SHA256}.pth"
 PROBE_TIMEOUT_S = 5.0
 
 
@@ -27,12 +28,13 @@ def resolve_features(config: FeaturesConfig, *, use_network: bool = True) -> Fea
 
 
 def hash_weights(config: FeaturesConfig) -> str:
-    """Return the SHA-256 of the weights file in hex, or a name for built-in or published weights."""
-    if config.name == "random_filters":
-        return config.name
-    if config.weights is None:
-        return "IMAGENET1K_V1"
-    with Path(config.weights).open("rb") as file:
+    """Return the SHA-256 of a VGG-16's weights file in hex, or the name of the published weights."""
+    return "IMAGENET1K_V1" if config.weights is None else hash_file(Path(config.weights).expanduser())
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file in hex."""
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

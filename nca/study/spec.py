@@ -11,7 +11,7 @@ from nca.cli.errors import ConfigError
 from nca.config.schema import PrunerConfig, SamplerConfig, SweepConfig, TrialConfig, training_values
 from nca.config.validation import flatten
 from nca.study.plan import Plan, read_duration
-from nca.training.inputs import hash_inputs
+from nca.training.inputs import hash_files
 from sweeps.samplers import SamplerSpec
 from sweeps.spec import SweepSpec
 from sweeps.study import PrunerSpec, StudySpec
@@ -98,7 +98,7 @@ class TrialConfigs:
         return asdict(config) | {"sweep": settings}
 
     def _check_inputs(self, config: TrialConfig) -> None:
-        for key, now in hash_inputs(config).items():
+        for key, now in hash_files(config).items():
             if now != self._inputs[key]:
                 raise ConfigError(
                     f"{key} {self._inputs[key]} -> {now}: the file has changed since the sweep began; "

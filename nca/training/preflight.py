@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import torch
 from nca.cli.errors import ConfigError
 from nca.config.schema import TrialConfig
 from nca.loss.features import load_extractor
-from nca.textures.load import load_pixels
+from nca.loss.style import StyleLoss
+from nca.textures.load import load_pixels, load_texture
 from nca.tracking.client import check_address
 from nca.training.device import check_device, pick_device
 from nca.training.inputs import hash_inputs
@@ -40,7 +42,13 @@ def check_inputs(config: TrialConfig) -> dict[str, str]:
     Raises:
         ConfigError: If either is missing or does not fit.
     """
-    load_extractor(config.features, torch.device("cpu"), torch.float32)
+    extractor = load_extractor(config.features, torch.device("cpu"), torch.float32)
+    energy = float(StyleLoss(extractor, load_texture(config.texture, config.train.size)).energy)
+    if not 0 < energy < math.inf:
+        raise ConfigError(
+            f"features.weights={config.features.weights}: an image without features has the style loss "
+            f"{energy:g}, which must be above 0 and finite; give the weights of a trained VGG-16"
+        )
     return hash_inputs(config)
 
 

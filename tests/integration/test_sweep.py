@@ -164,7 +164,7 @@ def test_runs_record_where_they_come_from(records: Records) -> None:
         "git_commit": r"[0-9a-f]{40}|unknown",
         "git_dirty": r"true|false|unknown",
         "texture.hash": r"[0-9a-f]{64}",
-        "features.hash": r"random_filters",
+        "features.hash": r"[0-9a-f]{64}",
         "device": r"cpu|cuda.*",
         "device_name": r".+",
         "threads": r"[1-9]\d*",

@@ -90,9 +90,14 @@ def test_hashes_follow_the_content_and_not_the_path(tmp_path: Path) -> None:
     assert one != other
 
 
-def test_weights_that_are_the_same_for_everybody_have_a_name() -> None:
+def test_a_path_in_the_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "w.pt").write_bytes(b"one")
+    assert hash_weights(FeaturesConfig("vgg16", "~/w.pt")) == hashlib.sha256(b"one").hexdigest()
+
+
+def test_the_published_weights_have_a_name() -> None:
     assert hash_weights(FeaturesConfig("vgg16")) == "IMAGENET1K_V1"
-    assert hash_weights(FeaturesConfig("random_filters")) == "random_filters"
 
 
 def test_deciding_loads_no_torch() -> None:

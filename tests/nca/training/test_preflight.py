@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from nca.cli.errors import ConfigError
 from nca.config.schema import FeaturesConfig, ImageTexture
+from nca.loss.features import hash_filters
 from nca.textures.load import load_pixels, texture_hash
 from nca.training.device import pick_device
 from nca.training.preflight import check_environment, check_inputs
@@ -22,13 +23,27 @@ def test_inputs_are_identified_by_their_content(tmp_path: Path) -> None:
     identity = check_inputs(config)
     assert identity == {
         "texture.hash": texture_hash(load_pixels(config.texture, 16)),
-        "features.hash": "random_filters",
+        "features.hash": hash_filters(),
     }
     larger = replace(config, train=replace(config.train, size=32))
     assert check_inputs(larger)["texture.hash"] != identity["texture.hash"]
     save_file(vgg_weights(), tmp_path / "w.safetensors")
     given = FeaturesConfig("vgg16", str(tmp_path / "w.safetensors"))
     assert len(check_inputs(replace(config, features=given))["features.hash"]) == 64
+
+
+@pytest.mark.parametrize(("factor", "energy"), [(-1.0, "0"), (1e20, "inf")])
+def test_weights_whose_style_loss_is_0_or_infinite_are_refused(
+    tmp_path: Path, factor: float, energy: str
+) -> None:
+    weights = vgg_weights()
+    weights["features.0.weight"] = factor * weights["features.0.weight"].abs()
+    weights |= {key: torch.zeros_like(tensor) for key, tensor in weights.items() if key.endswith("bias")}
+    save_file(weights, tmp_path / "w.safetensors")
+    features = FeaturesConfig("vgg16", str(tmp_path / "w.safetensors"))
+    message = rf"w\.safetensors: an image without features has the style loss {energy}, which must be above 0"
+    with pytest.raises(ConfigError, match=message):
+        check_inputs(trial_config(features=features))
 
 
 def test_surroundings_are_checked_without_creating_anything(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_a_complete_run_is_recorded(recorded: Recorded) -> None:
     assert run.info.status == "FINISHED"
     assert run.data.params == {key: str(v) for key, v in flatten(yaml_of(recorded)).items()}
     assert run.data.tags["reason"] == "complete"
-    assert run.data.tags["features.hash"] == "random_filters"
+    assert len(run.data.tags["features.hash"]) == 64
     assert len(run.data.tags["texture.hash"]) == 64
     assert run.data.tags.keys() >= {"git_commit", "version.torch", "host"}
     assert recorded.image_steps == [0, 1, 3, 7, 11]
