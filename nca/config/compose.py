@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,9 +49,9 @@ def compose_plain(config_name: str, overrides: Sequence[str]) -> dict[str, Any]:
         ConfigError: If an override is wrong, or a mandatory value is missing.
     """
     with _composing(config_name, overrides):
-        config = compose(config_name, list(overrides))
+        config = compose(config_name, list(overrides), return_hydra_config=True)
         OmegaConf.set_struct(config, False)
-        config.pop("hydra", None)
+        _check_names(config, config.pop("hydra").runtime.choices)
         missing = sorted(OmegaConf.missing_keys(config))
         if missing:
             raise ConfigError(f"'{missing[0]}' is missing: give {missing[0]}=VALUE")
@@ -143,14 +143,29 @@ def _parse(word: str) -> Override:
         ) from error
 
 
+def _check_names(config: DictConfig, choices: Mapping[str, str | None]) -> None:
+    """Refuse a changed name of a part: `model.name=relu` would train srnca's model under another name.
+
+    Raises:
+        ConfigError: If there is one.
+    """
+    for group, chosen in choices.items():
+        name = OmegaConf.select(config, f"{group}.name", default=chosen)
+        if name != chosen:
+            names = ", ".join(_names(group))
+            raise ConfigError(f"{group}.name={name}: cannot be set; give {group}=NAME, one of {names}")
+
+
 def _check_groups(overrides: Sequence[str]) -> None:
-    """Refuse a number or null in place of an option's name, for which Hydra's message names no group.
+    """Refuse Hydra's own keys, and a number or null for an option's name, of which its message is unclear.
 
     Raises:
         ConfigError: If there is one.
     """
     for override in map(_parse, overrides):
         key, value = str(override.key_or_group), override.value()
+        if re.match(r"hydra\b", key):
+            raise ConfigError(f"{override.input_line}: settings of Hydra itself cannot be changed")
         if (
             isinstance(value, bool | int | float | None)
             and (CONF / key).is_dir()
@@ -241,7 +256,8 @@ def _print_help(config_name: str, overrides: Sequence[str]) -> None:
     print("\nValues, as KEY=VALUE:\n")
     for key, value in _flatten(config).items():
         shown = json.dumps(value) if value is None or isinstance(value, bool) else str(value).replace("'", "")
-        print(f"  {f'{key}={shown}':40}  {comments.get(key, '')}".rstrip())
+        given = f"{key.removesuffix('.name')}={shown}"
+        print(f"  {given:40}  {comments.get(key, '')}".rstrip())
 
 
 def _read_comments(file: Path, prefix: str) -> dict[str, str]:

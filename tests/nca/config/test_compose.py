@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from nca.cli.errors import ConfigError
 from nca.config.compose import CONF, compose_plain, read_domain, sort_overrides
@@ -79,6 +80,46 @@ def test_missing_option_lists_what_there_is(config_name: str) -> None:
 )
 def test_unknown_option_lists_what_there_is(override: str, message: str) -> None:
     refuse([TEXTURE, override], message)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.name=relu", r"^model.name=relu: cannot be set; give model=NAME, one of relu, srnca$"),
+        ("++model.name=foo", r"^model.name=foo: cannot be set; give model=NAME"),
+        ("model={name: foo}", r"^model.name=foo: cannot be set; give model=NAME"),
+        (
+            "texture.name=alocasia",
+            r"^texture.name=alocasia: cannot be set; give texture=NAME, one of alocasia",
+        ),
+        ("+texture@model=alocasia", r"^model.name=alocasia: cannot be set; give model=NAME"),
+        ("features.name=vgg16", r"^features.name=vgg16: cannot be set; give features=NAME"),
+        (
+            "tracking.name=none",
+            r"^tracking.name=none: cannot be set; give tracking=NAME, one of mlflow, none$",
+        ),
+        ("sampler.name=grid", r"^sampler.name=grid: cannot be set; give sampler=NAME"),
+        ("pruner.name=asha", r"^pruner.name=asha: cannot be set; give pruner=NAME"),
+        ("executor.name=ray", r"^executor.name=ray: cannot be set; give executor=NAME, one of local, ray$"),
+    ],
+)
+def test_a_part_is_chosen_as_a_whole(override: str, message: str) -> None:
+    refuse([TEXTURE, override], message)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["hydra.sweeper._target_=x.Y", "hydra/sweeper=basic", "+hydra.job.env_set.A=1", "~hydra.sweeper"],
+)
+def test_hydras_own_settings_are_not_ours(override: str) -> None:
+    refuse([TEXTURE, override], "settings of Hydra itself cannot be changed$")
+
+
+@pytest.mark.parametrize(
+    "file", sorted(CONF.glob("*/*.yaml")), ids=lambda file: f"{file.parent.name}/{file.stem}"
+)
+def test_a_part_has_the_name_of_its_file(file: Path) -> None:
+    assert (OmegaConf.load(file) or {}).get("name", file.stem) == file.stem
 
 
 @pytest.mark.parametrize(
