@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nca.cli.errors import ConfigError, exit_on_error
 from nca.cli.options import Command
-from nca.records.paths import RECORD_OPTIONS, RecordPaths, disk_usage, is_study_name, read_record_paths
+from nca.records.paths import (
+    RECORD_OPTIONS,
+    RecordPaths,
+    delete_files,
+    disk_usage,
+    is_study_name,
+    read_record_paths,
+)
 from nca.records.repair import find_orphans, repair
+from nca.tracking.run_lock import LOCK_FILE, is_held
 from sweeps import SweepError
 
 if TYPE_CHECKING:
@@ -155,41 +164,93 @@ def stop(paths: RecordPaths, name: str, trial: Sequence[str]) -> None:
 def delete(paths: RecordPaths, name: str, *, yes: bool) -> None:
     """Delete a study with its runs and files, or the remaining files of one, after a confirmation.
 
+    Its entry in the Optuna storage goes last: if anything cannot be deleted, the command can be repeated.
+
     Raises:
-        ConfigError: If one of its trials is running, or it does not exist.
+        ConfigError: If one of its trials is running, it does not exist, or something cannot be deleted.
         SystemExit: 1 if it was not confirmed.
     """
     if not is_study_name(name):
-        raise ConfigError(f"delete {name}: not a study's name")
-    studies, tracking = paths.open_studies(), paths.open_tracking()
+        raise ConfigError(f"delete '{name}': not a study's name")
+    studies = paths.open_studies()
     folders = [folder for folder in paths.study_folders(name) if folder.exists()]
     state = studies.status(name) if name in studies.names() or not folders else None
+    _check_idle(paths, name, state)
     if state is not None:
-        _check_idle(state)
-        print(f"study {name}: {sum(state.counts.values())} finished trials and their MLflow runs")
+        print(f"study {name}: {sum(state.counts.values())} finished trials in {paths.storage}")
+    delete_experiment = _find_experiment(paths, name, state)
     for folder in folders:
         print(f"{folder}: {disk_usage(folder)}")
     _confirm("deletion", yes=yes)
-    if tracking is not None and (state or paths.local_mlflow_db()):  # else its owner is unknown
-        tracking.experiments.delete(name, (state.uid or "") if state else None)
+    delete_experiment()
+    for folder in folders:
+        delete_files(folder)
     if state is not None:
         studies.delete(name, paths.runs / "artifacts" / "optuna")
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
     print(f"deleted {name}")
 
 
-def _check_idle(state: StudyStatus) -> None:
-    """Refuse a study with running trials.
+def _find_experiment(paths: RecordPaths, name: str, state: StudyStatus | None) -> Callable[[], None]:
+    """Print how many runs a study's MLflow experiment has; return a function that deletes it.
 
     Raises:
-        ConfigError: If it has some.
+        ConfigError: If the MLflow store cannot be opened or read.
     """
-    if state.running:
+    from nca.tracking.client import mlflow_errors
+
+    tracking = paths.open_tracking()
+    if tracking is None or not (state or paths.local_mlflow_db()):  # whose experiment it is is unknown
+        return lambda: None
+    with mlflow_errors(str(paths.tracking)):
+        experiment = tracking.experiments.find(name, (state.uid or "") if state else None)
+        if experiment is None:
+            return lambda: None
+        n_runs = len(tracking.experiments.run_tags(experiment))
+        print(f"MLflow experiment {name}: {n_runs} runs in {paths.tracking}")
+    return partial(tracking.experiments.delete, experiment)
+
+
+def _check_idle(paths: RecordPaths, name: str, state: StudyStatus | None) -> None:
+    """Check that no trial of a study is running, as the storage and the locks of its folders have it.
+
+    Args:
+        paths: Of the records.
+        name: Of the study.
+        state: None if the storage does not have the study; then the storage of its files must not either.
+
+    Raises:
+        ConfigError: If a trial is running, or the files belong to a study in another storage.
+    """
+    if state is not None and state.running:
         numbers = ", ".join(str(trial.number) for trial in state.running)
-        raise ConfigError(
-            f"study '{state.name}': running trials: {numbers}; python -m nca.studies stop {state.name}"
-        )
+        raise ConfigError(f"study '{name}': running trials: {numbers}; python -m nca.studies stop {name}")
+    trials = paths.study_folders(name)[0]
+    for lock in trials.rglob(LOCK_FILE):
+        if is_held(lock.parent):
+            raise ConfigError(f"{lock.parent}: process {lock.read_text()} trains in it; stop it first")
+    if state is None and (storage := _find_storage(trials, name)) is not None:
+        raise ConfigError(f"study '{name}': is in another storage; give sweep.storage={storage}")
+
+
+def _find_storage(trials: Path, name: str) -> str | None:
+    """Return the storage that has a study, by the assignments of its trials; None if it is gone.
+
+    Raises:
+        SweepError: If it does not answer.
+    """
+    from sweeps.admin import Studies
+    from sweeps.assignment import ASSIGNMENT_FILE, read_assignment
+    from sweeps.storage.optuna_storage import NoStudiesError
+
+    storages = set()
+    for file in trials.glob(f"*/{ASSIGNMENT_FILE}"):
+        with contextlib.suppress(ValueError, TypeError):  # a damaged file
+            storages.add(read_assignment(file.parent).storage)
+    for storage in storages:
+        with contextlib.suppress(NoStudiesError):
+            if name in Studies(storage).names():
+                return storage
+    return None
 
 
 def repair_all(paths: RecordPaths, *, yes: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ RECORD_OPTIONS = {  # of `read_record_paths`, with their help
     "tracking.uri": "address of the MLflow store, or none; default mlflow.db in runs_dir",
 }
 SINGLE_RUNS = "single-runs"  # MLflow experiment and folder of runs outside any study
+RESERVED = {"", ".", "..", SINGLE_RUNS, "optuna", "Default"}  # folders and experiments that are no study's
 MLFLOW_UI, DASHBOARD = "http://127.0.0.1:5000", "http://127.0.0.1:8080/dashboard"  # where `make` serves them
 
 
@@ -145,7 +147,22 @@ def read_record_paths(options: Mapping[str, str]) -> RecordPaths:
 
 def is_study_name(name: str) -> bool:
     """Return whether a name is allowed for a study, whose folders have it too."""
-    return "/" not in name and name not in {SINGLE_RUNS, "optuna", ".", ".."}
+    return "/" not in name and name not in RESERVED
+
+
+def delete_files(path: Path) -> None:
+    """Delete a file, or a folder with its files; one that does not exist is none to delete.
+
+    Raises:
+        ConfigError: If one of them cannot be deleted.
+    """
+    try:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename or path}: cannot be deleted ({error.strerror or error}); remove the cause, and "
+            "repeat the command"
+        ) from error
 
 
 def disk_usage(*paths: Path) -> str:

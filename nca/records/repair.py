@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nca.records.paths import SINGLE_RUNS, RecordPaths, disk_usage
+from nca.records.paths import SINGLE_RUNS, RecordPaths, delete_files, disk_usage
 from nca.tracking.relocation import find_relocated, relocate
 from nca.tracking.run_lock import is_held
 from nca.tracking.store import RUN_ID, MlflowStore
@@ -53,7 +52,7 @@ def repair(paths: RecordPaths) -> str:
         tracker.finish("FINISHED" if reason == "complete" else "KILLED")
     files = list(_orphaned_files(paths, states))
     for path in files:
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        delete_files(path)
     done = f"{n_trials} trials queued again, {len(runs)} MLflow runs ended, {len(files)} files deleted"
     return done + (f", artifact URIs of {n_relocated} MLflow experiments updated" if n_relocated else "")
 
@@ -96,10 +95,13 @@ def _orphaned_runs(
 
 
 def _orphaned_files(paths: RecordPaths, states: Sequence[StudyStatus]) -> Iterator[Path]:
-    """Yield checkpoints of finished trials, and the partial files of processes that died while writing."""
+    """Yield checkpoints of finished trials, and the partial files of processes that died while writing.
+
+    A failed trial keeps its checkpoint: a sweep may be about to retry it.
+    """
     for state in states:
         trials, _ = paths.study_folders(state.name)
-        for number in state.finished:
+        for number in set(state.finished) - {trial.first_attempt for trial in state.failed}:
             found = trials.glob(f"{number}/**/checkpoints")
             yield from (folder for folder in found if folder.parent.name != "artifacts")  # one is kept there
         if not state.running:

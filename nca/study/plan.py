@@ -83,7 +83,9 @@ def make_plans(argv: Sequence[str]) -> list[Plan]:
     given = {study for plan in plans if (study := plan.config.sweep.study) is not None}
     for study in given:
         if not is_study_name(study):
-            raise ConfigError(f"sweep.study={study}: must be a name without / that is not reserved")
+            raise ConfigError(
+                f"sweep.study={study}: must be a name without / that is neither empty nor reserved"
+            )
     if given and len(given) < len(plans):
         raise ConfigError(
             f"sweep.study={min(given)}: one name for {len(plans)} studies; leave it out, or make it differ: "

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nca.cli.errors import ConfigError
+from nca.tracking.client import mlflow_errors
 from nca.tracking.relocation import relative_path_tag
 
 if TYPE_CHECKING:
@@ -70,10 +71,8 @@ class Experiments:
             self._client.set_experiment_tag(id_, OWNER, owner)
         return id_
 
-    def delete(self, name: str, owner: str | None = None) -> bool:
-        """Delete an experiment with its runs and artifacts, and free its name; return whether it existed.
-
-        A server only marks it as deleted, under another name, until `mlflow gc` is run there.
+    def find(self, name: str, owner: str | None = None) -> str | None:
+        """Return the id of an experiment, also of one in MLflow's trash.
 
         Args:
             name: Its name.
@@ -81,18 +80,40 @@ class Experiments:
         """
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None or (owner is not None and not _may_use(experiment, owner)):
-            return False
-        id_ = str(experiment.experiment_id)
-        if experiment.lifecycle_stage != ACTIVE:
-            self._client.restore_experiment(id_)  # MLflow renames no deleted experiment
-        self._client.rename_experiment(id_, f"{name} (deleted, {id_})")
-        self._client.delete_experiment(id_)
-        if not self._uri.startswith("http"):
-            options = ["--backend-store-uri", self._uri, "--experiment-ids", id_]
-            command = [sys.executable, "-m", "mlflow", "gc", *options]
-            environment = {**os.environ, "MLFLOW_TRACKING_URI": self._uri}
-            subprocess.run(command, env=environment, capture_output=True, check=True)
-        return True
+            return None
+        return str(experiment.experiment_id)
+
+    def delete(self, id_: str) -> None:
+        """Delete an experiment with its runs and artifacts, and free its name.
+
+        A server only marks it as deleted, under another name, until `mlflow gc` is run there.
+
+        Raises:
+            ConfigError: If the store cannot be written, or `mlflow gc` fails; the command can be repeated.
+        """
+        on_server = self._uri.startswith("http")
+        with mlflow_errors(self._uri):
+            experiment = self._client.get_experiment(id_)
+            if on_server:
+                if experiment.lifecycle_stage != ACTIVE:
+                    self._client.restore_experiment(id_)  # MLflow renames no deleted experiment
+                self._client.rename_experiment(id_, f"{experiment.name} (deleted, {id_})")
+            if on_server or experiment.lifecycle_stage == ACTIVE:
+                self._client.delete_experiment(id_)
+        if not on_server:
+            self._collect_garbage(id_)
+
+    def _collect_garbage(self, id_: str) -> None:
+        options = ["--backend-store-uri", self._uri, "--experiment-ids", id_]
+        command = [sys.executable, "-m", "mlflow", "gc", *options]
+        environment = {**os.environ, "MLFLOW_TRACKING_URI": self._uri}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            reason = (done.stderr.strip() or "no reason given").splitlines()[-1]
+            raise ConfigError(
+                f"tracking.uri={self._uri}: mlflow gc cannot delete experiment {id_} ({reason}); remove the "
+                "cause, and repeat the command"
+            )
 
     def running_runs(self, name: str, owner: str | None = None) -> dict[str, dict[str, str]]:
         """Return the tags of an experiment's RUNNING runs by run id; none if another study owns it."""

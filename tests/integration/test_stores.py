@@ -83,9 +83,10 @@ def test_a_study_of_the_same_name_is_refused_and_neither_adopts_repairs_nor_dele
         first.open({}, uid="theirs")
     store = MlflowStore(first.uri)
     assert store.experiments.running_runs(STUDY, "theirs") == {}
-    assert not store.experiments.delete(STUDY, "theirs")
+    assert store.experiments.find(STUDY, "theirs") is None
     assert list(store.experiments.running_runs(STUDY, "ours")) == [links["mlflow_run_id"]]
-    assert store.experiments.delete(STUDY)  # the study itself has gone
+    assert store.experiments.find(STUDY) == links["mlflow_experiment_id"]
+    store.experiments.delete(links["mlflow_experiment_id"])  # the study itself has gone
     assert first.open({}, uid="theirs")
 
 

@@ -78,7 +78,7 @@ def test_disk_usage_sums_files_and_folders(tmp_path: Path) -> None:
     assert disk_usage(tmp_path / "a", tmp_path / "d", tmp_path / "none") == "5.0 kB"
 
 
-@pytest.mark.parametrize("name", ["a/b", "single-runs", "optuna", ".", ".."])
+@pytest.mark.parametrize("name", ["", "a/b", "single-runs", "optuna", "Default", ".", ".."])
 def test_a_study_has_no_name_of_another_folder(name: str) -> None:
     assert not is_study_name(name)
     assert is_study_name("leaf")

@@ -75,7 +75,10 @@ def test_a_copy_of_the_store_alone_writes_and_deletes_nothing_beside_the_origina
     }
     before = sorted(runs.rglob("*.txt"))
     repair(RecordPaths.in_folder(copy))
-    assert MlflowStore(f"sqlite:///{copy / 'mlflow.db'}").experiments.delete(NAME)
+    experiments = MlflowStore(f"sqlite:///{copy / 'mlflow.db'}").experiments
+    experiment = experiments.find(NAME)
+    assert experiment is not None
+    experiments.delete(experiment)
     assert sorted(runs.rglob("*.txt")) == before != []
 
 

@@ -184,7 +184,9 @@ def test_what_was_deleted_in_the_ui_is_made_anew_or_restored(
     assert store.experiments.open("study", tmp_path / "b") == experiment
     assert store.has_run(other)
     client.delete_experiment(experiment)
-    assert store.experiments.delete("study")
+    assert store.experiments.find("study") == experiment
+    store.experiments.delete(experiment)
+    assert store.experiments.find("study") is None
     assert client.search_runs([store.experiments.open("study", tmp_path / "c")]) == []
 
 
