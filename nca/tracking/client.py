@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from nca.cli.errors import ConfigError
 from nca.tracking.relocation import check_not_relocated
-from sweeps.storage.postgresql import creating_tables, has_password, without_password
+from sweeps.storage.postgresql import LOGIN, creating_tables, describe_password
 from sweeps.storage.sqlite import SQLITE, create_database
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ ENVIRONMENT = {  # of MLflow; variables that are set come first
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds
 }
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")  # MLflow 3 refuses its file store
-LOGIN = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
 TIMEOUT_S = 60.0  # of a locked SQLite file, as of Optuna's storage
 RETRY_EVERY_S = 0.1
 LOCKED = "database is locked"  # SQLite's message
@@ -85,11 +84,8 @@ def check_no_password(uri: str) -> None:
     Raises:
         ConfigError: If it holds one.
     """
-    if has_password(uri):
-        raise ConfigError(
-            f"tracking.uri={without_password(uri)}: leave the password out of the address, where it would be "
-            f"recorded; give it in {LOGIN if uri.startswith('http') else 'PGPASSWORD or in ~/.pgpass'}"
-        )
+    if (mistake := describe_password(uri)) is not None:
+        raise ConfigError(f"tracking.uri={mistake}")
 
 
 def check_address(uri: str) -> None:

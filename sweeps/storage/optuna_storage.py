@@ -26,9 +26,8 @@ from sweeps.storage.postgresql import (
     POSTGRESQL,
     connect_options,
     creating_tables,
-    has_password,
+    describe_password,
     try_lock_study,
-    without_password,
 )
 from sweeps.storage.sqlite import LOCK_EVERY_S, SQLITE, create_database, try_lock_folder
 
@@ -214,11 +213,8 @@ def open_storage(url: str, *, create: bool = True, timeout_s: float = 0.0) -> Re
         SweepError: If it cannot be opened.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if has_password(url):
-        raise SweepError(
-            f"sweep.storage={without_password(url)}: leave the password out of the address, where it would "
-            "be recorded; give it in PGPASSWORD or in ~/.pgpass"
-        )
+    if (mistake := describe_password(url)) is not None:
+        raise SweepError(f"sweep.storage={mistake}")
     if url.startswith("sqlite") and url.partition("://")[2].strip("/") in ("", ":memory:"):
         raise SweepError(f"sweep.storage={url}: trials cannot share a storage in memory; give a file")
     try:

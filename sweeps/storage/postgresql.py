@@ -1,4 +1,4 @@
-"""PostgreSQL: addresses without passwords, and locks."""
+"""Databases on servers: passwords in their addresses, and the options and locks of PostgreSQL."""
 
 from __future__ import annotations
 
@@ -7,22 +7,35 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import Engine, NullPool, create_engine, text
+from sqlalchemy import Engine, NullPool, create_engine, make_url, text
+from sqlalchemy.exc import ArgumentError
 
 POSTGRESQL = "postgresql"
 CONNECT_TIMEOUT_S = 10
 LOCK = 0x6E6361  # key of the advisory lock for the creation of tables, and first key of studies' locks
-PASSWORD = re.compile(r"(://[^:/@]*):([^/]*)@|([?&]password=)([^&]*)")
+LOGIN = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"  # of an MLflow server
+PASSWORD = re.compile("passw(or)?d|pwd", re.IGNORECASE)  # in an option, or in the text of ODBC options
 
 
-def without_password(address: str) -> str:
-    """Return an address without its password."""
-    return PASSWORD.sub(lambda found: f"{found[1]}@" if found[1] else str(found[3]), address)
+def describe_password(address: str) -> str | None:
+    """Return what to do about the password of an address, which would get into records and logs.
 
-
-def has_password(address: str) -> bool:
-    """Return whether an address has a password, which would get into records and logs."""
-    return PASSWORD.search(address) is not None
+    Returns:
+        A message that begins with the address, without the password; None if there is none.
+    """
+    try:
+        url = make_url(address)
+    except (ArgumentError, ValueError):  # of a port, for instance
+        shown = f"{address.partition('://')[0]}://..." if "@" in address else None
+    else:
+        secrets = [key for key, value in url.query.items() if PASSWORD.search(f"{key} {value}")]
+        host = url.host and url.host.rpartition("@")[2]  # a password may hold an @
+        clean = url.difference_update_query(secrets).set(host=host)._replace(password=None)
+        shown = str(clean) if secrets or url.password is not None else None
+    if shown is None:
+        return None
+    instead = LOGIN if address.startswith("http") else "PGPASSWORD or in ~/.pgpass"
+    return f"{shown}: leave the password out of the address, where it would be recorded; give it in {instead}"
 
 
 def connect_options(address: str) -> dict[str, Any]:
