@@ -92,7 +92,7 @@ class Cost:
 def stat(pid: str) -> list[str]:
     """Return the fields of /proc/PID/stat after the process's name; none if the process has ended."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
         return []
 
@@ -116,7 +116,7 @@ class Meter:
     costs: dict[str, Cost] = field(default_factory=dict)
 
     def postgres_s(self) -> float:
-        first = (self.postgres.folder / "data" / "postmaster.pid").read_text().split()[0]
+        first = (self.postgres.folder / "data" / "postmaster.pid").read_text(encoding="utf-8").split()[0]
         itself = sum(map(int, stat(first)[11:15])) / TICKS_PER_S
         return itself + processor_s(lambda fields: fields[1] == first)
 
@@ -259,7 +259,7 @@ class StubExecutor:
 
     def start(self, number: int, folder: Path) -> int:
         note = {"n_steps": 5, "total_steps": 10, "loss": 0.5, "at": time.monotonic()}
-        (folder / PROGRESS_FILE).write_text(json.dumps(note))
+        (folder / PROGRESS_FILE).write_text(json.dumps(note), encoding="utf-8")
         self.running.append(number)
         return len(self.running) - 1
 
@@ -411,7 +411,7 @@ def main() -> None:
     for call, cost in meter.costs.items():
         table.add_row(call, *(f"{1000 * seconds:.1f}" for seconds in asdict(cost).values()))
     Console(width=100).print(table)
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def main() -> None:
     show(rows)
     sets = {case.name: {"sizes": case.sizes, **steps[case.name]} for case in SIX}
     results = {"machine": machine, "sets": sets, "relu": relu, "rollouts": rollouts, "peak_memory": peaks}
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(f"written to {RESULTS}")
 
 

@@ -79,7 +79,7 @@ class Memory(threading.Thread):
 
     def run(self) -> None:
         while not self.stop.wait(1.0):
-            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
             self.mb.append(pages * PAGES_TO_MB)
 
 
@@ -134,7 +134,7 @@ def main() -> None:
             " ".join(f"{mb:.0f}" for mb in found["memory_mb"]),
         )
     Console(width=100).print(table)
-    RESULTS.write_text(json.dumps({"n_trials": n_trials, **results}, indent=1) + "\n")
+    RESULTS.write_text(json.dumps({"n_trials": n_trials, **results}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         paths = make_study(Path(folder), N_TRIALS)
         page = Path(folder) / "gallery.html"
-        page.write_text(make_gallery(read_study(paths, STUDY), paths, Path(folder)))
+        page.write_text(make_gallery(read_study(paths, STUDY), paths, Path(folder)), encoding="utf-8")
         size_mb = page.stat().st_size / 1e6
         times = [measure(page) for _ in range(REPEATS)]
     loaded, shown = (statistics.median(each) for each in zip(*times, strict=True))
@@ -56,7 +56,8 @@ def main() -> None:
         f"{N_TRIALS} trials, {size_mb:.1f} MB: load event after {loaded:.2f} s, all shown after {shown:.2f} s"
     )
     RESULTS.write_text(
-        json.dumps({"trials": N_TRIALS, "mb": size_mb, "load_s": loaded, "shown_s": shown}, indent=1) + "\n"
+        json.dumps({"trials": N_TRIALS, "mb": size_mb, "load_s": loaded, "shown_s": shown}, indent=1) + "\n",
+        encoding="utf-8",
     )
 
 

@@ -38,7 +38,7 @@ def measure(program: str, **options: object) -> dict[str, float]:
         [sys.executable, "-m", "benchmarks.memory", program, *arguments],
         check=True,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         cwd=Path(__file__).parents[1],
     )
     found: dict[str, float] = json.loads(done.stdout)
@@ -47,7 +47,7 @@ def measure(program: str, **options: object) -> dict[str, float]:
 
 def resident_mb(key: str) -> float:
     """Return VmRSS or VmHWM of this process in MB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return int(next(line for line in lines if line.startswith(key)).split()[1]) * 1024 / MB
 
 

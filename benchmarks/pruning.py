@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         table.add_row(label, share, f"{middle:.1f}", f"{low:.1f} to {high:.1f}", f"{middle / plain:.2f}")
         results[f"{label} {share}".strip()] = [round(float(x), 2) for x in (low, middle, high)]
     Console(width=100).print(table)
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

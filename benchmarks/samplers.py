@@ -78,7 +78,7 @@ def main() -> None:
                 study.tell(trial, state=TrialState.FAIL)
             results[name] = {"first_s": seconds[0], "median_s": statistics.median(seconds[1:])}
             print(f"{name}: first sample {seconds[0]:.3f} s, then {results[name]['median_s']:.3f} s")
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

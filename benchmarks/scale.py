@@ -249,7 +249,7 @@ def draw(curves: dict[str, list[tuple[int, float]]]) -> None:
 
 def main() -> None:
     """Simulate, print, draw, and write scale.json."""
-    costs = json.loads(COSTS.read_text())
+    costs = json.loads(COSTS.read_text(encoding="utf-8"))
     table = Table("trials of", "GPUs", "training", "coordinator", "PostgreSQL", "MLflow", "Ray's mailbox")
     results = {}
     for name, plan in plans():
@@ -267,7 +267,7 @@ def main() -> None:
         curves[label] = [(n, simulate(plan, n, costs)["training"]) for n in sizes]
     draw(curves)
     Console(width=110).print(table)
-    RESULTS.write_text(json.dumps({"cases": results, "curves": curves}, indent=1) + "\n")
+    RESULTS.write_text(json.dumps({"cases": results, "curves": curves}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

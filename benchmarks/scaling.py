@@ -83,7 +83,7 @@ def main() -> None:
     largest = measure("ours", **LARGEST, recompute=True, rounds=2)
     print("largest", LARGEST, largest)
     results = {"axes": found, "largest": {**LARGEST, **largest}}
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

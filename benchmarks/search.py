@@ -122,7 +122,7 @@ def bootstrap_shares(
 
 def read_results() -> dict[str, dict[str, list[list[float]]]]:
     """Return the recorded curves of complete studies, by method and repeat."""
-    return json.loads(RESULTS.read_text())["curves"] if RESULTS.exists() else {}
+    return json.loads(RESULTS.read_text(encoding="utf-8"))["curves"] if RESULTS.exists() else {}
 
 
 def collect(folder: Path) -> dict[str, dict[str, list[list[float]]]]:
@@ -216,7 +216,7 @@ def write(curves: dict[str, dict[str, list[list[float]]]]) -> None:
         for method, ours in curves.items()
     ]
     partial = RESULTS.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text('{"curves": {\n' + ",\n".join(lines) + "\n}}\n")
+    partial.write_text('{"curves": {\n' + ",\n".join(lines) + "\n}}\n", encoding="utf-8")
     partial.replace(RESULTS)  # atomic: another process may run other methods
 
 

@@ -33,7 +33,11 @@ def measure_machine() -> dict[str, Any]:
     """Return the memory bandwidth and the machine's description."""
     source, copy = torch.rand(STREAM_FLOATS), torch.empty(STREAM_FLOATS)
     seconds = time_alternately({"copy": lambda _: copy.copy_(source)})
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    names = [
+        line
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        if line.startswith("model name")
+    ]
     return {
         "processor": names[0].partition(":")[2].strip() if names else platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
@@ -110,7 +114,7 @@ def main() -> None:
         "tracking": records,
         "table": [dict(zip(("what", "measured", "at_least", "aim"), row, strict=True)) for row in rows],
     }
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(f"took {time.monotonic() - began:.0f} s; written to {RESULTS}")
 
 

@@ -72,11 +72,14 @@ def main() -> None:
                 for size in SIZES:
                     page = Path(folder) / "viewer.html"
                     pictures = {"target": picture, "output": picture}
-                    page.write_text(make_viewer(make_model(case, Streams(0, CPU)), size, pictures, {}, "x"))
+                    page.write_text(
+                        make_viewer(make_model(case, Streams(0, CPU)), size, pictures, {}, "x"),
+                        encoding="utf-8",
+                    )
                     results[path][f"{case.name}, {size} px"] = measure(page, flags)
             table.add_row(path, *(f"{rate:.3g}" for rate in results[path].values()))
     Console(width=120).print(table)
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

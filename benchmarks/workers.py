@@ -76,7 +76,7 @@ def main() -> None:
         results[name] = {"one_worker": one, "one_thread_each": many}
         table.add_row(name, f"{one:.2f} steps/s", f"{many:.2f} steps/s", f"{many / one:.2f}")
     Console(width=100).print(table)
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -92,7 +92,9 @@ def _write_viewer(trained: TrainedAutomaton, paths: RecordPaths, run: str, size:
     trained_px = trained.config.train.size
     pictures["output"] = pictures["output"][:, :trained_px]  # the first of those side by side
     facts = describe_facts(trained.config, trained.metrics)
-    out.write_text(make_viewer(trained.automaton, size, pictures, facts, name_study(trained.config)))
+    out.write_text(
+        make_viewer(trained.automaton, size, pictures, facts, name_study(trained.config)), encoding="utf-8"
+    )
 
 
 def _write_pictures(

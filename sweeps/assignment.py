@@ -48,12 +48,12 @@ def write_assignment(folder: Path, assignment: Assignment) -> None:
 
 def read_assignment(folder: Path) -> Assignment:
     """Return the last assignment in a trial's folder."""
-    return Assignment(**json.loads((folder / ASSIGNMENT_FILE).read_text()))
+    return Assignment(**json.loads((folder / ASSIGNMENT_FILE).read_text(encoding="utf-8")))
 
 
 def read_progress(folder: Path) -> dict[str, float]:
     """Return the last progress that `RunningTrial.progress` wrote; empty before the first."""
     try:
-        return dict(json.loads((folder / PROGRESS_FILE).read_text()))
+        return dict(json.loads((folder / PROGRESS_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return {}

@@ -27,8 +27,8 @@ def describe_owner() -> dict[str, Any]:
     """
     return {
         "host": os.uname().nodename,
-        "machine": MACHINE_ID.read_text().strip() if MACHINE_ID.exists() else "",
-        "boot": BOOT_ID.read_text().strip() if BOOT_ID.exists() else "",
+        "machine": MACHINE_ID.read_text(encoding="utf-8").strip() if MACHINE_ID.exists() else "",
+        "boot": BOOT_ID.read_text(encoding="utf-8").strip() if BOOT_ID.exists() else "",
         "pid_namespace": str(PID_NAMESPACE.readlink()) if PID_NAMESPACE.is_symlink() else "",
         "pid": os.getpid(),
     }

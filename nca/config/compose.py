@@ -262,7 +262,7 @@ def _print_help(config_name: str, overrides: Sequence[str]) -> None:
 
 def _read_comments(file: Path, prefix: str) -> dict[str, str]:
     """Return the comments of a YAML file by dotted key; the first line is that of `name`."""
-    lines = file.read_text().splitlines()
+    lines = file.read_text(encoding="utf-8").splitlines()
     comments, parent = {}, ""
     for line in lines:
         if found := re.match(r"( *)([\w.]+):(?:.* # (.*))?", line):

@@ -87,7 +87,7 @@ def _orphaned_runs(
             if number not in alive:
                 yield state.name, run_id, state.reasons.get(number or "", "killed")
     folder = paths.runs / "trials" / SINGLE_RUNS
-    held = {note.read_text() for note in folder.glob(f"*/{RUN_ID}") if is_held(note.parent)}
+    held = {note.read_text(encoding="utf-8") for note in folder.glob(f"*/{RUN_ID}") if is_held(note.parent)}
     for run_id, tags in tracking.experiments.running_runs(SINGLE_RUNS).items():
         ours = paths.local_mlflow_db() or tags.get(FOLDER_TAG, "").startswith(describe_folder(folder))
         if ours and run_id not in held:

@@ -71,7 +71,9 @@ class Repeats:
             finally:
                 log = trial.folder / LOG_FILE
                 if outcome is None and log.exists():
-                    tracker.log_text(log.read_text(errors="replace")[-MAX_LOG_CHARS:], LOG_FILE)
+                    tracker.log_text(
+                        log.read_text(encoding="utf-8", errors="replace")[-MAX_LOG_CHARS:], LOG_FILE
+                    )
                 if tracker.run_id is not None:  # an unavailable server creates the run later
                     self.attributes.setdefault("mlflow_run_id", tracker.run_id)
 

@@ -39,7 +39,7 @@ def fetch_photo(name: str, url: str) -> Path:
     stem = f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
     photo, sha256 = cache / f"{stem}.photo", cache / f"{stem}.sha256"
     if photo.is_file() and sha256.is_file():
-        if _file_hash(photo) != sha256.read_text().strip():
+        if _file_hash(photo) != sha256.read_text(encoding="utf-8").strip():
             raise ConfigError(f"{photo} has changed since its download: delete it to download it again")
         return photo
     try:
@@ -50,7 +50,7 @@ def fetch_photo(name: str, url: str) -> Path:
             pooch.HTTPDownloader(timeout=_DOWNLOAD_TIMEOUT_S, stream=False)(url, str(part), None)
             read_image(part, MIN_SIDE_PX)
             part_sha256 = part.with_suffix(".sha256")
-            part_sha256.write_text(_file_hash(part) + "\n")
+            part_sha256.write_text(_file_hash(part) + "\n", encoding="utf-8")
             # The hash is moved first: a photograph in the cache always has one.
             part_sha256.replace(sha256)
             part.replace(photo)

@@ -38,13 +38,17 @@ class Outbox:
         """Yield the folder of each record, the record and the folder of its files, the oldest first."""
         for entry in self._entries():
             data = entry / DATA
-            yield entry, json.loads((entry / RECORD_FILE).read_text()), data if data.exists() else None
+            yield (
+                entry,
+                json.loads((entry / RECORD_FILE).read_text(encoding="utf-8")),
+                data if data.exists() else None,
+            )
 
     @property
     def run_id(self) -> str | None:
         """The run's id; None if nothing is pending or the run is still to be created."""
         file = self._folder / RUN_FILE
-        return file.read_text() if file.exists() else None
+        return file.read_text(encoding="utf-8") if file.exists() else None
 
     @run_id.setter
     def run_id(self, run_id: str) -> None:
@@ -64,7 +68,7 @@ class Outbox:
             self.run_id = run_id
         if data is not None:
             shutil.copytree(data, partial / DATA)
-        (partial / RECORD_FILE).write_text(json.dumps(record))
+        (partial / RECORD_FILE).write_text(json.dumps(record), encoding="utf-8")
         partial.rename(partial.with_suffix(""))
 
     def remove(self, entry: Path) -> None:

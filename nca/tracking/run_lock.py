@@ -28,7 +28,7 @@ def hold(folder: Path, timeout_s: float = 0.0) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + timeout_s
-    with (folder / LOCK_FILE).open("a+") as file:
+    with (folder / LOCK_FILE).open("a+", encoding="utf-8") as file:
         while not _try_lock(file.fileno()):
             if time.monotonic() > until:
                 file.seek(0)
@@ -47,7 +47,7 @@ def is_held(folder: Path) -> bool:
     file = folder / LOCK_FILE
     if not file.exists():
         return False
-    with file.open("r+") as opened:
+    with file.open("r+", encoding="utf-8") as opened:
         return not _try_lock(opened.fileno())
 
 

@@ -147,7 +147,7 @@ class MlflowStore:
     def _find_tracker(self, folder: Path) -> MlflowTracker:
         """Return a tracker for the run whose id is in a folder."""
         file = folder / RUN_ID
-        run_id = file.read_text() if file.exists() else Outbox(folder, self._uri).run_id
+        run_id = file.read_text(encoding="utf-8") if file.exists() else Outbox(folder, self._uri).run_id
         return MlflowTracker(self._client, run_id, self._outbox(folder), file)
 
     def _outbox(self, folder: Path | None) -> Outbox | None:

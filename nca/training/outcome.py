@@ -49,7 +49,7 @@ class Outcome:
         file = folder / OUTCOME_FILE
         if not file.exists():
             return None
-        values = json.loads(file.read_text())
+        values = json.loads(file.read_text(encoding="utf-8"))
         return cls(**values | {"picture": folder / values["picture"]})
 
 

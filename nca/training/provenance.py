@@ -16,7 +16,7 @@ def git_state(folder: Path) -> tuple[str, str]:
     """Return a folder's commit, and "true" or "false" for uncommitted changes; both "unknown" outside git."""
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return "unknown", "unknown"
     commit, dash, _ = done.stdout.strip().partition("-")  # COMMIT or COMMIT-dirty

@@ -231,7 +231,7 @@ class _Run:
         Image.fromarray(self.target).save(files / "target.png")
         smoothed = [(n - 1, smoothed_loss(losses[:n])) for n in range(every, len(losses) + 1, every)]
         save_loss_curve(losses, smoothed, files / "loss.png")
-        (files / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False))
+        (files / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
         save_model(model, asdict(config), files / "model.safetensors", metrics)
         if reason != "diverged":
             pictures = {"target": self.target, "output": to_pixels(self.trainer.output[:1])}

@@ -55,6 +55,6 @@ def _folders(controller: str) -> Iterator[Path]:
 
 def _read_lines(file: Path) -> list[str]:
     try:
-        return file.read_text().splitlines()
+        return file.read_text(encoding="utf-8").splitlines()
     except OSError:
         return []

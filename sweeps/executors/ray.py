@@ -244,7 +244,7 @@ class RayExecutor:
         except Exception as error:  # each filesystem has errors of its own
             reasons.append(f"executor.storage_path={self.storage_path}: cannot be read ({error})")
         if reasons:
-            with (spec.folder / LOG_FILE).open("a") as log:
+            with (spec.folder / LOG_FILE).open("a", encoding="utf-8") as log:
                 log.writelines(f"{reason}\n" for reason in reasons)
         return ended
 

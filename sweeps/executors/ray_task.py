@@ -84,7 +84,7 @@ def run_trial(spec: TaskSpec, mailbox: ActorHandle[Mailbox]) -> Ended:
             try:
                 stored.upload(UPLOAD_EVERY_S)
             except Exception as error:  # each filesystem has errors of its own; the next upload tries again
-                with (copy / LOG_FILE).open("a") as log:
+                with (copy / LOG_FILE).open("a", encoding="utf-8") as log:
                     log.write(f"not stored in {stored.address}: {error}\n")
 
         ended = _watch(spec, copy, mailbox, upload)

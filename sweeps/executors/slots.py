@@ -115,7 +115,9 @@ def _is_present(name: str, gpus: Mapping[str, Sequence[str]]) -> bool:
 def _list_gpus() -> dict[str, list[str]]:
     """Return the UUIDs of this machine's GPUs, each with those of its MIG instances."""
     try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True)
+        listed = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, encoding="utf-8", timeout=20, check=True
+        )
     except FileNotFoundError:  # containers may have the driver without its programs
         return {gpu.name: [] for gpu in sorted(DRIVER_GPUS.glob("*"))}
     except (OSError, subprocess.SubprocessError):
