@@ -227,7 +227,9 @@ def _check_idle(paths: RecordPaths, name: str, state: StudyStatus | None) -> Non
     trials = paths.study_folders(name)[0]
     for lock in trials.rglob(LOCK_FILE):
         if is_held(lock.parent):
-            raise ConfigError(f"{lock.parent}: process {lock.read_text()} trains in it; stop it first")
+            raise ConfigError(
+                f"{lock.parent}: process {lock.read_text(encoding='utf-8')} trains in it; stop it first"
+            )
     if state is None and (storage := _find_storage(trials, name)) is not None:
         raise ConfigError(f"study '{name}': is in another storage; give sweep.storage={storage}")
 

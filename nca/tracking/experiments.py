@@ -107,7 +107,7 @@ class Experiments:
         options = ["--backend-store-uri", self._uri, "--experiment-ids", id_]
         command = [sys.executable, "-m", "mlflow", "gc", *options]
         environment = {**os.environ, "MLFLOW_TRACKING_URI": self._uri}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", check=False)
         if done.returncode:
             reason = (done.stderr.strip() or "no reason given").splitlines()[-1]
             raise ConfigError(
