@@ -21,6 +21,7 @@ from nca.training.rerun import RERUN_OPTIONS, Rerun, parse_rerun
 from sweeps import SweepError
 
 KEYS = {*RERUN_OPTIONS, *(item.name for item in fields(TrialConfig)), "experiment"}  # those without a dot
+MEMORY_KEYS = ("batch_size", "size", "max_ca_steps", "pool_size")
 LINE_EVERY_S = 10.0  # of progress, where there is no terminal
 
 
@@ -65,7 +66,8 @@ class _Console:
 
     def close(self) -> None:
         """Restore the terminal."""
-        self._bar.stop()
+        if self._live:
+            self._bar.stop()
 
 
 def run_single(config: TrialConfig, rerun: Rerun | None = None) -> int:
@@ -95,10 +97,14 @@ def run_single(config: TrialConfig, rerun: Rerun | None = None) -> int:
 
 
 def _train_in(folder: Path, config: TrialConfig, name: str, tags: Mapping[str, str]) -> int:
-    """Train a run in its folder; print its metrics and return the exit code."""
+    """Train a run in its folder; print its metrics and return the exit code.
+
+    Raises:
+        ConfigError: If there is not enough memory.
+    """
     from nca.tracking.store import MlflowStore
     from nca.tracking.tracker import Tracker
-    from nca.training.run import train
+    from nca.training.run import is_out_of_memory, train
 
     tracker = Tracker()
     if config.tracking.uri is not None:
@@ -112,6 +118,13 @@ def _train_in(folder: Path, config: TrialConfig, name: str, tags: Mapping[str, s
         signal.signal(number, console.interrupt)
     try:
         outcome = train(config, folder, tracker, console)
+    except Exception as error:
+        if is_out_of_memory(error):
+            given = ", ".join(f"train.{key}={getattr(config.train, key)}" for key in MEMORY_KEYS)
+            raise ConfigError(
+                f"out of memory with {given}: give smaller ones, or train.recompute=true"
+            ) from error
+        raise
     finally:
         console.close()
     if outcome.reason == "interrupted":

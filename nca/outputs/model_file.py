@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
+from torch import Tensor
 
-from nca.automaton.model import Automaton
+from nca.automaton.model import Automaton, make_automaton
+from nca.automaton.seeding import Streams
 from nca.cli.errors import ConfigError
 from nca.config.schema import TrialConfig, build_recorded
 from nca.outputs.pictures import render_texture
@@ -49,7 +52,8 @@ def save_model(
 ) -> None:
     """Write kernels and weights as safetensors, with the run's config and metrics as JSON in the header."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, path, {"config": json.dumps(config), "metrics": json.dumps(dict(metrics or {}))})
+    header = {"config": json.dumps(config), "metrics": json.dumps(dict(metrics or {}))}
+    path.write_bytes(save(tensors, header))  # `save_file` creates files that only their owner may read
 
 
 def load_model(path: Path) -> TrainedAutomaton:
@@ -61,11 +65,43 @@ def load_model(path: Path) -> TrainedAutomaton:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            config = build_recorded(json.loads(header.get("config", "{}")))
-            metrics = json.loads(header.get("metrics", "{}"))
+            config = build_recorded(_read_object(header, "config"))
+            metrics = _read_object(header, "metrics")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        _check_tensors(tensors, make_automaton(config.model, Streams(0, torch.device("cpu"))))
         rate, mask = config.model.update_rate, config.model.mask
         automaton = Automaton(**{"bias": None, **tensors}, update_rate=rate, mask=mask)
-    except (OSError, SafetensorError, TypeError, ValueError) as error:
+        final = {key: float(value) for key, value in metrics.items()}
+    except (OSError, SafetensorError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ConfigError(f"{path}: not a model file ({error})") from error
-    return TrainedAutomaton(automaton, config, metrics)
+    return TrainedAutomaton(automaton, config, final)
+
+
+def _read_object(header: Mapping[str, str], key: str) -> dict[str, Any]:
+    """Return the JSON object under a key of a file's header; an empty one if it has no such key.
+
+    Raises:
+        ValueError: If it is not JSON.
+        TypeError: If it is not an object.
+    """
+    value = json.loads(header.get(key, "{}"))
+    if not isinstance(value, dict):
+        raise TypeError(f"its {key} is not a JSON object")
+    return value
+
+
+def _check_tensors(tensors: Mapping[str, Tensor], like: Automaton) -> None:
+    """Check that tensors have the names, shapes and type of an automaton's, and are finite.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    expected = like.state_dict()
+    if tensors.keys() != expected.keys():
+        raise ValueError(f"it holds the tensors {sorted(tensors)} instead of {sorted(expected)}")
+    for name, tensor in tensors.items():
+        found, wanted = (f"{t.dtype} {tuple(t.shape)}" for t in (tensor, expected[name]))
+        if found != wanted:
+            raise ValueError(f"{name} is {found}, where its config has {wanted}")
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} has values that are not finite")

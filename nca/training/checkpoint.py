@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import time
 import zlib
 from collections.abc import Mapping
@@ -48,7 +49,10 @@ class Checkpoints:
         partial = path.with_suffix(".partial")
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
         try:
+            partial.touch()
+            mode = partial.stat().st_mode
             save_file(tensors, partial, {"checksum": str(_checksum(tensors))})
+            partial.chmod(stat.S_IMODE(mode))  # `save_file` allows the owner alone to read it
             _sync(partial)
             partial.replace(path)
             _sync(self._folder)

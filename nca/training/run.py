@@ -105,7 +105,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an exception means that the device or the host had no memory left."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # PyTorch, on the host
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)  # PyTorch, on the host
 
 
 @dataclass

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
 from nca.automaton.fast_rollout import Rollout
 from nca.automaton.model import make_seed_state
@@ -46,6 +48,58 @@ def test_what_was_saved_is_loaded_and_grows_the_same_texture(tmp_path: Path, rul
         state = Rollout()(loaded.automaton, state, 9, streams["masks"])
     assert np.array_equal(np.asarray(picture), to_pixels(state[:, :3]))
     assert loaded.grow().size == (16, 16)
+
+
+def damage(path: Path, metadata: dict[str, str], **tensors: Tensor | None) -> None:
+    """Write a model file in which tensors, or parts of the header, are replaced or left out."""
+    config, model = trial_config(rule="relu"), automaton("relu")
+    kept = {name: tensor for name, tensor in (model.state_dict() | tensors).items() if tensor is not None}
+    save_file(kept, path, {"config": json.dumps(asdict(config)), "metrics": "{}"} | metadata)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "reason"),
+    [
+        ({"w0": torch.full((8, 24), torch.nan)}, "w0 has values that are not finite"),
+        ({"bias": torch.full((8,), torch.inf)}, "bias has values that are not finite"),
+        ({"w0": torch.zeros(8, 25)}, r"w0 is torch.float32 \(8, 25\), where its config has .* \(8, 24\)"),
+        ({"w1": torch.zeros(4)}, r"w1 is torch.float32 \(4,\), where"),
+        ({"w1": torch.zeros(0, 8)}, r"w1 is torch.float32 \(0, 8\), where"),
+        ({"kernels": torch.zeros(6, 9)}, r"kernels is torch.float32 \(6, 9\), where"),
+        ({"kernels": torch.zeros(6, 3, 3)}, "must be the identity"),
+        ({"w0": torch.zeros(8, 24, dtype=torch.int32)}, "w0 is torch.int32"),
+        ({"w0": torch.zeros(8, 24, dtype=torch.float64)}, "w0 is torch.float64"),
+        ({"bias": None}, r"it holds the tensors \['kernels', 'w0', 'w1'\] instead of \['bias', "),
+        ({"w2": torch.zeros(1)}, "it holds the tensors"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_one_line(
+    tmp_path: Path, tensors: dict[str, Tensor | None], reason: str
+) -> None:
+    damage(tmp_path / "m.safetensors", {}, **tensors)
+    with pytest.raises(ConfigError, match=rf"m.safetensors: not a model file \(.*{reason}") as error:
+        load_model(tmp_path / "m.safetensors")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["config", "metrics"])
+@pytest.mark.parametrize(
+    "text", ["[]", "null", "1", "", "{", '{"train": 1}', '{"a": []}', "[" * 10**5, "9" * 5000]
+)
+def test_headers_that_cannot_be_read_are_one_line(tmp_path: Path, key: str, text: str) -> None:
+    damage(tmp_path / "m.safetensors", {key: text})
+    if key == "metrics" and text == '{"train": 1}':
+        assert load_model(tmp_path / "m.safetensors").metrics == {"train": 1}
+        return
+    with pytest.raises(ConfigError) as error:
+        load_model(tmp_path / "m.safetensors")
+    assert "\n" not in str(error.value)
+
+
+def test_everybody_whom_the_umask_allows_may_read_a_model_file(tmp_path: Path) -> None:
+    save_model(automaton(), {}, tmp_path / "m.safetensors")
+    (tmp_path / "text").touch()
+    assert (tmp_path / "m.safetensors").stat().st_mode == (tmp_path / "text").stat().st_mode
 
 
 @pytest.mark.parametrize("content", [b"", b"\x05\x00\x00\x00\x00\x00\x00\x00{}   ", b"nothing of the kind"])

@@ -107,6 +107,15 @@ def test_nothing_saved_is_none(checkpoints: Checkpoints, tmp_path: Path) -> None
     checkpoints.clear()
 
 
+def test_everybody_whom_the_umask_allows_may_read_a_checkpoint(
+    checkpoints: Checkpoints, tmp_path: Path
+) -> None:
+    checkpoints.save({"pool": torch.zeros(1)}, 1)
+    (tmp_path / "text").touch()
+    (saved,) = tmp_path.rglob("*.safetensors")
+    assert saved.stat().st_mode == (tmp_path / "text").stat().st_mode
+
+
 def test_the_last_two_are_kept(checkpoints: Checkpoints, tmp_path: Path) -> None:
     for step in (1, 2, 3, 10):
         checkpoints.save(state(step), step)
