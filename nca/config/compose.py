@@ -17,6 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import (
     IntervalSweep,
     Override,
+    Quote,
     QuotedString,
     RangeSweep,
     Transformer,
@@ -35,6 +36,18 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 # A checkout's conf/ wins over the copy that a wheel carries.
 CONF = next(c for c in (_PACKAGE.parent / "conf", _PACKAGE / "conf") if (c / "sweep.yaml").exists())
 PRINTING = {"--cfg", "-c", "--info", "-i"}  # Hydra's flags that print a composed config
+TEXT_KEYS = {  # of paths, addresses and names, in which commas, brackets and the like mean nothing
+    "runs_dir",
+    "texture.path",
+    "features.weights",
+    "sweep.study",
+    "sweep.warm_start",
+    "sweep.storage",
+    "tracking.uri",
+    "executor.address",
+    "executor.storage_path",
+}
+COMMAS = "commas separate the choices of a sweep, and the decimal sign is a point"
 ANY_TEXTURE = "texture=roundleaf"  # composition needs one
 
 
@@ -48,8 +61,8 @@ def compose_plain(config_name: str, overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: If an override is wrong, or a mandatory value is missing.
     """
-    with _composing(config_name, overrides):
-        config = compose(config_name, list(overrides), return_hydra_config=True)
+    with _composing(config_name, overrides) as quoted:
+        config = compose(config_name, quoted, return_hydra_config=True)
         OmegaConf.set_struct(config, False)
         _check_names(config, config.pop("hydra").runtime.choices)
         missing = sorted(OmegaConf.missing_keys(config))
@@ -62,8 +75,8 @@ def compose_plain(config_name: str, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _composing(config_name: str, overrides: Sequence[str]) -> Iterator[None]:
-    """Give Hydra conf/ as its search path, and turn its errors into one line.
+def _composing(config_name: str, overrides: Sequence[str]) -> Iterator[list[str]]:
+    """Give Hydra conf/ as its search path, yield overrides that it can read, turn its errors into one line.
 
     Raises:
         ConfigError: If Hydra refuses the overrides.
@@ -72,7 +85,7 @@ def _composing(config_name: str, overrides: Sequence[str]) -> Iterator[None]:
     GlobalHydra.instance().clear()  # inside a sweep Hydra's own application is still open
     try:
         with initialize_config_dir(str(CONF), version_base="1.3", job_name=config_name):
-            yield
+            yield [_quote(override) for override in overrides]
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(config_name, error)) from error
 
@@ -128,6 +141,14 @@ def read_domain(key: str, text: Any) -> Domain | None:
     return _to_domain(override) if override.is_sweep_override() else None
 
 
+def _quote(override: str) -> str:
+    """Quote the value of a key of text, so that Hydra takes it as it is; what is quoted, and null, stays."""
+    key, _, value = override.partition("=")
+    if key.lstrip("+") not in TEXT_KEYS or re.fullmatch(r"""'.*'|".*"|null|""", value, re.DOTALL):
+        return override
+    return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
+
+
 def _parse(word: str) -> Override:
     # To the parser this is a syntax error like any other.
     if re.fullmatch(r"[^=]+=\s*choice\(\s*\)\s*", word):
@@ -135,7 +156,7 @@ def _parse(word: str) -> Override:
     try:
         if word.startswith("="):
             raise HydraException("no key")
-        return OverridesParser.create().parse_override(word)
+        return OverridesParser.create().parse_override(_quote(word))
     except HydraException as error:
         lines = str(error).splitlines()
         raise ConfigError(
@@ -230,7 +251,7 @@ def run_hydra(config_name: str, argv: Sequence[str]) -> None:
         compose_plain(config_name, overrides)  # refuses mistakes in one line
     import hydra
 
-    sys.argv[1:] = argv
+    sys.argv[1:] = map(_quote, argv)
     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(_refuse)()
 
 
@@ -242,8 +263,8 @@ def _print_help(config_name: str, overrides: Sequence[str]) -> None:
     """
     if not any(word.startswith("texture=") for word in overrides):
         overrides = [*overrides, ANY_TEXTURE]
-    with _composing(config_name, overrides):
-        config = compose(config_name, list(overrides), return_hydra_config=True)
+    with _composing(config_name, overrides) as quoted:
+        config = compose(config_name, quoted, return_hydra_config=True)
     header, chosen = config.hydra.help.header, config.hydra.runtime.choices
     groups = sorted(group for group in chosen if "/" not in group)
     comments = _read_comments(CONF / f"{config_name}.yaml", "")
@@ -279,6 +300,8 @@ def _refuse(config: DictConfig) -> None:
 def _explain(config_name: str, error: Exception) -> str:
     """Return Hydra's error as one line, with the names or the key that were probably meant."""
     text = str(error)
+    if found := re.search(r"Ambiguous value for argument '(.*)'", text):
+        return f"{found[1]}: takes one value; {COMMAS}"
     if found := re.search(r"You must specify '(\w+)'", text):
         return f"'{found[1]}' is missing: give {found[1]}=NAME, one of {', '.join(_names(found[1]))}"
     if found := re.search(r"Could not find '(\w+)/([^']*)'", text):

@@ -142,10 +142,19 @@ def _check_space(plan: Plan) -> None:
     """Build the config with every option, and with the first two and the last number of every interval.
 
     If these are allowed, all are: ranges have no holes, and a multiple plus a multiple is one.
+
+    Raises:
+        ConfigError: If one is not allowed.
     """
+    from nca.config.compose import COMMAS
+
     for key, domain in plan.space.items():
         for value in domain.options if isinstance(domain, Choice) else _first_and_last(domain):
-            with_values(plan.config.trial, {key: value})
+            try:
+                with_values(plan.config.trial, {key: value})
+            except ConfigError as error:
+                hint = f"; {COMMAS}" if isinstance(domain, Choice) else ""
+                raise ConfigError(f"{error}, in {domain}{hint}") from error
 
 
 def _first_and_last(interval: Interval) -> list[float]:

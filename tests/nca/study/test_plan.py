@@ -119,6 +119,10 @@ def test_numbers_are_whole_where_the_schema_wants_it(override: str, domain: Inte
     [
         ("model.channels=interval(3.5, 6)", r"model.channels=interval\(3.5, 6\): must hold whole numbers"),
         ("model.channels=range(4, 8, 0.5)", "model.channels=.*: must hold whole numbers"),
+        (
+            "train.learning_rate=0,001",
+            r"learning_rate=0: must be .*, in choice\(0, 001\); commas separate the choices",
+        ),
         ("model.channels=2,6", "model.channels=2: must be a whole number, 3 to 64"),
         ("model.filters=range(19, 21)", "model.filters=21: .* 1 to 20"),
         ("model.update_rate=interval(0, 1)", r"model.update_rate=0.0: must be a number, in \(0, 1\]"),
