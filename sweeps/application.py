@@ -54,13 +54,16 @@ class DashboardNotes:
 
 
 class Application(Protocol):
-    """What a sweep runs: created without arguments in the coordinator, and again for each trial."""
+    """What a sweep runs: created without arguments in the coordinator, and again for each trial.
+
+    All methods of the coordinator get the config that the study was opened with, composed from no params.
+    """
 
     def open_study(self, study: str, config: Mapping[str, Any]) -> dict[str, str]:
         """Prepare the records of a study; return links that are kept with it.
 
-        Called in the coordinator at the start of each sweep, before any trial. The config is that of a trial,
-        with the links of an earlier call as `links` and the study's unique id as `uid`.
+        Called in the coordinator at the start of each sweep, before any trial. The config has also the links
+        of an earlier call as `links` and the study's unique id as `uid`.
         """
 
     def warm_up(self) -> None:

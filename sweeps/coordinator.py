@@ -8,7 +8,6 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
 
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -92,8 +91,9 @@ class Coordinator:
             n_trials = int(min(n_trials, n_configurations(space)))
         queue = self._queue = TrialQueue(study, storage, n_trials, spec.retries)
         self._earlier_stop = study.user_attrs.get(STOP)
+        self._config = spec.compose({}, 0)
         self._links = self._open_records()
-        self._reporter = Reporter(spec, self._application, self._progress, queue, self._links)
+        self._reporter = Reporter(spec, self._application, self._progress, queue, self._config, self._links)
         with queue.study_lock():
             queue_configurations(study, configurations)
         self._recovery = Recovery(queue, self._close_records, self._settle_dead)
@@ -101,7 +101,7 @@ class Coordinator:
 
     def _open_records(self) -> dict[str, str]:
         known = self._study.user_attrs.get(LINKS, {})
-        config = {**self._spec.compose({}, 0), "links": known, "uid": self._queue.uid()}
+        config = {**self._config, "links": known, "uid": self._queue.uid()}
         links = self._application.open_study(self._study.study_name, config)
         if links != known:
             self._study.set_user_attr(LINKS, links)
@@ -117,9 +117,11 @@ class Coordinator:
                     self._executor.close()  # before its trials are settled
                     for number in list(self._running):
                         self._settle_dead(number, "interrupted")
-        finally:
-            summary = self._reporter.close(at_limit=self._at_limit)
-        return summary
+        except BaseException:
+            with contextlib.suppress(Exception):  # the first error is reported
+                self._reporter.close(at_limit=self._at_limit)
+            raise
+        return self._reporter.close(at_limit=self._at_limit)
 
     def _loop(self) -> None:
         has_told_trials = False
@@ -248,7 +250,7 @@ class Coordinator:
             study=spec.study.name,
             number=number,
             first_attempt=first_attempt(trial),
-            config=self._compose(trial),
+            config=spec.compose(trial.params, self._index_of(trial)),
             links=self._links,
             pruner=asdict(spec.pruner),
             artifacts=str(spec.artifacts),
@@ -260,11 +262,11 @@ class Coordinator:
         self._running[number] = TrialProgress(number, slot, folder, trial.params)
         self._reporter.print_start(trial)
 
-    def _compose(self, trial: FrozenTrial) -> dict[str, Any]:
+    def _index_of(self, trial: FrozenTrial) -> int:
         first = first_attempt(trial)
         if len(self._queue.trials()) < first:
             self._queue.refresh()
-        return self._spec.compose(trial.params, trial_index(first, self._queue.trials()))
+        return trial_index(first, self._queue.trials())
 
     def _settle(self, ended: Ended) -> None:
         """Record the end of a trial's process; most trials were finished by it."""
@@ -291,4 +293,4 @@ class Coordinator:
         self._queue.retry(trial)
 
     def _close_records(self, trial: FrozenTrial, reason: str) -> None:
-        self._application.close_trial(self._spec.folder_of(trial), self._compose(trial), reason)
+        self._application.close_trial(self._spec.folder_of(trial), self._config, reason)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -31,12 +32,18 @@ SHOW_EVERY_S = 60.0
 
 @dataclass
 class Reporter:
-    """Reports on one sweep; `links` are what the application returned when the study was opened."""
+    """Reports on one sweep.
+
+    Args:
+        config: Config with which the study was opened.
+        links: Result of `Application.open_study`.
+    """
 
     spec: SweepSpec
     application: Application
     progress: Progress
     queue: TrialQueue
+    config: Mapping[str, Any]
     links: Mapping[str, str]
     _durations_s: list[float] = field(default_factory=list)
     _shown_at: float = field(default_factory=time.monotonic)
@@ -68,7 +75,7 @@ class Reporter:
             return
         trials = [summarize(trial) for trial in final_trials(self.queue.trials())]
         try:
-            notes = self.application.show_study(self.spec.compose({}, 0), self.links, trials)
+            notes = self.application.show_study(self.config, self.links, trials)
             save_notes(self.queue.study, self.queue.storage, notes)
         except Exception as error:  # no reason to end the sweep
             self.progress.print(f"the study could not be shown: {type(error).__name__}: {error}")
@@ -91,7 +98,7 @@ class Reporter:
         values = {"n_trials": float(len(finished))}
         if ranking:
             values["best_value"] = ranking[0].values[0]
-        self.application.close_study(self.spec.compose({}, 0), self.links, values)
+        self.application.close_study(self.config, self.links, values)
         return Summary(
             counts=count_reasons(finished),
             ranking=ranking,

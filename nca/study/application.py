@@ -36,7 +36,7 @@ ENGINE_KEYS = ("links", "sweep", "uid")  # of a config, beside those of `TrialCo
 
 
 class TextureSweep:
-    """The application of a texture study; each method gets the config of one of its trials."""
+    """The application of a texture study; each method gets a config of its trials."""
 
     uses_mlflow = True
 

@@ -426,6 +426,35 @@ def test_a_trial_that_cannot_be_started_is_queued_again(tmp_path: Path) -> None:
     assert (failed.user_attrs[REASON], retry.params) == ("interrupted", failed.params)
 
 
+@pytest.mark.parametrize(("act", "reason"), [("succeed", "complete"), ("exit 7", "crashed")])
+def test_a_file_that_changes_after_the_last_trial_began_changes_nothing(
+    tmp_path: Path, act: str, reason: str
+) -> None:
+    class Changed(Sweep):
+        def compose(self, params: Mapping[str, Any], number: int) -> dict[str, Any]:
+            if read_started(self.trial_folder(0)):
+                raise SweepError("the texture has changed")
+            return super().compose(params, number)
+
+    sweep = Changed(str(tmp_path), n_trials=1, workers=1, retries=0, otherwise=act)
+    assert sweep.run().counts == {reason: 1}
+    assert records(sweep)[-1].startswith("close fake ")
+    assert ("trial 0 crashed" in records(sweep)) == (reason == "crashed")
+
+
+def test_an_error_that_ends_a_sweep_is_reported_although_its_records_cannot_be_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(FakeSweep, "close_study", fail)
+    with pytest.raises(SweepError, match="the first 3 trials all failed"):
+        Sweep(str(tmp_path), n_trials=4, retries=0, otherwise="crash").run()
+    with pytest.raises(OSError, match="no space left"):
+        Sweep(str(tmp_path), n_trials=1, study="complete").run()
+
+
 @pytest.mark.filterwarnings("ignore:Heartbeat of storage")
 @pytest.mark.parametrize("queued", [{}, {"x": 0.25, "y": 3}])
 def test_a_coordinator_that_dies_while_drawing_a_configuration_changes_none(
