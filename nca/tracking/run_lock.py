@@ -13,15 +13,17 @@ from nca.cli.errors import ConfigError
 
 LOCK_FILE = "lock"  # has the id of the process that holds it, or held it last
 RETRY_EVERY_S = 0.1
+QUERY_S = 1.0  # many times what `is_held` holds a lock for
 
 
 @contextlib.contextmanager
-def hold(folder: Path, timeout_s: float = 0.0) -> Iterator[None]:
+def hold(folder: Path, timeout_s: float = QUERY_S) -> Iterator[None]:
     """Lock a run's folder, created where missing; the end of the process unlocks it too.
 
     Args:
         folder: The run's.
-        timeout_s: How long to wait for another process that is about to unlock it.
+        timeout_s: How long to wait for another process that is about to unlock it. The default is for one
+            that calls `is_held`.
 
     Raises:
         ConfigError: If another process holds it.

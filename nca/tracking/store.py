@@ -90,7 +90,7 @@ class MlflowStore:
         n_left = 0
         for each in find_outboxes(folder, self._uri):
             outbox = Outbox(each, self._uri)
-            with contextlib.suppress(ConfigError), hold(each):
+            with contextlib.suppress(ConfigError), hold(each, timeout_s=0.0):
                 self.tracker(outbox.run_id, each).deliver()
                 n_left += len(outbox)
         return n_left

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nca.cli.errors import ConfigError
+from nca.tracking import run_lock
 from nca.tracking.run_lock import hold, is_held
 
 HOLD = """
@@ -47,6 +48,15 @@ def test_a_timeout_waits_for_the_holder_to_end(tmp_path: Path) -> None:
     with holder(tmp_path, 0.5), hold(tmp_path, timeout_s=30):
         assert is_held(tmp_path)
     assert not is_held(tmp_path)
+
+
+def test_a_process_that_looks_whether_a_folder_is_held_refuses_it_to_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = iter([False, True])
+    monkeypatch.setattr(run_lock, "_try_lock", lambda descriptor: next(results))
+    with hold(tmp_path):
+        assert next(results, None) is None
 
 
 def test_a_folder_that_nobody_held_is_not_held(tmp_path: Path) -> None:

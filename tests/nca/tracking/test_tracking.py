@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
+import nca.tracking.store
 from nca import tracking
+from nca.tracking.run_lock import hold
 from nca.tracking.store import MlflowStore
 from nca.tracking.tracker import MlflowTracker, Tracker
 from tests.templates import make_mlflow_database
@@ -232,3 +234,11 @@ def test_the_base_tracker_loads_no_mlflow() -> None:
     code = "import sys; from nca.tracking.tracker import Tracker; Tracker(); print('mlflow' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "False\n"
+
+
+def test_records_of_a_folder_that_another_process_holds_are_left_to_it(
+    store: MlflowStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nca.tracking.store, "find_outboxes", lambda folder, uri: [folder])
+    with hold(tmp_path):
+        assert store.deliver(tmp_path) == 0
