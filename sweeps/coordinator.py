@@ -33,6 +33,7 @@ from sweeps.warm_start import queue_configurations, read_configurations
 
 TICK_S = 0.5
 STOP_CHECK_S = 5.0
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last one if a terminal is closed
 
 
 class Coordinator:
@@ -48,6 +49,7 @@ class Coordinator:
         self._application = load_application(spec.application)
         self._running: dict[int, TrialProgress] = {}
         self._n_stops = 0  # 1: trials save checkpoints and end; 2: they are killed
+        self._stop_line = "stopping: trials save checkpoints; press Ctrl-C again to stop now"
         self._at_limit = False
         self._is_waiting = False  # for trials of other coordinators
         self._is_unavailable = False  # the storage
@@ -124,7 +126,7 @@ class Coordinator:
         return self._reporter.close(at_limit=self._at_limit)
 
     def _loop(self) -> None:
-        has_told_trials = False
+        has_stopped_trials = False
         while True:
             if self._is_unavailable:
                 self._is_unavailable = False
@@ -132,11 +134,12 @@ class Coordinator:
             self._check_limits()
             while not self._n_stops and self._executor.n_free() and (trial := self._ask_if_wanted()):
                 self._start(trial)
+            if self._n_stops and not has_stopped_trials:
+                self._progress.print(self._stop_line)
+                self._executor.stop()
+                has_stopped_trials = True
             if self._n_stops > 1 or not (self._running or self._waits_for_others()):
                 break
-            if self._n_stops and not has_told_trials:
-                self._executor.stop()
-                has_told_trials = True
             ended = self._executor.wait(TICK_S)
             self._queue.refresh()
             for each in ended:
@@ -197,23 +200,26 @@ class Coordinator:
 
     @contextlib.contextmanager
     def _handle_signals(self) -> Iterator[None]:
-        before = {n: signal.signal(n, self._interrupt) for n in (signal.SIGINT, signal.SIGTERM)}
+        under_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        numbers = STOP_SIGNALS[: -1 if under_nohup else None]
+        before = {number: signal.signal(number, self._interrupt) for number in numbers}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _interrupt(self, *_: object) -> None:
-        """Handle a signal: the loop stops the trials at the first one, and kills them at the second."""
-        if self._n_stops:
-            self._n_stops += 1
-        else:
-            self._stop("stopping", again=" again")
+    def _interrupt(self, number: int, _: object) -> None:
+        """Handle a signal: the loop stops the trials at the first one, and kills them at the second.
 
-    def _stop(self, what: str, again: str = "") -> None:
-        self._n_stops = 1
-        self._progress.print(f"{what}: trials save checkpoints; press Ctrl-C{again} to stop now")
+        A closed terminal may send several. A handler must not print: the loop may be printing.
+        """
+        if number != signal.SIGHUP or not self._n_stops:
+            self._n_stops += 1
+
+    def _stop(self, reason: str) -> None:
+        self._n_stops = max(1, self._n_stops)
+        self._stop_line = f"{reason}: trials save checkpoints; press Ctrl-C to stop now"
 
     def _ask_if_wanted(self) -> Trial | None:
         if not self._queue.n_wanted():

@@ -107,6 +107,7 @@ def _hide_main() -> Iterator[None]:
 def _run(module: str, folder: Path, environment: Mapping[str, str], cores: Sequence[int]) -> None:
     os.setpgid(0, 0)  # Ctrl-C is for the coordinator
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))  # the server blocks it
     die_with_parent()
     threading.Thread(target=_die_with_coordinator, daemon=True).start()
     with (folder / LOG_FILE).open("ab") as log:

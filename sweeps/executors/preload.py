@@ -6,12 +6,15 @@ import contextlib
 import gc
 import importlib
 import os
+import signal
 import sys
 
 from sweeps.application import load_application
 from sweeps.executors.forkserver import OUTPUT, PRELOAD, die_with_parent
 
 os.setpgid(0, 0)  # Ctrl-C is for the coordinator
+# Slurm and systemd signal every process of a job; trials die with this one and must save checkpoints first.
+signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGHUP))
 die_with_parent()
 try:
     output = os.open(os.environ[OUTPUT], os.O_WRONLY | os.O_APPEND)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import signal
 import sqlite3
 import time
 from collections.abc import Mapping
@@ -206,6 +207,44 @@ def test_without_a_terminal_the_output_is_a_line_per_start_and_end(tmp_path: Pat
     assert lines[1].startswith("trial 0 complete 0 after ")
     assert lines[3].startswith("trial 1 diverged after ")
     assert lines[3].endswith(f"see {sweep.trial_folder(1) / 'log.txt'}")
+
+
+class Interrupting(io.StringIO):
+    """A file, which is not reentrant; a signal arrives while the start of trial 0 is written to it."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__()
+        self._number = number
+        self._is_writing = False
+
+    def write(self, text: str) -> int:
+        if self._is_writing:
+            raise RuntimeError("reentrant call")
+        self._is_writing = True
+        if "trial 0 starts" in text:
+            signal.raise_signal(self._number)
+        self._is_writing = False
+        return super().write(text)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_a_line_is_printed_stops_the_sweep_as_at_any_time(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    handler, out = signal.getsignal(number), Interrupting(number)
+    summary = Sweep(str(tmp_path), workers=1).run(Console(file=out))
+    assert (summary.interrupted, summary.counts) == (True, {})
+    assert "stopping: trials save checkpoints; press Ctrl-C again to stop now" in out.getvalue()
+    assert signal.getsignal(number) == handler
+
+
+def test_nohup_keeps_a_sweep_running_when_its_terminal_is_closed(tmp_path: Path) -> None:
+    handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        summary = Sweep(str(tmp_path), workers=1).run(Console(file=Interrupting(signal.SIGHUP)))
+    finally:
+        signal.signal(signal.SIGHUP, handler)
+    assert (summary.interrupted, summary.counts) == (False, {"complete": 4})
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -293,12 +294,35 @@ def test_an_interrupted_sweep_ends_cleanly_and_the_same_command_brings_it_to_its
     assert retried[4:] == [None]
 
 
-def test_an_interruption_does_not_use_up_retries(tmp_path: Path, launch: Launch) -> None:
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGHUP, signal.SIGHUP]])
+def test_an_interruption_saves_a_checkpoint_and_does_not_use_up_retries(
+    tmp_path: Path, launch: Launch, signals: list[signal.Signals]
+) -> None:
     sweep = Sweep(str(tmp_path), n_trials=1, workers=1, retries=0, acts={"0": ["hang", "succeed"]})
     first = launch(sweep)
     wait_until_started(sweep, 0)
-    first.send_signal(signal.SIGTERM)
-    first.communicate(timeout=TIMEOUT_S)
+    for number in signals:
+        first.send_signal(number)
+        time.sleep(0.1)  # pending signals of a number are one
+    output, _ = first.communicate(timeout=TIMEOUT_S)
+    assert first.returncode == 0, output
+    assert trials_of(sweep)[0].user_attrs["n_steps"] == N_STEPS // 2  # written by the trial as it stops
+    assert sweep.run().counts == {"complete": 1}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_all_processes_of_a_job_saves_checkpoints(
+    tmp_path: Path, launch: Launch, number: signal.Signals
+) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=1, workers=1, acts={"0": ["hang", "succeed"]})
+    first = launch(sweep)
+    (worker,) = wait_until_started(sweep, 0)
+    server = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
+    for pid in (server, worker, first.pid):
+        os.kill(pid, number)
+    output, _ = first.communicate(timeout=TIMEOUT_S)
+    assert first.returncode == 0, output
+    assert trials_of(sweep)[0].user_attrs["n_steps"] == N_STEPS // 2
     assert sweep.run().counts == {"complete": 1}
 
 
