@@ -107,8 +107,7 @@ class MlflowTracker(Tracker):
     """Records one MLflow run, new or resumed.
 
     Records may repeat what the store has: after an answer was lost, or in a run resumed from an older
-    checkpoint. Losses and images of steps that the store has are skipped when they are sent; of single
-    values MLflow keeps one per step, time and value.
+    checkpoint. Losses, single values and images of steps that the store has are skipped when they are sent.
 
     Args:
         client: Of the store that has the run.
@@ -215,7 +214,12 @@ class MlflowTracker(Tracker):
     def _send_metrics(self, values: Mapping[str, float], step: int, at: int) -> None:
         from mlflow.entities import Metric
 
-        self._client.log_batch(self._id, metrics=[Metric(k, v, at, step) for k, v in values.items()])
+        known = values.keys() & self._client.get_run(self._id).data.metrics.keys()
+        stored = {
+            key for key in known if step in (m.step for m in self._client.get_metric_history(self._id, key))
+        }
+        points = [Metric(key, value, at, step) for key, value in values.items() if key not in stored]
+        self._client.log_batch(self._id, metrics=points)
 
     def _send_image(self, step: int, at: int, data: Path) -> None:
         if self._stored_images is None:

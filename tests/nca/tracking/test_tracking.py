@@ -139,6 +139,19 @@ def test_metrics_and_tags_are_stored(client: MlflowClient, tracker: MlflowTracke
     assert data.tags.items() >= {"reason": "complete", "git_commit": "abc"}.items()
 
 
+def test_a_metric_has_one_value_per_step(
+    store: MlflowStore, client: MlflowClient, tracker: MlflowTracker
+) -> None:
+    tracker.log_metrics({"final_loss": 2.0}, 9)
+    resume(store, tracker.run_id).log_metrics({"final_loss": 2.0, "n_parameters": 5.0}, 9)
+    tracker.log_metrics({"final_loss": 1.0}, 19)
+    values = {
+        key: [(m.step, m.value) for m in client.get_metric_history(str(tracker.run_id), key)]
+        for key in ("final_loss", "n_parameters")
+    }
+    assert values == {"final_loss": [(9, 2.0), (19, 1.0)], "n_parameters": [(9, 5.0)]}
+
+
 def test_files_become_artifacts_in_the_folder_of_the_experiment(
     client: MlflowClient, tracker: MlflowTracker, tmp_path: Path
 ) -> None:

@@ -232,6 +232,21 @@ def test_a_crashed_run_is_failed_and_goes_on_from_its_checkpoint(
     assert recorded.losses == whole.losses
 
 
+def test_a_run_that_dies_after_its_final_metrics_records_each_once(
+    recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("nca.training.run.save_model", None)  # fails after the metrics
+        with pytest.raises(TypeError):
+            recorded.train()
+    assert "final_loss" in recorded.run.data.metrics
+    died = recorded.run_id
+    outcome = recorded.train()
+    assert (outcome.reason, recorded.run_id) == ("complete", died)
+    for key in outcome.metrics:
+        assert len(recorded.client.get_metric_history(died, key)) == 1, key
+
+
 @pytest.mark.parametrize(
     "error",
     [
