@@ -37,14 +37,14 @@ def time_alternately(
 
     Args:
         runs: Functions of an increasing number, by name; TF32 products are allowed for names that begin with
-            tf32 or bf16.
+            tf32.
         device: Device to synchronize.
     """
     n_calls = CALLS_PER_ROUND[device.type]
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(ROUNDS + 1):
         for name, run in runs.items():
-            allow_tf32(name.startswith(("tf32", "bf16")))
+            allow_tf32(name.startswith("tf32"))
             _synchronize(device)
             start = time.perf_counter()
             for repeat in range(n_calls):

@@ -17,6 +17,8 @@ M_TRIM_THRESHOLD = -1
 M_MMAP_MAX = -4
 NEVER = -1
 
+BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")  # of x86 and, the last one, of ARM
+
 
 def pick_device(name: str) -> torch.device:
     """Return a device by name; auto is the first GPU, or the CPU on a machine without one.
@@ -39,7 +41,8 @@ def check_device(train: TrainConfig, device: torch.device) -> None:
     """Check that a device supports the precision and the CUDA graph of a config.
 
     Raises:
-        ConfigError: If TF32 or a CUDA graph lacks a GPU, or a CUDA graph would recompute rollouts.
+        ConfigError: If TF32 or a CUDA graph lacks a GPU, bf16 lacks instructions of the CPU, or a CUDA graph
+            would recompute rollouts.
     """
     if train.cuda_graph and train.recompute and train.rollout == "fast":
         # Recomputing resets the generator to draw the same masks again, which a graph cannot.
@@ -47,7 +50,12 @@ def check_device(train: TrainConfig, device: torch.device) -> None:
     if device.type == "cuda":
         return
     if train.precision == "tf32":
-        raise ConfigError(f"train.precision=tf32: needs a GPU, and device is {device}; give fp32 or bf16")
+        raise ConfigError(f"train.precision=tf32: needs a GPU, and device is {device}; give fp32")
+    if train.precision == "bf16" and not any(map(torch.cpu.get_capabilities().get, BF16_INSTRUCTIONS)):
+        raise ConfigError(
+            "train.precision=bf16: this CPU has no instructions for bf16 and would take many times as long; "
+            "give fp32"
+        )
     if train.cuda_graph:
         raise ConfigError(f"train.cuda_graph=true: needs a GPU, and device is {device}; give false")
 

@@ -57,7 +57,7 @@ def build_trainer(config: TrialConfig, device: torch.device) -> Trainer:
     """
     train = config.train
     check_device(train, device)
-    allow_tf32(train.precision != "fp32")
+    allow_tf32(train.precision == "tf32")
     streams = Streams(config.seed, device)
     target = load_texture(config.texture, train.size).to(device)
     dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32

@@ -92,7 +92,7 @@ def test_a_capture_happens_once_for_a_length_after_the_warm_up() -> None:
             {"cuda_graph": True, "recompute": True},
             "train.cuda_graph=true: not with train.recompute=true; set one of them to false",
         ),
-        ({"precision": "tf32"}, "train.precision=tf32: needs a GPU, and device is cpu; give fp32 or bf16"),
+        ({"precision": "tf32"}, "train.precision=tf32: needs a GPU, and device is cpu; give fp32"),
     ],
 )
 def test_what_cannot_be_is_refused(changes: dict[str, object], message: str) -> None:

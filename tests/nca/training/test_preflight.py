@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from nca.loss.features import hash_filters
 from nca.textures.load import load_pixels, texture_hash
 from nca.training.device import pick_device
 from nca.training.preflight import check_environment, check_inputs
+from nca.training.run import build_trainer
 from tests.builders import CPU, trial_config, vgg_weights
 
 
@@ -63,6 +66,31 @@ def test_a_folder_that_cannot_be_written_is_refused() -> None:
         ConfigError, match=r"runs_dir=/proc/runs: /proc is not writable; give runs_dir=FOLDER"
     ):
         check_environment(trial_config("/proc/runs"))
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "allowed"),
+    [({"avx2": True, "avx512_bf16": False}, False), ({"amx_bf16": True}, True), ({"bf16": True}, True)],
+)
+def test_bf16_needs_a_cpu_with_instructions_for_it(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], allowed: bool
+) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
+    config = trial_config(train={"precision": "bf16"})
+    message = r"train\.precision=bf16: this CPU has no instructions for bf16 .*; give fp32"
+    with nullcontext() if allowed else pytest.raises(ConfigError, match=message):
+        check_environment(config)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "fp32", "bf16"])
+def test_products_are_rounded_to_tf32_with_tf32_alone(
+    monkeypatch: pytest.MonkeyPatch, precision: Literal["tf32", "fp32", "bf16"]
+) -> None:
+    allowed: list[bool] = []
+    monkeypatch.setattr("nca.training.run.allow_tf32", allowed.append)
+    monkeypatch.setattr("nca.training.run.check_device", lambda *_: None)
+    build_trainer(trial_config(train={"precision": precision}), CPU)
+    assert allowed == [precision == "tf32"]
 
 
 def test_devices_are_picked_by_name() -> None:

@@ -273,7 +273,8 @@ def test_recomputing_trains_alike() -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_bfloat16_features_train_almost_alike() -> None:
+def test_bfloat16_features_train_almost_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": True})
     losses = []
     for precision in ("fp32", "bf16"):
         trainer = make_trainer(train={"precision": precision, "steps": 4})
