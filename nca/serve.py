@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nca.cli.errors import ConfigError, exit_on_error
-from nca.cli.options import Command, read_number
+from nca.cli.options import Command, read_number, read_runs_dir
 from nca.tracking.relocation import check_not_relocated, connect
+from sweeps import SweepError
 from sweeps.storage.sqlite import SQLITE
 
 LOOPBACK = "127.0.0.1"
@@ -37,21 +38,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         ConfigError: Never: it becomes one line and exit code 2.
     """
-    with exit_on_error():
+    with exit_on_error(SweepError):
         options, (kind,), _ = COMMAND.read(arguments)
         if kind == "ui" and "sweep.storage" in options:
             raise COMMAND.error("sweep.storage belongs to the dashboard")
-        runs = Path(options.get("runs_dir", "mlruns")).absolute()
+        runs = read_runs_dir(options.get("runs_dir", "mlruns"))
         store = runs / STORES[kind]
         address = options.get("sweep.storage", f"{SQLITE}{store}")
-        if address == f"{SQLITE}{store}":
-            if not store.exists():
-                raise ConfigError(f"{store} does not exist: run a sweep first, or give runs_dir=FOLDER")
-            with connect(store, "ro") as connection:
-                connection.execute("SELECT name FROM sqlite_master")
+        if address == f"{SQLITE}{store}" and not store.exists():
+            raise ConfigError(f"{store} does not exist: run a sweep first, or give runs_dir=FOLDER")
         port = free_port(options, PORTS[kind])
         if kind == "ui":
             check_not_relocated(store)
+        else:
+            from sweeps.storage.optuna_storage import open_storage
+
+            open_storage(address, create=False)  # the dashboard would create tables, or end with a traceback
     if kind == "ui":
         _serve_mlflow(store, runs, port)
     else:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nca.cli.errors import ConfigError, nearest
+from sweeps.storage.sqlite import RESERVED
 
 HELP_FLAGS = {"--help", "-h"}
 MAX_DIGITS = 18  # of a whole number
@@ -108,6 +109,19 @@ class Command:
 def split_argv(argv: Sequence[str]) -> tuple[set[str], list[str]]:
     """Return the flags of a command line, and its other words in their order."""
     return {word for word in argv if word.startswith("-")}, [w for w in argv if not w.startswith("-")]
+
+
+def read_runs_dir(text: str) -> Path:
+    """Return the absolute path of the folder of all records.
+
+    Raises:
+        ConfigError: If it is empty, or cannot be part of an SQLite address.
+    """
+    folder = Path(text).expanduser().absolute()
+    if not text or any(character in str(folder) for character in RESERVED):
+        shown = " or ".join(RESERVED)
+        raise ConfigError(f"runs_dir={text and folder}: must be a folder without {shown} in its path")
+    return folder
 
 
 def read_out_path(options: Mapping[str, str], key: str, default: str, kinds: Collection[str] = ()) -> Path:

@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nca.cli.errors import ConfigError, nearest
-from nca.cli.options import HELP_FLAGS
+from nca.cli.options import HELP_FLAGS, read_runs_dir
 from nca.config.validation import flatten
 from sweeps import SweepError
 from sweeps.space import Choice, Domain, Interval, Scalar
@@ -70,7 +70,7 @@ def compose_plain(config_name: str, overrides: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"'{missing[0]}' is missing: give {missing[0]}=VALUE")
         if not isinstance(config.get("runs_dir"), str):
             raise ConfigError(f"runs_dir={config.get('runs_dir')}: must be text")
-        config.runs_dir = str(Path(config.runs_dir).expanduser().absolute())
+        config.runs_dir = str(read_runs_dir(config.runs_dir))
         return _to_dict(config, resolve=True)
 
 

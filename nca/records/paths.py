@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nca.cli.errors import ConfigError
+from nca.cli.options import read_runs_dir
 from sweeps.storage.sqlite import SQLITE
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class RecordPaths:
 
 def read_record_paths(options: Mapping[str, str]) -> RecordPaths:
     """Return the paths given by `runs_dir`, `sweep.storage` and `tracking.uri`."""
-    runs = Path(options.get("runs_dir", "mlruns")).expanduser().absolute()
+    runs = read_runs_dir(options.get("runs_dir", "mlruns"))
     default = RecordPaths.in_folder(runs)
     tracking = options.get("tracking.uri", default.tracking)
     storage = options.get("sweep.storage", default.storage)

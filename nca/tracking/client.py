@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from nca.cli.errors import ConfigError
 from nca.tracking.relocation import check_not_relocated
 from sweeps.storage.postgresql import LOGIN, creating_tables, describe_password
-from sweeps.storage.sqlite import SQLITE, create_database
+from sweeps.storage.sqlite import SQLITE, create_database, database_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -101,6 +101,11 @@ def check_address(uri: str) -> None:
         raise ConfigError(f"tracking.uri={uri}: must begin with one of {known}")
     if scheme.startswith("sqlite") and rest.strip("/") in ("", ":memory:"):
         raise ConfigError(f"tracking.uri={uri}: trials cannot share a store in memory; give a file")
+    if uri.startswith(SQLITE):
+        try:
+            database_file(uri)
+        except ValueError as error:
+            raise ConfigError(f"tracking.uri={uri}: {error}") from error
     if scheme in ("http", "https"):
         _check_server(uri)
 

@@ -15,6 +15,7 @@ from nca.tracking.run_lock import hold
 from nca.tracking.tracker import MlflowTracker
 from sweeps.storage.sqlite import SQLITE
 
+NO_RUN = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}  # the second of what cannot be an id
 RUN_ID = "run_id"  # file of a run's folder, deleted when the run is complete
 
 
@@ -106,7 +107,7 @@ class MlflowStore:
         try:
             return run_id is not None and self._client.get_run(run_id).info.lifecycle_stage == ACTIVE
         except Exception as error:
-            if isinstance(error, MlflowException) and error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            if isinstance(error, MlflowException) and error.error_code in NO_RUN:
                 return False
             if self._uri.startswith(SQLITE) or not is_unavailable(error):
                 raise

@@ -29,7 +29,7 @@ from sweeps.storage.postgresql import (
     describe_password,
     try_lock_study,
 )
-from sweeps.storage.sqlite import LOCK_EVERY_S, SQLITE, create_database, try_lock_folder
+from sweeps.storage.sqlite import LOCK_EVERY_S, SQLITE, create_database, database_file, try_lock_folder
 
 HEARTBEAT_INTERVAL_S = 15
 GRACE_PERIOD_S = 60
@@ -220,7 +220,7 @@ def open_storage(url: str, *, create: bool = True, timeout_s: float = 0.0) -> Re
     try:
         if not url.startswith(SQLITE):
             return _open_server(url, create, timeout_s)
-        file = Path(url.removeprefix(SQLITE))
+        file = database_file(url)
         if not create and not file.exists():
             raise NoStudiesError(f"sweep.storage={url}: no such file; a sweep creates it")
         if create:

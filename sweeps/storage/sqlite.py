@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 SQLITE = "sqlite:///"
+RESERVED = "?%"  # in addresses: of options, and of encoded characters
 CREATE_TIMEOUT_S = 120.0  # for another process that creates a database; MLflow's takes 8 s on a free core
 LOCK_EVERY_S = 0.01
 LOCK_FILE = ".lock"
@@ -32,6 +33,17 @@ REMOTE_FILE_SYSTEMS = {  # by `f_type` of statfs(2)
     0x7461636F: "OCFS2",
     0x01161970: "GFS2",
 }
+
+
+def database_file(address: str) -> Path:
+    """Return the file of an SQLite address.
+
+    Raises:
+        ValueError: If SQLAlchemy would open another one.
+    """
+    if any(character in address for character in RESERVED):
+        raise ValueError(f"an SQLite address cannot hold {' or '.join(RESERVED)}; give another path")
+    return Path(address.removeprefix(SQLITE))
 
 
 def create_database(file: Path, create: Callable[[str], None]) -> None:

@@ -82,6 +82,9 @@ def test_a_video_has_its_frames(run: str, tmp_path: Path, kind: str) -> None:
     [
         ([], "'run' is missing: give run=VALUE; see python -m nca.render --help"),
         (["run=nowhere"], "run=nowhere: not a path, and not a run in sqlite:///"),
+        (["run=%"], "run=%: not a path, and not a run in sqlite:///"),
+        (["run=a'; DROP TABLE runs; --"], "DROP TABLE runs; --: not a path, and not a run in sqlite:///"),
+        (["run=../../../../../etc/passwd"], "passwd: has no model.safetensors"),
         (["run=RUN", "sise=5"], "unknown key 'sise', did you mean 'size'?"),
         (["run=RUN", "size=40"], "size=40: must be a multiple of 16"),
         (["run=RUN", "size=big"], "size=big: must be a whole number from 0 to 4096"),
@@ -91,8 +94,15 @@ def test_a_video_has_its_frames(run: str, tmp_path: Path, kind: str) -> None:
     ],
 )
 def test_mistakes_are_one_line(
-    run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], argv: list[str], message: str
+    run: str,
+    tmp_path: Path,
+    mlflow_uri: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    argv: list[str],
+    message: str,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="2"):
         main([*(argument.replace("RUN", run) for argument in argv), f"runs_dir={tmp_path}"])
     text = capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
@@ -59,7 +60,25 @@ def test_what_is_no_database_is_refused(
 ) -> None:
     (tmp_path / store).write_text("no database at all" * 100)
     error = refuse([kind, f"runs_dir={tmp_path}"], capsys)
-    assert error == f"error: {tmp_path / store}: cannot be read (file is not a database)\n"
+    assert re.fullmatch(rf"error: .*{tmp_path / store}: cannot be \w+ \(file is not a database\)\n", error)
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("foo", "cannot be opened (Could not parse SQLAlchemy URL"),
+        ("sqlite:///none.db", "no such file; a sweep creates it"),
+        ("sqlite:///a?b.db", "cannot be opened (an SQLite address cannot hold ? or %"),
+        ("postgresql+psycopg://nca@127.0.0.1:1/db", "cannot be opened (connection"),
+        ("nosuch://host/db", "cannot be opened (Can't load plugin: sqlalchemy.dialects:nosuch)"),
+    ],
+)
+def test_a_storage_that_cannot_be_opened_is_refused(
+    address: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = refuse(["dashboard", f"runs_dir={tmp_path}", f"sweep.storage={address}"], capsys)
+    assert error.startswith(f"error: sweep.storage={address}: {reason}")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "-1", "http", "80.5", "8" * 5000])

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 
 import pytest
 
 from nca.cli.errors import ConfigError
+from nca.config.compose import compose_plain
 from nca.records.paths import RecordPaths, disk_usage, is_study_name, read_record_paths
+from nca.serve import _newest_experiment
+from nca.study.plan import make_plans
+from nca.tracking.client import check_address
+from sweeps import SweepError
+from sweeps.storage.optuna_storage import open_storage
+from tests.templates import make_mlflow_database
 
 SERVERS = {"sweep.storage": "postgresql+psycopg://nca@host/sweeps", "tracking.uri": "http://host:5000/"}
 
@@ -34,6 +42,51 @@ def test_overrides_give_the_same_paths(
     assert all(each.startswith("runs_dir=") for each in overrides[:1])
     command = paths.command("nca.render", "run=1")
     assert shlex.split(command) == ["python", "-m", "nca.render", "run=1", *overrides]
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%20b", "a?b=c/runs"])
+def test_a_folder_that_no_sqlite_address_can_hold_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    message = re.escape(f"runs_dir={tmp_path / name}: must be a folder without ? or % in its path")
+    quoted = f"runs_dir='{tmp_path / name}'"
+    for read in (
+        lambda: read_record_paths({"runs_dir": name}),
+        lambda: compose_plain("train", ["texture=roundleaf", quoted]),
+        lambda: make_plans(["texture=roundleaf", quoted]),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            read()
+    address = f"sqlite:///{tmp_path / name}.db"
+    with pytest.raises(SweepError, match=r"cannot be opened \(an SQLite address cannot hold \? or %"):
+        open_storage(address)
+    with pytest.raises(ConfigError, match=r"^tracking.uri=.*: an SQLite address cannot hold \? or %"):
+        check_address(address)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_current_folder_is_no_folder_of_records_by_mistake() -> None:
+    with pytest.raises(ConfigError, match=r"^runs_dir=: must be a folder"):
+        read_record_paths({"runs_dir": ""})
+
+
+def test_databases_are_in_a_folder_with_any_other_character(tmp_path: Path) -> None:
+    runs = tmp_path / "a #;&=[x], лист"
+    make_mlflow_database(runs)
+    paths = read_record_paths({"runs_dir": str(runs)})
+    open_storage(paths.storage)
+    store = paths.open_tracking()
+    assert store is not None
+    experiment = store.experiments.open("leaf", runs / "artifacts" / "leaf")
+    store.tracker(store.create_run(experiment, "trial 0")).log_text("text", "note.txt")
+    assert _newest_experiment(runs / "mlflow.db") == experiment
+    assert list(tmp_path.iterdir()) == [runs]
+    assert {file.name for file in runs.rglob("*") if file.suffix in {".db", ".txt"}} == {
+        "mlflow.db",
+        "optuna.db",
+        "note.txt",
+    }
 
 
 @pytest.mark.parametrize(
