@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from sweeps import SweepError
+from sweeps.output import protect_output
 from sweeps.ownership import is_abandoned
 from sweeps.storage.optuna_storage import RetryingStorage, first_line, open_storage
 from sweeps.study import find_study
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: With exit code 2.
     """
+    protect_output()
     argv = sys.argv[1:] if arguments is None else arguments
     try:
         for line in copy(read_options(argv)):

@@ -7,6 +7,8 @@ import difflib
 import sys
 from collections.abc import Iterable, Iterator
 
+from sweeps.output import protect_output
+
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # as shells report ctrl-C
 
@@ -19,12 +21,15 @@ class ConfigError(ValueError):
 def exit_on_error(*also: type[Exception]) -> Iterator[None]:
     """End the process with one line on stderr after a user's mistake (exit code 2) or ctrl-C (130).
 
+    A reader of its output that goes away ends nothing.
+
     Args:
         also: Further exceptions whose message is such a line.
 
     Raises:
         SystemExit: With the exit code.
     """
+    protect_output()
     mistakes: tuple[type[Exception], ...] = (ConfigError, *also)
     try:
         yield

@@ -1,6 +1,10 @@
-"""The slots of a sweep fit its device."""
+"""The slots of a sweep fit its device; a dry run survives its reader."""
 
 from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +48,13 @@ def test_a_device_that_no_trial_would_see_is_refused(
         dry_run(["texture=roundleaf", *overrides])
     with pytest.raises(ConfigError, match=message):
         run_studies(["texture=roundleaf", *overrides])
+
+
+def test_a_dry_run_whose_reader_goes_away_ends_as_usual(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "nca.sweep", "texture=roundleaf", f"runs_dir={tmp_path}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+        assert program.stdout is not None
+        assert program.stderr is not None
+        program.stdout.close()
+        assert program.stderr.read() == b""
+    assert program.returncode == 0

@@ -16,6 +16,7 @@ from rich.console import Console
 
 import sweeps.coordinator
 import sweeps.recovery
+from sweeps.output import protect_output
 from sweeps.storage.optuna_storage import NoStudiesError, open_storage
 from sweeps.study import find_study
 from tests.forked import Forked
@@ -51,6 +52,7 @@ def launching() -> Iterator[Launch]:
 def run(sweep: Sweep) -> None:
     """Run a sweep as the program of this process; the last line that it prints is the counts."""
     hasten(pytest.MonkeyPatch())
+    protect_output()
     print(json.dumps(dict(sweep.run(Console()).counts)))
 
 

@@ -326,6 +326,15 @@ def test_a_signal_to_all_processes_of_a_job_saves_checkpoints(
     assert sweep.run().counts == {"complete": 1}
 
 
+def test_a_sweep_whose_output_nobody_reads_any_more_reaches_its_total(tmp_path: Path, launch: Launch) -> None:
+    sweep = Sweep(str(tmp_path), n_trials=3, workers=1)
+    process = launch(sweep)
+    assert process.stdout.readline().startswith("trial 0 starts")
+    process.stdout.close()
+    assert process.wait() == 0
+    assert_at_its_total(sweep)
+
+
 def test_a_second_signal_ends_at_once_trials_that_do_not_listen(tmp_path: Path, launch: Launch) -> None:
     sweep = Sweep(str(tmp_path), n_trials=3, acts=DEAF_TWICE)
     first = launch(sweep)
