@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,31 +150,50 @@ def read_out_path(options: Mapping[str, str], key: str, default: str, kinds: Col
 def atomic_output(out: Path) -> Iterator[Path]:
     """Yield a temporary path that replaces `out` once all is written.
 
+    Only a regular file is replaced, that of a symbolic link in its place; a device or a pipe is written to.
+
     Args:
         out: The file; or a folder, if the temporary path becomes one: its files are moved into `out`.
 
     Raises:
         ConfigError: If it cannot be written; `out` is unchanged then.
     """
-    target = out.absolute()  # "." has no name otherwise
-    partial = target.with_name(f".{target.stem}.{os.getpid()}.partial{target.suffix}")
-    try:
-        yield partial
-        if partial.is_dir():
-            out.mkdir(exist_ok=True)
-            for file in partial.iterdir():
-                file.replace(out / file.name)
-        else:
-            partial.replace(out)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ConfigError(
-            f"{out}: cannot be written ({reason}); make room there, or give another path"
-        ) from error
-    finally:
-        if partial.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
-        partial.unlink(missing_ok=True)
+    with contextlib.ExitStack() as scratch:
+        target = Path(os.path.realpath(out))
+        folder = target.parent
+        if _is_special(out):
+            folder = Path(scratch.enter_context(tempfile.TemporaryDirectory()))
+        partial = folder / f".{target.stem}.{os.getpid()}.partial{out.suffix}"
+        try:
+            yield partial
+            if partial.is_dir():
+                out.mkdir(exist_ok=True)
+                for file in partial.iterdir():
+                    _move(file, out / file.name)
+            else:
+                _move(partial, out)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ConfigError(
+                f"{out}: cannot be written ({reason}); make room there, or give another path"
+            ) from error
+        finally:
+            if partial.is_dir():
+                shutil.rmtree(partial, ignore_errors=True)
+            partial.unlink(missing_ok=True)
+
+
+def _is_special(path: Path) -> bool:
+    """Return whether a path is a device, a pipe or a socket."""
+    return path.exists() and not (path.is_file() or path.is_dir())
+
+
+def _move(file: Path, out: Path) -> None:
+    if _is_special(out):
+        with file.open("rb") as source, out.open("wb") as sink:
+            shutil.copyfileobj(source, sink)
+    else:
+        file.replace(os.path.realpath(out))
 
 
 def read_number(options: Mapping[str, str], key: str, default: int, low: int, high: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,43 @@ def test_the_folder_that_one_is_in_can_be_written_to(tmp_path: Path, monkeypatch
         (partial / "new.txt").write_text("new")
     assert [file.name for file in here.iterdir()] == ["new.txt"]
     assert list(tmp_path.iterdir()) == [here]
+
+
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_a_pipe_is_written_to_and_stays(tmp_path: Path, in_folder: bool) -> None:
+    out = tmp_path / "pipe.csv"
+    os.mkfifo(out)
+    reader = os.open(out, os.O_RDONLY | os.O_NONBLOCK)
+    with atomic_output(tmp_path if in_folder else out) as partial:
+        if in_folder:
+            partial.mkdir()
+        (partial / out.name if in_folder else partial).write_text("new")
+    assert os.read(reader, 100) == b"new"
+    os.close(reader)
+    assert out.is_fifo()
+    assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+@pytest.mark.parametrize("in_folder", [False, True])
+def test_a_symbolic_link_stays_and_its_file_is_replaced(
+    tmp_path: Path, exists: bool, in_folder: bool
+) -> None:
+    file, out = tmp_path / "data" / "table", tmp_path / "out" / "link.csv"
+    file.parent.mkdir()
+    out.parent.mkdir()
+    out.symlink_to(file)
+    if exists:
+        file.write_text("old")
+    with atomic_output(out.parent if in_folder else out) as partial:
+        if in_folder:
+            partial.mkdir()
+        assert in_folder or partial.suffix == ".csv"
+        (partial / out.name if in_folder else partial).write_text("new")
+    assert out.is_symlink()
+    assert out.readlink() == file
+    assert file.read_text() == "new"
+    assert sorted(tmp_path.rglob("*")) == sorted([file, file.parent, out, out.parent])
 
 
 @pytest.mark.parametrize("folder", [False, True])
