@@ -39,7 +39,7 @@ def run_studies(overrides: Sequence[str]) -> list[Summary]:
     asked = make_plans(overrides)
     with separate_process() as call:
         for plan in asked:
-            call(check_environment, plan.config.trial, plan.config.executor.name == "ray")
+            call(check_environment, plan.largest_trial, plan.config.executor.name == "ray")
             _check_device(plan)
         resolved = [resolve(plan) for plan in asked]
         for note in sorted({note for _, note in resolved if note}):

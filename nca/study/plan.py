@@ -51,6 +51,16 @@ class Plan:
         trial = with_values(self.config.trial, params)
         return replace(trial, seed=trial.seed + trial_index * self.config.sweep.repeats)
 
+    @property
+    def largest_trial(self) -> TrialConfig:
+        """The config with the largest number of every domain of numbers, which needs the most memory."""
+        largest: dict[str, Any] = {}
+        for key, domain in self.space.items():
+            values = domain.options if isinstance(domain, Choice) else _first_and_last(domain)
+            numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+            largest |= {key: max(numbers)} if numbers else {}
+        return with_values(self.config.trial, largest)
+
     def with_features(self, features: FeaturesConfig) -> Plan:
         """Return the plan with another feature extractor, which also names its study."""
         trial = replace(self.config.trial, features=features)

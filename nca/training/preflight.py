@@ -16,10 +16,11 @@ from nca.textures.load import load_pixels, load_texture
 from nca.tracking.client import check_address
 from nca.training.device import check_device, pick_device
 from nca.training.inputs import hash_inputs
+from nca.training.memory import host_memory_bytes, min_memory_bytes, n_pool_rows
 
 
 def check_environment(config: TrialConfig, *, remote: bool = False) -> None:
-    """Check that the texture, the device, the folder and the MLflow store of a config are available.
+    """Check that the texture, the device, its memory, the folder and the MLflow store are available.
 
     Args:
         config: Config of a trial.
@@ -29,7 +30,10 @@ def check_environment(config: TrialConfig, *, remote: bool = False) -> None:
         ConfigError: If one is not.
     """
     has_gpu = remote and config.device != "cpu"
-    check_device(config.train, torch.device("cuda") if has_gpu else pick_device(config.device))
+    device = torch.device("cuda") if has_gpu else pick_device(config.device)
+    check_device(config.train, device)
+    if not remote:
+        _check_memory(config, device)
     _check_writable(Path(config.runs_dir))
     if config.tracking.uri is not None:
         check_address(config.tracking.uri)
@@ -50,6 +54,17 @@ def check_inputs(config: TrialConfig) -> dict[str, str]:
             f"{energy:g}, which must be above 0 and finite; give the weights of a trained VGG-16"
         )
     return hash_inputs(config)
+
+
+def _check_memory(config: TrialConfig, device: torch.device) -> None:
+    found = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else host_memory_bytes()
+    needed = min_memory_bytes(config)
+    if needed > found:
+        given = f"train.pool_size={n_pool_rows(config.train)}, batch_size={config.train.batch_size}"
+        raise ConfigError(
+            f"{given}, size={config.train.size}, max_ca_steps={config.train.max_ca_steps}: a run needs more "
+            f"than {needed / 1e9:,.1f} GB of memory, and {device} has {found / 1e9:,.1f}; give smaller ones"
+        )
 
 
 def _check_writable(folder: Path) -> None:

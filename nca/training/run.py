@@ -36,13 +36,13 @@ from nca.tracking.tracker import Tracker
 from nca.training.checkpoint import Checkpoints
 from nca.training.device import allow_tf32, check_device, keep_freed_memory, pick_device
 from nca.training.inputs import hash_inputs
+from nca.training.memory import n_pool_rows
 from nca.training.outcome import STATUS, Listener, Outcome, Reason
 from nca.training.pool import Pool
 from nca.training.provenance import describe_run
 from nca.training.trainer import DivergedError, StepRecord, Trainer, smoothed_loss
 
 N_REPORTS = 32  # intermediate values of a whole run
-POOL_ROWS_PER_BATCH_ROW = 64  # unless `train.pool_size` gives the number of rows
 LARGE_SCALES = (4, 3, 2, 1)  # side of output_large.png over the trained side
 # Cell updates of the outputs over those of training, which also goes backward: a tenth of its time at most.
 OUTPUT_SHARE = 0.2
@@ -63,8 +63,7 @@ def build_trainer(config: TrialConfig, device: torch.device) -> Trainer:
     dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
     style_loss = StyleLoss(load_extractor(config.features, device, dtype), target)
     model = make_automaton(config.model, streams).to(device)
-    n_rows = train.pool_size or POOL_ROWS_PER_BATCH_ROW * train.batch_size
-    pool = Pool(n_rows, config.model.channels, train.size, streams, device)
+    pool = Pool(n_pool_rows(train), config.model.channels, train.size, streams, device)
     return Trainer(model, pool, style_loss, train, streams)
 
 

@@ -1,8 +1,9 @@
-"""This process's control groups, of version 1 or 2: killed processes and the limit of CPU time."""
+"""This process's control groups, of version 1 or 2: killed processes, limits of CPU time and memory."""
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,18 @@ def cpu_quota() -> float:
         if quota_us.isdecimal():  # else max, or -1 in version 1
             limits.append(int(quota_us) / int(period_us))
     return min(limits)
+
+
+def memory_limit() -> int:
+    """Return how many bytes of memory the processes of this control group may use; huge without a limit."""
+    limits = [
+        int(line)
+        for folder in _folders("memory")
+        for name in ("memory.max", "memory.limit_in_bytes")
+        for line in _read_lines(folder / name)
+        if line.isdecimal()  # else max
+    ]
+    return min(limits, default=sys.maxsize)
 
 
 def _folders(controller: str) -> Iterator[Path]:

@@ -86,6 +86,14 @@ def test_a_run_without_enough_memory_is_one_line(
     assert line == f"error: out of memory with {given}: give smaller ones, or train.recompute=true\n"
 
 
+def test_a_pool_larger_than_the_memory_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refuse([*TINY, "train.pool_size=1000000000000", f"runs_dir={tmp_path / 'runs'}"], capsys)
+    assert re.match(r"error: train\.pool_size=1000000000000, .*: a run needs more than 4,096,000\.0 GB", line)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_one_tiny_run(tmp_path: Path) -> None:
     done = run_module("nca.train", *TINY, "train.steps=5", f"runs_dir={tmp_path}", folder=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")

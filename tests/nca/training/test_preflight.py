@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -66,6 +66,28 @@ def test_a_folder_that_cannot_be_written_is_refused() -> None:
         ConfigError, match=r"runs_dir=/proc/runs: /proc is not writable; give runs_dir=FOLDER"
     ):
         check_environment(trial_config("/proc/runs"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "needed"),
+    [
+        # 16 x 16 floats: 8 states of the pool and 2 x 6 of a rollout, of 4 channels; 2 images of 85 features
+        ({}, 4 * 16**2 * ((8 + 2 * 6) * 4 + 2 * 85)),
+        ({"pool_size": None}, 4 * 16**2 * ((128 + 2 * 6) * 4 + 2 * 85)),
+        ({"recompute": True}, 4 * 16**2 * ((8 + 2 * 2) * 4 + 85)),
+        ({"pool_size": 10**12}, 4 * 16**2 * ((10**12 + 2 * 6) * 4 + 2 * 85)),
+    ],
+)
+def test_a_run_that_needs_more_memory_than_the_machine_has_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], needed: int
+) -> None:
+    config = trial_config(tmp_path / "runs", train=changes)
+    monkeypatch.setattr("nca.training.preflight.host_memory_bytes", lambda: needed)
+    check_environment(config)
+    monkeypatch.setattr("nca.training.preflight.host_memory_bytes", lambda: needed - 1)
+    with pytest.raises(ConfigError, match=r"train\.pool_size=.*: a run needs more than .* GB .* cpu has"):
+        check_environment(config)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

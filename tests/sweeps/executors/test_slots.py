@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,25 @@ def test_a_container_has_as_many_slots_as_its_cpu_time(
     assert [slot.threads for slot in made] == [1] * n_slots
     assert [bool(slot.cores) for slot in made] == [n_slots == 8] * n_slots  # other containers may share cores
     assert {slot.threads for slot in make_slots(1, "auto", "auto")} == {n_slots}
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "limit"),
+    [
+        ("0::/a/b\n", {"a/b/memory.max": "max\n", "a/memory.max": "2048\n"}, 2048),
+        ("3:memory:/docker/1\n", {"memory/memory.limit_in_bytes": "4096\n"}, 4096),
+        ("0::/\n", {}, sys.maxsize),
+    ],
+)
+def test_the_memory_of_a_container_is_limited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, files: dict[str, str], limit: int
+) -> None:
+    for name, text in {**files, "own": own}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(cgroups, "CGROUPS", tmp_path)
+    monkeypatch.setattr(cgroups, "OWN_CGROUP", tmp_path / "own")
+    assert cgroups.memory_limit() == limit
 
 
 @pytest.mark.usefixtures("machine")
