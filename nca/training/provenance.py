@@ -12,20 +12,29 @@ import torch
 PACKAGES = ("torch", "torchvision", "hydra-core", "optuna", "mlflow")
 
 
-def git_state(folder: Path) -> tuple[str, str]:
-    """Return a folder's commit, and "true" or "false" for uncommitted changes; both "unknown" outside git."""
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+def git_state(file: Path) -> tuple[str, str]:
+    """Return a file's commit, and "true" or "false" for uncommitted changes in its repository.
+
+    Both are "unknown" unless git tracks the file: a package may be installed inside another repository.
+    """
+    describe = ("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     try:
-        done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True, timeout=10)
+        _run_git(file.parent, "ls-files", "--error-unmatch", file.name)
+        commit, dash, _ = _run_git(file.parent, *describe).partition("-")  # COMMIT or COMMIT-dirty
     except (OSError, subprocess.SubprocessError):
         return "unknown", "unknown"
-    commit, dash, _ = done.stdout.strip().partition("-")  # COMMIT or COMMIT-dirty
     return commit, str(bool(dash)).lower()
+
+
+def _run_git(folder: Path, *argv: str) -> str:
+    command = ["git", "-C", str(folder), *argv]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True, timeout=10)
+    return done.stdout.strip()
 
 
 def describe_run(device: torch.device) -> dict[str, str]:
     """Return the provenance of a run on this machine as tags."""
-    commit, dirty = git_state(Path(__file__).parent)
+    commit, dirty = git_state(Path(__file__))
     device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
     tags = {
         "git_commit": commit,

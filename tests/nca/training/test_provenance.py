@@ -30,35 +30,53 @@ def git(folder: Path, *argv: str) -> str:
 
 
 def test_a_clean_checkout_has_its_commit(repository: Path) -> None:
-    assert git_state(repository) == (git(repository, "rev-parse", "HEAD"), "false")
+    assert git_state(repository / "file") == (git(repository, "rev-parse", "HEAD"), "false")
 
 
 def test_a_changed_file_is_dirty_and_a_new_one_is_not(repository: Path) -> None:
     (repository / "new").touch()
-    assert git_state(repository)[1] == "false"
+    assert git_state(repository / "file")[1] == "false"
     (repository / "file").write_text("two")
-    assert git_state(repository)[1] == "true"
+    assert git_state(repository / "file")[1] == "true"
 
 
-def test_a_folder_below_counts_too(repository: Path) -> None:
+def test_a_file_in_a_folder_below_counts_too(repository: Path) -> None:
     (repository / "below").mkdir()
-    assert git_state(repository / "below") == git_state(repository)
+    (repository / "below" / "code.py").touch()
+    git(repository, "add", "below")
+    assert git_state(repository / "below" / "code.py")[0] == git_state(repository / "file")[0] != "unknown"
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+def test_a_package_installed_in_another_repository_is_not_of_its_commit(
+    repository: Path, ignored: bool
+) -> None:
+    """As in the `.venv` of a project of the user's."""
+    if ignored:
+        (repository / ".git" / "info" / "exclude").write_text(".venv\n")
+    package = repository / ".venv" / "lib"
+    package.mkdir(parents=True)
+    (package / "code.py").touch()
+    assert git_state(package / "code.py") == ("unknown", "unknown")
 
 
 def test_outside_of_git_nothing_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert git_state(tmp_path) == ("unknown", "unknown")
-    assert git_state(tmp_path / "missing") == ("unknown", "unknown")
+    (tmp_path / "file").touch()
+    assert git_state(tmp_path / "file") == ("unknown", "unknown")
+    assert git_state(tmp_path / "missing" / "file") == ("unknown", "unknown")
 
 
 def test_without_git_nothing_is_known(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    assert git_state(repository) == ("unknown", "unknown")
+    assert git_state(repository / "file") == ("unknown", "unknown")
 
 
 def test_a_repository_without_commits_is_unknown(tmp_path: Path) -> None:
     git(tmp_path, "init", "--quiet")
-    assert git_state(tmp_path) == ("unknown", "unknown")
+    (tmp_path / "file").touch()
+    git(tmp_path, "add", "file")
+    assert git_state(tmp_path / "file") == ("unknown", "unknown")
 
 
 def test_a_run_is_described_by_text_only() -> None:
