@@ -29,6 +29,8 @@ ENVIRONMENT = {  # of MLflow; variables that are set come first
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds
 }
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")  # MLflow 3 refuses its file store
+LOOPBACK = "localhost,127.0.0.1,127.0.0.0/8,::1"  # no proxy reaches it
+CA_FILE = "MLFLOW_TRACKING_SERVER_CERT_PATH"
 TIMEOUT_S = 60.0  # of a locked SQLite file, as of Optuna's storage
 RETRY_EVERY_S = 0.1
 LOCKED = "database is locked"  # SQLite's message
@@ -39,6 +41,9 @@ def load_mlflow(*, sql: bool = False) -> None:
     """Import MLflow, with its modules for databases if `sql`; variables that are set override ENVIRONMENT."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    no_proxy = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
+    if LOOPBACK not in no_proxy:
+        os.environ["no_proxy"] = ",".join(filter(None, [no_proxy, LOOPBACK]))
     importlib.import_module("mlflow.store.tracking.sqlalchemy_store" if sql else "mlflow")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -121,6 +126,10 @@ def _check_server(uri: str) -> None:
         reason = "no MLflow server answers there; start it"
         if getattr(error, "error_code", "") == "UNAUTHENTICATED":
             reason = f"the server asks for a login and refuses the one given; set {LOGIN}"
+        elif "certificate" in str(error).lower():
+            reason = f"the server's certificate is not trusted; set {CA_FILE} to the file of its CA"
+        elif "ProxyError" in str(error):
+            reason = "the proxy of http_proxy or https_proxy does not reach it; name the host in no_proxy"
         raise ConfigError(f"tracking.uri={uri}: {reason}, or give tracking=none") from error
 
 
