@@ -28,7 +28,7 @@ def run_studies(overrides: Sequence[str]) -> list[Summary]:
 
     Raises:
         ConfigError: If the input is wrong; nothing is created then.
-        SweepError: If a study cannot be opened, or its first trials all fail for the same reason.
+        SweepError: If a study cannot be opened, or too many trials fail for one reason.
     """
     from nca.study.checks import check_environment, check_inputs, separate_process
     from nca.study.spec import sweep_spec

@@ -50,6 +50,7 @@ class Coordinator:
         self._running: dict[int, TrialProgress] = {}
         self._n_stops = 0  # 1: trials save checkpoints and end; 2: they are killed
         self._stop_line = "stopping: trials save checkpoints; press Ctrl-C again to stop now"
+        self._failure: str | None = None  # common to many trials
         self._at_limit = False
         self._is_waiting = False  # for trials of other coordinators
         self._is_unavailable = False  # the storage
@@ -59,8 +60,7 @@ class Coordinator:
         """Run trials until the study has its total.
 
         Raises:
-            SweepError: If the study cannot be opened or written, or its first trials all fail for the same
-                reason.
+            SweepError: If the study cannot be opened or written, or too many trials fail for one reason.
         """
         try:
             self._executor.prepare()
@@ -115,6 +115,8 @@ class Coordinator:
                 try:
                     with self._progress:
                         self._loop()
+                    if self._failure is not None:
+                        raise SweepError(self._failure)
                 finally:
                     self._executor.close()  # before its trials are settled
                     for number in list(self._running):
@@ -146,7 +148,7 @@ class Coordinator:
                 self._settle(each)
             if ended:
                 self._reporter.show_study(SHOW_EVERY_S)
-                self._queue.check_failures(self._spec.trials)
+                self._stop_at_failures()
             self._recovery.recover_at_intervals(self._running, is_waiting=self._is_waiting)
             self._reporter.show_progress(list(self._running.values()), self._executor.n_slots)
 
@@ -197,6 +199,13 @@ class Coordinator:
             if n_steps >= spec.max_steps:
                 self._at_limit = True
                 self._stop(f"stopping after {n_steps} training steps")
+
+    def _stop_at_failures(self) -> None:
+        """Stop if trials fail for a reason that others would fail for too."""
+        if self._failure is None:
+            self._failure = self._queue.common_failure(self._spec.trials)
+            if self._failure is not None:
+                self._stop("stopping, as too many trials failed")
 
     @contextlib.contextmanager
     def _handle_signals(self) -> Iterator[None]:

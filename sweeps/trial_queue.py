@@ -13,7 +13,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeps import SweepError
+from sweeps.assignment import LOG_FILE
 from sweeps.ownership import is_abandoned
 from sweeps.storage.optuna_storage import RetryingStorage
 from sweeps.study import FINGERPRINT, UID, trial_id
@@ -26,13 +26,17 @@ from sweeps.trials import (
     REASON,
     RETRY_OF,
     SUGGESTED,
+    count_reasons,
     final_trials,
     first_attempt,
     group_attempts,
     reason_of,
 )
 
-SAME_FAILURES = 3  # so many first trials that fail for one reason end the sweep
+# So many trials that fail for one reason end the sweep:
+SAME_FAILURES = 3  # the first ones of a study
+FAILURES_IN_A_ROW = 5  # of a coordinator, after their retries
+DIVERGED_IN_A_ROW = 20  # part of a search space may diverge
 
 
 class TrialQueue:
@@ -51,6 +55,7 @@ class TrialQueue:
         self._n_trials = n_trials
         self._retries = retries
         self._trials: list[FrozenTrial] | None = None
+        self._failures: list[FrozenTrial] = []  # for one reason, since the last success
 
     def study_lock(self) -> AbstractContextManager[None]:
         """Lock the study against other coordinators that ask for trials or queue retries."""
@@ -113,11 +118,16 @@ class TrialQueue:
         return self.reread(number)
 
     def retry(self, trial: FrozenTrial) -> None:
-        """Queue a failed trial again if its reason allows it."""
-        if trial.state == TrialState.FAIL:
-            self.refresh()
-            if self._may_be_retried(trial):
-                self.queue_again(trial)
+        """Queue a failed trial again if its reason allows it; if not, keep it until a success."""
+        self.refresh()
+        if trial.state != TrialState.FAIL:
+            self._failures = []
+        elif self._may_be_retried(trial):
+            self.queue_again(trial)
+        elif self._failures and reason_of(self._failures[0]) == reason_of(trial):
+            self._failures.append(trial)
+        else:
+            self._failures = [trial]
 
     def abandoned(self) -> list[FrozenTrial]:
         """Return the running trials whose coordinator is dead.
@@ -159,16 +169,26 @@ class TrialQueue:
         is_whole = space.keys() <= trial.params.keys()
         return trial.params if is_whole else dict(trial.system_attrs.get("fixed_params", {}))
 
-    def check_failures(self, folders: Path) -> None:
-        """Stop a sweep whose first trials all failed for the same reason; `folders` holds their folders.
+    def common_failure(self, folders: Path) -> str | None:
+        """Return why to stop a sweep: the study's first trials, or too many in a row, failed for one reason.
 
-        Raises:
-            SweepError: If they did.
+        Args:
+            folders: Folder of the trials' folders.
         """
-        finished = [t for t in self.trials() if t.state.is_finished() and reason_of(t) != "interrupted"]
-        reasons = {reason_of(t) for t in finished}
-        n_different = len(group_attempts(finished))  # a trial that dies again and again is one trial
-        if n_different >= SAME_FAILURES and len(reasons) == 1 and finished[0].state == TrialState.FAIL:
-            log = folders / str(first_attempt(finished[-1])) / "log.txt"
-            error = finished[-1].user_attrs.get(ERROR, f"see {log}")
-            raise SweepError(f"the first {SAME_FAILURES} trials all failed ({reasons.pop()}): {error}")
+        ended = [t for t in self.trials() if t.state.is_finished() and reason_of(t) != "interrupted"]
+        n_different = len(group_attempts(ended))  # a trial that dies again and again is one trial
+        if (
+            n_different >= SAME_FAILURES
+            and ended[0].state == TrialState.FAIL
+            and len(count_reasons(ended)) == 1
+        ):
+            return _describe_failures(f"the first {SAME_FAILURES}", ended[-1], folders)
+        row = self._failures
+        if row and len(row) >= (DIVERGED_IN_A_ROW if reason_of(row[0]) == "diverged" else FAILURES_IN_A_ROW):
+            return _describe_failures(f"the last {len(row)}", row[-1], folders)
+        return None
+
+
+def _describe_failures(which: str, last: FrozenTrial, folders: Path) -> str:
+    error = last.user_attrs.get(ERROR, f"see {folders / str(first_attempt(last)) / LOG_FILE}")
+    return f"{which} trials all failed ({reason_of(last)}): {error}; the same command continues"

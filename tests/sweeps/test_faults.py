@@ -270,6 +270,27 @@ def test_failures_after_a_success_do_not_end_the_sweep(tmp_path: Path) -> None:
     assert sweep.run().counts == {"complete": 1, "crashed": 3}
 
 
+def test_many_failures_in_a_row_for_one_reason_end_a_sweep_that_goes_on_later(tmp_path: Path) -> None:
+    acts = {str(number): ["succeed"] for number in (0, 5)}
+    sweep = Sweep(str(tmp_path), n_trials=30, workers=1, otherwise="crash", retries=1, acts=acts)
+    message = r"the last 5 trials all failed \(crashed\): ValueError: .* trial 18; the same command continues"
+    with pytest.raises(SweepError, match=message):
+        sweep.run()
+    assert sum(t.state == TrialState.COMPLETE for t in trials_of(sweep)) == 2
+    fixed = replace(sweep, n_trials=14, otherwise="succeed")
+    assert fixed.run().counts["complete"] == 14 - 4 - 5
+    assert_at_its_total(fixed)
+
+
+def test_trials_that_diverge_in_a_row_end_no_sweep_until_nothing_else_is_seen(tmp_path: Path) -> None:
+    acts = {"0": ["succeed"]}
+    sweep = Sweep(str(tmp_path), n_trials=20, workers=1, otherwise="diverge", acts=acts)
+    assert sweep.run().counts == {"complete": 1, "diverged": 19}
+    with pytest.raises(SweepError, match=r"the last 20 trials all failed \(diverged\): loss nan"):
+        replace(sweep, n_trials=100).run()
+    assert len(trials_of(sweep)) == 40
+
+
 def test_an_interrupted_sweep_ends_cleanly_and_the_same_command_brings_it_to_its_total(
     tmp_path: Path, launch: Launch
 ) -> None:
