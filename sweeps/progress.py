@@ -115,8 +115,8 @@ class Progress:
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console()
-        is_terminal = self._console.is_terminal
-        self._live = Live(console=self._console, refresh_per_second=REFRESH_PER_S) if is_terminal else None
+        live = Live(console=self._console, refresh_per_second=REFRESH_PER_S, transient=True)
+        self._live = live if self._console.is_terminal else None
         self._shown_at = time.monotonic()
 
     def __enter__(self) -> Progress:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -182,3 +183,31 @@ def test_on_a_terminal_a_live_table_with_lines_above_it() -> None:
         shown.print("trial 4 complete")
     assert "10/40" in text.getvalue()
     assert "trial 4 complete" in text.getvalue()
+
+
+def test_of_the_live_table_nothing_stays_when_the_sweep_ends() -> None:
+    text = io.StringIO()
+    shown = Progress(Console(file=text, width=WIDTH, force_terminal=True, color_system=None))
+    with shown:
+        shown.show(HEADLINE, [row(5)])
+        shown.print("trial 5 complete")
+        shown.show(HEADLINE, [])
+    assert "slot" in text.getvalue()
+    assert screen(text.getvalue()) == ["trial 5 complete"]
+
+
+def screen(text: str) -> list[str]:
+    """Return the lines that a terminal shows: the cursor moves up and lines are erased."""
+    lines, at = [""], 0
+    for part in re.findall(r"\x1b\[\??\d*[A-Za-z]|[^\x1b]", text):
+        match part:
+            case "\n":
+                at += 1
+                lines += [""] * (at == len(lines))
+            case "\x1b[1A":
+                at -= 1
+            case "\x1b[2K":
+                lines[at] = ""
+            case _ if part[0] not in "\x1b\r":
+                lines[at] += part
+    return [line.rstrip() for line in lines if line.strip()]
