@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import numpy as np
 
 from nca.cli.errors import ConfigError, nearest
 from nca.config.schema import GrayScottTexture, ImageTexture, PlantTexture, Texture
+from nca.textures import gray_scott
 from nca.textures.image_file import Pixels, read_image
 from nca.textures.photo import fetch_photo
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ASSETS = Path(__file__).parent / "assets"
+# A simulation takes seconds, and a run loads its texture several times.
+_simulate = functools.lru_cache(maxsize=8)(gray_scott.render_gray_scott)
 
 
 def load_texture(texture: Texture, size: int) -> Float[Tensor, "3 size size"]:
@@ -61,20 +65,19 @@ def _render(texture: GrayScottTexture, size: int) -> Pixels:
     Raises:
         ConfigError: If the preset is unknown or the rates leave no pattern.
     """
-    from nca.textures.gray_scott import N_STEPS, PRESETS, render_gray_scott
-
-    if texture.preset not in PRESETS:
-        hint = nearest(texture.preset, PRESETS)
-        raise ConfigError(f"texture.preset={texture.preset}: must be one of {', '.join(PRESETS)}{hint}")
+    presets = gray_scott.PRESETS
+    if texture.preset not in presets:
+        hint = nearest(texture.preset, presets)
+        raise ConfigError(f"texture.preset={texture.preset}: must be one of {', '.join(presets)}{hint}")
     overrides = {"feed": texture.feed, "kill": texture.kill}
     rates = dataclasses.replace(
-        PRESETS[texture.preset], **{name: rate for name, rate in overrides.items() if rate is not None}
+        presets[texture.preset], **{name: rate for name, rate in overrides.items() if rate is not None}
     )
-    pixels = render_gray_scott(rates, size=size, n_steps=N_STEPS, seed=texture.seed)
+    pixels = _simulate(rates, size=size, n_steps=gray_scott.N_STEPS, seed=texture.seed)
     if (pixels == pixels[0, 0]).all():
         given = f"texture.feed={rates.feed:g} texture.kill={rates.kill:g}"
         raise ConfigError(f"{given}: the reaction leaves no pattern, choose rates closer to a preset's")
-    return pixels
+    return pixels.copy()
 
 
 def texture_hash(pixels: Pixels) -> str:

@@ -64,6 +64,15 @@ def test_gray_scott_texture_is_simulated_with_its_rates(monkeypatch: pytest.Monk
     assert np.array_equal(preset, load_pixels(gray_scott(feed=0.0545, kill=0.062), 64))
 
 
+def test_a_simulation_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nca.textures.gray_scott.N_STEPS", 301)
+    first = load_pixels(gray_scott(), 64)
+    expected = first.copy()
+    monkeypatch.setattr("nca.textures.gray_scott.simulate_gray_scott", None)
+    first[:] = 0
+    assert np.array_equal(load_pixels(gray_scott(), 64), expected)
+
+
 @pytest.mark.parametrize(
     ("texture", "message"),
     [
