@@ -9,9 +9,8 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
 from sweeps import SweepError
 from sweeps.application import load_application
@@ -25,7 +24,7 @@ from sweeps.reporting import SHOW_EVERY_S, Reporter
 from sweeps.samplers import ask, make_sampler
 from sweeps.space import n_configurations
 from sweeps.spec import Summary, SweepSpec
-from sweeps.storage.optuna_storage import first_line, open_storage
+from sweeps.storage.optuna_storage import StorageError, open_storage
 from sweeps.study import LINKS, check_folders, open_study
 from sweeps.trial_queue import TrialQueue
 from sweeps.trials import LOW_MEMORY, OUT_OF_MEMORY, OWNER, STOP, first_attempt, reason_of, trial_index
@@ -66,11 +65,8 @@ class Coordinator:
             self._executor.prepare()
             self._open()
             return self._run()
-        except (StorageInternalError, SQLAlchemyError) as error:
-            raise SweepError(
-                f"sweep.storage={self._spec.study.storage}: cannot be written ({first_line(error)}); "
-                "what it holds is kept, and the same command continues"
-            ) from error
+        except StorageError as error:
+            raise SweepError(f"{error}; what it holds is kept, and the same command continues") from error
         finally:
             self._executor.close()
 

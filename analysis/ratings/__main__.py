@@ -52,9 +52,9 @@ def _import(ratings: Ratings, file: Path, trials: Collection[int]) -> None:
     new = read_csv(ratings.study, file, trials)
     before = {rating.key: rating.rating for rating in ratings.all()}
     n_replaced = sum(before.get(rating.key, rating.rating) != rating.rating for rating in new)
-    print(f"{file}: {len(new)} ratings" + (f", {n_replaced} in place of others" if n_replaced else ""))
     for rating in new:
         ratings.add(rating)
+    print(f"{file}: {len(new)} ratings" + (f", {n_replaced} in place of others" if n_replaced else ""))
 
 
 def describe(ratings: Sequence[Rating], n_trials: int) -> Iterator[str]:

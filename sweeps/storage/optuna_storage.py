@@ -44,6 +44,10 @@ def _print_unavailable(reason: str) -> None:
     print(f"the storage does not answer, retrying: {reason}", flush=True)
 
 
+class StorageError(SweepError):
+    """A call to the database failed, for example because its disk is full or read-only."""
+
+
 class NoStudiesError(SweepError):
     """There is no such database, or it has no table of studies yet."""
 
@@ -73,8 +77,15 @@ class RetryingStorage(RDBStorage):
         self._known_running: set[int] = set()
 
     def retry(self, call: Callable[[], Result]) -> Result:
-        """Return the result of a call, which is repeated while the server is unavailable."""
-        return _retry(call, self.timeout_s, self._handle_unavailable)
+        """Return the result of a call, which is repeated while the server is unavailable.
+
+        Raises:
+            StorageError: If the database refuses it, or stays unavailable.
+        """
+        try:
+            return _retry(call, self.timeout_s, self._handle_unavailable)
+        except (StorageInternalError, SQLAlchemyError) as error:
+            raise StorageError(f"sweep.storage={self.url}: {first_line(error)}") from error
 
     def _handle_unavailable(self, reason: str) -> None:
         self.failed_at = time.monotonic()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import itertools
 import signal
-import sqlite3
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,7 +15,6 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.exceptions import StorageInternalError
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from optuna_dashboard import get_note, save_note
@@ -43,6 +41,7 @@ from sweeps.trials import (
     final_trials,
     first_attempt,
 )
+from tests.refused_writes import refuse_writes
 from tests.sweeps.fake_application import N_STEPS, SPACE, FakeSweep, Sweep, read_started
 
 REFILL_S = 1.0
@@ -555,13 +554,15 @@ def test_a_warm_start_tries_another_studys_best_configurations_first(tmp_path: P
 def test_a_storage_that_cannot_be_written_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fill_up(_: object) -> None:
-        cause = sqlite3.OperationalError("database or disk is full")
-        raise StorageInternalError("An exception is raised during the commit.") from cause
+    def fill_up(self: Coordinator, *_: object) -> None:
+        with refuse_writes():
+            assert self._storage is not None
+            self._storage.set_study_user_attr(1, "key", "value")
 
     sweep = Sweep(str(tmp_path), n_trials=1)
     with monkeypatch.context() as patch:
         patch.setattr(Coordinator, "_loop", fill_up)
-        with pytest.raises(SweepError, match=r"written \(database or disk is full\); .* continues$"):
+        message = r"^sweep\.storage=.*: attempt to write a readonly database; .* continues$"
+        with pytest.raises(SweepError, match=message):
             sweep.run()
     assert sweep.run().counts == {"complete": 1}

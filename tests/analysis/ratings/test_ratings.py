@@ -24,6 +24,7 @@ from nca.cli.errors import ConfigError
 from nca.records.paths import RecordPaths, read_record_paths
 from tests.analysis.builders import STUDY, make_study
 from tests.analysis.mistakes import expect_refusal
+from tests.refused_writes import refuse_writes
 
 PORT = 8090
 OWN = {"Host": f"127.0.0.1:{PORT}", "Origin": f"http://127.0.0.1:{PORT}"}
@@ -177,6 +178,22 @@ def test_a_table_with_a_mistake_imports_nothing(
         table.write_text(lines)
     expect_refusal(main, [f"study={STUDY}", f"import={table}", f"runs_dir={tmp_path}"], message, capsys)
     assert ratings.all() == []
+
+
+def test_a_read_only_disk_is_one_line(
+    client: FlaskClient, ratings: Ratings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, argv = tmp_path / "r.csv", [f"study={STUDY}", f"runs_dir={tmp_path}"]
+    table.write_text("trial,rating\n1,3")
+    token = ask(client, "/next")["token"]
+    message = f"sweep.storage=sqlite:///{tmp_path}/optuna.db: attempt to write a readonly database"
+    with refuse_writes():
+        expect_refusal(main, [*argv, f"import={table}"], message, capsys)
+        answer = ask(client, "/rate", code=400, token=token, rating=3)
+        main(argv)  # only reads
+    assert answer == {"error": message}
+    assert ratings.all() == []
+    ask(client, "/rate", token=token, rating=3)
 
 
 def test_a_table_without_an_end_imports_nothing(
