@@ -178,9 +178,9 @@ def atomic_output(out: Path) -> Iterator[Path]:
                 f"{out}: cannot be written ({reason}); make room there, or give another path"
             ) from error
         finally:
-            if partial.is_dir():
-                shutil.rmtree(partial, ignore_errors=True)
-            partial.unlink(missing_ok=True)
+            shutil.rmtree(partial, ignore_errors=True)
+            with contextlib.suppress(OSError):  # there is none, or the disk is read-only
+                partial.unlink()
 
 
 def _is_special(path: Path) -> bool:

@@ -193,6 +193,16 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, folder: bool) -> None
     assert list(tmp_path.iterdir()) == [out]
 
 
+def test_a_read_only_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(self))
+
+    monkeypatch.setattr(Path, "unlink", refuse)  # which such a disk refuses even if there is no such file
+    with pytest.raises(ConfigError, match="cannot be written \\(Read-only file system\\)"):
+        with atomic_output(tmp_path / "page.html") as partial:
+            refuse(partial)
+
+
 def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     def write() -> None:
         with atomic_output(tmp_path / "x.png") as partial:
