@@ -198,9 +198,9 @@ def test_a_read_only_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         raise OSError(errno.EROFS, "Read-only file system", str(self))
 
     monkeypatch.setattr(Path, "unlink", refuse)  # which such a disk refuses even if there is no such file
-    with pytest.raises(ConfigError, match="cannot be written \\(Read-only file system\\)"):
-        with atomic_output(tmp_path / "page.html") as partial:
-            refuse(partial)
+    message = "cannot be written \\(Read-only file system\\)"
+    with pytest.raises(ConfigError, match=message), atomic_output(tmp_path / "page.html") as partial:
+        refuse(partial)
 
 
 def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
