@@ -91,7 +91,7 @@ def connect(store: Path, mode: str) -> Iterator[sqlite3.Connection]:
     """
     try:
         uri = f"{store.absolute().as_uri()}?mode={mode}"
-        with closing(sqlite3.connect(uri, TIMEOUT_S, uri=True)) as connection, connection:
+        with closing(sqlite3.connect(uri, timeout=TIMEOUT_S, uri=True)) as connection, connection:
             yield connection
     except sqlite3.Error as error:
         raise ConfigError(f"{store}: cannot be {'read' if mode == 'ro' else 'written'} ({error})") from error
