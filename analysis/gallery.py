@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from analysis.trial_pictures import data_url
 from nca.cli.errors import ConfigError, exit_on_error
 from nca.cli.options import Command, atomic_output, read_out_path
+from nca.outputs.html_page import data_url, fill_template
 from nca.records.paths import RECORD_OPTIONS, read_record_paths
 from sweeps import SweepError
 
@@ -67,8 +66,7 @@ def make_gallery(table: StudyTable, paths: RecordPaths, folder: Path) -> str:
         "target": _thumbnail(table.pictures.target()),
         "trials": trials,
     }
-    page = TEMPLATE.read_text(encoding="utf-8").replace("__TITLE__", html.escape(table.name))
-    return page.replace("__DATA__", json.dumps(data).replace("</", "<\\/"))
+    return fill_template(TEMPLATE, table.name, data)
 
 
 def _links(table: StudyTable, paths: RecordPaths, row: dict[str, Any], folder: Path) -> dict[str, str]:

@@ -24,9 +24,10 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from analysis.ratings.ratings import MAX_RATING, Rating, Ratings, check_rater, now
-from analysis.trial_pictures import data_url, read_output, read_target
+from analysis.trial_pictures import read_output, read_target
 from nca.cli.errors import ConfigError, exit_on_error
 from nca.cli.options import Command
+from nca.outputs.html_page import data_url
 from nca.records.paths import RECORD_OPTIONS, read_record_paths
 from nca.serve import LOOPBACK, free_port
 from sweeps import SweepError

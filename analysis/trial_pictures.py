@@ -1,13 +1,10 @@
-"""Pictures of trials, read from their folders or from a sheet, and embedded in pages."""
+"""Pictures of trials, read from their folders or from a sheet."""
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -90,10 +87,3 @@ def read_target(paths: RecordPaths, study: str) -> Image.Image | None:
         return None
     with Image.open(file) as picture:
         return picture.convert("RGB")
-
-
-def data_url(picture: Image.Image, kind: str = "PNG", **options: Any) -> str:
-    """Return a picture as a data URL, without its file name or other metadata; options are Pillow's."""
-    file = io.BytesIO()
-    picture.save(file, kind, **options)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -13,7 +13,7 @@ from PIL import Image
 from analysis.figures.drawing import LOSS, MIN_TRIALS, Plot, format_label, format_texture, make_figure
 from analysis.ratings.ratings import MAX_RATING
 from analysis.runs import StudyTable
-from analysis.trial_pictures import data_url
+from nca.outputs.html_page import data_url
 from nca.records.paths import RecordPaths
 
 RELATIVE_LOSS = "final_loss_relative"

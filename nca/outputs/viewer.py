@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
-import io
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +17,7 @@ from torch import Tensor
 from nca.automaton.fast_rules import fold_kernel
 from nca.automaton.model import SEED_SIDE, Automaton
 from nca.config.schema import TrialConfig
+from nca.outputs.html_page import data_url, fill_template
 
 TEMPLATE = Path(__file__).with_name("assets") / "viewer.html"
 PICTURE_SIDE_PX = 128  # larger pictures are reduced to it
@@ -59,8 +57,8 @@ def make_viewer(
         "update_rate": model.update_rate,
         "size": size,
         "seed_side": SEED_SIDE,
-        "target": _data_url(pictures["target"]),
-        "output": _data_url(pictures["output"]),
+        "target": _reduced_url(pictures["target"]),
+        "output": _reduced_url(pictures["output"]),
         "facts": dict(facts),
     }
     with torch.no_grad():
@@ -74,8 +72,7 @@ def make_viewer(
                 "bias": _base64(model.bias),
                 "w1": _base64(model.w1),
             }
-    page = TEMPLATE.read_text(encoding="utf-8").replace("__TITLE__", html.escape(title))
-    return page.replace("__DATA__", json.dumps(data).replace("</", "<\\/"))
+    return fill_template(TEMPLATE, title, data)
 
 
 def describe_facts(config: TrialConfig, metrics: Mapping[str, float]) -> dict[str, str]:
@@ -95,10 +92,8 @@ def _base64(tensor: Tensor) -> str:
     return base64.b64encode(values.tobytes()).decode()
 
 
-def _data_url(pixels: NDArray[np.uint8]) -> str:
+def _reduced_url(pixels: NDArray[np.uint8]) -> str:
     """Return a picture as a data URL of a PNG, reduced to the size that the page shows."""
     picture = Image.fromarray(pixels)
     picture.thumbnail((PICTURE_SIDE_PX, PICTURE_SIDE_PX), Image.Resampling.LANCZOS)
-    file = io.BytesIO()
-    picture.save(file, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return data_url(picture, optimize=True)

@@ -31,6 +31,14 @@ def test_it_holds_every_trial_with_its_picture_and_the_target(tmp_path: Path) ->
     assert data["trials"][0]["links"]["MLflow run"].endswith("/runs/run0?workflowType=machine_learning")
 
 
+def test_a_study_may_have_the_name_of_a_place_in_the_template(tmp_path: Path) -> None:
+    paths = make_study(tmp_path, 2, name="__DATA__")
+    page = make_gallery(read_study(paths, "__DATA__"), paths, tmp_path)
+    assert "<h1>__DATA__</h1>" in page
+    data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+    assert len(data["trials"]) == 2
+
+
 def test_a_picture_that_cannot_be_read_leaves_the_others(tmp_path: Path) -> None:
     paths = make_study(tmp_path, 4)
     (tmp_path / "trials" / STUDY / "1" / "output.png").write_bytes(b"no picture")
