@@ -11,8 +11,6 @@ import pytest
 from nca.outputs.html_page import fill_template
 
 TEMPLATE = "<title>__TITLE__</title><h1>__TITLE__</h1><script>__DATA__</script><p>end</p>"
-    '<title>__TITLE__</title><h1>__TITLE__</h1><script type="application/json">__DATA__</script><p>end</p>'
-)
 TEXTS = [
     "__DATA__",
     "__TITLE__",
