@@ -204,8 +204,8 @@ def _estimate(plan: Plan) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the entry point; exit code 0 done, 2 bad input, 130 stopped before its total."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
-    flags, overrides = split_argv(argv)
     with exit_on_error(SweepError):
+        flags, overrides = split_argv(argv)
         if not flags:
             dry_run(overrides)
             return

@@ -146,8 +146,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: 0 trained, 1 diverged, 2 bad input, 130 interrupted.
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
-    flags, overrides = split_argv(argv)
     with exit_on_error(SweepError, OSError):  # of a full or unwritable disk, for instance
+        flags, overrides = split_argv(argv)
         if {"-m", "--multirun"} & flags:
             raise ConfigError("nca.train -m: nca.train trains one run; a sweep is python -m nca.sweep -m")
         from nca.config.compose import compose_plain, run_hydra

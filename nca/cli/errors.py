@@ -7,7 +7,7 @@ import difflib
 import sys
 from collections.abc import Iterable, Iterator
 
-from sweeps.output import protect_output
+from sweeps.output import lost_output, protect_output
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # as shells report ctrl-C
@@ -21,7 +21,7 @@ class ConfigError(ValueError):
 def exit_on_error(*also: type[Exception]) -> Iterator[None]:
     """End the process with one line on stderr after a user's mistake (exit code 2) or ctrl-C (130).
 
-    A reader of its output that goes away ends nothing.
+    Output that cannot be printed stops nothing before that.
 
     Args:
         also: Further exceptions whose message is such a line.
@@ -33,12 +33,23 @@ def exit_on_error(*also: type[Exception]) -> Iterator[None]:
     mistakes: tuple[type[Exception], ...] = (ConfigError, *also)
     try:
         yield
+        check_output()
     except mistakes as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(EXIT_BAD_INPUT) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+def check_output() -> None:
+    """Check that all was printed, but what a reader that went away did not take.
+
+    Raises:
+        ConfigError: If it was not.
+    """
+    if lost := lost_output():
+        raise ConfigError(lost)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

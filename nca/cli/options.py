@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from nca.cli.errors import ConfigError, nearest
+from nca.cli.errors import ConfigError, check_output, nearest
 from sweeps.storage.sqlite import RESERVED
 
 HELP_FLAGS = {"--help", "-h"}
@@ -56,6 +57,7 @@ class Command:
         flags, words = split_argv(sys.argv[1:] if argv is None else argv)
         if flags & HELP_FLAGS:
             print(self.help())
+            check_output()
             raise SystemExit(0)
         given = Arguments({}, [word for word in words if "=" not in word], flags)
         for word in words:
@@ -108,7 +110,15 @@ class Command:
 
 
 def split_argv(argv: Sequence[str]) -> tuple[set[str], list[str]]:
-    """Return the flags of a command line, and its other words in their order."""
+    """Return the flags of a command line, and its other words in their order.
+
+    Raises:
+        ConfigError: If a word is no text in the encoding of the environment.
+    """
+    for word in argv:
+        if not word.isascii() and re.search("[\ud800-\udfff]", word):
+            encoding = sys.getfilesystemencoding()
+            raise ConfigError(f"{word}: is not text in {encoding}; set LANG=C.UTF-8, or give another name")
     return {word for word in argv if word.startswith("-")}, [w for w in argv if not w.startswith("-")]
 
 

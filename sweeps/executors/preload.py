@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import io
 import os
 import signal
 import sys
 
 from sweeps.application import load_application
 from sweeps.executors.forkserver import OUTPUT, PRELOAD, die_with_parent
+from sweeps.output import protect_output
 
 os.setpgid(0, 0)  # Ctrl-C is for the coordinator
 # Slurm and systemd signal every process of a job; trials die with this one and must save checkpoints first.
@@ -20,8 +22,11 @@ try:
     output = os.open(os.environ[OUTPUT], os.O_WRONLY | os.O_APPEND)
 except FileNotFoundError:  # the coordinator has ended
     os._exit(0)
+protect_output()
 for stream in (sys.stdout, sys.stderr):
     os.dup2(output, stream.fileno())
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(encoding="utf-8")  # as the logs of trials
 with contextlib.suppress(Exception):  # the trials raise it again, and record it
     module, application = os.environ[PRELOAD].split()
     importlib.import_module(module).warm_up()

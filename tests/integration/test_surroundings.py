@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -16,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.commands import SMALL, TIMEOUT_S, begun, run_module, wait_until
+from tests.integration.commands import SMALL, TIMEOUT_S, begun, environment_of, run_module, wait_until
 from tests.integration.conftest import Finished
 from tests.integration.records import Records
 from tests.templates import make_mlflow_database
@@ -175,3 +177,29 @@ def test_two_sweeps_that_begin_at_once_on_no_database_share_it(tmp_path: Path) -
     records = expect_all_complete(runs, 6)
     assert len(records.parents) == 1
     assert all(" starts: " in text for text in outputs)
+
+
+@pytest.mark.parametrize(
+    ("redirection", "environment"),
+    [
+        ("| head -1", {}),
+        ("> /dev/full", {}),
+        ("<&- >&- 2>&-", {}),
+        ("> out", {"PYTHONIOENCODING": "latin-1"}),
+    ],
+)
+def test_a_sweep_outlives_its_output(redirection: str, environment: dict[str, str], tmp_path: Path) -> None:
+    overrides = [*SMALL, "executor.workers=2", "sweep.n_trials=2", "train.steps=4", "sweep.study=лист"]
+    command = shlex.join([sys.executable, "-m", "nca.sweep", "-m", *overrides, f"runs_dir={tmp_path}/runs"])
+    done = subprocess.run(
+        ["bash", "-c", f"{command} {redirection}; exit ${{PIPESTATUS[0]}}"],
+        cwd=tmp_path,
+        env=environment_of(environment),
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    lost = "error: stdout cannot be written (No space left on device); redirect it to another place\n"
+    assert (done.returncode, done.stderr) == ((2, lost) if "full" in redirection else (0, ""))
+    expect_all_complete(tmp_path / "runs", 2, "лист")

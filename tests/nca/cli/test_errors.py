@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -58,3 +59,38 @@ def test_other_errors_pass_unless_they_are_named(capsys: pytest.CaptureFixture[s
         raise KeyError("expected")
     assert ending.value.code == 2
     assert capsys.readouterr().err == "error: 'expected'\n"
+
+
+@pytest.mark.parametrize("command", ["nca.sweep texture=roundleaf", "nca.sweep --help", "nca.studies --help"])
+@pytest.mark.parametrize(
+    ("redirection", "code", "line"),
+    [
+        ("> /dev/full", 2, r"error: stdout cannot be written \(No space left on device\); redirect it.*\n"),
+        ("| head -1", 0, ""),
+        (">&-", 0, ""),
+    ],
+)
+def test_what_only_prints_ends_well_or_with_one_line(
+    command: str, redirection: str, code: int, line: str, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"'{sys.executable}' -m {command} {redirection}; exit ${{PIPESTATUS[0]}}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code
+    assert re.fullmatch(line, done.stderr)
+
+
+def test_words_that_are_no_text_are_refused_in_one_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "nca.sweep", "texture=roundleaf", b"sweep.study=\xff"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: sweep\.study=\\udcff: is not text in utf-8; .*\n", done.stderr)
