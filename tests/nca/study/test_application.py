@@ -159,3 +159,19 @@ def test_a_trial_whose_worker_died_before_it_recorded_the_end_is_not_trained_aga
     runs = client.search_runs([trial.links["mlflow_experiment_id"]])
     (run,) = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
     assert (run.info.status, run.data.tags["optuna_trial"]) == ("FINISHED", "1")
+    assert "final_loss" in run.data.metrics
+    for name in run.data.metrics.keys() - {"loss"}:
+        assert len(client.get_metric_history(run.info.run_id, name)) == 1, name
+
+
+def test_the_metrics_of_a_study_are_recorded_once_however_often_its_sweep_is_repeated(
+    tmp_path: Path, mlflow_uri: str
+) -> None:
+    trial, application = Trial(tmp_path, uri=mlflow_uri), TextureSweep()
+    config, links = {**trial.config, "sweep": {"study": "leaf"}}, dict[str, str]()
+    for _ in range(2):
+        links = application.open_study("leaf", config | {"links": links, "uid": "ours"})
+        application.close_study(config, links, {"n_trials": 3.0, "best_value": 0.5})
+    client = MlflowClient(mlflow_uri)
+    for name in ("n_trials", "best_value"):
+        assert len(client.get_metric_history(links["mlflow_run_id"], name)) == 1
