@@ -41,9 +41,13 @@ class _Console:
         self._printed_at = time.monotonic()
 
     def interrupt(self, signum: int, frame: object) -> None:
-        """Request the end of the run; a second signal ends the process at once."""
+        """Request the end of the run; a second signal ends the process at once.
+
+        A closed terminal may send several.
+        """
         self._interrupted = True
-        signal.signal(signum, signal.SIG_DFL)
+        if signum != signal.SIGHUP:
+            signal.signal(signum, signal.SIG_DFL)
 
     def progress(self, n_steps: int, total_steps: int, loss: float) -> None:
         """Show the last loss."""
@@ -57,7 +61,7 @@ class _Console:
         return True
 
     def interrupt_requested(self) -> bool:
-        """Return whether ctrl-C or SIGTERM came."""
+        """Return whether ctrl-C or SIGTERM came, or the terminal was closed."""
         return self._interrupted
 
     def cancelled(self) -> bool:
@@ -114,8 +118,9 @@ def _train_in(folder: Path, config: TrialConfig, name: str, tags: Mapping[str, s
         tracker = store.open_run(folder, experiment, name, params=asdict(config))
         tracker.set_tags(tags)
     console = _Console(config.train.steps)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, console.interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, console.interrupt)
     try:
         outcome = train(config, folder, tracker, console)
     except Exception as error:

@@ -38,7 +38,8 @@ N_STEPS, MORE = 24, 40
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
     """Put the signal handlers back that a run replaces."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -14,8 +14,11 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from nca.config.schema import FeaturesConfig
+from nca.cli.errors import EXIT_INTERRUPTED
+from nca.config.schema import FeaturesConfig, TrialConfig
+from nca.tracking.tracker import Tracker
 from nca.train import main, run_single
+from nca.training.outcome import Listener, Outcome
 from tests.builders import mlflow, trial_config
 from tests.integration.commands import run_module, start_module, wait_until
 
@@ -63,7 +66,8 @@ def refuse(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.fixture
 def handlers() -> Iterator[None]:
     """Put the signal handlers back that a run replaces."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -139,6 +143,22 @@ def test_ctrl_c_stops_and_the_same_command_goes_on_to_the_same_loss_but_not_twic
     assert (resumed.returncode, resumed.stderr) == (0, "")
     assert [line for line in resumed.stdout.splitlines() if line.startswith("final_loss")] == final
     assert not kept.exists()
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+@pytest.mark.usefixtures("handlers")
+def test_a_closed_terminal_interrupts_a_run_unless_nohup_ignores_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ignored: bool
+) -> None:
+    def close_terminal(config: TrialConfig, folder: Path, tracker: Tracker, listener: Listener) -> Outcome:
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)
+        return Outcome("interrupted" if listener.interrupt_requested() else "complete", 3, {}, None)
+
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    monkeypatch.setattr("nca.training.run.train", close_terminal)
+    assert run_single(trial_config(tmp_path)) == (0 if ignored else EXIT_INTERRUPTED)
+    assert ("interrupted after step 2" in capsys.readouterr().err) != ignored
 
 
 @pytest.mark.usefixtures("handlers")
