@@ -20,7 +20,6 @@ from sweeps.assignment import LOG_FILE
 from sweeps.running_trial import RunningTrial
 
 LOCK_TIMEOUT_S = 60.0  # for an earlier worker of the trial, which stops at its next heartbeat
-MAX_LOG_CHARS = 100_000  # of the end of a worker's log, kept with the MLflow run
 
 
 class Repeats:
@@ -65,15 +64,11 @@ class Repeats:
             tracker.set_tags({"optuna_study": trial.study_name, "optuna_trial": str(trial.number)})
             try:
                 if outcome is None:
+                    tracker.log_file = trial.folder / LOG_FILE
                     return train(config, folder, tracker, _RunListener(trial, index, repeats))
                 tracker.finish(STATUS[outcome.reason])
                 return outcome
             finally:
-                log = trial.folder / LOG_FILE
-                if outcome is None and log.exists():
-                    tracker.log_text(
-                        log.read_text(encoding="utf-8", errors="replace")[-MAX_LOG_CHARS:], LOG_FILE
-                    )
                 if tracker.run_id is not None:  # an unavailable server creates the run later
                     self.attributes.setdefault("mlflow_run_id", tracker.run_id)
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
+import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -129,7 +133,7 @@ class MlflowStore:
         self._client.log_batch(run_id, tags=changed)
 
     def fetch(self, run_id: str, name: str) -> Path:
-        """Return the path of a run's artifact on this machine, downloaded from a server.
+        """Return the path of a copy of a run's artifact, which is deleted when the process ends.
 
         Raises:
             ConfigError: If the run has none of that name.
@@ -137,7 +141,9 @@ class MlflowStore:
         from mlflow.exceptions import MlflowException
 
         try:
-            return Path(self._client.download_artifacts(run_id, name))
+            folder = _download_folder() / run_id
+            folder.mkdir(exist_ok=True)
+            return Path(self._client.download_artifacts(run_id, name, str(folder)))
         except (MlflowException, OSError) as error:
             raise ConfigError(f"run={run_id}: has no {name}") from error
 
@@ -153,3 +159,10 @@ class MlflowStore:
 
     def _outbox(self, folder: Path | None) -> Outbox | None:
         return None if folder is None or self._uri.startswith(SQLITE) else Outbox(folder, self._uri)
+
+
+@functools.cache
+def _download_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="nca-downloads-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

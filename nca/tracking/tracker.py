@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import tempfile
@@ -26,6 +27,7 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 MAX_BATCH = 1000  # metrics in one MLflow request
 FLUSH_EVERY_S = 10.0  # maximum age of a curve in the UI
+MAX_LOG_CHARS = 100_000  # of the end of a log
 IMAGE_KEY = "output"
 PIXELS = "pixels.png"
 PARENT_TAG = "mlflow.parentRunId"
@@ -41,9 +43,11 @@ class Tracker:
 
     Attributes:
         run_id: The MLflow run; None if there is none, or it is not created yet.
+        log_file: Log of the process, whose end is recorded when the run ends.
     """
 
     run_id: str | None = None
+    log_file: Path | None = None
 
     def __init__(self) -> None:
         self._n_losses = 0  # recorded
@@ -87,7 +91,11 @@ class Tracker:
         self.record({"kind": "status", "status": "RUNNING"})
 
     def finish(self, status: Status) -> None:
-        """End the run; nothing is recorded after it."""
+        """Record the log file and end the run; nothing is recorded after it."""
+        if self.log_file is not None:
+            with contextlib.suppress(Exception):  # the run ends without its log
+                log = self.log_file.read_text(encoding="utf-8", errors="replace")
+                self.log_text(log[-MAX_LOG_CHARS:], self.log_file.name)
         self.record({"kind": "status", "status": status, "at": now_ms()})
 
     def record(self, record: Record, data: Path | None = None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import shutil
 import time
@@ -94,10 +95,18 @@ def train(config: TrialConfig, folder: Path, tracker: Tracker, listener: Listene
         run = _Run(config, folder, tracker, listener, trainer, checkpoints)
         return run.finish(run.train())
     except BaseException as error:
-        tracker.log_text(traceback.format_exc(), "traceback.txt")
-        tracker.set_tags({"reason": "out_of_memory" if is_out_of_memory(error) else "crashed"})
-        tracker.finish("FAILED")
+        _record_failure(tracker, error)
         raise
+
+
+def _record_failure(tracker: Tracker, error: BaseException) -> None:
+    """Record why a run failed, each part on its own: on a full disk some can still be recorded."""
+    with contextlib.suppress(Exception):
+        tracker.log_text("".join(traceback.format_exception(error)), "traceback.txt")
+    with contextlib.suppress(Exception):
+        tracker.set_tags({"reason": "out_of_memory" if is_out_of_memory(error) else "crashed"})
+    with contextlib.suppress(Exception):
+        tracker.finish("FAILED")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

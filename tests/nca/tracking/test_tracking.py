@@ -6,6 +6,8 @@ import re
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,8 +17,9 @@ from mlflow import MlflowClient
 
 import nca.tracking.store
 from nca import tracking
+from nca.tracking.outbox import Record
 from nca.tracking.run_lock import hold
-from nca.tracking.store import MlflowStore
+from nca.tracking.store import MlflowStore, _download_folder
 from nca.tracking.tracker import MlflowTracker, Tracker
 from tests.templates import make_mlflow_database
 
@@ -228,6 +231,56 @@ def test_the_base_tracker_records_nothing(tmp_path: Path) -> None:
     assert tracker.log_files(tmp_path) is False
     tracker.finish("FINISHED")
     assert list(tmp_path.iterdir()) == []
+
+
+class _Kinds(Tracker):
+    """Keeps the kinds of its records."""
+
+    def __init__(self, fails: bool) -> None:
+        super().__init__()
+        self.kinds: list[str] = []
+        self._fails = fails
+
+    def record(self, record: Record, data: Path | None = None) -> bool:
+        if record["kind"] == "text" and self._fails:
+            raise OSError(28, "No space left on device")
+        self.kinds.append(record["kind"])
+        return True
+
+
+@pytest.mark.parametrize(("fails", "kinds"), [(False, ["text", "status"]), (True, ["status"])])
+def test_the_log_comes_before_the_end_of_a_run_which_it_cannot_prevent(
+    fails: bool, kinds: list[str], tmp_path: Path
+) -> None:
+    tracker = _Kinds(fails)
+    tracker.log_file = tmp_path / "log.txt"
+    tracker.log_file.write_text("line")
+    tracker.finish("FAILED")
+    assert tracker.kinds == kinds
+
+
+def test_downloads_are_in_one_folder_which_the_end_of_the_process_deletes(
+    store: MlflowStore, tracker: MlflowTracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends: list[Callable[[], object]] = []
+
+    def register(function: Callable[..., object], *args: object, **options: object) -> None:
+        ends.append(partial(function, *args, **options))
+
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    monkeypatch.setattr("atexit.register", register)
+    _download_folder.cache_clear()
+    tracker.log_text("text", "note.txt")
+    found = {store.fetch(id_of(tracker), "note.txt") for _ in range(3)}
+    assert len(list(temporary.iterdir())) == 1
+    (path,) = found
+    assert path.read_text() == "text"
+    (end,) = ends
+    end()
+    assert list(temporary.iterdir()) == []
+    _download_folder.cache_clear()
 
 
 def test_metrics_of_a_curve_come_in_order(client: MlflowClient, tracker: MlflowTracker) -> None:

@@ -282,7 +282,12 @@ def test_due_after_so_many_steps_and_so_many_seconds(tmp_path: Path, monkeypatch
     now[0] += 60
     assert not checkpoints.due(7)
     assert checkpoints.due(8)
+    with monkeypatch.context() as patch:  # a slow disk
+        patch.setattr("nca.training.checkpoint._sync", lambda _: now.__setitem__(0, now[0] + 1000))
+        checkpoints.save(state(), 8)
+    now[0] += 60
+    assert checkpoints.due(12)
     resumed = Checkpoints(tmp_path, 4, 0.0)
     resumed.load()
-    assert not resumed.due(7)
-    assert resumed.due(8)
+    assert not resumed.due(11)
+    assert resumed.due(12)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import time
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from nca.config.schema import FeaturesConfig, ImageTexture, OutputsConfig, Trial
 from nca.config.validation import build, flatten
 from nca.loss.style import StyleLoss
 from nca.outputs.pictures import save_growth
-from nca.tracking.tracker import Tracker
+from nca.tracking.tracker import MlflowTracker, Tracker
 from nca.training.outcome import Outcome
 from nca.training.run import (
     MIN_OUTPUT_UPDATES,
@@ -230,6 +231,19 @@ def test_a_crashed_run_is_failed_and_goes_on_from_its_checkpoint(
     whole = Recorded(tmp_path / "whole", mlflow_uri)
     whole.train()
     assert recorded.losses == whole.losses
+
+
+def test_a_run_fails_although_its_traceback_cannot_be_recorded(
+    recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(MlflowTracker, "_send_text", fail)
+    with pytest.raises(ZeroDivisionError, match="on purpose"):
+        recorded.train(FakeListener(fail_at=10))
+    assert recorded.run.info.status == "FAILED"
+    assert recorded.run.data.tags["reason"] == "crashed"
 
 
 def test_a_run_that_dies_after_its_final_metrics_records_each_once(
