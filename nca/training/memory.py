@@ -11,7 +11,7 @@ from sweeps.executors.cgroups import memory_limit
 POOL_ROWS_PER_BATCH_ROW = 64  # unless `train.pool_size` gives the number of rows
 BYTES_PER_VALUE = 4
 # Values of the features, kept for the backward pass, per pixel of an image; given weights may be narrower.
-FEATURES_PER_PX = {"vgg16": 266, "random_filters": 85, "auto": 85}
+FEATURES_PER_PX = {"vgg16": 266, "random_filters": 85}
 
 
 def n_pool_rows(train: TrainConfig) -> int:
@@ -23,7 +23,7 @@ def min_memory_bytes(config: TrialConfig) -> int:
     """Return a lower bound of a run's memory: the pool, the states of a rollout, and the features."""
     train, n_states = config.train, config.train.max_ca_steps
     n_images = train.batch_size
-    n_features = 0 if config.features.weights else FEATURES_PER_PX[config.features.name]
+    n_features = 0 if config.features.weights else FEATURES_PER_PX.get(config.features.name, 0)
     if train.precision == "bf16":
         n_features //= 2
     if train.recompute:
