@@ -78,7 +78,7 @@ class Application(Protocol):
     def show_study(
         self, config: Mapping[str, Any], links: Mapping[str, str], trials: Sequence[TrialSummary]
     ) -> DashboardNotes:
-        """Show the finished trials; called in the coordinator at intervals and at the end of the sweep.
+        """Show the finished trials; called in a thread of the coordinator at intervals and at the end.
 
         A note is saved only where there is none. An exception is printed and does not end the sweep.
         """

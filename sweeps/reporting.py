@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from threading import Thread
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from sweeps.application import Application
+from sweeps.application import Application, DashboardNotes
 from sweeps.assignment import LOG_FILE, read_progress
 from sweeps.dashboard import save_notes
 from sweeps.progress import Progress, TrialProgress, estimate_left_s, format_duration, format_params
@@ -18,6 +20,7 @@ from sweeps.trial_queue import TrialQueue
 from sweeps.trials import (
     ERROR,
     N_STEPS,
+    TrialSummary,
     count_reasons,
     final_trials,
     first_attempt,
@@ -47,6 +50,7 @@ class Reporter:
     links: Mapping[str, str]
     _durations_s: list[float] = field(default_factory=list)
     _shown_at: float = field(default_factory=time.monotonic)
+    _notes: Future[DashboardNotes] | None = None  # of the application, which is making them
 
     def print_start(self, trial: FrozenTrial) -> None:
         """Print that a trial starts."""
@@ -69,17 +73,31 @@ class Reporter:
             failure = f"{': ' * bool(error)}{error}, see {self.spec.folder_of(trial) / LOG_FILE}"
         self.progress.print(f"trial {trial.number} {reason_of(trial)}{value}{took}{failure}")
 
-    def show_study(self, every_s: float = 0.0) -> None:
-        """Let the application show the study, unless it did so less than `every_s` seconds ago."""
-        if time.monotonic() - self._shown_at < every_s:
-            return
-        trials = [summarize(trial) for trial in final_trials(self.queue.trials())]
+    def show_study(self, every_s: float) -> None:
+        """Let the application show the study in a thread, unless it did so less than `every_s` seconds ago.
+
+        A server that hangs delays no trial. The notes are saved by the next call.
+        """
+        if self._notes is not None and self._notes.done():
+            self._save_notes(self._notes)
+        if self._notes is None and time.monotonic() - self._shown_at >= every_s:
+            trials = [summarize(trial) for trial in final_trials(self.queue.trials())]
+            self._notes = Future()
+            Thread(target=self._show, args=(trials, self._notes), daemon=True).start()
+
+    def _show(self, trials: Sequence[TrialSummary], notes: Future[DashboardNotes]) -> None:
         try:
-            notes = self.application.show_study(self.config, self.links, trials)
-            save_notes(self.queue.study, self.queue.storage, notes)
+            notes.set_result(self.application.show_study(self.config, self.links, trials))
+        except Exception as error:
+            notes.set_exception(error)
+
+    def _save_notes(self, notes: Future[DashboardNotes]) -> None:
+        """Save the notes, once they are made, or print why there are none."""
+        try:
+            save_notes(self.queue.study, self.queue.storage, notes.result())
         except Exception as error:  # no reason to end the sweep
             self.progress.print(f"the study could not be shown: {type(error).__name__}: {error}")
-        self._shown_at = time.monotonic()
+        self._notes, self._shown_at = None, time.monotonic()
 
     def show_progress(self, running: Sequence[TrialProgress], n_slots: int) -> None:
         """Show the running trials with their last progress under a headline."""
@@ -92,7 +110,11 @@ class Reporter:
 
     def close(self, *, at_limit: bool) -> Summary:
         """End the application's records of the sweep; return its result."""
-        self.show_study()
+        if self._notes is not None:  # of an earlier call
+            self._save_notes(self._notes)
+        self.show_study(0.0)
+        if self._notes is not None:
+            self._save_notes(self._notes)
         trials = self.queue.trials()
         finished, ranking = final_trials(trials), ranked(trials)
         values = {"n_trials": float(len(finished))}

@@ -19,7 +19,7 @@ from sweeps.application import Result
 from sweeps.assignment import LOG_FILE
 from sweeps.running_trial import RunningTrial
 
-LOCK_TIMEOUT_S = 60.0  # for an earlier worker of the trial, which stops at its next heartbeat
+LOCK_TIMEOUT_S = 300.0  # for an earlier worker, which stops at its next heartbeat, and for a delivery
 
 
 class Repeats:

@@ -19,6 +19,7 @@ from nca.tracking.run_lock import hold
 from nca.tracking.tracker import MlflowTracker
 from sweeps.storage.sqlite import SQLITE
 
+LOCK_TIMEOUT_S = 60.0  # for a delivery: a server that hangs is waited for so long
 NO_RUN = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}  # the second of what cannot be an id
 RUN_ID = "run_id"  # file of a run's folder, deleted when the run is complete
 
@@ -82,10 +83,11 @@ class MlflowStore:
         begun = {file.parent for file in folder.glob(f"**/{RUN_ID}")}
         pending = set(find_outboxes(folder, self._uri))
         for each in sorted(begun | pending):
-            tracker = self._find_tracker(each)
-            if each in pending or self.has_run(tracker.run_id):
-                tracker.set_tags({"reason": reason})
-                tracker.finish("KILLED")
+            with contextlib.suppress(ConfigError), hold(each, LOCK_TIMEOUT_S):  # `deliver` may use the outbox
+                tracker = self._find_tracker(each)
+                if each in pending or self.has_run(tracker.run_id):
+                    tracker.set_tags({"reason": reason})
+                    tracker.finish("KILLED")
 
     def deliver(self, folder: Path) -> int:
         """Send the pending records of a folder and its subfolders; return how many are still pending.

@@ -25,6 +25,7 @@ import sweeps.recovery
 import sweeps.storage.optuna_storage
 from sweeps import SweepError
 from sweeps.admin import Studies
+from sweeps.application import DashboardNotes
 from sweeps.assignment import read_assignment
 from sweeps.coordinator import Coordinator
 from sweeps.ownership import describe_owner
@@ -145,8 +146,8 @@ def test_the_study_is_shown_as_trials_end_and_what_goes_wrong_there_is_reported(
     sweep = Sweep(str(tmp_path), n_trials=3, workers=1, acts={"1": ["diverge"]})
     sweep.run()
     shown = [line for line in records(sweep) if line.startswith("show ")]
-    assert shown[:2] == ["show 0:complete:0.0", "show 0:complete:0.0 1:diverged:None"]
-    assert len(shown) == 4  # after each, and at the end
+    assert shown[0] == "show 0:complete:0.0"
+    assert shown[-1] == "show 0:complete:0.0 1:diverged:None 2:complete:2.0"
 
     def fail(*_: object) -> None:
         raise OSError("disk is full")
@@ -155,6 +156,27 @@ def test_the_study_is_shown_as_trials_end_and_what_goes_wrong_there_is_reported(
     out = io.StringIO()
     assert replace(sweep, study="other").run(Console(file=out)).counts == {"complete": 2, "diverged": 1}
     assert "the study could not be shown: OSError: disk is full" in out.getvalue()
+
+
+def test_a_study_that_is_slow_to_be_shown_delays_no_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps.coordinator, "SHOW_EVERY_S", 0.0)
+    sweep = Sweep(str(tmp_path), n_trials=3, workers=1)
+    shown: list[int] = []  # trials that had ended when it was shown, and when that was done
+
+    def show(*arguments: Any) -> DashboardNotes:
+        shown.append(len(arguments[-1]))
+        until = time.monotonic() + 60
+        while (finished := len(trials_of(sweep))) < 3 and time.monotonic() < until:
+            time.sleep(0.01)
+        shown.append(finished)
+        return DashboardNotes()
+
+    monkeypatch.setattr(FakeSweep, "show_study", show)
+    assert sweep.run().counts == {"complete": 3}
+    assert shown[:2] == [1, 3]
+    assert shown[-2:] == [3, 3]
 
 
 def test_notes_reach_the_dashboard_and_what_a_person_wrote_there_stays(tmp_path: Path) -> None:
