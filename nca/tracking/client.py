@@ -63,7 +63,7 @@ def mlflow_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = str(getattr(error.__cause__, "orig", None) or error).partition("\n")[0]  # the database's own
         raise ConfigError(
             f"tracking.uri={uri}: cannot be written ({reason}); existing records are kept, "
             "and the same command continues"

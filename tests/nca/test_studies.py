@@ -16,6 +16,7 @@ from nca.tracking.store import MlflowStore
 from sweeps.storage.optuna_storage import open_storage
 from sweeps.trials import REASON
 from tests.integration.commands import listing as list_all
+from tests.refused_writes import refuse_writes
 
 NAMES = ("leaf", "fern")
 
@@ -159,3 +160,18 @@ def test_a_repair_keeps_the_checkpoint_of_a_trial_that_a_sweep_may_retry(runs: P
         file.touch()
     assert "1 files deleted" in repair(RecordPaths.in_folder(runs))
     assert [file.exists() for file in files] == [False, True]
+
+
+@pytest.mark.parametrize("tracked", [True, False])
+def test_a_read_only_disk_is_one_line_and_the_study_stays(
+    tracked: bool, mlflow_uri: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = Path(mlflow_uri.removeprefix("sqlite:///")).parent
+    make_storage(runs)
+    if tracked:
+        MlflowStore(mlflow_uri).experiments.open("leaf", runs / "artifacts" / "leaf")
+    with refuse_writes():
+        error = refuse(capsys, "delete", "leaf", "--yes", f"runs_dir={runs}")
+    assert ("tracking.uri=" if tracked else "sweep.storage=") in error
+    assert "attempt to write a readonly database" in error
+    assert RecordPaths.in_folder(runs).open_studies().names() == ["fern", "leaf"]
