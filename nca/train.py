@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 from nca.cli.errors import EXIT_INTERRUPTED, ConfigError, exit_on_error, nearest
 from nca.cli.options import split_argv
-from nca.config.schema import TrialConfig, name_study, training_values
+from nca.config.schema import TrainConfig, TrialConfig, name_study, training_values
 from nca.config.validation import build
 from nca.loss.vgg_weights import resolve_features
 from nca.records.paths import SINGLE_RUNS
@@ -74,41 +75,58 @@ class _Console:
             self._bar.stop()
 
 
+@contextlib.contextmanager
+def _memory_errors(train: TrainConfig) -> Iterator[None]:
+    """Raise an error for lack of memory as a message of one line.
+
+    Raises:
+        ConfigError: In its place.
+    """
+    try:
+        yield
+    except Exception as error:
+        from nca.training.run import is_out_of_memory
+
+        if is_out_of_memory(error):
+            given = ", ".join(f"train.{key}={getattr(train, key)}" for key in MEMORY_KEYS)
+            line = f"out of memory with {given}: give smaller ones, or train.recompute=true"
+            raise ConfigError(line) from error
+        raise
+
+
 def run_single(config: TrialConfig, rerun: Rerun | None = None) -> int:
     """Train one run to its end and return the exit code of the process.
 
     Raises:
-        ConfigError: If an input is missing or, in a rerun, has changed; nothing is created then.
+        ConfigError: If an input is missing or, in a rerun, has changed, where nothing is created, or if there
+            is not enough memory.
     """
     from nca.tracking.run_lock import hold
     from nca.training.device import limit_threads
     from nca.training.preflight import check_environment, check_inputs
 
     limit_threads()
-    check_environment(config)
-    config = replace(config, features=resolve_features(config.features))
-    inputs = check_inputs(config)
+    with _memory_errors(config.train):
+        check_environment(config)
+        config = replace(config, features=resolve_features(config.features))
+        inputs = check_inputs(config)
     if rerun is not None:
         rerun.check_inputs(inputs)
     identity = training_values(config) | inputs
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     name = f"{name_study(config)}-{digest}"
     folder = Path(config.runs_dir) / "trials" / SINGLE_RUNS / name
-    with hold(folder):
+    with hold(folder), _memory_errors(config.train):
         if rerun is not None:
             rerun.restore_to(folder)
         return _train_in(folder, config, name, {} if rerun is None else rerun.tags)
 
 
 def _train_in(folder: Path, config: TrialConfig, name: str, tags: Mapping[str, str]) -> int:
-    """Train a run in its folder; print its metrics and return the exit code.
-
-    Raises:
-        ConfigError: If there is not enough memory.
-    """
+    """Train a run in its folder; print its metrics and return the exit code."""
     from nca.tracking.store import MlflowStore
     from nca.tracking.tracker import Tracker
-    from nca.training.run import is_out_of_memory, train
+    from nca.training.run import train
 
     tracker = Tracker()
     if config.tracking.uri is not None:
@@ -123,13 +141,6 @@ def _train_in(folder: Path, config: TrialConfig, name: str, tags: Mapping[str, s
             signal.signal(number, console.interrupt)
     try:
         outcome = train(config, folder, tracker, console)
-    except Exception as error:
-        if is_out_of_memory(error):
-            given = ", ".join(f"train.{key}={getattr(config.train, key)}" for key in MEMORY_KEYS)
-            raise ConfigError(
-                f"out of memory with {given}: give smaller ones, or train.recompute=true"
-            ) from error
-        raise
     finally:
         console.close()
     if outcome.reason == "interrupted":

@@ -73,18 +73,23 @@ def handlers() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+@pytest.mark.parametrize("where", ["run.build_trainer", "preflight.load_extractor"])
 @pytest.mark.parametrize(
     "error",
     [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
 )
 @pytest.mark.usefixtures("handlers")
 def test_a_run_without_enough_memory_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    where: str,
+    error: Exception,
 ) -> None:
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("nca.training.run.build_trainer", fail)
+    monkeypatch.setattr(f"nca.training.{where}", fail)
     line = refuse([*TINY, f"runs_dir={tmp_path}"], capsys)
     given = "train.batch_size=2, train.size=16, train.max_ca_steps=6, train.pool_size=8"
     assert line == f"error: out of memory with {given}: give smaller ones, or train.recompute=true\n"
