@@ -21,6 +21,7 @@ from nca.records.paths import RecordPaths
 TRIALS, CURVES, RATINGS = "trials.csv", "curves.csv", "ratings.csv"  # of all studies; first column: `study`
 STUDIES = "studies.json"  # the other facts of each study
 TYPES = {"trial": "int64", "step": "int64", "loss": float, "final_loss": float, "rating": float}
+PATH = "texture.path"  # without its folder
 PRIVATE = ("folder", "host", "mlflow_run_id")  # columns without a meaning on other machines
 
 
@@ -39,7 +40,7 @@ def write_exported(tables: Sequence[StudyTable], paths: RecordPaths, folder: Pat
             "objectives": list(table.objectives),
             "columns": [name for name in table.trials.columns if name not in PRIVATE],
             "distributions": {key: distribution_to_json(each) for key, each in table.distributions.items()},
-            "fixed": dict(table.fixed),
+            "fixed": {key: Path(value).name if key == PATH else value for key, value in table.fixed.items()},
         }
         for table in tables
     }

@@ -94,6 +94,9 @@ def write_report(tables: Sequence[StudyTable], paths: RecordPaths, out: Path) ->
     from matplotlib import rc_context
 
     from analysis.figures.drawing import STYLE
+    from analysis.runs import mark_textures
+
+    tables = mark_textures(tables)
 
     out.mkdir(parents=True, exist_ok=True)
     with rc_context(STYLE):
@@ -219,7 +222,7 @@ def describe_noise(trials: pd.DataFrame) -> Iterator[str]:
 def _describe(table: StudyTable) -> str:
     fixed = table.fixed
     return (
-        f"{table.name}: {fixed.get('texture.name')} ({fixed.get('texture.source', 'own')}), "
+        f"{table.name}: {table.texture} ({fixed.get('texture.source', 'own')}), "
         f"{fixed.get('train.size')} px, {fixed.get('train.steps')} steps, model {fixed.get('model.name')}, "
         f"features {fixed.get('features.name')}; {len(table.trials)} finished trials"
     )

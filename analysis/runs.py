@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from sweeps.trials import TrialSummary
 
 # Attributes of a trial that are columns of their own, or not results.
 NOT_RESULTS = ("error", "first_attempt", "low_memory", "owner", "reason", "retry_of", "stop", "warm_start")
+HASH = "texture.hash"
+MARK_LENGTH = 6  # hex digits of it
 # Values of a study that `join_with_provenance` repeats in each row.
-FIXED = ("texture.name", "texture.source", "texture.hash", "features.name", "features.hash")
+FIXED = ("texture.name", "texture.source", "texture.preset", HASH, "features.name", "features.hash")
 FIXED_PREFIXES = ("model.", "train.")
 TAGS = ("git_commit", "device", "device_name", "threads", "host", "python")  # and version.PACKAGE
 TERMS = ("model.", "train.", "features.")  # losses are comparable only if all values under these are equal
@@ -42,6 +45,7 @@ class StudyTable:
         curves: Smoothed losses: `trial`, `step` (training step), `loss`.
         ratings: All ratings.
         pictures: Target and outputs.
+        texture_mark: Begin of the texture's hash, if another texture has the same name.
     """
 
     name: str
@@ -53,6 +57,7 @@ class StudyTable:
     curves: pd.DataFrame
     ratings: Sequence[Rating]
     pictures: Pictures
+    texture_mark: str = ""
 
     @property
     def params(self) -> list[str]:
@@ -61,9 +66,14 @@ class StudyTable:
 
     @property
     def texture(self) -> str:
-        """Name of the texture, with its preset if it has one."""
-        name, preset = self.fixed.get("texture.name", self.name), self.fixed.get("texture.preset")
-        return f"{name} {preset}" if preset else str(name)
+        """Name of the texture: a plant, `PLANT photo`, `gray_scott PRESET`, or the stem of an image file."""
+        name = str(self.fixed.get("texture.name", self.name))
+        match self.fixed.get("texture.source"):
+            case "photo":
+                name = f"{name} photo"
+            case "file":
+                name = Path(self.fixed.get("texture.path", name)).stem
+        return " ".join(filter(None, (name, self.fixed.get("texture.preset"), self.texture_mark)))
 
 
 def load(study: str, *, runs_dir: str | Path = "mlruns", storage: str | None = None) -> pd.DataFrame:
@@ -148,6 +158,21 @@ def _add_provenance(table: StudyTable, paths: RecordPaths) -> pd.DataFrame:
     for key in (*TAGS, *sorted(versions)):
         trials[key] = [each.get(key) for each in by_trial]
     return trials
+
+
+def mark_textures(tables: Sequence[StudyTable]) -> list[StudyTable]:
+    """Return the studies with a mark on textures that have the same name and size, and different pixels."""
+    hashes: dict[tuple[str, Any], set[str]] = defaultdict(set)
+    for table in tables:
+        if HASH in table.fixed:
+            hashes[table.texture, table.fixed.get("train.size")].add(table.fixed[HASH])
+    several = {texture for (texture, _), found in hashes.items() if len(found) > 1}
+    return [
+        replace(table, texture_mark=table.fixed.get(HASH, "")[:MARK_LENGTH])
+        if table.texture in several
+        else table
+        for table in tables
+    ]
 
 
 def join_studies(tables: Sequence[StudyTable]) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from nca.cli.errors import EXIT_INTERRUPTED, ConfigError, exit_on_error
 from nca.cli.options import split_argv
+from nca.config.schema import name_texture
 from nca.loss.vgg_weights import resolve_features
 from nca.study.plan import Plan, has_study, make_plans, resolve
 from sweeps import SweepError
@@ -164,7 +165,7 @@ def dry_run(overrides: Sequence[str]) -> None:
         search = [("search", f"{key} = {domain}") for key, domain in describe(plan.space).items()]
         for label, text in (
             ("study", named.name),
-            ("texture", f"{trial.texture.name} ({trial.texture.source}), {trial.train.size} px"),
+            ("texture", f"{name_texture(trial.texture)} ({trial.texture.source}), {trial.train.size} px"),
             ("model", trial.model.name),
             ("features", features.name + " (vgg16 if its weights can be downloaded)" * undecided),
             *(search or [("search", "nothing: one trial with the fixed values")]),

@@ -237,14 +237,18 @@ def training_values(config: TrialConfig) -> dict[str, Any]:
     return values | {"train": train}
 
 
-def name_study(config: TrialConfig) -> str:
-    """Return texture-model-features; the texture holds an image's file stem or a simulation's preset."""
-    match config.texture:
+def name_texture(texture: Texture) -> str:
+    """Return the name of a texture, with a simulation's preset; of an image the stem of its file."""
+    match texture:
         case ImageTexture(path=path):
-            texture = Path(path).stem
+            return Path(path).stem
         case GrayScottTexture(name=name, preset=preset):
-            texture = f"{name}_{preset}"
+            return f"{name}_{preset}"
         case PlantTexture(name=name):
-            texture = name
-    parts = (texture, config.model.name, config.features.name)
+            return name
+
+
+def name_study(config: TrialConfig) -> str:
+    """Return texture-model-features, with _ for characters that a file name may not have everywhere."""
+    parts = (name_texture(config.texture), config.model.name, config.features.name)
     return "-".join("".join(c if c.isalnum() or c in "_." else "_" for c in part) for part in parts)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nca.config.schema import TrialConfig
+from nca.config.schema import TrialConfig, name_texture
 from nca.config.validation import build
 from nca.outputs.contact_sheet import make_contact_sheet
 from nca.records.paths import RecordPaths
@@ -54,7 +54,7 @@ class TextureSweep:
             run_id = links["mlflow_run_id"] if known else store.create_run(experiment, study)
             run = store.tracker(run_id)
             run.resume()
-            run.set_tags({"optuna_study": study, "texture": trial.texture.name})
+            run.set_tags({"optuna_study": study, "texture": name_texture(trial.texture)})
         return {"mlflow_experiment_id": experiment, "mlflow_run_id": run_id}
 
     def warm_up(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from nca.config.schema import TrialConfig
+from nca.config.schema import TrialConfig, name_texture
 from nca.records.paths import RecordPaths
 from sweeps.application import DashboardNotes
 from sweeps.trials import TrialSummary
@@ -47,10 +47,10 @@ def make_notes(
 def _describe_study(
     study: str, config: TrialConfig, paths: RecordPaths, links: Mapping[str, str]
 ) -> Iterator[str]:
-    train = config.train
+    texture, train = config.texture, config.train
     yield (
-        f"**{config.texture.name}** ({config.texture.source}), {train.size} px, {train.steps} steps, model "
-        f"{config.model.name}, features {config.features.name}"
+        f"**{name_texture(texture)}** ({texture.source}), {train.size} px, {train.steps} steps, "
+        f"model {config.model.name}, features {config.features.name}"
     )
     if "mlflow_experiment_id" in links:
         page = paths.mlflow_url(links["mlflow_experiment_id"])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from analysis.export import main
-from analysis.runs import load
-from tests.analysis.builders import make_study
+from analysis.export_folder import read_exported, write_exported
+from analysis.runs import load, read_study
+from tests.analysis.builders import STUDY, make_study
 from tests.analysis.mistakes import expect_refusal
 
 
@@ -31,6 +33,15 @@ def test_every_trial_of_every_study_is_a_row(
             ours[key].tolist(), nan_ok=True
         )
     assert [path.name for path in tmp_path.iterdir() if path.suffix == ".partial"] == []
+
+
+def test_a_folder_names_no_folder_of_this_machine(tmp_path: Path) -> None:
+    paths = make_study(tmp_path, 2)
+    table = read_study(paths, STUDY)
+    fixed = {**table.fixed, "texture.source": "file", "texture.path": "/home/ada/leaf.jpg"}
+    write_exported([replace(table, fixed=fixed)], replace(paths, tracking=None), tmp_path / "out")
+    (exported,) = read_exported(tmp_path / "out")
+    assert (exported.fixed["texture.path"], exported.texture) == ("leaf.jpg", "leaf")
 
 
 @pytest.mark.parametrize(

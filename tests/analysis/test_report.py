@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -307,6 +308,23 @@ def test_studies_with_other_fixed_values_are_not_compared(
     assert "Not compared with leaf because of other fixed values: larger." in report_text
     assert "Fewer than 5 configurations were trained on more than one texture." in report_text
     assert not (tmp_path / "terms" / "texture_against_texture.png").exists()
+
+
+def test_each_image_file_is_a_texture(
+    tables: list[StudyTable], paths: RecordPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = {"texture.name": "image", "texture.source": "file"}
+    studies = [
+        with_changes(table, f"study {n}", **image, **{"texture.path": path, "texture.hash": str(n) * 64})
+        for n, (table, path) in enumerate(zip(tables, ("/a/bark.png", "/b/bark.png"), strict=True), 1)
+    ]
+    first = lambda *_: itertools.islice(make_sections(*_), 1)  # noqa: E731 - the others take seconds
+    monkeypatch.setattr("analysis.report.make_sections", first)
+    report = write_report(studies, paths, tmp_path / "out")
+    data = pd.read_csv(report.parent / "losses_by_texture.csv")
+    assert set(data["texture"]) == {"bark 111111", "bark 222222"}
+    facts = re.findall(r'<p class="facts">(.*?),', report.read_text())
+    assert facts == ["study 1: bark 111111 (file)", "study 2: bark 222222 (file)"]
 
 
 def test_each_preset_is_a_texture(tables: list[StudyTable], paths: RecordPaths) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from analysis.runs import load, read_study
+from analysis.runs import StudyTable, join_studies, load, mark_textures, read_study
 from sweeps import SweepError
 from tests.analysis.builders import STUDY, make_study
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> StudyTable:
+    return read_study(make_study(tmp_path_factory.mktemp("runs"), 3), STUDY)
 
 
 def test_a_study_is_a_table_of_parameters_and_results(tmp_path: Path) -> None:
@@ -21,6 +27,47 @@ def test_a_study_is_a_table_of_parameters_and_results(tmp_path: Path) -> None:
     assert trials["final_loss"].notna().tolist() == [True] * 4 + [False] * 2
     assert set(trials["model.channels"]) <= {6, 9, 12, 15}
     assert Path(trials["folder"][3]) == tmp_path / "trials" / STUDY / "3"
+
+
+def file_texture(path: str, hash_: str, size: int = 128) -> dict[str, object]:
+    return {
+        "texture.name": "image",
+        "texture.source": "file",
+        "texture.path": path,
+        "texture.hash": hash_,
+        "train.size": size,
+    }
+
+
+DRAWING = {"texture.name": "roundleaf", "texture.source": "drawn", "texture.hash": "1" * 64}
+SPOTS = {"texture.name": "gray_scott", "texture.source": "gray_scott", "texture.preset": "spots"}
+
+
+@pytest.mark.parametrize(
+    ("fixed", "textures"),
+    [
+        ([file_texture("/a/leaf.jpg", "1" * 64), file_texture("/a/bark.png", "2" * 64)], ["leaf", "bark"]),
+        (
+            [file_texture("/a/leaf.jpg", "1" * 64), file_texture("/b/leaf.jpg", "2" * 64)],
+            ["leaf 111111", "leaf 222222"],
+        ),
+        ([file_texture("/a/leaf.jpg", "1" * 64), file_texture("/b/leaf.jpg", "1" * 64)], ["leaf", "leaf"]),
+        ([file_texture("/a/leaf.jpg", "1" * 64), file_texture("/a/leaf.jpg", "2" * 64, 64)], ["leaf"] * 2),
+        ([DRAWING, DRAWING | {"texture.source": "photo"}], ["roundleaf", "roundleaf photo"]),
+        ([DRAWING, {"texture.name": "roundleaf"}], ["roundleaf", "roundleaf"]),  # of before there were hashes
+        (
+            [SPOTS | {"texture.hash": "3" * 64}, SPOTS | {"texture.hash": "4" * 64, "texture.seed": 1}],
+            ["gray_scott spots 333333", "gray_scott spots 444444"],
+        ),
+    ],
+)
+def test_different_textures_have_different_names(
+    table: StudyTable, fixed: list[dict[str, object]], textures: list[str]
+) -> None:
+    tables = [replace(table, name=f"study {index}", fixed=each) for index, each in enumerate(fixed)]
+    marked = mark_textures(tables)
+    assert [each.texture for each in marked] == textures
+    assert sorted(set(join_studies(marked)["texture"])) == sorted(set(textures))
 
 
 def test_loading_needs_the_name_alone(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from nca.config.schema import (
     TrialConfig,
     build_recorded,
     name_study,
+    name_texture,
 )
 from nca.config.validation import build, flatten
 from tests.builders import model_config, train_config, trial_config
@@ -210,6 +211,7 @@ def test_studies_are_named_after_texture_model_and_features() -> None:
     config = trial_config()
     image = ImageTexture(name="image", source="file", path="/a/b/my leaf,2.tar.png")
     simulated = GrayScottTexture(**GRAY_SCOTT)
+    assert name_texture(image) == "my leaf,2.tar"
     assert name_study(config) == "roundleaf-srnca-random_filters"
     assert name_study(replace(config, texture=image)) == "my_leaf_2.tar-srnca-random_filters"
     assert name_study(replace(config, texture=simulated)) == "gray_scott_coral-srnca-random_filters"
