@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nca.cli.errors import EXIT_INTERRUPTED, ConfigError, exit_on_error
-from nca.cli.options import split_argv
+from nca.cli.options import SWEEP_FLAGS, split_overrides
 from nca.config.schema import name_texture
 from nca.loss.vgg_weights import resolve_features
 from nca.study.plan import Plan, has_study, make_plans, resolve
@@ -72,7 +72,7 @@ def run_and_exit(overrides: Sequence[str]) -> None:
         summaries = run_studies(overrides)
     if summaries[-1].interrupted and not summaries[-1].at_limit:
         raise SystemExit(EXIT_INTERRUPTED)
-    raise SystemExit(0 if all(summary.best for summary in summaries) else 1)
+    raise SystemExit(0 if all(summary.best or summary.at_limit for summary in summaries) else 1)
 
 
 def _application(plan: Plan) -> str:
@@ -206,15 +206,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the entry point; exit code 0 done, 2 bad input, 130 stopped before its total."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
     with exit_on_error(SweepError):
-        flags, overrides = split_argv(argv)
+        flags, overrides = split_overrides(argv)
         if not flags:
             dry_run(overrides)
             return
         from nca.config.compose import run_hydra
 
-        if {"-m", "--multirun"} & flags:
+        if SWEEP_FLAGS.intersection(flags):
             make_plans(overrides)  # refuses mistakes in one line; Hydra's messages are longer
-        run_hydra("sweep", argv)
+        run_hydra("sweep", flags, overrides)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 from nca.cli.errors import EXIT_INTERRUPTED, ConfigError, exit_on_error, nearest
-from nca.cli.options import split_argv
+from nca.cli.options import SWEEP_FLAGS, split_overrides
 from nca.config.schema import TrainConfig, TrialConfig, name_study, training_values
 from nca.config.validation import build
 from nca.loss.vgg_weights import resolve_features
@@ -163,13 +163,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
     with exit_on_error(SweepError, OSError):  # of a full or unwritable disk, for instance
-        flags, overrides = split_argv(argv)
-        if {"-m", "--multirun"} & flags:
+        flags, overrides = split_overrides(argv)
+        if SWEEP_FLAGS.intersection(flags):
             raise ConfigError("nca.train -m: nca.train trains one run; a sweep is python -m nca.sweep -m")
         from nca.config.compose import compose_plain, run_hydra
 
         if flags:
-            return run_hydra("train", argv)
+            return run_hydra("train", flags, overrides)
         keys = {word.partition("=")[0] for word in overrides}
         for key in keys - KEYS:
             if nearest(key, RERUN_OPTIONS):

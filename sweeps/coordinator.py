@@ -75,11 +75,11 @@ class Coordinator:
         spec, space = self._spec, self._spec.study.space
         sampler = make_sampler(spec.sampler, space)
         make_pruner(spec.pruner)  # refuses an unknown name
+        configurations = {}
+        if spec.warm_start is not None:  # before anything is created
+            configurations = read_configurations(spec.study.storage, spec.warm_start, space, spec.n_trials)
         storage = self._storage = open_storage(spec.study.storage, timeout_s=spec.storage_timeout_s)
         storage.on_unavailable = self._report_unavailable
-        configurations = {}
-        if spec.warm_start is not None:
-            configurations = read_configurations(storage, spec.warm_start, space, spec.n_trials)
         check_folders(spec.study, storage, spec.trials)
         study = self._study = open_study(spec.study, storage)
         study.sampler = sampler

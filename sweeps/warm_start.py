@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.storages import RDBStorage
 from optuna.study import Study
 
 from sweeps import SweepError
 from sweeps.space import Space, to_distributions
+from sweeps.storage.optuna_storage import NoStudiesError, open_storage
 from sweeps.study import find_study
 from sweeps.trials import WARM_START, ranked
 
@@ -20,15 +21,20 @@ MAX_CONFIGURATIONS = 5  # and at most half of the trials
 Configurations = dict[str, dict[str, Any]]  # params by the study and number of their trial
 
 
-def read_configurations(storage: RDBStorage, name: str, space: Space, n_trials: int) -> Configurations:
+def read_configurations(url: str, name: str, space: Space, n_trials: int) -> Configurations:
     """Return the best configurations of a study for another one with a search space and a total of trials.
+
+    Creates nothing.
 
     Raises:
         SweepError: If there is no such study, or the space contains none of its configurations.
     """
-    source = find_study(storage, name)
+    source, names = None, "none"
+    with contextlib.suppress(NoStudiesError):
+        storage = open_storage(url, create=False)
+        source = find_study(storage, name)
+        names = ", ".join(sorted(optuna.get_all_study_names(storage))) or names
     if source is None:
-        names = ", ".join(sorted(optuna.get_all_study_names(storage))) or "none"
         raise SweepError(f"sweep.warm_start={name}: no such study; there are: {names}")
     found = best_configurations(source, space)
     if not found:

@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,11 @@ from nca.cli.errors import ConfigError, check_output, nearest
 from sweeps.storage.sqlite import RESERVED
 
 HELP_FLAGS = {"--help", "-h"}
+SWEEP_FLAGS = {"--multirun", "-m"}
+_PRINTED = ("job", "hydra", "all")
+_DESCRIBED = ("", "all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+PRINTING_FLAGS = {"--cfg": _PRINTED, "-c": _PRINTED, "--info": _DESCRIBED, "-i": _DESCRIBED}  # with values
+OVERRIDE_FLAGS = {*HELP_FLAGS, *SWEEP_FLAGS, *PRINTING_FLAGS, "--resolve"}
 MAX_DIGITS = 18  # of a whole number
 MAX_TEXT_MB = 16
 
@@ -115,11 +121,20 @@ def split_argv(argv: Sequence[str]) -> tuple[set[str], list[str]]:
     Raises:
         ConfigError: If a word is no text in the encoding of the environment.
     """
+    check_text(argv)
+    return {word for word in argv if word.startswith("-")}, [w for w in argv if not w.startswith("-")]
+
+
+def check_text(argv: Sequence[str]) -> None:
+    """Check that the words of a command line are text in the encoding of the environment.
+
+    Raises:
+        ConfigError: If one is not.
+    """
     for word in argv:
         if not word.isascii() and re.search("[\ud800-\udfff]", word):
             encoding = sys.getfilesystemencoding()
             raise ConfigError(f"{word}: is not text in {encoding}; set LANG=C.UTF-8, or give another name")
-    return {word for word in argv if word.startswith("-")}, [w for w in argv if not w.startswith("-")]
 
 
 def read_runs_dir(text: str) -> Path:
@@ -133,6 +148,33 @@ def read_runs_dir(text: str) -> Path:
         shown = " or ".join(RESERVED)
         raise ConfigError(f"runs_dir={text and folder}: must be a folder without {shown} in its path")
     return folder
+
+
+def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the flags of a command line with their values, as Hydra reads them, and its overrides.
+
+    Raises:
+        ConfigError: If a flag or its value is unknown, or a word is no text.
+    """
+    check_text(argv)
+    flags: list[str] = []
+    overrides: list[str] = []
+    words = deque(argv)
+    while words:
+        word = words.popleft()
+        if not word.startswith("-"):
+            overrides.append(word)
+            continue
+        name, equals, value = word.partition("=")
+        if name in PRINTING_FLAGS and not equals and words and "=" not in words[0]:
+            value = words.popleft()
+        if name not in OVERRIDE_FLAGS or value not in PRINTING_FLAGS.get(name, ("",)):
+            raise ConfigError(
+                f"{name} {value}".rstrip() + ": only --help, --cfg job (or hydra, all), --info and, for "
+                "nca.sweep, -m are understood as flags"
+            )
+        flags.append(f"{name}={value}" if value else name)
+    return flags, overrides
 
 
 def read_out_path(options: Mapping[str, str], key: str, default: str, kinds: Collection[str] = ()) -> Path:

@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nca.cli.errors import ConfigError, nearest
-from nca.cli.options import HELP_FLAGS, read_runs_dir
+from nca.cli.options import HELP_FLAGS, PRINTING_FLAGS, read_runs_dir
 from nca.config.validation import flatten
 from sweeps import SweepError
 from sweeps.space import Choice, Domain, Interval, Scalar
@@ -35,7 +35,6 @@ from sweeps.space import Choice, Domain, Interval, Scalar
 _PACKAGE = Path(__file__).resolve().parents[1]
 # A checkout's conf/ wins over the copy that a wheel carries.
 CONF = next(c for c in (_PACKAGE.parent / "conf", _PACKAGE / "conf") if (c / "sweep.yaml").exists())
-PRINTING = {"--cfg", "-c", "--info", "-i"}  # Hydra's flags that print a composed config
 TEXT_KEYS = {  # of paths, addresses and names, in which commas, brackets and the like mean nothing
     "runs_dir",
     "texture.path",
@@ -47,6 +46,7 @@ TEXT_KEYS = {  # of paths, addresses and names, in which commas, brackets and th
     "executor.address",
     "executor.storage_path",
 }
+SHOWN_CHARS = 40  # of a long word
 COMMAS = "commas separate the choices of a sweep, and the decimal sign is a point"
 ANY_TEXTURE = "texture=roundleaf"  # composition needs one
 
@@ -68,8 +68,8 @@ def compose_plain(config_name: str, overrides: Sequence[str]) -> dict[str, Any]:
         missing = sorted(OmegaConf.missing_keys(config))
         if missing:
             raise ConfigError(f"'{missing[0]}' is missing: give {missing[0]}=VALUE")
-        if not isinstance(config.get("runs_dir"), str):
-            raise ConfigError(f"runs_dir={config.get('runs_dir')}: must be text")
+        if not isinstance(runs := config.get("runs_dir"), str) or not runs.strip():
+            raise ConfigError(f"runs_dir={runs}: must be the path of a folder")
         config.runs_dir = str(read_runs_dir(config.runs_dir))
         return _to_dict(config, resolve=True)
 
@@ -157,6 +157,9 @@ def _parse(word: str) -> Override:
         if word.startswith("="):
             raise HydraException("no key")
         return OverridesParser.create().parse_override(_quote(word))
+    except ValueError as error:  # of Python, as it guards against the time that such a number takes
+        limit = sys.get_int_max_str_digits()
+        raise ConfigError(f"{word[:SHOWN_CHARS]}...: holds a number of more than {limit} digits") from error
     except HydraException as error:
         lines = str(error).splitlines()
         raise ConfigError(
@@ -236,22 +239,22 @@ def _scalar(value: Any) -> Scalar:
     return value
 
 
-def run_hydra(config_name: str, argv: Sequence[str]) -> None:
+def run_hydra(config_name: str, flags: Sequence[str], overrides: Sequence[str]) -> None:
     """Run a command line with flags: `-m` starts Hydra's sweeper, the others print a config.
 
     Raises:
         ConfigError: If the config to print cannot be composed.
     """
-    flags = {word.partition("=")[0] for word in argv if word.startswith("-")}
-    overrides = [word for word in argv if "=" in word and not word.startswith("-")]
-    if flags & HELP_FLAGS:
+    names = {flag.partition("=")[0] for flag in flags}
+    if names & HELP_FLAGS:
         _print_help(config_name, overrides)
         return
-    if flags & PRINTING:
+    if names & PRINTING_FLAGS.keys():
         compose_plain(config_name, overrides)  # refuses mistakes in one line
     import hydra
 
-    sys.argv[1:] = map(_quote, argv)
+    # Hydra does not read overrides on both sides of a flag, and takes one that follows --info for its value.
+    sys.argv[1:] = [*map(_quote, overrides), *flags]
     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(_refuse)()
 
 
@@ -293,7 +296,12 @@ def _read_comments(file: Path, prefix: str) -> dict[str, str]:
 
 
 def _refuse(config: DictConfig) -> None:
-    print("error: only --help, --cfg, --info and, for nca.sweep, -m are understood as flags", file=sys.stderr)
+    """Refuse flags that neither print anything nor start a sweep.
+
+    Raises:
+        SystemExit: Always.
+    """
+    print("error: --resolve: belongs to --cfg", file=sys.stderr)
     raise SystemExit(2)
 
 

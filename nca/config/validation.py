@@ -16,6 +16,8 @@ from nca.cli.errors import ConfigError, nearest
 
 T = typing.TypeVar("T")
 
+MAX_WHOLE = 10**18  # larger numbers fit neither torch's integers nor a database's
+
 
 @dataclass(frozen=True)
 class Range:
@@ -80,6 +82,8 @@ def build(schema: type[T], values: Mapping[str, Any], where: str = "") -> T:
 
 def _convert(hint: Any, value: Any, key: str, allowed: Range | None) -> Any:
     options = list(_options(hint))
+    if isinstance(value, int) and abs(value) > MAX_WHOLE:
+        raise ConfigError(f"{key}: a number of more than 18 digits; must be {_describe(options, allowed)}")
     nested = [option for option in options if is_dataclass(option)]
     if nested:
         return _build_nested(typing.cast("list[type]", nested), value, key)

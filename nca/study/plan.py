@@ -31,6 +31,9 @@ SCHEMAS = {"model": ModelConfig, "train": TrainConfig}  # groups whose values ca
 FIXED = {"model.name", "train.steps", *(f"train.{key}" for key in FREE_OF_TRAIN)}
 SEARCHABLE = {f"{group}.{item.name}" for group, part in SCHEMAS.items() for item in fields(part)} - FIXED
 UNITS_S = {"s": 1, "min": 60, "h": 3600, "d": 86400}
+MAX_NAME_BYTES = 200  # of a study; those of files are limited to 255
+MAX_SHOWN = 40  # characters of a name that is refused
+NAME = re.compile(r"[^-. =,][^=,]*")
 STUDY_GROUPS = ("texture", "model", "features")  # several names of one give a study each
 
 
@@ -91,11 +94,8 @@ def make_plans(argv: Sequence[str]) -> list[Plan]:
         _make_plan([*overrides.plain, *chosen], overrides.domains) for chosen in itertools.product(*choices)
     ]
     given = {study for plan in plans if (study := plan.config.sweep.study) is not None}
-    for study in given:
-        if not is_study_name(study):
-            raise ConfigError(
-                f"sweep.study={study}: must be a name without / that is neither empty nor reserved"
-            )
+    for plan in plans:
+        _check_name(plan.name if plan.config.sweep.study is None else plan.config.sweep.study)
     if given and len(given) < len(plans):
         raise ConfigError(
             f"sweep.study={min(given)}: one name for {len(plans)} studies; leave it out, or make it differ: "
@@ -123,6 +123,21 @@ def _make_plan(overrides: list[str], domains: Mapping[str, Domain]) -> Plan:
     _check_settings(config)
     check_sampler(config.sampler.name, space, len(config.sweep.objectives))
     return plan
+
+
+def _check_name(study: str) -> None:
+    """Check a study's name, which folders have too, and which command lines hold in lists with commas.
+
+    Raises:
+        ConfigError: If it is not allowed.
+    """
+    is_short = 0 < len(study.encode()) <= MAX_NAME_BYTES
+    if not is_short or not is_study_name(study) or not NAME.fullmatch(study) or not study.isprintable():
+        shown = repr(study[:MAX_SHOWN]) + "..." * (len(study) > MAX_SHOWN)
+        raise ConfigError(
+            f"sweep.study={shown}: must be a name of 1 to {MAX_NAME_BYTES} bytes without / = , and control "
+            "characters, must not begin with - or . or a space, and not be reserved; give sweep.study=NAME"
+        )
 
 
 def _check_searchable(key: str) -> None:
@@ -197,7 +212,7 @@ def read_duration(key: str, text: str | None) -> float | None:
     if text is None:
         return None
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h|d)", text.strip())
-    if found is None or float(found[1]) == 0:
+    if found is None or not 0 < float(found[1]) < math.inf:
         raise ConfigError(f"{key}={text}: must be a number and s, min, h or d, as 90min or 2h")
     return float(found[1]) * UNITS_S[found[2]]
 

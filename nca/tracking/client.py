@@ -108,11 +108,29 @@ def check_address(uri: str) -> None:
         raise ConfigError(f"tracking.uri={uri}: trials cannot share a store in memory; give a file")
     if uri.startswith(SQLITE):
         try:
-            database_file(uri)
-        except ValueError as error:
+            _check_database(database_file(uri))
+        except (ValueError, sqlite3.Error) as error:
             raise ConfigError(f"tracking.uri={uri}: {error}") from error
     if scheme in ("http", "https"):
         _check_server(uri)
+
+
+def _check_database(file: Path) -> None:
+    """Check that an SQLite file, if it exists, is empty or MLflow's.
+
+    Raises:
+        ValueError: If it is another program's.
+        DatabaseError: If it is no database.
+    """
+    if not file.exists():
+        return
+    with contextlib.closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as database:
+        try:
+            tables = {name for (name,) in database.execute("select name from sqlite_master")}
+        except sqlite3.OperationalError:  # it is locked; whoever opens it waits
+            return
+    if tables and "experiments" not in tables:
+        raise ValueError("the database of another program; give another file")
 
 
 def _check_server(uri: str) -> None:

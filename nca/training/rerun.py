@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from nca.config.validation import build
 from nca.records.paths import RecordPaths, read_record_paths
 
 RERUN_OPTIONS = ("run", "study", "trial", "sweep.storage")  # keys of a command line that are not overrides
+REQUIRED = {item.name for item in fields(TrialConfig) if item.default is MISSING}
 NEW_GROUPS = ("tracking", "outputs", "runs_dir")  # taken from the new command, not from the earlier run
 
 
@@ -117,6 +118,9 @@ def _find_run(paths: RecordPaths, options: Mapping[str, str]) -> str:
         SweepError: If there is no such study.
     """
     name, trial = options.get("study"), options.get("trial")
+    for key, value in options.items():
+        if not value.strip():
+            raise ConfigError(f"{key}={value}: has no value")
     if ("run" in options) == (name is not None) or ("run" in options and trial is not None):
         raise ConfigError("give either run=ID, or study=NAME and perhaps trial=N")
     if name is None:
@@ -142,9 +146,12 @@ def _read_config(file: Path, composed: Mapping[str, Any]) -> TrialConfig:
 
     try:
         values = yaml.safe_load(read_text(file))
+        missing = sorted(REQUIRED - values.keys())
         values = {**composed, **values, "train": {**composed["train"], **values["train"]}}
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, yaml.YAMLError) as error:
         raise ConfigError(f"{file}: is not the config of a run ({error})") from error
+    if missing:  # it would be that of another run, of any texture perhaps
+        raise ConfigError(f"{file}: is not the config of a run ({missing[0]} is missing, it may be cut off)")
     return build_recorded(values)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -104,6 +106,14 @@ CASES = {
         (*SMALL, "tracking.uri=nosuch://x"),
         r"tracking\.uri=nosuch://x: must begin with one of sqlite://",
     ),
+    "tracking address of an image": (
+        (*SMALL, "tracking.uri=sqlite:///{files}/text.png"),
+        r"tracking\.uri=sqlite:////.*/text\.png: file is not a database",
+    ),
+    "tracking address of another database": (
+        (*SMALL, "tracking.uri=sqlite:///{files}/other.db"),
+        r"other\.db: the database of another program; give another file",
+    ),
     "tracking address without a scheme": (
         (*SMALL, "tracking.uri=mlflow.db"),
         r"tracking\.uri=mlflow\.db: must",
@@ -129,6 +139,15 @@ SWEEP_CASES = {
         (*SMALL[1:], "texture=roundleaf,alocasia", "sweep.study=mine"),
         r"sweep\.study=mine: one name for 2 studies",
     ),
+    "a warm start from nothing": (
+        (*SMALL, "sweep.warm_start=nothing"),
+        r"sweep\.warm_start=nothing: no such study; there are: none",
+    ),
+    "a name that reads as a flag": ((*SMALL, "sweep.study=-x"), r"sweep\.study='-x': must be a name of"),
+    "a name that is too long": (
+        (*SMALL, f"sweep.study={'x' * 300}"),
+        r"sweep\.study='x+'\.\.\.: must be a name",
+    ),
     "no trials": ((*SMALL, "sweep.n_trials=0"), r"sweep\.n_trials=0: must be a whole number, 1 or more"),
     "unknown storage": (
         (*SMALL, "sweep.storage=nosuch://x"),
@@ -151,6 +170,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "truncated.png").write_bytes(whole[: len(whole) // 2])
     Image.new("RGB", (1, 1)).save(folder / "pixel.png")
     (folder / "empty.png").touch()
+    with contextlib.closing(sqlite3.connect(folder / "other.db")) as other:
+        other.execute("create table something (id integer)")
     (folder / "text.png").write_text("no image " * 100)
     for name in ("corrupt.pth", "corrupt.safetensors"):
         (folder / name).write_bytes(b"no weights at all " * 100)

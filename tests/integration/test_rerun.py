@@ -174,7 +174,11 @@ def test_mistakes_are_one_line(
     (broken / "config.yaml").write_text("- 1")
     old = tmp_path / "old"
     old.mkdir()
-    (old / "config.yaml").write_text(yaml.safe_dump({"train": {"steps": "many"}}))
+    recorded = next((finished.runs / "artifacts").glob("*/*/artifacts/config.yaml")).read_text()
+    (old / "config.yaml").write_text(re.sub(r"steps: \d+", "steps: many", recorded, count=1))
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    (cut / "config.yaml").write_text("train:" + recorded.partition("train:")[2].partition("seed:")[0])
     endless = tmp_path / "endless"
     endless.mkdir()
     (endless / "config.yaml").symlink_to("/dev/zero")
@@ -183,6 +187,8 @@ def test_mistakes_are_one_line(
         ((f"run={broken}",), "is not the config of a run"),
         ((f"run={endless}",), "is not the config of a run (larger than 16 MB)"),
         ((f"run={old}",), "train.steps=many: must be a whole number"),
+        ((f"run={cut}",), "is not the config of a run (device is missing, it may be cut off)"),
+        (("run=",), "run=: has no value"),
         (("run=x", "study=y"), "give either run=ID, or study=NAME"),
         (("run=x", "trial=1"), "give either run=ID, or study=NAME"),
         (("trial=1",), "give either run=ID, or study=NAME"),

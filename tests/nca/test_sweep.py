@@ -5,9 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from nca import sweep
 from nca.cli.errors import ConfigError
 from nca.study.plan import make_plans
 from nca.sweep import _make_slots, dry_run, run_studies
@@ -68,3 +70,19 @@ def test_a_space_whose_largest_trial_does_not_fit_into_the_memory_is_refused(tmp
     with pytest.raises(ConfigError, match=r"train\.pool_size=1000000000000, .*: a run needs more than"):
         run_studies([*overrides, "device=cpu", "tracking=none", "features=random_filters"])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("summary", "code"),
+    [
+        ({"best": None, "interrupted": True, "at_limit": True}, 0),  # a limit is no failure
+        ({"best": None, "interrupted": True, "at_limit": False}, 130),
+        ({"best": None, "interrupted": False, "at_limit": False}, 1),
+        ({"best": "a trial", "interrupted": False, "at_limit": False}, 0),
+    ],
+)
+def test_exit_codes(summary: dict[str, object], code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "run_studies", lambda _: [SimpleNamespace(**summary)])
+    with pytest.raises(SystemExit) as end:
+        sweep.run_and_exit([])
+    assert end.value.code == code

@@ -560,6 +560,9 @@ def test_several_objectives_leave_a_front(tmp_path: Path) -> None:
 def test_a_warm_start_tries_another_studys_best_configurations_first(tmp_path: Path) -> None:
     values = {str(number): float(abs(number - 5)) for number in range(8)}
     source = Sweep(str(tmp_path), n_trials=8, values=values)
+    with pytest.raises(SweepError, match=r"^sweep\.warm_start=fale: no such study; there are: none$"):
+        replace(source, study="next", warm_start="fale").run()
+    assert not list(tmp_path.rglob("*.db"))
     source.run()
     best = sorted(trials_of(source), key=lambda trial: trial.values[0])
     with pytest.raises(SweepError, match=r"^sweep\.warm_start=fale: no such study; there are: fake$"):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nca.cli.errors import ConfigError
-from nca.cli.options import Command, atomic_output, read_number, read_out_path, read_text
+from nca.cli.options import Command, atomic_output, read_number, read_out_path, read_text, split_overrides
 
 COMMAND = Command("nca.x", "Do something.", {"run": "which run", "size": "in px"}, required=["run"])
 STUDIES = Command(
@@ -220,3 +220,36 @@ def test_an_output_path_is_checked_before_anything_is_made(tmp_path: Path) -> No
         read_out_path({"out": "x.txt"}, "out", "", (".csv", ".parquet"))
     with pytest.raises(ConfigError, match="/nowhere is not a folder"):
         read_out_path({"out": "/nowhere/x.csv"}, "out", "", (".csv",))
+
+
+@pytest.mark.parametrize(
+    ("line", "flags", "overrides"),
+    [
+        ("-m a=1 b=2", ["-m"], ["a=1", "b=2"]),
+        ("a=1 -m b=2", ["-m"], ["a=1", "b=2"]),
+        ("a=1 --cfg job b=2 --resolve", ["--cfg=job", "--resolve"], ["a=1", "b=2"]),
+        ("-c=all a", ["-c=all"], ["a"]),
+        ("--info a=1", ["--info"], ["a=1"]),
+        ("--info defaults a=1 -h", ["--info=defaults", "-h"], ["a=1"]),
+    ],
+)
+def test_flags_may_stand_anywhere(line: str, flags: list[str], overrides: list[str]) -> None:
+    assert split_overrides(line.split()) == (flags, overrides)
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("a=1 --foo", "--foo"),
+        ("--run a=1", "--run"),
+        ("--cfg nope a=1", "--cfg nope"),
+        ("a=1 --cfg", "--cfg"),
+        ("--cfg a=1", "--cfg"),
+        ("--config-dir=/tmp a=1", "--config-dir /tmp"),
+        ("-m=3", "-m 3"),
+        ("--multi a=1", "--multi"),
+    ],
+)
+def test_unknown_flags_are_one_line(line: str, shown: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{shown}: only --help, --cfg job .* are understood as flags$"):
+        split_overrides(line.split())

@@ -157,7 +157,10 @@ def test_what_belongs_to_a_sweep_is_no_part_of_a_single_run() -> None:
     [
         (["texture=image"], "^'texture.path' is missing: give texture.path=VALUE$"),
         ([TEXTURE, "~seed"], "^'seed' is missing: give seed=VALUE$"),
-        ([TEXTURE, "runs_dir=null"], "^runs_dir=None: must be text$"),
+        ([TEXTURE, "runs_dir=null"], "^runs_dir=None: must be the path of a folder$"),
+        ([TEXTURE, "runs_dir=''"], "^runs_dir=: must be the path of a folder$"),
+        ([TEXTURE, "runs_dir="], "^runs_dir=: must be the path of a folder$"),
+        ([TEXTURE, "runs_dir= "], "^runs_dir= : must be the path of a folder$"),
     ],
 )
 def test_missing_values_are_named(overrides: list[str], message: str) -> None:

@@ -108,6 +108,15 @@ def test_numbers_that_are_not_finite_are_refused(value: float) -> None:
     refuse(TrainConfig, {**TRAIN, "steps": value}, f"steps={value}: must be a whole number")
 
 
+def test_numbers_that_no_database_holds_are_refused() -> None:
+    for key in ("steps", "learning_rate"):
+        refuse(
+            TrainConfig,
+            {**TRAIN, key: 10**400},
+            f"^{key}: a number of more than 18 digits; must be a .*number",
+        )
+
+
 @pytest.mark.parametrize("value", [True, False])
 def test_a_bool_is_no_number(value: bool) -> None:
     shown = str(value).lower()

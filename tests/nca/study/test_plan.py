@@ -94,8 +94,18 @@ def test_names_of_studies(tmp_path: Path) -> None:
     assert plan.name == "leaf-srnca-auto"
     assert plan.with_features(FeaturesConfig("random_filters")).name == "leaf-srnca-random_filters"
     refuse(["texture=roundleaf,alocasia", "sweep.study=x"], "sweep.study=x: one name for 2 studies; leave it")
+    names = ["a=b", "a,b", "-a", ".a", " a", "a\nb", "", "x" * 201, "ж" * 101, "Default", "a/b"]
+    for name in names:
+        refuse(
+            ["texture=roundleaf", f"sweep.study='{name}'"],
+            "^sweep.study=.*: must be a name of 1 to 200 bytes",
+        )
+    refuse(
+        ["texture=image", f"texture.path={'x' * 230}.png"], "^sweep.study='x.*: must be a name of 1 to 200"
+    )
+    assert plan_of("sweep.study='лист 1 (a) \"b\" <script>'").name == 'лист 1 (a) "b" <script>'
     for name in ("a/b", "leaf/ratings", "..", "single-runs", "optuna"):
-        refuse(["texture=roundleaf", f"sweep.study={name}"], f"sweep.study={name}: must be a name without /")
+        refuse(["texture=roundleaf", f"sweep.study={name}"], f"sweep.study=.{name}.: must be a name of")
 
 
 @pytest.mark.parametrize(
@@ -128,6 +138,12 @@ def test_numbers_are_whole_where_the_schema_wants_it(override: str, domain: Inte
         ("model.update_rate=interval(0, 1)", r"model.update_rate=0.0: must be a number, in \(0, 1\]"),
         ("train.size=interval(16, 64)", "train.size=17: .* a multiple of 16"),
         ("train.size=range(16, 64, 8)", "train.size=24: .* a multiple of 16"),
+        (
+            f"model.channels=4,{'9' * 5000}",
+            r"^model.channels=4,9+\.\.\.: holds a number of more",
+        ),
+        (f"model.channels=4,{'9' * 19}", "^model.channels: a number of more than 18 digits"),
+        (f"model.channels=interval(4,{'9' * 400})", "cannot be read as key=value"),
         ("model.mask=cell,chanel", "model.mask=chanel: must be one of channel, cell"),
         ("model.channels=six,nine", "model.channels=six: must be a whole number"),
     ],
