@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import sys
+import tempfile
+import traceback
 from collections.abc import Iterable, Iterator
 
 from sweeps.output import lost_output, protect_output
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130  # as shells report ctrl-C
+
+
+# Errors of a full or protected disk, of memory or of a user's path, and never of the program.
+EXPECTED_ERRORS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ENOMEM,
+    errno.ENAMETOOLONG,
+}
 
 
 class ConfigError(ValueError):
@@ -21,7 +37,8 @@ class ConfigError(ValueError):
 def exit_on_error(*also: type[Exception]) -> Iterator[None]:
     """End the process with one line on stderr after a user's mistake (exit code 2) or ctrl-C (130).
 
-    Output that cannot be printed stops nothing before that.
+    Output that cannot be printed stops nothing before that. An error of the operating system may be a fault
+    of the program: its traceback is kept in a file, which the line names.
 
     Args:
         also: Further exceptions whose message is such a line.
@@ -35,11 +52,22 @@ def exit_on_error(*also: type[Exception]) -> Iterator[None]:
         yield
         check_output()
     except mistakes as error:
-        print(f"error: {error}", file=sys.stderr)
+        kept = ""
+        if isinstance(error, OSError) and error.errno not in EXPECTED_ERRORS:
+            kept = f"; traceback in {_keep_traceback(error)}"
+        print(f"error: {error}{kept}", file=sys.stderr)
         raise SystemExit(EXIT_BAD_INPUT) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+def _keep_traceback(error: OSError) -> str:
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", errors="backslashreplace", prefix="nca-error-", suffix=".log", delete=False
+    ) as log:
+        traceback.print_exception(error, file=log)
+    return log.name
 
 
 def check_output() -> None:

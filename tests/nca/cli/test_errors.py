@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import signal
 import subprocess
@@ -94,3 +95,26 @@ def test_words_that_are_no_text_are_refused_in_one_line(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert re.fullmatch(r"error: sweep\.study=\\udcff: is not text in utf-8; .*\n", done.stderr)
+
+
+def test_an_error_of_the_system_keeps_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(SystemExit) as ending, exit_on_error(OSError):
+        (tmp_path / "nothing").read_text()
+    assert ending.value.code == 2
+    (log,) = tmp_path.glob("nca-error-*.log")
+    line = f"error: [Errno 2] No such file or directory: '{tmp_path / 'nothing'}'; traceback in {log}\n"
+    assert capsys.readouterr().err == line
+    assert "test_an_error_of_the_system_keeps_its_traceback" in log.read_text()
+
+
+def test_a_full_disk_is_no_fault_of_the_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(SystemExit), exit_on_error(OSError):
+        raise OSError(errno.ENOSPC, "No space left on device", "x")
+    assert capsys.readouterr().err == "error: [Errno 28] No space left on device: 'x'\n"
+    assert list(tmp_path.iterdir()) == []
