@@ -49,7 +49,7 @@ class Coordinator:
         self._running: dict[int, TrialProgress] = {}
         self._n_stops = 0  # 1: trials save checkpoints and end; 2: they are killed
         self._stop_line = "stopping: trials save checkpoints; press Ctrl-C again to stop now"
-        self._failure: str | None = None  # common to many trials
+        self._error: Exception | None = None  # raised once trials have saved checkpoints
         self._at_limit = False
         self._is_waiting = False  # for trials of other coordinators
         self._is_unavailable = False  # the storage
@@ -111,8 +111,8 @@ class Coordinator:
                 try:
                     with self._progress:
                         self._loop()
-                    if self._failure is not None:
-                        raise SweepError(self._failure)
+                    if self._error is not None:
+                        raise self._error
                 finally:
                     self._executor.close()  # before its trials are settled
                     for number in list(self._running):
@@ -198,10 +198,10 @@ class Coordinator:
 
     def _stop_at_failures(self) -> None:
         """Stop if trials fail for a reason that others would fail for too."""
-        if self._failure is None:
-            self._failure = self._queue.common_failure(self._spec.trials)
-            if self._failure is not None:
-                self._stop("stopping, as too many trials failed")
+        failure = self._queue.common_failure(self._spec.trials)
+        if failure is not None and self._error is None:
+            self._error = SweepError(failure)
+            self._stop("stopping, as too many trials failed")
 
     @contextlib.contextmanager
     def _handle_signals(self) -> Iterator[None]:
@@ -247,9 +247,10 @@ class Coordinator:
     def _start(self, trial: Trial) -> None:
         try:
             self._launch(self._queue.reread(trial.number))
-        except BaseException:  # no other process would know that it does not run
+        except Exception as error:  # no other process would know that it does not run
             self._queue.retry(self._queue.fail(trial.number, "interrupted"))
-            raise
+            self._error = error
+            self._stop(f"stopping, as trial {trial.number} cannot be started")
 
     def _launch(self, trial: FrozenTrial) -> None:
         spec, number, folder = self._spec, trial.number, self._spec.folder_of(trial)

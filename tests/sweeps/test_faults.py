@@ -7,9 +7,10 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from optuna.trial import FrozenTrial, TrialState
@@ -268,6 +269,33 @@ def test_one_trial_that_dies_again_and_again_does_not_end_the_sweep(tmp_path: Pa
 def test_failures_after_a_success_do_not_end_the_sweep(tmp_path: Path) -> None:
     sweep = Sweep(str(tmp_path), n_trials=4, workers=1, otherwise="crash", retries=0, acts={"0": ["succeed"]})
     assert sweep.run().counts == {"complete": 1, "crashed": 3}
+
+
+class Waiting(Sweep):
+    def compose(self, params: Mapping[str, Any], number: int) -> dict[str, Any]:
+        if number == 1:
+            wait_until_started(self, 0)
+        return super().compose(params, number)
+
+
+class Changing(Waiting):
+    def compose(self, params: Mapping[str, Any], number: int) -> dict[str, Any]:
+        config = super().compose(params, number)
+        if number == 1:
+            raise SweepError("the texture has changed")
+        return config
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"), [(Waiting, "the first 3 trials all failed"), (Changing, "the texture has changed")]
+)
+def test_an_error_that_ends_a_sweep_lets_running_trials_save_checkpoints(
+    tmp_path: Path, kind: type[Sweep], message: str
+) -> None:
+    sweep = kind(str(tmp_path), retries=0, acts={"0": ["hang"]}, otherwise="crash", processes=True)
+    with pytest.raises(SweepError, match=message):
+        sweep.run()
+    assert trials_of(sweep)[0].user_attrs["n_steps"] == N_STEPS // 2  # written by the trial as it stops
 
 
 def test_many_failures_in_a_row_for_one_reason_end_a_sweep_that_goes_on_later(tmp_path: Path) -> None:
