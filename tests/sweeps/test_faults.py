@@ -27,7 +27,7 @@ from tests.sweeps.fake_application import N_STEPS, Sweep, read_started
 from tests.sweeps.launching import Launch, launching, read_trials
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT_S = 90.0
+TIMEOUT_S = 240.0
 DEATH_S = 1.0
 HANG_TWICE = {"0": ["hang", "succeed"], "1": ["hang", "succeed"]}
 DEAF_TWICE = {"0": ["hang deaf", "succeed"], "1": ["hang deaf", "succeed"]}
@@ -179,7 +179,7 @@ def test_a_worker_whose_trial_others_have_ended_leaves_at_its_next_report(
     storage.set_trial_state_values(trials_of(sweep)[0]._trial_id, TrialState.FAIL)
     process.communicate(timeout=TIMEOUT_S)
     first, second = read_started(sweep.trial_folder(0))
-    assert second[1] - first[1] < N_STEPS / 2  # seconds; it would have gone on for twice as long
+    assert second[1] - first[1] < N_STEPS - 1  # seconds; it would have gone on for longer
     assert "another process has ended this trial" in (sweep.trial_folder(0) / "log.txt").read_text()
     assert_at_its_total(sweep)
 
