@@ -133,8 +133,7 @@ class Coordinator:
             while not self._n_stops and self._executor.n_free() and (trial := self._ask_if_wanted()):
                 self._start(trial)
             if self._n_stops and not has_stopped_trials:
-                self._progress.print(self._stop_line)
-                self._executor.stop()
+                self._stop_trials()
                 has_stopped_trials = True
             if self._n_stops > 1 or not (self._running or self._waits_for_others()):
                 break
@@ -159,7 +158,7 @@ class Coordinator:
             timeout = format_duration(self._spec.storage_timeout_s)
             self._progress.print(f"the storage does not answer, retrying for up to {timeout}: {reason}")
         if self._n_stops:
-            self._executor.stop()
+            self._stop_trials()
         if self._n_stops > 1:
             raise SweepError(
                 f"sweep.storage={self._spec.study.storage}: does not answer ({reason}); "
@@ -225,6 +224,12 @@ class Coordinator:
     def _stop(self, reason: str) -> None:
         self._n_stops = max(1, self._n_stops)
         self._stop_line = f"{reason}: trials save checkpoints; press Ctrl-C to stop now"
+
+    def _stop_trials(self) -> None:
+        if self._stop_line:
+            self._progress.print(self._stop_line)
+            self._stop_line = ""
+        self._executor.stop()
 
     def _ask_if_wanted(self) -> Trial | None:
         if not self._queue.n_wanted():

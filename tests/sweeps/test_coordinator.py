@@ -29,6 +29,7 @@ from sweeps.application import DashboardNotes
 from sweeps.assignment import read_assignment
 from sweeps.coordinator import Coordinator
 from sweeps.ownership import describe_owner
+from sweeps.progress import Progress
 from sweeps.space import to_distributions
 from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import UID, find_study, open_study
@@ -44,6 +45,7 @@ from sweeps.trials import (
 )
 from tests.refused_writes import refuse_writes
 from tests.sweeps.fake_application import N_STEPS, SPACE, FakeSweep, Sweep, read_started
+from tests.sweeps.in_process import InProcessExecutor
 
 REFILL_S = 1.0
 
@@ -257,6 +259,21 @@ def test_a_signal_while_a_line_is_printed_stops_the_sweep_as_at_any_time(
     assert (summary.interrupted, summary.counts) == (True, {})
     assert "stopping: trials save checkpoints; press Ctrl-C again to stop now" in out.getvalue()
     assert signal.getsignal(number) == handler
+
+
+def test_signals_are_passed_on_while_the_storage_is_unavailable(tmp_path: Path) -> None:
+    out, executor = io.StringIO(), InProcessExecutor(1)
+    coordinator = Coordinator(Sweep(str(tmp_path)).spec(), executor, Progress(Console(file=out)))
+    coordinator._report_unavailable("no connection")
+    coordinator._interrupt(signal.SIGINT, None)
+    coordinator._report_unavailable("no connection")
+    assert out.getvalue().splitlines() == [
+        "the storage does not answer, retrying for up to 0 s: no connection",
+        "stopping: trials save checkpoints; press Ctrl-C again to stop now",
+    ]
+    coordinator._interrupt(signal.SIGINT, None)
+    with pytest.raises(SweepError, match="the same command resumes the running trials"):
+        coordinator._report_unavailable("no connection")
 
 
 def test_nohup_keeps_a_sweep_running_when_its_terminal_is_closed(tmp_path: Path) -> None:
