@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 import sweeps.executors.cgroups
 import sweeps.executors.local
+import sweeps.trial_queue
 from sweeps import SweepError
 from sweeps.coordinator import TICK_S
 from sweeps.ownership import describe_owner
@@ -287,7 +288,11 @@ class Changing(Waiting):
 
 
 @pytest.mark.parametrize(
-    ("kind", "message"), [(Waiting, "the first 3 trials all failed"), (Changing, "the texture has changed")]
+    ("kind", "message"),
+    [
+        pytest.param(Waiting, "the first 3 trials all failed", marks=pytest.mark.slow),
+        (Changing, "the texture has changed"),
+    ],
 )
 def test_an_error_that_ends_a_sweep_lets_running_trials_save_checkpoints(
     tmp_path: Path, kind: type[Sweep], message: str
@@ -310,13 +315,16 @@ def test_many_failures_in_a_row_for_one_reason_end_a_sweep_that_goes_on_later(tm
     assert_at_its_total(fixed)
 
 
-def test_trials_that_diverge_in_a_row_end_no_sweep_until_nothing_else_is_seen(tmp_path: Path) -> None:
+def test_more_trials_may_diverge_in_a_row_than_fail_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps.trial_queue, "DIVERGED_IN_A_ROW", 8)
     acts = {"0": ["succeed"]}
-    sweep = Sweep(str(tmp_path), n_trials=20, workers=1, otherwise="diverge", acts=acts)
-    assert sweep.run().counts == {"complete": 1, "diverged": 19}
-    with pytest.raises(SweepError, match=r"the last 20 trials all failed \(diverged\): loss nan"):
+    sweep = Sweep(str(tmp_path), n_trials=8, workers=1, otherwise="diverge", acts=acts)
+    assert sweep.run().counts == {"complete": 1, "diverged": 7}
+    with pytest.raises(SweepError, match=r"the last 8 trials all failed \(diverged\): loss nan"):
         replace(sweep, n_trials=100).run()
-    assert len(trials_of(sweep)) == 40
+    assert len(trials_of(sweep)) == 16
 
 
 def test_an_interrupted_sweep_ends_cleanly_and_the_same_command_brings_it_to_its_total(
@@ -359,7 +367,7 @@ def test_an_interruption_saves_a_checkpoint_and_does_not_use_up_retries(
     assert sweep.run().counts == {"complete": 1}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
 def test_a_signal_to_all_processes_of_a_job_saves_checkpoints(
     tmp_path: Path, launch: Launch, number: signal.Signals
 ) -> None:
