@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nca.automaton.model import Automaton, make_automaton
+from nca.automaton.model import Automaton
+from nca.automaton.rules import Munca, make_automaton
 from nca.automaton.seeding import Streams
 from nca.config.schema import (
     FeaturesConfig,
+    LossConfig,
     ModelConfig,
     OutputsConfig,
     PlantTexture,
@@ -24,7 +26,14 @@ from nca.loss.features import CONVOLUTIONS
 
 CPU = torch.device("cpu")
 SIZE = 16
-RULES = {"srnca": ("linear", "channel"), "relu": ("relu", "cell")}
+RULES: dict[str, dict[str, Any]] = {  # the choices of conf/model/, with few weights
+    "srnca": {"mask": "channel", "clamp": True, "seed_state": "square", "hidden_channels": 8, "filters": 6},
+    "distill": {"mask": "cell", "clamp": False, "seed_state": "noise", "hidden_channels": 8, "filters": 4},
+    "munca": {"mask": "cell", "clamp": False, "seed_state": "noise"},
+}
+PATCHES = FeaturesConfig("patches", side=5, levels=2, unsharp=2.0)
+GRAM = LossConfig(name="gram")
+SLICED = LossConfig(name="sliced", directions=8, norm="l1")
 ROUNDLEAF = PlantTexture(name="roundleaf", source="drawn", url="")
 
 
@@ -32,10 +41,9 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def model_config(name: str = "srnca", **changes: Any) -> ModelConfig:
-    activation, mask = RULES[name]
-    values = {"channels": 4, "hidden_channels": 8, "filters": 6, "update_rate": 0.6}
-    return ModelConfig(name=name, **{**values, "activation": activation, "mask": mask, **changes})
+def model_config(name: Any = "srnca", **changes: Any) -> ModelConfig:
+    values = {"channels": 4, "update_rate": 0.6, "seed_noise": 0.2}
+    return ModelConfig(name=name, **{**values, **RULES[name], **changes})
 
 
 def train_config(**changes: Any) -> TrainConfig:
@@ -43,7 +51,8 @@ def train_config(**changes: Any) -> TrainConfig:
         "steps": 12,
         "batch_size": 2,
         "learning_rate": 1e-3,
-        "drop_step": None,
+        "drop_steps": None,
+        "min_ca_steps": None,
         "max_ca_steps": 6,
         "size": SIZE,
         "pool_size": 8,
@@ -51,6 +60,9 @@ def train_config(**changes: Any) -> TrainConfig:
         "rollout": "fast",
         "recompute": False,
         "cuda_graph": False,
+        "overflow_weight": 0.0,
+        "gradient_per_ca_step": False,
+        "keep": "last",
         "checkpoint_every": 4,
         "checkpoint_every_s": 0.0,
         "keep_checkpoint": False,
@@ -64,6 +76,7 @@ def trial_config(runs_dir: Path | str = "mlruns", **changes: Any) -> TrialConfig
     return TrialConfig(
         texture=texture,
         model=model_config(changes.pop("rule", "srnca"), **changes.pop("model", {})),
+        loss=changes.pop("loss", GRAM),
         features=changes.pop("features", FeaturesConfig("random_filters")),
         train=train_config(**changes.pop("train", {})),
         tracking=TrackingConfig("none") if (uri := changes.pop("uri", None)) is None else mlflow(uri),
@@ -79,11 +92,18 @@ def mlflow(uri: str) -> TrackingConfig:
 
 
 def automaton(name: str = "srnca", *, seed: int = 0, **changes: Any) -> Automaton:
-    """Return an automaton whose second convolution is not zero, so that its states change."""
+    """Return an automaton whose last convolution is neither zero nor small, so that its states change."""
     model = make_automaton(model_config(name, **changes), Streams(seed, CPU))
+    last = last_weight(model)
     with torch.no_grad():
-        model.w1.copy_(0.1 * torch.randn(model.w1.shape, generator=generator(seed)))
+        last.copy_(0.1 * torch.randn(last.shape, generator=generator(seed)))
     return model
+
+
+def last_weight(model: Automaton) -> Tensor:
+    """Return the weight of an automaton's last convolution."""
+    weights = dict(model.named_parameters())
+    return weights["weight"] if isinstance(model, Munca) else weights["w1"]
 
 
 def vgg_weights(width: int = 2, seed: int = 0) -> dict[str, Tensor]:

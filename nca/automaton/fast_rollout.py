@@ -1,12 +1,12 @@
 """A faster `model.plain_rollout`, equal up to rounding: forward and backward pass without autograd.
 
-States are stored channels-last on padded grids, so that convolutions read them in place. Per CA step, only
-the state and its mask (int8) are kept for the backward pass: the next state shows where the clamp was active,
-and hidden features are computed again.
+Per CA step, only the state and its mask (int8) are kept for the backward pass: the next state shows where a
+clamp was active, and hidden features are computed again.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import weakref
 from collections.abc import Callable
@@ -16,24 +16,38 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nca.automaton.fast_rules import Rule, prepare_rule
-from nca.automaton.model import Automaton, State
-from nca.automaton.padded_grid import PaddedGrid
+from nca.automaton.fast_rules import AutogradRule, LinearRule, Rule, fold_kernel
+from nca.automaton.grids import PaddedGrid, PlanarGrid
+from nca.automaton.model import Automaton, State, normalize_gradient
+from nca.automaton.rules import Distill, Munca, Srnca
+
+Grid = type[PaddedGrid] | type[PlanarGrid]
+
+
+def prepare_rule(model: Automaton) -> tuple[Callable[..., Rule], tuple[Tensor, ...]]:
+    """Return a constructor of the rule and its weights, through which autograd reaches the model's."""
+    if isinstance(model, Srnca):
+        return LinearRule, (fold_kernel(model),)
+    if model.kernels.device.type == "cpu" and isinstance(model, Distill | Munca):
+        from nca.automaton import cpu_rules
+
+        rule = cpu_rules.CpuDistillRule if isinstance(model, Distill) else cpu_rules.CpuMuncaRule
+        return functools.partial(rule, model.kernels), tuple(model.parameters())
+    return functools.partial(AutogradRule, model), tuple(model.parameters())
 
 
 class _Tape:
     """Buffers for the states and masks of up to `n_steps` consecutive CA steps."""
 
-    def __init__(self, state: State, n_steps: int, mask_channels: int) -> None:
-        batch, channels, height, width = state.shape
-        shape = (batch, height + 2, width + 2, channels)
-        self.states = [PaddedGrid(state.new_empty(shape)) for _ in range(n_steps + 1)]
+    def __init__(self, state: State, n_steps: int, mask_channels: int, grid: Grid) -> None:
+        batch, _, height, width = state.shape
+        self.states = [grid.empty(state) for _ in range(n_steps + 1)]
         self.masks = state.new_empty(n_steps, batch, height, width, mask_channels, dtype=torch.int8)
-        self._key = (state.shape, state.dtype, state.device, mask_channels)
+        self._key = (state.shape, state.dtype, state.device, mask_channels, grid)
 
-    def fits(self, state: State, n_steps: int, mask_channels: int) -> bool:
+    def fits(self, state: State, n_steps: int, mask_channels: int, grid: Grid) -> bool:
         """Return whether the tape can hold `n_steps` CA steps of such a state."""
-        key = (state.shape, state.dtype, state.device, mask_channels)
+        key = (state.shape, state.dtype, state.device, mask_channels, grid)
         return self._key == key and len(self.masks) >= n_steps
 
 
@@ -54,22 +68,28 @@ class Rollout:
         self._spare: _Tape | None = None
 
     def __call__(
-        self, model: Automaton, state: State, ca_steps: int, generator: torch.Generator | None
+        self,
+        model: Automaton,
+        state: State,
+        ca_steps: int,
+        generator: torch.Generator | None,
+        *,
+        normalize: bool = False,
     ) -> State:
         """Return the state after `ca_steps` CA steps, 0 or more; draws the same masks as `plain_rollout`."""
         make_rule, weights = prepare_rule(model)
         has_backward = torch.is_grad_enabled() and any(t.requires_grad for t in (state, *weights))
-        context = _RolloutContext(self, model, ca_steps, generator, make_rule, has_backward)
+        context = _RolloutContext(self, model, ca_steps, generator, normalize, make_rule, has_backward)
         final: Tensor = _Rollout.apply(context, state, *weights)
         return final
 
-    def acquire_tape(self, state: State, n_steps: int, mask_channels: int) -> _Tape:
+    def acquire_tape(self, state: State, n_steps: int, mask_channels: int, grid: Grid) -> _Tape:
         """Return a tape for at least `n_steps` CA steps: the spare one if it fits, else a new one."""
         spare, self._spare = self._spare, None
-        if spare is not None and spare.fits(state, n_steps, mask_channels):
+        if spare is not None and spare.fits(state, n_steps, mask_channels, grid):
             return spare
         del spare  # frees its memory before the new tape is allocated
-        return _Tape(state, max(n_steps, self.n_kept(self._max_ca_steps)), mask_channels)
+        return _Tape(state, max(n_steps, self.n_kept(self._max_ca_steps)), mask_channels, grid)
 
     def release_tape(self, tape: _Tape) -> None:
         """Keep a tape for the next call."""
@@ -88,6 +108,7 @@ class _RolloutContext:
     model: Automaton
     ca_steps: int
     generator: torch.Generator | None  # the stream `masks`
+    normalize: bool  # the gradient, at every CA step
     make_rule: Callable[..., Rule]  # constructs the rule from its weights
     has_backward: bool  # `ctx.needs_input_grad` is true for parameters under `no_grad` too
 
@@ -99,6 +120,8 @@ class _RolloutContext:
             state.wrap()
             mask.copy_(self.model.draw_mask(shape, generator).permute(0, 2, 3, 1))
             rule.forward(state, mask, tape.states[step + 1])
+            if self.model.config.clamp:
+                tape.states[step + 1].interior.clamp_(0.0, 1.0)
 
     def recompute(self, rule: Rule, tape: _Tape, segment: _Segment) -> None:
         """Compute a segment again with the same masks; the stream `masks` does not advance."""
@@ -127,7 +150,7 @@ class _Rollout(torch.autograd.Function):
         rule, generator = context.make_rule(*weights), context.generator
         has_backward, ca_steps = context.has_backward, context.ca_steps
         n_kept = context.owner.n_kept(ca_steps) if has_backward else min(ca_steps, 1)
-        tape = context.owner.acquire_tape(state, n_kept, context.model.mask_channels)
+        tape = context.owner.acquire_tape(state, n_kept, context.model.mask_channels, rule.grid)
         first = tape.states[0].interior
         first.copy_(state.permute(0, 2, 3, 1))
         segments: list[_Segment] = []
@@ -146,20 +169,23 @@ class _Rollout(torch.autograd.Function):
         ctx.on_tape = segments[-1]
         weakref.finalize(ctx, context.owner.release_tape, tape).atexit = False
         final = tape.states[segments[-1].n_steps].interior.permute(0, 3, 1, 2)
-        return final.contiguous(memory_format=torch.channels_last)
+        return final.clone(memory_format=rule.grid.memory_format)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         context, tape = ctx.context, ctx.tape
         rule = context.make_rule(*ctx.saved_tensors)
-        grad = grad_output.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
+        grad = grad_output.clone(memory_format=rule.grid.memory_format).permute(0, 2, 3, 1)
         for segment in reversed(ctx.segments):
             if segment is not ctx.on_tape:
                 context.recompute(rule, tape, segment)
                 ctx.on_tape = segment
             for step in reversed(range(segment.n_steps)):
-                clamped = tape.states[step + 1].interior
-                torch.ops.aten.hardtanh_backward.grad_input(grad, clamped, 0, 1, grad_input=grad)
+                if context.normalize:
+                    normalize_gradient(grad)
+                if context.model.config.clamp:
+                    clamped = tape.states[step + 1].interior
+                    torch.ops.aten.hardtanh_backward.grad_input(grad, clamped, 0, 1, grad_input=grad)
                 rule.backward(tape.states[step], tape.masks[step], grad)
         return (None, grad.permute(0, 3, 1, 2), *rule.weight_grads())

@@ -1,17 +1,15 @@
-"""The automaton: update rule, update mask, seed state, and the plain rollout."""
+"""What all automata share: update, update masks, seed states, and the plain rollout."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int8
 from torch import Tensor, nn
 
-from nca.automaton.perception import IDENTITY, make_kernels, perceive
-from nca.automaton.seeding import Streams
 from nca.config.schema import ModelConfig
 
 State = Float[Tensor, "batch channel height width"]
@@ -21,98 +19,63 @@ MASK_BITS = 16  # random bits per mask value
 VALUES_PER_DRAW = 64 // MASK_BITS
 SEED_SIDE = 1 / 8  # of the grid's side
 SEED_LOW, SEED_SPAN = 0.99, 0.01  # seed values
+FREE_RGB_OFFSET = 0.5  # a free state of 0 is gray
+NORM_EPSILON = 1e-8
 
 
-class Automaton(nn.Module):
-    """A cellular automaton whose update is two 1x1 convolutions of the perception.
-
-    `state <- clamp(state + mask * delta, 0, 1)`, `delta = w1 @ f(w0 @ perception + bias)`.
+class Automaton(nn.Module, ABC):
+    """A cellular automaton on a periodic grid: `state <- state + mask * delta(state)`, perhaps clamped.
 
     Args:
-        kernels: Perception kernels, the identity first.
-        w0: Weight of the first 1x1 convolution; inputs are channel-major.
-        w1: Weight of the second 1x1 convolution.
-        bias: Bias of the first convolution, with ReLU as f; None for the study's rule, with the identity.
-        update_rate: Probability of an update, in (0, 1]; 1 is synchronous.
-        mask: `channel` for one mask value per cell and channel, `cell` for one per cell.
-
-    Raises:
-        ValueError: If the first kernel is not the identity.
-
-    Source: the SRNCA texture model (Symbolic Regression Neural Cellular Automata) for the linear rule,
-    as the study ran it; Niklasson et al. 2021, "Self-Organising Textures", for the ReLU rule, which is
-    published without a clamp, with an overflow penalty instead.
+        config: Its update rate, mask, clamp and seed state. A clamped state stays in [0, 1].
+        kernels: Fixed perception kernels.
     """
 
     kernels: Tensor
 
-    def __init__(
-        self,
-        kernels: Float[Tensor, "filter 3 3"],
-        w0: Float[Tensor, "hidden input"],
-        w1: Float[Tensor, "channel hidden"],
-        bias: Float[Tensor, " hidden"] | None,
-        *,
-        update_rate: float,
-        mask: Literal["channel", "cell"],
-    ) -> None:
+    def __init__(self, config: ModelConfig, kernels: Float[Tensor, "kernel 3 3"]) -> None:
         super().__init__()
-        identity = torch.tensor(IDENTITY, dtype=kernels.dtype)
-        if kernels.device.type == "cpu" and not torch.equal(kernels[0], identity):
-            raise ValueError(f"kernels[0]={kernels[0].tolist()}: must be the identity")
+        self.config = config
         self.register_buffer("kernels", kernels)
-        self.w0 = nn.Parameter(w0)
-        self.w1 = nn.Parameter(w1)
-        self.bias = None if bias is None else nn.Parameter(bias)
-        self.update_rate = update_rate
-        self.mask = mask
+
+    @abstractmethod
+    def delta(self, state: State) -> State:
+        """Return the change of every cell, before the update mask."""
 
     @property
     def channels(self) -> int:
-        """Number of state channels; the first three are RGB."""
-        return self.w1.shape[0]
+        """Number of state channels; the first three hold RGB."""
+        return self.config.channels
 
     @property
     def mask_channels(self) -> int:
         """Mask values per cell: 1, or one per state channel."""
-        return self.channels if self.mask == "channel" else 1
-
-    def delta(self, state: State) -> State:
-        """Return the change of every cell, before the update mask."""
-        perception = perceive(state, self.kernels)
-        hidden = F.conv2d(perception, self.w0[:, :, None, None], self.bias)
-        if self.bias is not None:
-            hidden = F.relu(hidden)
-        return F.conv2d(hidden, self.w1[:, :, None, None])
+        return self.channels if self.config.mask == "channel" else 1
 
     def update(self, state: State, mask: Mask) -> State:
         """Return the state after one CA step with the given update mask."""
-        return torch.clamp(state + mask * self.delta(state), 0.0, 1.0)
+        state = state + mask * self.delta(state)
+        return torch.clamp(state, 0.0, 1.0) if self.config.clamp else state
+
+    def rgb(self, state: State) -> Float[Tensor, "batch 3 height width"]:
+        """Return the colors that a state shows, in [0, 1] if it is well trained."""
+        return state[:, :3] if self.config.clamp else state[:, :3] + FREE_RGB_OFFSET
 
     def draw_mask(self, state: State, generator: torch.Generator | None) -> Mask:
         """Draw one CA step's update mask for `state` from the stream `masks`."""
         batch, _, height, width = state.shape
         shape = (batch, self.mask_channels, height, width)
-        return draw_update_mask(shape, self.update_rate, generator, state.device)
+        return draw_update_mask(shape, self.config.update_rate, generator, state.device)
 
-
-def make_automaton(config: ModelConfig, streams: Streams) -> Automaton:
-    """Return an untrained automaton on the CPU.
-
-    The first convolution is initialized as PyTorch does by default, the second one is zero. Draws from the
-    streams `filters` and `weights`.
-    """
-    generator = streams["weights"]
-    n_inputs = config.channels * config.filters
-    w0 = torch.empty(config.hidden_channels, n_inputs)
-    nn.init.kaiming_uniform_(w0, a=math.sqrt(5), generator=generator)
-    w1 = torch.zeros(config.channels, config.hidden_channels)
-    bias = None
-    if config.activation == "relu":
-        bound = 1 / math.sqrt(n_inputs)
-        bias = torch.empty(config.hidden_channels).uniform_(-bound, bound, generator=generator)
-    kernels = make_kernels(config.filters, streams["filters"])
-    return Automaton(kernels, w0, w1, bias, update_rate=config.update_rate, mask=config.mask)
+    def draw_seed_states(self, n_states: int, size: int, generator: torch.Generator | None) -> State:
+        """Draw seed states of `size` px, a multiple of 16, from the stream `seed_states`."""
+        shape, device = (n_states, self.channels, size, size), self.kernels.device
+        if self.config.seed_state == "square":
+            return draw_squares(shape, generator, device)
+        if self.config.seed_state == "zeros":
+            return torch.zeros(shape, device=device)
+        noise = torch.rand(shape, generator=generator, device=device)
+        return self.config.seed_noise * (2 * noise - 1)
 
 
 def draw_update_mask(
@@ -142,23 +105,58 @@ def draw_update_mask(
     return mask.view(batch, height, width, mask_channels).permute(0, 3, 1, 2)
 
 
-def make_seed_state(
-    n_states: int, channels: int, size: int, generator: torch.Generator | None, device: torch.device
+def draw_squares(
+    shape: tuple[int, int, int, int], generator: torch.Generator | None, device: torch.device
 ) -> State:
-    """Return zero states with a centered square of side `size` / 8 px, drawn uniformly from [0.99, 1).
-
-    `size` is a multiple of 16; `generator` is the stream `seed_states`, on `device`.
-    """
+    """Return zero states with a centered square of a grid's side / 8, drawn uniformly from [0.99, 1)."""
+    n_states, channels, size, _ = shape
     half = int(size * SEED_SIDE) // 2
     inside = slice(size // 2 - half, size // 2 + half)
     noise = torch.rand(n_states, channels, 2 * half, 2 * half, generator=generator, device=device)
-    state = torch.zeros(n_states, channels, size, size, device=device)
+    state = torch.zeros(shape, device=device)
     state[:, :, inside, inside] = SEED_LOW + SEED_SPAN * noise
     return state
 
 
-def plain_rollout(model: Automaton, state: State, ca_steps: int, generator: torch.Generator | None) -> State:
-    """Return the state after `ca_steps` CA steps, straight from the definition; draws from `masks`."""
+def plain_rollout(
+    model: Automaton,
+    state: State,
+    ca_steps: int,
+    generator: torch.Generator | None,
+    *,
+    normalize: bool = False,
+) -> State:
+    """Return the state after `ca_steps` CA steps, straight from the definition; draws from `masks`.
+
+    Args:
+        model: The automaton.
+        state: The first state.
+        ca_steps: 0 or more.
+        generator: The stream `masks`.
+        normalize: Divide each sample's gradient by its norm at every CA step of the backward pass.
+    """
     for _ in range(ca_steps):
         state = model.update(state, model.draw_mask(state, generator))
+        if normalize:
+            state = _NormalizedGradient.apply(state)
     return state
+
+
+def normalize_gradient(grad: Float[Tensor, "batch _ _ _"]) -> None:
+    """Divide each sample's gradient by its norm, in place."""
+    grad /= torch.linalg.vector_norm(grad, dim=(1, 2, 3), keepdim=True) + NORM_EPSILON
+
+
+class _NormalizedGradient(torch.autograd.Function):
+    """The identity; its backward pass is `normalize_gradient`."""
+
+    @staticmethod
+    def forward(ctx: Any, state: Tensor) -> Tensor:
+        return state.view_as(state)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> Tensor:
+        grad = grad_output.clone()
+        normalize_gradient(grad)
+        return grad

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -15,13 +17,20 @@ LAPLACIAN = [[1, 2, 1], [2, -12, 2], [1, 2, 1]]
 PREWITT_ROWS = [[-1, -1, -1], [0, 0, 0], [1, 1, 1]]
 PREWITT_COLUMNS = [[-1, 0, 1], [-1, 0, 1], [-1, 0, 1]]
 MOORE = [[1, 1, 1], [1, 0, 1], [1, 1, 1]]
-NAMED_KERNELS = (IDENTITY, LAPLACIAN, PREWITT_ROWS, PREWITT_COLUMNS, MOORE)
+SOBEL_ROWS = [[-1, -2, -1], [0, 0, 0], [1, 2, 1]]
+SOBEL_COLUMNS = [[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]
+STUDY_KERNELS = (IDENTITY, LAPLACIAN, PREWITT_ROWS, PREWITT_COLUMNS, MOORE)
+DISTILL_KERNELS = (IDENTITY, SOBEL_COLUMNS, SOBEL_ROWS, LAPLACIAN, MOORE)
 
 
-def make_kernels(n_filters: int, generator: torch.Generator | None) -> Float[Tensor, "filter 3 3"]:
+def make_kernels(
+    n_filters: int,
+    generator: torch.Generator | None,
+    named: Sequence[Sequence[Sequence[int]]] = STUDY_KERNELS,
+) -> Float[Tensor, "filter 3 3"]:
     """Return the first `n_filters` perception kernels, 1 to 20, float32 on the CPU.
 
-    From the sixth on they are drawn from a standard normal distribution, with the stream `filters` as
+    After the named ones they are drawn from a standard normal distribution, with the stream `filters` as
     generator, so they are saved with the model.
 
     Raises:
@@ -29,16 +38,28 @@ def make_kernels(n_filters: int, generator: torch.Generator | None) -> Float[Ten
     """
     if not 1 <= n_filters <= MAX_FILTERS:
         raise ValueError(f"n_filters={n_filters}: must be 1 to {MAX_FILTERS}")
-    named = torch.tensor(NAMED_KERNELS[:n_filters], dtype=torch.float32)
-    extra = torch.randn(max(0, n_filters - len(NAMED_KERNELS)), 3, 3, generator=generator)
-    return torch.cat([named, extra])
+    first = torch.tensor(named[:n_filters], dtype=torch.float32)
+    extra = torch.randn(max(0, n_filters - len(named)), 3, 3, generator=generator)
+    return torch.cat([first, extra])
+
+
+def make_channel_kernels(channels: int) -> Float[Tensor, "channel 3 3"]:
+    """Return a kernel per channel: Laplacian, Sobel over columns, Sobel over rows, a third each."""
+    third = channels // 3
+    names = [LAPLACIAN] * (channels - 2 * third) + [SOBEL_COLUMNS] * third + [SOBEL_ROWS] * third
+    return torch.tensor(names, dtype=torch.float32)
 
 
 def perceive(
     state: Float[Tensor, "batch channel height width"], kernels: Float[Tensor, "filter 3 3"]
 ) -> Float[Tensor, "batch perception height width"]:
     """Correlate every channel with every kernel on the torus; the result is channel-major."""
-    channels = state.shape[1]
+    return filter_channels(state, kernels.repeat(state.shape[1], 1, 1))
+
+
+def filter_channels(
+    state: Float[Tensor, "batch channel height width"], kernels: Float[Tensor, "kernel 3 3"]
+) -> Float[Tensor, "batch kernel height width"]:
+    """Correlate each channel with its own kernels, as many for each, on the torus."""
     padded = F.pad(state, (1, 1, 1, 1), mode="circular")
-    weight = kernels.to(state).repeat(channels, 1, 1)[:, None]
-    return F.conv2d(padded, weight, groups=channels)
+    return F.conv2d(padded, kernels.to(state)[:, None], groups=state.shape[1])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 # On the CPU, so that they draw the same on every device, and integers need no device-to-host sync.
-HOST_STREAMS = ("weights", "filters", "pool", "ca_steps")
+HOST_STREAMS = ("weights", "filters", "pool", "ca_steps", "directions")
 DEVICE_STREAMS = ("seed_states", "masks")
 STREAMS = HOST_STREAMS + DEVICE_STREAMS
 
@@ -46,7 +46,11 @@ class Streams:
         return {name: g.get_state() for name, g in self._generators.items() if g is not None}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Restore every stream from a dictionary that `state` returned."""
+        """Restore the streams of a dictionary that `state` returned; older ones lack `directions`.
+
+        Raises:
+            KeyError: If another stream is missing.
+        """
         for name, generator in self._generators.items():
-            if generator is not None:
+            if generator is not None and (name in state or name != "directions"):
                 generator.set_state(state[name].contiguous().cpu())

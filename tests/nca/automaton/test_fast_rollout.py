@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -9,11 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nca.automaton import fast_rollout
 from nca.automaton.fast_rollout import Rollout
-from nca.automaton.fast_rules import fold_kernel
-from nca.automaton.model import Automaton, make_automaton, make_seed_state, plain_rollout
+from nca.automaton.fast_rules import AutogradRule, fold_kernel
+from nca.automaton.grids import PaddedGrid, PlanarGrid
+from nca.automaton.model import Automaton, plain_rollout
+from nca.automaton.rules import Srnca, make_automaton
 from nca.automaton.seeding import Streams
-from tests.builders import CPU, RULES, automaton, generator, model_config
+from tests.builders import CPU, RULES, automaton, generator, last_weight, model_config
 
 rollout = Rollout()
 ROLLOUTS: dict[str, Callable[..., Tensor]] = {
@@ -31,11 +35,13 @@ def relative_error(ours: Tensor, reference: Tensor) -> float:
     return float(((ours - reference).norm() / reference.norm()).detach())
 
 
+PERCEPTIONS = [*((name, n) for name in ("srnca", "distill") for n in range(1, 21)), ("munca", None)]
+
+
 @pytest.mark.parametrize("mask", ["channel", "cell"])
-@pytest.mark.parametrize("name", RULES)
-@pytest.mark.parametrize("filters", range(1, 21))
-def test_fast_and_plain_rollouts_agree_with_random_masks(name: str, mask: str, filters: int) -> None:
-    model = automaton(name, filters=filters, mask=mask, seed=filters)
+@pytest.mark.parametrize(("name", "filters"), PERCEPTIONS)
+def test_fast_and_plain_rollouts_agree_with_random_masks(name: str, mask: str, filters: int | None) -> None:
+    model = automaton(name, filters=filters, mask=mask, seed=filters or 0)
     state = states(model)
     results = {kind: run(model, state, 6, generator(2)) for kind, run in ROLLOUTS.items()}
     assert not torch.equal(results["plain"], state)
@@ -43,12 +49,21 @@ def test_fast_and_plain_rollouts_agree_with_random_masks(name: str, mask: str, f
     assert torch.equal(results["recompute"], results["fast"])
 
 
-def gradients(run: Callable[..., Tensor], model: Automaton, ca_steps: int) -> dict[str, Tensor]:
+def gradients(
+    run: Callable[..., Tensor], model: Automaton, ca_steps: int, **options: bool
+) -> dict[str, Tensor]:
     model.zero_grad()
     state = states(model).requires_grad_()
-    (run(model, state, ca_steps, generator(2)) ** 2).sum().backward()
+    (run(model, state, ca_steps, generator(2), **options) ** 2).sum().backward()
     by_name = {"state": state.grad, **{n: p.grad for n, p in model.named_parameters()}}
     return {name: gradient.clone() for name, gradient in by_name.items() if gradient is not None}
+
+
+def expect_equal_gradients(model: Automaton, **options: bool) -> None:
+    plain, fast = (gradients(ROLLOUTS[kind], model, 5, **options) for kind in ("plain", "fast"))
+    assert plain.keys() == fast.keys()
+    for key in plain:
+        assert relative_error(fast[key], plain[key]) < 1e-5, key
 
 
 @pytest.mark.parametrize("update_rate", [0.05, 0.6, 1.0])
@@ -58,11 +73,63 @@ def gradients(run: Callable[..., Tensor], model: Automaton, ca_steps: int) -> di
 def test_gradients_of_fast_and_plain_rollouts_agree(
     name: str, mask: str, channels: int, update_rate: float
 ) -> None:
-    model = automaton(name, mask=mask, channels=channels, update_rate=update_rate)
-    plain, fast = (gradients(ROLLOUTS[kind], model, 5) for kind in ("plain", "fast"))
-    assert plain.keys() == fast.keys()
-    for key in plain:
-        assert relative_error(fast[key], plain[key]) < 1e-5, key
+    expect_equal_gradients(automaton(name, mask=mask, channels=channels, update_rate=update_rate))
+
+
+@pytest.mark.parametrize("clamp", [True, False])
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("name", RULES)
+def test_gradients_agree_with_every_clamp_and_normalization(name: str, normalize: bool, clamp: bool) -> None:
+    expect_equal_gradients(automaton(name, clamp=clamp), normalize=normalize)
+
+
+@pytest.mark.parametrize("hidden_channels", [1, 7])
+@pytest.mark.parametrize("channels", [3, 5])
+def test_gradients_agree_where_nothing_divides_by_four(channels: int, hidden_channels: int) -> None:
+    expect_equal_gradients(
+        automaton("distill", channels=channels, hidden_channels=hidden_channels, filters=3)
+    )
+    expect_equal_gradients(automaton("munca", channels=channels))
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_gradients_do_not_depend_on_the_number_of_threads(name: str) -> None:
+    model, n_threads = automaton(name), torch.get_num_threads()
+    found = []
+    for n in (1, 2, 3):
+        torch.set_num_threads(n)
+        run = Rollout()
+        model.zero_grad()
+        run(model, states(model, 64), 3, generator(2)).square().sum().backward()
+        found.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    torch.set_num_threads(n_threads)
+    for others in found[1:]:
+        for first, other in zip(found[0], others, strict=True):
+            assert torch.equal(first, other) or (name == "srnca" and relative_error(other, first) < 1e-6)
+
+
+@pytest.mark.parametrize("name", ["distill", "munca"])
+def test_gradients_by_autograd_of_one_step_at_a_time_agree(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepare(model: Automaton) -> object:
+        return functools.partial(AutogradRule, model), tuple(model.parameters())
+
+    monkeypatch.setattr(fast_rollout, "prepare_rule", prepare)
+    expect_equal_gradients(automaton(name), normalize=True)
+
+
+def test_a_normalized_gradient_has_norm_one_per_sample() -> None:
+    model = automaton("munca")
+    state = states(model).requires_grad_()
+    (100 * rollout(model, state, 1, generator(), normalize=True).sum()).backward()
+    assert state.grad is not None
+    with torch.no_grad():
+        last_weight(model).zero_()
+    state = states(model).requires_grad_()
+    (100 * rollout(model, state, 3, generator(), normalize=True).sum()).backward()
+    assert state.grad is not None
+    assert state.grad.flatten(1).norm(dim=1).tolist() == pytest.approx([1.0, 1.0])
 
 
 @pytest.mark.parametrize("ca_steps", [0, 1, 2, 4, 7, 12])
@@ -80,7 +147,8 @@ def test_a_recomputed_rollout_keeps_few_states() -> None:
     for run in kept.values():
         run(model, states(model).requires_grad_(), 64, generator())
     n_states = {
-        kind: len(run.acquire_tape(states(model), 1, model.channels).states) for kind, run in kept.items()
+        kind: len(run.acquire_tape(states(model), 1, model.channels, PaddedGrid).states)
+        for kind, run in kept.items()
     }
     assert n_states == {False: 65, True: 9}
 
@@ -88,7 +156,9 @@ def test_a_recomputed_rollout_keeps_few_states() -> None:
 def test_a_recomputed_rollout_takes_several_backward_passes() -> None:
     model = automaton("srnca")
     loss = ROLLOUTS["recompute"](model, states(model), 9, generator()).sum()
-    first, second = (torch.autograd.grad(loss, model.w0, retain_graph=True)[0] for _ in range(2))
+    first, second = (
+        torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)[0] for _ in range(2)
+    )
     assert torch.equal(first, second)
 
 
@@ -98,7 +168,8 @@ def test_a_rollout_without_gradients_keeps_two_states(name: str, mask: str) -> N
     model, run = automaton(name, mask=mask), Rollout()
     with torch.no_grad():
         run(model, states(model), 64, generator())
-    assert len(run.acquire_tape(states(model), 1, model.mask_channels).states) == 2
+    grid = PaddedGrid if name == "srnca" else PlanarGrid
+    assert len(run.acquire_tape(states(model), 1, model.mask_channels, grid).states) == 2
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -110,7 +181,7 @@ def test_all_rollouts_take_the_same_numbers_from_the_stream(name: str) -> None:
     assert all(torch.equal(stream.get_state(), streams[0].get_state()) for stream in streams)
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", ["srnca", "distill"])
 def test_a_fresh_rule_changes_nothing(name: str) -> None:
     model = make_automaton(model_config(name), Streams(0, CPU))
     assert torch.equal(rollout(model, states(model), 5, generator()), states(model))
@@ -134,8 +205,8 @@ def test_rollouts_add_up(name: str, first: int, second: int) -> None:
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_states_stay_in_unit_range_and_the_input_as_it_was(name: str) -> None:
-    model = automaton(name)
+def test_clamped_states_stay_in_unit_range_and_the_input_as_it_was(name: str) -> None:
+    model = automaton(name, clamp=True)
     state = states(model)
     before = state.clone()
     after = rollout(model, state, 8, generator()).detach()
@@ -145,6 +216,7 @@ def test_states_stay_in_unit_range_and_the_input_as_it_was(name: str) -> None:
 
 def test_the_linear_rule_folds_to_one_convolution() -> None:
     model = automaton("srnca")
+    assert isinstance(model, Srnca)
     padded = F.pad(states(model), (1, 1, 1, 1), mode="circular")
     folded = F.conv2d(padded, fold_kernel(model))
     assert relative_error(folded, model.delta(states(model))) < 1e-5
@@ -156,11 +228,11 @@ def test_gradients_agree_on_seeds_of_a_fresh_rule(name: str) -> None:
     found = []
     for run in (plain_rollout, rollout):
         model = make_automaton(model_config(name), Streams(0, CPU))
-        state = make_seed_state(2, model.channels, 16, generator(1), CPU).requires_grad_()
+        state = model.draw_seed_states(2, 16, generator(1)).requires_grad_()
         (run(model, state, 5, generator(2)) ** 2).sum().backward()
-        found.append((state.grad, model.w1.grad))
+        found.append([state.grad, *(parameter.grad for parameter in model.parameters())])
     for plain, fast in zip(*found, strict=True):
-        assert relative_error(fast, plain) < 1e-5
+        assert torch.allclose(fast, plain, rtol=1e-4, atol=1e-6)
 
 
 def test_buffers_are_reused_once_the_graph_is_freed() -> None:
@@ -170,28 +242,29 @@ def test_buffers_are_reused_once_the_graph_is_freed() -> None:
     for output, seed in ((first, 2), (second, 3)):
         model.zero_grad()
         output.sum().backward()
-        fast = model.w0.grad
+        (fast, *_) = [p.grad for p in model.parameters()]
         model.zero_grad()
         plain_rollout(model, states(model), 4, generator(seed)).sum().backward()
-        plain = model.w0.grad
+        (plain, *_) = [p.grad for p in model.parameters()]
         assert fast is not None
         assert plain is not None
         assert relative_error(fast, plain) < 1e-5
     del first, second, output
-    spare = rollout.acquire_tape(states(model), 4, model.channels)
+    spare = rollout.acquire_tape(states(model), 4, model.channels, PaddedGrid)
     rollout.release_tape(spare)
-    assert rollout.acquire_tape(states(model), 3, model.channels) is spare
+    assert rollout.acquire_tape(states(model), 3, model.channels, PaddedGrid) is spare
 
 
 @pytest.mark.parametrize("kind", ROLLOUTS)
 @pytest.mark.parametrize("mask", ["channel", "cell"])
 @pytest.mark.parametrize("name", RULES)
 def test_gradients_are_those_of_finite_differences(name: str, mask: str, kind: str) -> None:
-    model = automaton(name, channels=3, hidden_channels=2, filters=6, mask=mask).double()
+    sizes = {} if name == "munca" else {"hidden_channels": 2, "filters": 6}
+    model = automaton(name, channels=3, mask=mask, **sizes).double()
     # Away from 0 and 1: the clamp has no derivative at its corners.
     state = 0.3 + 0.4 * torch.rand(1, 3, 3, 4, generator=generator(1), dtype=torch.float64)
     with torch.no_grad():
-        model.w1.mul_(0.05)
+        last_weight(model).mul_(0.05)
     parameters = dict(model.named_parameters())
 
     def run(state: Tensor, *weights: Tensor) -> Tensor:

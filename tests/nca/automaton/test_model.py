@@ -1,4 +1,4 @@
-"""The update rule, the update mask and the seed state."""
+"""What all automata share: update, update mask, seed states and the plain rollout."""
 
 from __future__ import annotations
 
@@ -7,92 +7,12 @@ import math
 import pytest
 import torch
 
-from nca.automaton.model import (
-    MASK_BITS,
-    Automaton,
-    draw_update_mask,
-    make_automaton,
-    make_seed_state,
-    plain_rollout,
-)
-from nca.automaton.perception import make_kernels, perceive
-from nca.automaton.seeding import Streams
-from tests.builders import CPU, RULES, automaton, generator, model_config
+from nca.automaton.model import MASK_BITS, draw_squares, draw_update_mask, plain_rollout
+from tests.builders import CPU, RULES, automaton, generator
 
 
 def states(n_states: int = 2, channels: int = 4, size: int = 16, seed: int = 1) -> torch.Tensor:
     return torch.rand(n_states, channels, size, size, generator=generator(seed))
-
-
-@pytest.mark.parametrize("name", RULES)
-def test_a_fresh_rule_changes_nothing(name: str) -> None:
-    model = make_automaton(model_config(name), Streams(0, CPU))
-    state = states()
-    assert not model.w1.any()
-    assert torch.equal(plain_rollout(model, state, 5, generator()), state)
-
-
-def test_a_fresh_rule_has_torchs_default_first_convolution() -> None:
-    config = model_config("relu", channels=16, hidden_channels=256, filters=4)
-    model = make_automaton(config, Streams(0, CPU))
-    bound = 1 / math.sqrt(16 * 4)
-    assert model.bias is not None
-    for weight, shape in ((model.w0, (256, 64)), (model.bias, (256,))):
-        size = weight.detach().abs() / bound
-        assert weight.shape == shape
-        assert 0.97 < float(size.max()) <= 1
-        # Uniform in [-1, 1]: the mean of |w| is 1 / 2.
-        assert abs(float(size.mean()) - 0.5) < 0.1
-    assert model.w1.shape == (16, 256)
-
-
-def test_only_the_relu_rule_has_a_bias() -> None:
-    assert make_automaton(model_config("srnca"), Streams(0, CPU)).bias is None
-    names = dict(make_automaton(model_config("relu"), Streams(0, CPU)).named_parameters())
-    assert names.keys() == {"w0", "w1", "bias"}
-
-
-def test_the_same_seed_makes_the_same_automaton() -> None:
-    first, second, other = (
-        make_automaton(model_config("relu", filters=9), Streams(s, CPU)) for s in (0, 0, 1)
-    )
-    for name, tensor in first.state_dict().items():
-        assert torch.equal(tensor, second.state_dict()[name])
-    assert not torch.equal(first.w0, other.w0)
-    assert not torch.equal(first.kernels[5:], other.kernels[5:])
-
-
-def test_random_kernels_are_saved_with_the_model() -> None:
-    config = model_config("srnca", filters=20)
-    one, other = (make_automaton(config, Streams(seed, CPU)) for seed in (0, 1))
-    assert one.state_dict()["kernels"].shape == (20, 3, 3)
-    other.load_state_dict(one.state_dict())
-    assert torch.equal(other.kernels, one.kernels)
-    assert "kernels" not in dict(one.named_parameters())
-
-
-def test_the_linear_rule_is_linear_and_the_relu_rule_is_not() -> None:
-    state = states()
-    linear, relu = automaton("srnca"), automaton("relu")
-    assert torch.allclose(linear.delta(2 * state), 2 * linear.delta(state), atol=1e-5)
-    assert not torch.allclose(relu.delta(2 * state), 2 * relu.delta(state), atol=1e-2)
-
-
-@pytest.mark.parametrize("name", RULES)
-def test_delta_is_two_dense_layers_on_the_perception_of_every_cell(name: str) -> None:
-    model, state = automaton(name), states(1)
-    perception = perceive(state, model.kernels)[0, :, 3, 5]
-    hidden = model.w0 @ perception
-    if model.bias is not None:
-        hidden = (hidden + model.bias).clamp(min=0)
-    assert torch.allclose(model.delta(state)[0, :, 3, 5], model.w1 @ hidden, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", RULES)
-def test_delta_commutes_with_circular_shifts(name: str) -> None:
-    model, state = automaton(name), states()
-    shifted = model.delta(state.roll((2, -3), (2, 3)))
-    assert torch.allclose(shifted, model.delta(state).roll((2, -3), (2, 3)), atol=1e-5)
 
 
 def test_update_takes_the_change_where_the_mask_is_true_and_clamps() -> None:
@@ -105,8 +25,23 @@ def test_update_takes_the_change_where_the_mask_is_true_and_clamps() -> None:
     assert after.max() == 1
 
 
+@pytest.mark.parametrize("name", RULES)
+def test_a_free_state_takes_the_change_as_it_is(name: str) -> None:
+    model, state = automaton(name, clamp=False), 4 * states() - 2
+    ones = torch.ones_like(state, dtype=torch.int8)
+    assert torch.equal(model.update(state, ones), state + model.delta(state))
+    assert model.update(state, ones).min() < 0
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_rgb_is_the_first_three_channels_gray_where_a_free_state_is_0(name: str) -> None:
+    state = states()
+    assert torch.equal(automaton(name, clamp=True).rgb(state), state[:, :3])
+    assert torch.equal(automaton(name, clamp=False).rgb(state), state[:, :3] + 0.5)
+
+
 def test_a_cell_mask_moves_all_channels_of_a_cell_together() -> None:
-    model, state = automaton("relu", update_rate=0.5), 0.5 + 0.0 * states()
+    model, state = automaton("distill", update_rate=0.5), 0.5 + 0.0 * states()
     mask = model.draw_mask(state, generator())
     assert mask.shape == (2, 1, 16, 16)
     # A constant state changes by the same nonzero amount wherever the mask is 1.
@@ -168,8 +103,8 @@ def test_masks_are_channels_last_and_reproducible() -> None:
 
 
 @pytest.mark.parametrize("size", [16, 32, 48, 112, 128])
-def test_the_seed_is_a_bright_square_in_the_middle_of_nothing(size: int) -> None:
-    state = make_seed_state(3, 5, size, generator(), CPU)
+def test_a_square_is_a_bright_square_in_the_middle_of_nothing(size: int) -> None:
+    state = draw_squares((3, 5, size, size), generator(), CPU)
     low, high = size // 2 - size // 16, size // 2 + size // 16
     square = state[:, :, low:high, low:high]
     assert state.shape == (3, 5, size, size)
@@ -182,14 +117,51 @@ def test_the_seed_is_a_bright_square_in_the_middle_of_nothing(size: int) -> None
     assert not state[:, :, outside].any()
 
 
-def test_seed_states_differ_and_come_from_their_stream() -> None:
-    one, two = (make_seed_state(2, 3, 16, generator(seed), CPU) for seed in (0, 1))
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("seed_noise", [0.0, 0.2, 1.0])
+def test_noise_is_uniform_over_the_whole_grid(name: str, seed_noise: float) -> None:
+    state = automaton(name, seed_state="noise", seed_noise=seed_noise).draw_seed_states(3, 64, generator())
+    assert state.shape == (3, 4, 64, 64)
+    assert float(state.abs().max()) == pytest.approx(seed_noise, rel=1e-3)
+    assert float(state.abs().max()) <= seed_noise
+    # Uniform in [-n, n]: deviation n / sqrt(3), and of the mean of 49,152 values, n / 384.
+    assert float(state.mean().abs()) <= 4 * seed_noise / 384
+    assert float(state.std()) == pytest.approx(seed_noise / math.sqrt(3), rel=0.02)
+
+
+def test_zeros_are_zeros_and_draw_nothing() -> None:
+    stream = generator()
+    assert not automaton("distill", seed_state="zeros").draw_seed_states(2, 16, stream).any()
+    assert torch.equal(stream.get_state(), generator().get_state())
+
+
+@pytest.mark.parametrize("seed_state", ["square", "noise"])
+def test_seed_states_differ_and_come_from_their_stream(seed_state: str) -> None:
+    model = automaton("distill", seed_state=seed_state)
+    one, two = (model.draw_seed_states(2, 16, generator(seed)) for seed in (0, 1))
     assert not torch.equal(one[0], one[1])
     assert not torch.equal(one, two)
-    assert torch.equal(one, make_seed_state(2, 3, 16, generator(0), CPU))
+    assert torch.equal(one, model.draw_seed_states(2, 16, generator(0)))
+    # The same numbers in two draws, so that a pool's first rows are those of a smaller pool.
+    stream = generator()
+    both = torch.cat([model.draw_seed_states(1, 16, stream) for _ in range(2)])
+    assert torch.equal(both, one)
 
 
-def test_the_first_kernel_is_the_identity() -> None:
-    kernels = make_kernels(4, None).flip(0)
-    with pytest.raises(ValueError, match=r"kernels\[0\]=.*must be the identity"):
-        Automaton(kernels, torch.zeros(2, 12), torch.zeros(3, 2), None, update_rate=1.0, mask="channel")
+@pytest.mark.parametrize("name", RULES)
+def test_a_normalized_gradient_has_norm_1_before_each_step_back(name: str) -> None:
+    model, ca_steps = automaton(name, clamp=False, channels=3), 3
+    start, stream = states(channels=3), generator(2)
+    trajectory = [start.requires_grad_()]
+    masks = [model.draw_mask(start, stream) for _ in range(ca_steps)]
+    for mask in masks:
+        trajectory.append(model.update(trajectory[-1].detach(), mask).detach())
+    grad = 2 * trajectory[-1]
+    for before, mask in zip(reversed(trajectory[:-1]), reversed(masks), strict=True):
+        grad = grad / (grad.flatten(1).norm(dim=1)[:, None, None, None] + 1e-8)
+        state = before.detach().requires_grad_()
+        (grad,) = torch.autograd.grad(model.update(state, mask), state, grad)
+    final = plain_rollout(model, start, ca_steps, generator(2), normalize=True)
+    assert torch.equal(final.detach(), trajectory[-1])
+    (found,) = torch.autograd.grad((final**2).sum(), start)
+    assert torch.allclose(found, grad, rtol=1e-4, atol=1e-7)

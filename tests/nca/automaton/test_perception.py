@@ -7,17 +7,32 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import TypeCheckError
 
-from nca.automaton.perception import MAX_FILTERS, NAMED_KERNELS, make_kernels, perceive
+from nca.automaton.perception import (
+    DISTILL_KERNELS,
+    LAPLACIAN,
+    MAX_FILTERS,
+    SOBEL_COLUMNS,
+    SOBEL_ROWS,
+    STUDY_KERNELS,
+    filter_channels,
+    make_channel_kernels,
+    make_kernels,
+    perceive,
+)
 from tests.builders import generator
 
+Kernel = list[list[int]]
 
+
+@pytest.mark.parametrize("named", [STUDY_KERNELS, DISTILL_KERNELS])
 @pytest.mark.parametrize("n_filters", range(1, MAX_FILTERS + 1))
-def test_as_many_kernels_as_asked_for_the_named_ones_first(n_filters: int) -> None:
-    kernels = make_kernels(n_filters, generator())
+def test_as_many_kernels_as_asked_for_the_named_ones_first(n_filters: int, named: tuple[Kernel, ...]) -> None:
+    kernels = make_kernels(n_filters, generator(), named)
     assert kernels.shape == (n_filters, 3, 3)
     assert kernels.dtype == torch.float32
-    named = torch.tensor(NAMED_KERNELS, dtype=torch.float32)
-    assert torch.equal(kernels[:5], named[:n_filters])
+    assert torch.equal(kernels[:5], torch.tensor(named[:n_filters], dtype=torch.float32))
+    if named is STUDY_KERNELS:
+        assert torch.equal(make_kernels(n_filters, generator()), kernels)
 
 
 def test_named_kernels_are_what_their_names_say() -> None:
@@ -29,6 +44,27 @@ def test_named_kernels_are_what_their_names_say() -> None:
     assert rows.sum() == 0
     assert moore.sum() == 8
     assert moore[1, 1] == 0
+
+
+def test_kernels_of_the_notebook_are_what_their_names_say() -> None:
+    identity, columns, rows, laplacian, moore = make_kernels(5, None, DISTILL_KERNELS)
+    study = make_kernels(5, None)
+    assert torch.equal(identity, study[0])
+    assert torch.equal(laplacian, study[1])
+    assert torch.equal(moore, study[4])
+    smoothing, difference = torch.tensor([1.0, 2.0, 1.0]), torch.tensor([-1.0, 0.0, 1.0])
+    assert torch.equal(columns, smoothing.outer(difference))
+    assert torch.equal(rows, difference.outer(smoothing))
+
+
+@pytest.mark.parametrize(
+    ("channels", "n_each"), [(3, (1, 1, 1)), (8, (4, 2, 2)), (12, (4, 4, 4)), (16, (6, 5, 5))]
+)
+def test_each_channel_has_a_kernel_a_third_of_them_each(channels: int, n_each: tuple[int, int, int]) -> None:
+    kernels = make_channel_kernels(channels)
+    names = [LAPLACIAN] * n_each[0] + [SOBEL_COLUMNS] * n_each[1] + [SOBEL_ROWS] * n_each[2]
+    assert kernels.dtype == torch.float32
+    assert kernels.tolist() == names
 
 
 @pytest.mark.parametrize("n_filters", [0, -1, 21])
@@ -86,6 +122,15 @@ def test_channels_are_seen_alone_and_come_channel_major() -> None:
         for number, kernel in enumerate(kernels):
             alone = F.conv2d(padded[:, channel : channel + 1], kernel[None, None])
             assert torch.allclose(seen[:, 4 * channel + number], alone[:, 0], atol=1e-6)
+
+
+def test_each_channel_is_seen_through_its_own_kernel() -> None:
+    state = torch.rand(2, 3, 6, 6, generator=generator())
+    seen, all_seen = (see(state, make_channel_kernels(3)) for see in (filter_channels, perceive))
+    assert seen.shape == state.shape
+    assert torch.allclose(
+        seen, all_seen.unflatten(1, (3, 3)).diagonal(dim1=1, dim2=2).movedim(-1, 1), atol=1e-6
+    )
 
 
 def test_derivatives_point_down_and_right() -> None:

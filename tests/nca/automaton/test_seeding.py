@@ -20,7 +20,7 @@ def draw(streams: Streams, name: str) -> Tensor:
 def test_every_stream_differs() -> None:
     streams = Streams(0, CPU)
     drawn = {tuple(draw(streams, name).tolist()) for name in STREAMS}
-    assert len(drawn) == len(STREAMS) == 6
+    assert len(drawn) == len(STREAMS) == 7
 
 
 @pytest.mark.parametrize("name", STREAMS)
@@ -96,3 +96,15 @@ def test_a_missing_stream_is_an_error() -> None:
     del state["masks"]
     with pytest.raises(KeyError, match="masks"):
         Streams(0, CPU).load_state(state)
+
+
+def test_a_state_from_before_there_were_directions_is_read() -> None:
+    streams = Streams(0, CPU)
+    draw(streams, "masks")
+    state = streams.state()
+    del state["directions"]
+    expected = draw(streams, "masks")
+    fresh = Streams(0, CPU)
+    fresh.load_state(state)
+    assert torch.equal(draw(fresh, "masks"), expected)
+    assert torch.equal(draw(fresh, "directions"), draw(Streams(0, CPU), "directions"))
