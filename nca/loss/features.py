@@ -17,6 +17,7 @@ from torch import Tensor
 from nca.automaton.seeding import derive_seed
 from nca.cli.errors import ConfigError
 from nca.config.schema import FeaturesConfig
+from nca.loss.patches import Patches
 from nca.loss.vgg_weights import WEIGHTS_SHA256, WEIGHTS_URL, hash_file, imagenet_weights_path
 from nca.loss.winograd import WinogradConvolution
 
@@ -206,6 +207,11 @@ def load_extractor(config: FeaturesConfig, device: torch.device, dtype: torch.dt
     """
     if config.name == "random_filters":
         return RandomFilters(device, dtype)
+    if config.name == "patches":
+        assert config.side is not None
+        assert config.levels is not None
+        assert config.unsharp is not None
+        return Patches(config.side, config.levels, config.unsharp, device, dtype)
     if config.weights is None:
         file, key, hint = _download_weights(), "features=vgg16", "delete it to download it again"
     else:

@@ -7,21 +7,25 @@ import os
 import urllib.request
 from pathlib import Path
 
-from nca.config.schema import FeaturesConfig
+from nca.config.schema import FeaturesConfig, LossConfig
 
 WEIGHTS_SHA256 = "397923af"  # its first digits
 # torchvision's VGG16_Weights.IMAGENET1K_V1
 WEIGHTS_URL = f"https://download.pytorch.org/models/vgg16-{WEIGHTS_SHA256}.pth"
 PROBE_TIMEOUT_S = 5.0
+PATCHES = FeaturesConfig("patches", side=5, levels=4, unsharp=1.0)  # conf/features/patches.yaml
 
 
-def resolve_features(config: FeaturesConfig, *, use_network: bool = True) -> FeaturesConfig:
-    """Replace auto by vgg16 if its weights are available, else by random_filters; return others unchanged.
+def resolve_features(config: FeaturesConfig, loss: LossConfig, *, use_network: bool = True) -> FeaturesConfig:
+    """Replace auto by what suits the loss; return others unchanged.
 
-    With `use_network`, weights that can be downloaded count as available.
+    That is patches for sliced. For gram it is vgg16 if its weights are available, else random_filters. With
+    `use_network`, weights that can be downloaded count as available.
     """
     if config.name != "auto":
         return config
+    if loss.name == "sliced" and config.weights is None:
+        return PATCHES
     if config.weights is not None or imagenet_weights_path().exists() or (use_network and _can_download()):
         return FeaturesConfig("vgg16", config.weights)
     return FeaturesConfig("random_filters")

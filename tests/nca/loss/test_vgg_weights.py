@@ -10,9 +10,12 @@ from typing import Literal
 
 import pytest
 
-from nca.config.schema import FeaturesConfig
+from nca.config.compose import compose_plain
+from nca.config.schema import FeaturesConfig, LossConfig
+from nca.config.validation import build
 from nca.loss import vgg_weights as weights
-from nca.loss.vgg_weights import hash_weights, imagenet_weights_path, resolve_features
+from nca.loss.vgg_weights import PATCHES, hash_weights, imagenet_weights_path, resolve_features
+from tests.builders import GRAM, SLICED
 
 Name = Literal["vgg16", "random_filters"]
 AUTO = FeaturesConfig("auto")
@@ -35,31 +38,46 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("name", ["vgg16", "random_filters"])
 def test_what_was_asked_for_stays_and_nobody_is_asked(name: Name, online: list[bool], cache: Path) -> None:
     config = FeaturesConfig(name)
-    assert resolve_features(config) is config
+    assert all(resolve_features(config, loss) is config for loss in (GRAM, SLICED))
     assert online == [False]
 
 
 def test_cached_weights_are_vgg16_without_the_network(online: list[bool], cache: Path) -> None:
     cache.parent.mkdir(parents=True)
     cache.touch()
-    assert resolve_features(AUTO) == FeaturesConfig("vgg16")
+    assert resolve_features(AUTO, GRAM) == FeaturesConfig("vgg16")
     assert online == [False]
 
 
-def test_given_weights_are_vgg16_without_the_network(online: list[bool], cache: Path) -> None:
-    assert resolve_features(FeaturesConfig("auto", "w.pt")) == FeaturesConfig("vgg16", "w.pt")
+@pytest.mark.parametrize("loss", [GRAM, SLICED])
+def test_given_weights_are_vgg16_without_the_network(
+    loss: LossConfig, online: list[bool], cache: Path
+) -> None:
+    assert resolve_features(FeaturesConfig("auto", "w.pt"), loss) == FeaturesConfig("vgg16", "w.pt")
     assert online == [False]
 
 
 @pytest.mark.parametrize(("answer", "name"), [(True, "vgg16"), (False, "random_filters")])
 def test_otherwise_the_network_decides(answer: bool, name: Name, online: list[bool], cache: Path) -> None:
     online[:] = [answer]
-    assert resolve_features(AUTO) == FeaturesConfig(name)
+    assert resolve_features(AUTO, GRAM) == FeaturesConfig(name)
+
+
+def test_the_sliced_loss_compares_patches_and_nobody_is_asked(online: list[bool], cache: Path) -> None:
+    cache.parent.mkdir(parents=True)
+    cache.touch()
+    assert resolve_features(AUTO, SLICED) == PATCHES
+    assert online == [False]
+
+
+def test_patches_by_name_are_those_of_auto() -> None:
+    values = compose_plain("train", ["texture=roundleaf", "features=patches"])["features"]
+    assert build(FeaturesConfig, values) == PATCHES
 
 
 def test_a_dry_run_does_not_use_the_network(online: list[bool], cache: Path) -> None:
     online[:] = [True]
-    assert resolve_features(AUTO, use_network=False) == FeaturesConfig("random_filters")
+    assert resolve_features(AUTO, GRAM, use_network=False) == FeaturesConfig("random_filters")
     assert online == [True]
 
 
@@ -67,7 +85,7 @@ def test_an_unreachable_server_is_no_download(monkeypatch: pytest.MonkeyPatch, c
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(weights, "WEIGHTS_URL", "http://127.0.0.1:9/vgg16.pth")
-    assert resolve_features(AUTO) == FeaturesConfig("random_filters")
+    assert resolve_features(AUTO, GRAM) == FeaturesConfig("random_filters")
 
 
 def test_the_cache_follows_torchs_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -102,8 +120,9 @@ def test_the_published_weights_have_a_name() -> None:
 
 def test_deciding_loads_no_torch() -> None:
     code = (
-        "import sys; from nca.loss.vgg_weights import *; from nca.config.schema import FeaturesConfig\n"
-        "resolve_features(FeaturesConfig('auto'), use_network=False); print('torch' in sys.modules)"
+        "import sys; from nca.loss.vgg_weights import *; from nca.config.schema import *\n"
+        "resolve_features(FeaturesConfig('auto'), LossConfig(name='gram'), use_network=False)\n"
+        "print('torch' in sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "False\n"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nca.loss.features import FeatureExtractor, RandomFilters, Vgg16
-from nca.loss.style import StyleLoss, gram_matrix, style_distance
+from nca.loss.gram import GramLoss, gram_matrix, style_distance
 from tests.builders import CPU, generator, vgg_weights
 
 
@@ -76,27 +76,27 @@ def test_every_layer_needs_its_target() -> None:
 
 
 def test_the_targets_loss_is_0(extractor: FeatureExtractor, target: torch.Tensor) -> None:
-    loss = StyleLoss(extractor, target)
+    loss = GramLoss(extractor, target)
     assert float(loss(target[None])) == pytest.approx(0, abs=1e-10)
     assert float(loss(target.expand(3, -1, -1, -1))) == pytest.approx(0, abs=1e-10)
 
 
 def test_any_other_image_loses_more(extractor: FeatureExtractor, target: torch.Tensor) -> None:
-    loss = StyleLoss(extractor, target)
+    loss = GramLoss(extractor, target)
     noisy = (target + 0.05 * torch.randn(target.shape, generator=generator())).clamp(0, 1)
     noisier = torch.rand(target.shape, generator=generator())
     assert 0 < float(loss(noisy[None])) < float(loss(noisier[None] * 0.2))
 
 
 def test_the_loss_of_a_batch_is_the_mean(extractor: FeatureExtractor, target: torch.Tensor) -> None:
-    loss = StyleLoss(extractor, target)
+    loss = GramLoss(extractor, target)
     images = torch.rand(3, 3, 16, 16, generator=generator())
     alone = torch.stack([loss(image[None]) for image in images])
     assert torch.allclose(loss(images), alone.mean(), rtol=1e-5)
 
 
 def test_the_loss_has_gradients_in_the_images(extractor: FeatureExtractor, target: torch.Tensor) -> None:
-    loss = StyleLoss(extractor, target)
+    loss = GramLoss(extractor, target)
     image = torch.rand(1, 3, 16, 16, generator=generator()).requires_grad_()
     loss(image).backward()
     assert image.grad is not None
@@ -108,7 +108,7 @@ def test_the_loss_has_gradients_in_the_images(extractor: FeatureExtractor, targe
 
 def test_energy_is_what_an_image_without_features_would_lose(target: torch.Tensor) -> None:
     extractor = Vgg16(vgg_weights(), CPU)
-    loss = StyleLoss(extractor, target)
+    loss = GramLoss(extractor, target)
     grams = [gram_matrix(f) for f in extractor(target[None])]
     nothing = [torch.zeros_like(gram) for gram in grams]
     assert torch.allclose(loss.energy, style_distance(nothing, grams))
@@ -122,7 +122,7 @@ def test_gradients_of_the_gram_matrix_are_those_of_finite_differences() -> None:
 def test_image_by_image_loss_and_gradient_are_those_of_the_batch(
     extractor: FeatureExtractor, target: torch.Tensor
 ) -> None:
-    loss = StyleLoss(extractor, target)
+    loss = GramLoss(extractor, target)
     images = torch.rand(3, 3, 16, 16, generator=generator(1)).requires_grad_()
     whole = loss(images)
     (grad_images,) = torch.autograd.grad(whole, images)

@@ -1,4 +1,4 @@
-"""Gram matrices and the style loss."""
+"""The loss `gram`: the difference of Gram matrices."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nca.loss.features import FeatureExtractor, Features
+from nca.loss.texture_loss import TextureLoss
 
 Gram = Float[Tensor, "batch feature feature"]
 Grams = Sequence[Float[Tensor, "_ _ _"]]  # one per style layer, of that layer's number of features
@@ -48,14 +49,12 @@ def style_distance(grams: Grams, target_grams: Grams) -> Float[Tensor, ""]:
     return torch.stack(terms).sum()
 
 
-class StyleLoss:
+class GramLoss(TextureLoss):
     """The distance between the Gram matrices of images and those of a target (RGB in [0, 1]).
 
     Source: Gatys et al. 2015, "Texture Synthesis Using Convolutional Neural Networks", with equal layer
     weights and the mean instead of the sum. RGB is not normalized as for ImageNet, as in the study.
     """
-
-    energy: Float[Tensor, ""]  # style loss of an image whose features are all 0
 
     def __init__(self, extractor: FeatureExtractor, target: Float[Tensor, "3 height width"]) -> None:
         self._extractor = extractor
@@ -67,18 +66,3 @@ class StyleLoss:
         """Return the style loss of RGB images in [0, 1]; 0 for the target itself."""
         grams = [gram_matrix(features) for features in self._extractor(images)]
         return style_distance(grams, self._target_grams)
-
-    def loss_and_grad(
-        self, images: Float[Tensor, "batch 3 height width"]
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch 3 height width"]]:
-        """Return the style loss and its gradient with respect to the images.
-
-        Only the features of one image are in memory at a time.
-        """
-        losses, grads = [], []
-        for image in images.detach().split(1):
-            image.requires_grad_()
-            loss = self(image) / len(images)
-            grads += torch.autograd.grad(loss, image)
-            losses.append(loss.detach())
-        return torch.stack(losses).sum(), torch.cat(grads)

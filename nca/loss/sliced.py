@@ -1,0 +1,118 @@
+"""The loss `sliced`: the distance of distributions of features, along random directions."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from nca.loss.features import FeatureExtractor
+from nca.loss.texture_loss import Images, Scalar, TextureLoss
+
+Projections = Float[Tensor, "batch direction position"]
+INDEX_BITS = 32
+
+
+class SlicedLoss(TextureLoss):
+    """The sliced Wasserstein distance of the features of images from a target's, summed over levels.
+
+    Features are projected on directions and sorted: two distributions are equal if and only if their sorted
+    projections are, along all directions. Each draw has other directions, so that nothing stays hidden
+    between fixed ones.
+
+    Args:
+        extractor: Maps RGB in [0, 1] to features.
+        target: RGB in [0, 1].
+        n_directions: Per level. They are orthogonal, as many as a level has features.
+        norm: `l1` for the mean absolute difference, `squared` for the mean squared one.
+
+    Source: Heitz et al. 2021, "A Sliced Wasserstein Loss for Neural Texture Synthesis"; on patches, Elnekave
+    and Weiss 2022, "Generating natural images with direct Patch Distributions Matching".
+    """
+
+    def __init__(
+        self,
+        extractor: FeatureExtractor,
+        target: Float[Tensor, "3 height width"],
+        n_directions: int,
+        norm: Literal["l1", "squared"],
+    ) -> None:
+        self._extractor, self._n_directions, self._norm = extractor, n_directions, norm
+        with torch.no_grad():
+            self._target = extractor(target[None])
+        self._directions = [
+            torch.empty(n_directions, features.shape[1], dtype=features.dtype, device=features.device)
+            for features in self._target
+        ]
+        self.draw(torch.Generator().manual_seed(0))
+        self.energy = self._compare([torch.zeros_like(features) for features in self._target])
+
+    def draw(self, generator: torch.Generator | None) -> None:
+        """Draw directions from a generator on the host; they stay at one address, for CUDA graphs."""
+        for directions in self._directions:
+            n_directions, n_features = directions.shape
+            directions.copy_(draw_directions(n_directions, n_features, generator), non_blocking=True)
+
+    def __call__(self, images: Images) -> Scalar:
+        """Return the mean distance of images from the target."""
+        return self._compare(self._extractor(images))
+
+    def _compare(self, levels: list[Tensor]) -> Scalar:
+        terms = []
+        for features, target, directions in zip(levels, self._target, self._directions, strict=True):
+            with torch.no_grad():
+                expected = sort(directions @ target)[0]
+            projections = directions @ features
+            terms.append(sliced_distance(projections, expected, self._norm))
+        return torch.stack(terms).sum()
+
+
+def sliced_distance(
+    projections: Projections, expected: Float[Tensor, "1 direction _"], norm: Literal["l1", "squared"]
+) -> Scalar:
+    """Return the mean difference between sorted projections and the target's, which are sorted already.
+
+    If these are of another number of positions, they are interpolated.
+    """
+    n_positions = projections.shape[-1]
+    if expected.shape[-1] != n_positions:
+        expected = F.interpolate(expected, n_positions, mode="linear", align_corners=False)
+    with torch.no_grad():
+        order = sort(projections)[1]
+    difference = projections.gather(-1, order) - expected
+    return difference.abs().mean() if norm == "l1" else difference.square().mean()
+
+
+def sort(values: Float[Tensor, "*_ position"]) -> tuple[Tensor, Int64[Tensor, "*_ position"]]:
+    """Return values in ascending order along the last dimension, and their indices.
+
+    On a CPU, a float's bits and its index go into one integer, and NumPy sorts these with vector
+    instructions: 20 times as fast as `torch.sort`. Infinite values and NaN are sorted by their bits.
+    """
+    if values.device.type != "cpu" or values.dtype != torch.float32:
+        return torch.sort(values, stable=True)
+    bits = values.detach().numpy().view(np.int32)
+    ordered = bits ^ ((bits >> 31) & np.int32(2**31 - 1))  # as integers, in the order of the floats
+    keys = ordered.astype(np.int64) << INDEX_BITS
+    keys |= np.arange(values.shape[-1])
+    keys.sort(axis=-1)
+    ordered = (keys >> INDEX_BITS).astype(np.int32)
+    bits = ordered ^ ((ordered >> 31) & np.int32(2**31 - 1))
+    return torch.from_numpy(bits.view(np.float32)), torch.from_numpy(keys & (2**INDEX_BITS - 1))
+
+
+def draw_directions(
+    n_directions: int, n_features: int, generator: torch.Generator | None
+) -> Float[Tensor, "direction feature"]:
+    """Draw unit directions, uniform over the sphere; each group of `n_features` is orthogonal."""
+    groups = []
+    for start in range(0, n_directions, n_features):
+        n = min(n_features, n_directions - start)
+        normal = torch.randn(n_features, n, generator=generator)
+        q, r = torch.linalg.qr(normal)
+        groups.append((q * r.diagonal().sign()).T)
+    return torch.cat(groups)
