@@ -1,5 +1,7 @@
 """The timed configurations, with our trainers and those of the reference program's algorithm.
 
+The reference program has the rule srnca alone; the baseline of the other rules is the plain rollout.
+
 VGG-16 has seeded random weights: its cost does not depend on their values.
 """
 
@@ -12,11 +14,12 @@ from typing import Literal
 import torch
 
 from benchmarks import reference
-from nca.automaton.model import Automaton, make_automaton, make_seed_state
+from nca.automaton.model import Automaton, draw_squares
+from nca.automaton.rules import Munca, Srnca, make_automaton
 from nca.automaton.seeding import Streams
 from nca.config.schema import ModelConfig, TrainConfig
 from nca.loss.features import CONVOLUTIONS, Vgg16
-from nca.loss.style import StyleLoss
+from nca.loss.gram import GramLoss
 from nca.training.pool import Pool
 from nca.training.trainer import Trainer
 
@@ -25,6 +28,7 @@ SIZE_PX = 128
 UPDATE_RATE = 0.559994317  # of set 5
 LEARNING_RATE = 1e-5
 N_STEPS = 16384
+SEED_NOISE = 0.2  # of the other rules
 SMALL_POOL = 8  # rows, for measurements that do not concern the pool
 Precision = Literal["fp32", "tf32", "bf16"]
 WIDTHS = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512)  # of VGG-16's convolutions up to relu5_1
@@ -32,7 +36,7 @@ WIDTHS = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512)  # of VGG-16's co
 
 @dataclass(frozen=True)
 class Case:
-    """One configuration of the hyperparameters."""
+    """One configuration of the hyperparameters; munca has no hidden channels and no number of filters."""
 
     name: str
     channels: int
@@ -40,7 +44,7 @@ class Case:
     max_ca_steps: int
     batch_size: int
     filters: int
-    relu: bool = False
+    rule: Literal["srnca", "distill", "munca"] = "srnca"
 
     @property
     def ca_steps(self) -> int:
@@ -63,7 +67,8 @@ SIX = (
     Case("third", 9, 64, 30, 2, 5),
     Case("fourth", 12, 32, 40, 4, 4),
 )
-RELU = Case("set 5, ReLU", 15, 96, 40, 2, 4, relu=True)
+DISTILL = Case("set 5, distill", 15, 96, 40, 2, 4, rule="distill")
+MUNCA = Case("set 5, munca", 15, 0, 40, 2, 0, rule="munca")
 
 
 class FixedTrainer(Trainer):
@@ -92,18 +97,22 @@ def vgg_weights() -> dict[str, torch.Tensor]:
 
 def make_model(case: Case, streams: Streams) -> Automaton:
     """Return a model whose states change slightly per CA step, as in training."""
+    is_srnca = case.rule == "srnca"
     config = ModelConfig(
-        name=case.name,
+        name=case.rule,
         channels=case.channels,
-        hidden_channels=case.hidden_channels,
-        filters=case.filters,
+        hidden_channels=case.hidden_channels or None,
+        filters=case.filters or None,
         update_rate=UPDATE_RATE,
-        activation="relu" if case.relu else "linear",
-        mask="cell" if case.relu else "channel",
+        mask="channel" if is_srnca else "cell",
+        clamp=is_srnca,
+        seed_state="square" if is_srnca else "noise",
+        seed_noise=0.0 if is_srnca else SEED_NOISE,
     )
     model = make_automaton(config, streams)
-    with torch.no_grad():
-        model.w1.normal_(0, 1e-3, generator=streams["weights"])
+    if not isinstance(model, Munca):  # whose weights are of that size already
+        with torch.no_grad():
+            model.get_parameter("w1").normal_(0, 1e-3, generator=streams["weights"])
     return model
 
 
@@ -116,38 +125,43 @@ def make_ours(
     pool_rows: int = SMALL_POOL,
     **options: bool,
 ) -> FixedTrainer:
-    """Return our trainer; options are `recompute` and `cuda_graph`."""
+    """Return our trainer; options are `recompute`, `cuda_graph` and `plain`, the rollout by autograd."""
     streams = Streams(0, device)
     config = TrainConfig(
         steps=N_STEPS,
         batch_size=case.batch_size,
         learning_rate=LEARNING_RATE,
-        drop_step=None,
+        drop_steps=None,
+        min_ca_steps=None,
         max_ca_steps=case.max_ca_steps,
         size=size,
         pool_size=pool_rows,
         precision=precision,
-        rollout="fast",
+        rollout="plain" if options.get("plain", False) else "fast",
         recompute=options.get("recompute", False),
         cuda_graph=options.get("cuda_graph", False),
+        overflow_weight=0.0 if case.rule == "srnca" else 1.0,
+        gradient_per_ca_step=case.rule != "srnca",
+        keep="last",
         checkpoint_every=N_STEPS,
         checkpoint_every_s=0.0,
         keep_checkpoint=False,
     )
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     target = torch.rand(3, size, size, generator=streams["weights"]).to(device)
-    loss = StyleLoss(Vgg16(vgg_weights(), device, dtype), target)
-    pool = Pool(pool_rows, case.channels, size, streams, device)
-    trainer = FixedTrainer(make_model(case, streams).to(device), pool, loss, config, streams)
+    loss = GramLoss(Vgg16(vgg_weights(), device, dtype), target)
+    model = make_model(case, streams).to(device)
+    pool = Pool(pool_rows, model, size, streams)
+    trainer = FixedTrainer(model, pool, loss, config, streams)
     trainer.ca_steps = case.ca_steps
     return trainer
 
 
 def reference_parameters(case: Case, device: torch.device = CPU) -> dict[str, torch.Tensor]:
-    """Return a model in the form that the transcription takes."""
+    """Return a model of the rule srnca in the form that the transcription takes."""
     model = make_model(case, Streams(0, CPU)).to(device)
-    parameters = {"filters": model.kernels, "w0": model.w0.detach(), "w1": model.w1.detach()}
-    return parameters if model.bias is None else parameters | {"bias": model.bias.detach()}
+    assert isinstance(model, Srnca)
+    return {"filters": model.kernels, "w0": model.w0.detach(), "w1": model.w1.detach()}
 
 
 def make_reference(
@@ -157,7 +171,7 @@ def make_reference(
     random = torch.Generator().manual_seed(0)
     vgg = reference.make_vgg(vgg_weights()).to(device)
     target = torch.rand(1, 3, SIZE_PX, SIZE_PX, generator=random).to(device)
-    pool = make_seed_state(pool_rows, case.channels, SIZE_PX, random, CPU).to(device)
+    pool = draw_squares((pool_rows, case.channels, SIZE_PX, SIZE_PX), random, CPU).to(device)
     loss = functools.partial(reference.style_loss, target=target, vgg=vgg)
     return reference.ReferenceTrainer(
         reference_parameters(case, device), pool, loss, (LEARNING_RATE, N_STEPS), UPDATE_RATE

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.cases import RELU, SET_5, SIX, SIZE_PX, make_ours, make_reference
+from benchmarks.cases import DISTILL, MUNCA, SET_5, SIX, SIZE_PX, make_ours, make_reference
 from benchmarks.table import show
-from benchmarks.timing import time_alternately, time_rollouts, time_steps
+from benchmarks.timing import speedup, time_alternately, time_rollouts, time_steps
 
 RESULTS = Path(__file__).with_name("cuda.json")
 DEVICE = "cuda"
@@ -65,23 +65,25 @@ def main() -> None:
         **{f"{name}_tflops": 2 * MATRIX_SIDE**3 / s / 1e12 for name, s in seconds.items()},
     }
     steps = {case.name: time_steps(case, VARIANTS, device) for case in SIX}
-    relu = time_steps(RELU, VARIANTS, device)
-    rollouts = {case.name: time_rollouts(case, device) for case in (SET_5, RELU)}
+    others = {case.name: time_steps(case, VARIANTS, device) for case in (DISTILL, MUNCA)}
+    rollouts = {case.name: time_rollouts(case, device) for case in (SET_5, DISTILL, MUNCA)}
     peaks = measure_peaks(device)
     rows = []
     for variant in VARIANTS:
-        ratios = [found["reference"] / found[variant] for found in steps.values()]
+        ratios = [speedup(found, variant) for found in steps.values()]
         rows.append((f"training step, {variant}, set 5", f"{ratios[0]:.1f}x", "", ""))
         rows.append(
             (f"six sets, {variant}, geometric mean", f"{statistics.geometric_mean(ratios):.1f}x", "", "")
         )
-        rows.append((f"training step, {variant}, ReLU", f"{relu['reference'] / relu[variant]:.1f}x", "", ""))
+        for name, found in others.items():
+            rows.append((f"training step, {variant}, {name}", f"{speedup(found, variant):.1f}x", "", ""))
     for name, found in rollouts.items():
-        rows.append((f"rollout of 30 CA steps, {name}", f"{found['reference'] / found['fp32']:.1f}x", "", ""))
+        rows.append((f"rollout of 30 CA steps, {name}", f"{speedup(found):.1f}x", "", ""))
     rows.append(("peak memory, set 5", f"1/{peaks['reference'] / peaks['ours']:.1f}", "", ""))
     show(rows)
     sets = {case.name: {"sizes": case.sizes, **steps[case.name]} for case in SIX}
-    results = {"machine": machine, "sets": sets, "relu": relu, "rollouts": rollouts, "peak_memory": peaks}
+    results = {"machine": machine, "sets": sets, "other_rules": others, "rollouts": rollouts}
+    results["peak_memory"] = peaks
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(f"written to {RESULTS}")
 

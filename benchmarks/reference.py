@@ -28,22 +28,18 @@ def perceive(x: Tensor, filters: Tensor) -> Tensor:
 
 
 def rollout(x: Tensor, parameters: Mapping[str, Tensor], ca_steps: int, update_rate: float) -> Tensor:
-    """Return the state after `ca_steps` CA steps; the rule has a ReLU if the parameters include a `bias`.
+    """Return the state after `ca_steps` CA steps.
 
     Args:
         x: Cell states, (batch, channels, height, width).
-        parameters: `filters` (filters, 3, 3), `w0` (hidden, channels * filters), `w1` (channels, hidden), and
-            optionally `bias` (hidden,).
+        parameters: `filters` (filters, 3, 3), `w0` (hidden, channels * filters), `w1` (channels, hidden).
         ca_steps: Number of CA steps.
-        update_rate: Probability of an update, for each cell and channel; with a bias for each cell.
+        update_rate: Probability of an update, for each cell and channel.
     """
     w0, w1 = (parameters[name][:, :, None, None] for name in ("w0", "w1"))
-    bias = parameters.get("bias")
     for _ in range(ca_steps):
-        mask = (torch.rand_like(x if bias is None else x[:, :1]) < update_rate) * 1.0
-        hidden = F.conv2d(perceive(x, parameters["filters"]), w0, bias)
-        if bias is not None:
-            hidden = F.relu(hidden)
+        mask = (torch.rand_like(x) < update_rate) * 1.0
+        hidden = F.conv2d(perceive(x, parameters["filters"]), w0)
         x = torch.clamp(x + F.conv2d(hidden, w1) * mask, 0.0, 1.0)
     return x
 

@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import memory, tracking
-from benchmarks.cases import RELU, SET_5, SIX, SIZE_PX, Case
-from benchmarks.timing import MATRIX_SIDE, time_alternately, time_rollouts, time_steps
+from benchmarks.cases import DISTILL, MUNCA, SET_5, SIX, SIZE_PX, Case
+from benchmarks.timing import MATRIX_SIDE, speedup, time_alternately, time_rollouts, time_steps
 from nca.training.device import keep_freed_memory
 
 RESULTS = Path(__file__).with_name("results.json")
@@ -68,8 +68,8 @@ def main() -> None:
     keep_freed_memory()
     machine = measure_machine()
     steps = {case.name: time_steps(case, ("fp32", "bf16")) for case in SIX}
-    relu = time_steps(RELU, ("fp32",))
-    rollouts = {case.name: time_rollouts(case) for case in (SET_5, RELU)}
+    others = {case.name: time_steps(case, ("fp32",)) for case in (DISTILL, MUNCA)}
+    rollouts = {case.name: time_rollouts(case) for case in (SET_5, DISTILL, MUNCA)}
     peaks = {program: memory.measure(program) for program in ("reference", "ours")}
     records = tracking.measure()
     ratio = {name: found["reference"] / found["fp32"] for name, found in steps.items()}
@@ -90,8 +90,24 @@ def main() -> None:
             "9x",
         ),
         ("rollout of 30 CA steps, set 5", f"{speedup(rollouts['set 5']):.1f}x", "9x", "15x"),
-        ("training step, ReLU", f"{speedup(relu):.1f}x", "2.5x", "4x"),
-        ("rollout of 30 CA steps, ReLU", f"{speedup(rollouts[RELU.name]):.1f}x", "3.5x", "6x"),
+        *(
+            row
+            for case in (DISTILL, MUNCA)
+            for row in (
+                (
+                    f"training step, {case.rule}, against the plain rollout",
+                    f"{speedup(others[case.name]):.1f}x",
+                    "",
+                    "",
+                ),
+                (
+                    f"rollout of 30 CA steps, {case.rule}, likewise",
+                    f"{speedup(rollouts[case.name]):.1f}x",
+                    "",
+                    "",
+                ),
+            )
+        ),
         (
             "peak memory, set 5, above the process and the pool",
             f"1/{peaks['reference']['peak_mb'] / peaks['ours']['peak_mb']:.1f}",
@@ -108,7 +124,7 @@ def main() -> None:
     results = {
         "machine": machine,
         "sets": {case.name: {"sizes": case.sizes, **steps[case.name]} for case in SIX},
-        "relu": relu,
+        "other_rules": others,
         "rollouts": rollouts,
         "peak_memory": peaks,
         "tracking": records,
@@ -116,11 +132,6 @@ def main() -> None:
     }
     RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(f"took {time.monotonic() - began:.0f} s; written to {RESULTS}")
-
-
-def speedup(seconds: dict[str, float]) -> float:
-    """Return the factor by which ours is faster."""
-    return seconds["reference"] / seconds["fp32"]
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from benchmarks.cases import (
 )
 from benchmarks.reference import rollout as reference_rollout
 from nca.automaton.fast_rollout import Rollout
+from nca.automaton.model import plain_rollout
 from nca.automaton.seeding import Streams
 from nca.training.device import allow_tf32
 
@@ -60,19 +61,23 @@ def _synchronize(device: torch.device) -> None:
 
 
 def time_steps(case: Case, variants: Sequence[str], device: torch.device = CPU) -> dict[str, float]:
-    """Return seconds per training step of `reference` and of ours with each of the given options.
+    """Return seconds per training step of a baseline and of ours with each of the given options.
+
+    The baseline comes first: `reference` of the rule srnca, or `plain` of the others.
 
     Args:
         case: The configuration.
         variants: A precision each, optionally followed by ", graph" for CUDA graphs.
         device: Device of the training.
     """
-    theirs = make_reference(case, device=device)
-    fresh = torch.rand(case.channels, SIZE_PX, SIZE_PX, device=device)
-    rows = list(range(case.batch_size))
-    runs: dict[str, Callable[[int], object]] = {
-        "reference": lambda number: theirs.train_step(number, rows, case.ca_steps, fresh)
-    }
+    runs: dict[str, Callable[[int], object]] = {}
+    if case.rule == "srnca":
+        theirs = make_reference(case, device=device)
+        fresh = torch.rand(case.channels, SIZE_PX, SIZE_PX, device=device)
+        rows = list(range(case.batch_size))
+        runs["reference"] = lambda number: theirs.train_step(number, rows, case.ca_steps, fresh)
+    else:
+        runs["plain"] = make_ours(case, device=device, plain=True).train_step
     for variant in variants:
         precision, _, graph = variant.partition(", ")
         ours = make_ours(case, cast("Precision", precision), device=device, cuda_graph=bool(graph))
@@ -81,23 +86,34 @@ def time_steps(case: Case, variants: Sequence[str], device: torch.device = CPU) 
 
 
 def time_rollouts(case: Case, device: torch.device = CPU) -> dict[str, float]:
-    """Return seconds per rollout of `case.ca_steps`, forward and backward: `reference` and `fp32` (ours).
+    """Return seconds per rollout of `case.ca_steps`, forward and backward: a baseline and `fp32` (ours).
+
+    The baseline comes first, as for `time_steps`.
 
     `product` is a matrix product of side `MATRIX_SIDE`, timed alternately with them because a machine's speed
     varies.
     """
     state = 0.2 + 0.6 * torch.rand(case.batch_size, case.channels, SIZE_PX, SIZE_PX, device=device)
-    parameters = reference_parameters(case, device)
+    model = make_model(case, Streams(0, CPU)).to(device)
+    parameters = reference_parameters(case, device) if case.rule == "srnca" else {}
     for name in parameters.keys() - {"filters"}:
         parameters[name].requires_grad_()
-    model = make_model(case, Streams(0, CPU)).to(device)
     fast, generator = Rollout(), torch.Generator(device)
 
     def theirs(_: int) -> None:
         reference_rollout(state, parameters, case.ca_steps, UPDATE_RATE)[:, :3].sum().backward()
 
+    def plain(_: int) -> None:
+        plain_rollout(model, state, case.ca_steps, generator)[:, :3].sum().backward()
+
     def ours(_: int) -> None:
         fast(model, state, case.ca_steps, generator)[:, :3].sum().backward()
 
     matrix = torch.rand(MATRIX_SIDE, MATRIX_SIDE, device=device)
-    return time_alternately({"reference": theirs, "fp32": ours, "product": lambda _: matrix @ matrix}, device)
+    baseline = {"reference": theirs} if case.rule == "srnca" else {"plain": plain}
+    return time_alternately({**baseline, "fp32": ours, "product": lambda _: matrix @ matrix}, device)
+
+
+def speedup(seconds: dict[str, float], variant: str = "fp32") -> float:
+    """Return the factor by which a variant of ours is faster than the baseline, which comes first."""
+    return next(iter(seconds.values())) / seconds[variant]

@@ -20,6 +20,7 @@ import torch
 from benchmarks.cases import LEARNING_RATE, N_STEPS, SET_5, SIZE_PX, UPDATE_RATE, FixedTrainer, make_ours
 from nca.config.schema import (
     FeaturesConfig,
+    LossConfig,
     ModelConfig,
     PlantTexture,
     TrackingConfig,
@@ -93,14 +94,17 @@ def make_config(folder: Path) -> TrialConfig:
         hidden_channels=SET_5.hidden_channels,
         filters=SET_5.filters,
         update_rate=UPDATE_RATE,
-        activation="linear",
         mask="channel",
+        clamp=True,
+        seed_state="square",
+        seed_noise=0.0,
     )
     train = TrainConfig(
         steps=STEPS,
         batch_size=SET_5.batch_size,
         learning_rate=LEARNING_RATE,
-        drop_step=None,
+        drop_steps=None,
+        min_ca_steps=None,
         max_ca_steps=SET_5.max_ca_steps,
         size=SIZE_PX,
         pool_size=None,
@@ -108,6 +112,9 @@ def make_config(folder: Path) -> TrialConfig:
         rollout="fast",
         recompute=False,
         cuda_graph=False,
+        overflow_weight=0.0,
+        gradient_per_ca_step=False,
+        keep="last",
         checkpoint_every=STEPS // 4,
         checkpoint_every_s=0.0,
         keep_checkpoint=False,
@@ -115,6 +122,7 @@ def make_config(folder: Path) -> TrialConfig:
     return TrialConfig(
         texture=PlantTexture("roundleaf", "drawn", ""),
         model=model,
+        loss=LossConfig(name="gram"),
         features=FeaturesConfig("random_filters"),
         train=train,
         tracking=TrackingConfig("mlflow", f"sqlite:///{folder / 'mlflow.db'}"),

@@ -1,7 +1,8 @@
 """Measures the frame rate of viewer.html: `python -m benchmarks.viewer`.
 
-Set 5 and its ReLU variant at 128 and 512 px, one CA step per frame, in headless Chromium, with WebGL2 in
-software and with plain JavaScript. Prints a table and writes viewer.json. No GPU was measured.
+Set 5, and the rules distill and munca of its size, at 128 and 512 px, one CA step per frame, in headless
+Chromium, with WebGL2 in software and with plain JavaScript. Prints a table and writes viewer.json. No GPU was
+measured.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from rich.table import Table
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
-from benchmarks.cases import CPU, RELU, SET_5, make_model
+from benchmarks.cases import CPU, DISTILL, MUNCA, SET_5, make_model
 from nca.automaton.seeding import Streams
 from nca.outputs.viewer import make_viewer
 
@@ -62,13 +63,15 @@ def measure(page: Path, flags: tuple[str, ...]) -> float:
 
 def main() -> None:
     """Measure, print, and write viewer.json."""
-    table = Table("renderer", *(f"{case.name}, {size} px" for case in (SET_5, RELU) for size in SIZES))
+    table = Table(
+        "renderer", *(f"{case.name}, {size} px" for case in (SET_5, DISTILL, MUNCA) for size in SIZES)
+    )
     results: dict[str, dict[str, float]] = {}
     picture = np.zeros((128, 128, 3), np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         for path, flags in PATHS.items():
             results[path] = {}
-            for case in (SET_5, RELU):
+            for case in (SET_5, DISTILL, MUNCA):
                 for size in SIZES:
                     page = Path(folder) / "viewer.html"
                     pictures = {"target": picture, "output": picture}

@@ -17,16 +17,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.cases import RELU, SET_5, Case, make_ours
+from benchmarks.cases import DISTILL, SET_5, Case, make_ours
 
 ROUNDS = 3
 SECONDS = 12.0
 RESULTS = Path(__file__).with_name("workers.json")
-SMALL = Case("small, ReLU", 12, 48, 40, 2, 4, relu=True)
+SMALL = Case("small, distill", 12, 48, 64, 2, 4, rule="distill")
 CASES: dict[str, tuple[Case, int]] = {
     "set 5, 128 px": (SET_5, 128),
-    "set 5, ReLU, 128 px": (RELU, 128),
-    "small, ReLU, 48 px": (SMALL, 48),
+    "set 5, distill, 128 px": (DISTILL, 128),
+    "small, distill, 64 px": (SMALL, 64),
 }
 
 
