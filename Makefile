@@ -53,14 +53,14 @@ PLANTS := roundleaf orchid_petal alocasia snake_plant
 PRESETS := spots labyrinth
 RUNS_DIR ?= mlruns
 STUDY_OUT ?= build/study
-small = $(BIN)/python -m nca.sweep -m model=relu features=random_filters train.size=48 train.steps=800 \
-	train.max_ca_steps=32 executor.threads=1 runs_dir=$(RUNS_DIR) $(1) $(STUDY)
+small = $(BIN)/python -m nca.sweep -m model=distill loss=sliced train.steps=800 train.drop_steps=[500,700] \
+	executor.threads=1 runs_dir=$(RUNS_DIR) $(1) $(STUDY)
 fixed = $(call small,experiment=$$set search=fixed train.learning_rate=1e-3 $(1))
 ON_PLANTS := texture=$(subst $() ,$(comma),$(PLANTS))
-STUDIES := $(PLANTS:%=%-relu-random_filters) roundleaf-fifty roundleaf-seeds \
+STUDIES := $(PLANTS:%=%-distill-sliced-patches) roundleaf-fifty roundleaf-seeds \
 	$(foreach set,set5 set8,$(PLANTS:%=%-$(set)) $(PRESETS:%=gray_scott-%-$(set)))
 
-study: $(READY) ## train the small study of docs/study.md anew, some hours of one core; goes on where it was
+study: $(READY) ## train the trials of docs/study.md with the rule distill, some hours; goes on where it was
 	$(call small,experiment=ten_sets $(ON_PLANTS))
 	set -e; for set in set5 set8; do \
 		$(call fixed,$(ON_PLANTS) "sweep.study=\$${texture.name}-$$set"); \

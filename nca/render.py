@@ -115,12 +115,13 @@ def _write_pictures(
     else:
         every = ca_steps or pictures.CA_STEPS_PER_FRAME
         ages = list(range(0, n_frames * every, every))
-    states = pictures.grow(trained.automaton, size, ages, Streams(seed, torch.device("cpu")))
+    model = trained.automaton
+    images = map(model.rgb, pictures.grow(model, size, ages, Streams(seed, torch.device("cpu"))))
     console = Console(stderr=True)
-    shown = track(states, "growing", len(ages), console=console, disable=not console.is_terminal)
+    shown = track(images, "growing", len(ages), console=console, disable=not console.is_terminal)
     if out.suffix == ".png":
         (grown,) = deque(shown, maxlen=1)
-        Image.fromarray(pictures.to_pixels(grown[:, :3])).save(out)
+        Image.fromarray(pictures.to_pixels(grown)).save(out)
     else:
         pictures.save_animation(shown, out)
 

@@ -158,8 +158,8 @@ def dry_run(overrides: Sequence[str]) -> None:
     for plan in make_plans(overrides):
         _check_device(plan)
         config, trial = plan.config, plan.config.trial
-        features = resolve_features(trial.features, use_network=False)
-        undecided = trial.features.name == "auto" and features.name != "vgg16"
+        features = resolve_features(trial.features, trial.loss, use_network=False)
+        undecided = trial.features.name == "auto" and features.name == "random_filters"
         named, n = plan.with_features(features), n_configurations(plan.space)
         seeds = f", {config.sweep.repeats} seeds each" if config.sweep.repeats > 1 else ""
         search = [("search", f"{key} = {domain}") for key, domain in describe(plan.space).items()]
@@ -167,6 +167,7 @@ def dry_run(overrides: Sequence[str]) -> None:
             ("study", named.name),
             ("texture", f"{name_texture(trial.texture)} ({trial.texture.source}), {trial.train.size} px"),
             ("model", trial.model.name),
+            ("loss", trial.loss.name),
             ("features", features.name + " (vgg16 if its weights can be downloaded)" * undecided),
             *(search or [("search", "nothing: one trial with the fixed values")]),
             ("sampler", f"{config.sampler.name}, {'unlimited' if n == math.inf else int(n)} combinations"),
@@ -175,6 +176,10 @@ def dry_run(overrides: Sequence[str]) -> None:
             ("time", _estimate(named)),
         ):
             print(f"{label:10}{text}")
+        if trial.model.name == "srnca" and trial.loss.name == "gram":
+            print(
+                f"{'see also':10}experiment=distill grows textures that are easier to recognize, in less time"
+            )
     print("nothing was started; add -m to start")
 
 

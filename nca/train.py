@@ -108,7 +108,7 @@ def run_single(config: TrialConfig, rerun: Rerun | None = None) -> int:
     limit_threads()
     with _memory_errors(config.train):
         check_environment(config)
-        config = replace(config, features=resolve_features(config.features))
+        config = replace(config, features=resolve_features(config.features, config.loss))
         inputs = check_inputs(config)
     if rerun is not None:
         rerun.check_inputs(inputs)

@@ -19,7 +19,7 @@ from nca.cli.errors import ConfigError, exit_on_error
 from nca.cli.options import atomic_output
 from nca.config.schema import FeaturesConfig, GrayScottTexture, PlantTexture
 from nca.loss.features import load_extractor
-from nca.loss.style import StyleLoss
+from nca.loss.gram import GramLoss
 from nca.outputs.model_file import TrainedAutomaton, load_model
 from nca.outputs.pictures import grow
 from nca.textures.load import load_pixels
@@ -117,7 +117,7 @@ def draw_gram() -> Figure:
         "its pixels shuffled": shuffled,
     }
     extractor = load_extractor(FeaturesConfig("random_filters", None), CPU, torch.float32)
-    loss = StyleLoss(extractor, as_image(pixels)[0])
+    loss = GramLoss(extractor, as_image(pixels)[0])
     figure = make_figure(1, len(pictures), 9, 2.2)
     for axes, (name, picture) in zip(figure.axes, pictures.items(), strict=True):
         axes.imshow(picture)

@@ -285,13 +285,20 @@ def _print_help(config_name: str, overrides: Sequence[str]) -> None:
 
 
 def _read_comments(file: Path, prefix: str) -> dict[str, str]:
-    """Return the comments of a YAML file by dotted key; the first line is that of `name`."""
+    """Return the comments of a YAML file by dotted key; the first line is that of `name`.
+
+    A key without a comment has that of the file whose values it replaces.
+    """
     lines = file.read_text(encoding="utf-8").splitlines()
-    comments, parent = {}, ""
+    comments: dict[str, str] = {}
+    parent = ""
     for line in lines:
-        if found := re.match(r"( *)([\w.]+):(?:.* # (.*))?", line):
+        if base := re.fullmatch(r" *- ([a-z]\w*)", line):
+            comments |= _read_comments(file.parent / f"{base[1]}.yaml", prefix)
+        elif found := re.match(r"( *)([\w.]+):(?:.* # (.*))?", line):
             parent = parent if found[1] else f"{found[2]}."
-            comments[f"{prefix}{parent if found[1] else ''}{found[2]}"] = found[3] or ""
+            key = f"{prefix}{parent if found[1] else ''}{found[2]}"
+            comments[key] = found[3] or comments.get(key, "")
     return comments | {f"{prefix}name": lines[0].removeprefix("# ")}
 
 

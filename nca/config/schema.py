@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from nca.cli.errors import ConfigError
 from nca.config.validation import build, in_range
 
 
@@ -43,25 +44,64 @@ class GrayScottTexture:
 Texture = PlantTexture | ImageTexture | GrayScottTexture
 
 
+def _check_options(group: str, name: str, options: Mapping[str, object], *, needed: bool) -> None:
+    """Check that the part `name` of a group has a value for each of these options, or for none of them.
+
+    Raises:
+        ConfigError: If one is missing, or does not belong to the part.
+    """
+    for key, value in options.items():
+        if (value is not None) != needed:
+            shown = "null" if value is None else value
+            reason = "needs a value" if needed else "has no such option"
+            raise ConfigError(f"{group}.{key}={shown}: {group}={name} {reason}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The update rule and its perception."""
+    """The update rule, its perception and its states; `hidden_channels` and `filters` are not of munca."""
 
-    name: str
+    name: Literal["srnca", "distill", "munca"]
     channels: int = in_range(3, 64)
-    hidden_channels: int = in_range(1, 1024)
-    filters: int = in_range(1, 20)
+    hidden_channels: int | None = in_range(1, 1024, default=None)
+    filters: int | None = in_range(1, 20, default=None)
     update_rate: float = in_range(0, 1, open_low=True)
-    activation: Literal["linear", "relu"]
     mask: Literal["channel", "cell"]
+    clamp: bool
+    seed_state: Literal["square", "zeros", "noise"]
+    seed_noise: float = in_range(0, 1)
+
+    def __post_init__(self) -> None:
+        sizes = {"hidden_channels": self.hidden_channels, "filters": self.filters}
+        _check_options("model", self.name, sizes, needed=self.name != "munca")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """The loss; `directions` and `norm` belong to sliced."""
+
+    name: Literal["gram", "sliced"]
+    directions: int | None = in_range(1, 1024, default=None)
+    norm: Literal["l1", "squared"] | None = None
+
+    def __post_init__(self) -> None:
+        options = {"directions": self.directions, "norm": self.norm}
+        _check_options("loss", self.name, options, needed=self.name == "sliced")
 
 
 @dataclass(frozen=True)
 class FeaturesConfig:
-    """The feature extractor of the style loss; `weights` belongs to vgg16 and auto."""
+    """The features that the loss compares; an option belongs to the extractors whose YAML has it."""
 
-    name: Literal["vgg16", "random_filters", "auto"]
+    name: Literal["vgg16", "random_filters", "patches", "auto"]
     weights: str | None = None
+    side: Literal[3, 5, 7] | None = None
+    levels: int | None = in_range(1, 6, default=None)
+    unsharp: float | None = in_range(0, 10, default=None)
+
+    def __post_init__(self) -> None:
+        options = {"side": self.side, "levels": self.levels, "unsharp": self.unsharp}
+        _check_options("features", self.name, options, needed=self.name == "patches")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +111,8 @@ class TrainConfig:
     steps: int = in_range(1)
     batch_size: int = in_range(1, 64)
     learning_rate: float = in_range(0, 1, open_low=True)
+    drop_steps: list[int] | None
+    min_ca_steps: int | None = in_range(1, 1024)
     max_ca_steps: int = in_range(2, 1024)
     size: int = in_range(16, 1024, multiple_of=16)
     pool_size: int | None = in_range(1)
@@ -78,11 +120,21 @@ class TrainConfig:
     rollout: Literal["fast", "plain"]
     recompute: bool
     cuda_graph: bool
+    overflow_weight: float = in_range(0)
+    gradient_per_ca_step: bool
+    keep: Literal["best", "last"]
     checkpoint_every: int = in_range(1)
     checkpoint_every_s: float = in_range(0)
-    # Configs of older runs have neither.
-    drop_step: int | None = in_range(0, default=None)
-    keep_checkpoint: bool = False
+    keep_checkpoint: bool
+
+    def __post_init__(self) -> None:
+        if self.min_ca_steps is not None and self.min_ca_steps >= self.max_ca_steps:
+            raise ConfigError(
+                f"train.min_ca_steps={self.min_ca_steps}: must be less than "
+                f"train.max_ca_steps={self.max_ca_steps}"
+            )
+        if self.drop_steps is not None and min(self.drop_steps) < 0:
+            raise ConfigError(f"train.drop_steps={self.drop_steps}: must be 0 or more, or null")
 
 
 @dataclass(frozen=True)
@@ -100,6 +152,11 @@ class OutputsConfig:
     robustness: bool = True
 
 
+# Values of runs that were recorded before their keys existed.
+OLDER_MODEL = {"clamp": True, "seed_state": "square", "seed_noise": 0.0}
+OLDER_TRAIN = {"min_ca_steps": None, "overflow_weight": 0.0, "gradient_per_ca_step": False, "keep": "last"}
+OLDER_TRAIN |= {"drop_steps": None, "keep_checkpoint": False}
+
 # Keys of a config, and of its `train`, that do not affect the results.
 FREE = ("tracking", "outputs", "device", "runs_dir")
 FREE_OF_TRAIN = {"rollout", "recompute", "cuda_graph", "keep_checkpoint"}
@@ -112,6 +169,7 @@ class TrialConfig:
 
     texture: Texture
     model: ModelConfig
+    loss: LossConfig
     features: FeaturesConfig
     train: TrainConfig
     tracking: TrackingConfig
@@ -154,6 +212,7 @@ class ExecutorConfig:
 
 
 Objective = Literal[
+    "final_distance",
     "final_loss",
     "final_loss_median",
     "final_loss_relative",
@@ -218,16 +277,22 @@ def with_values(config: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
 
 
 def build_recorded(values: Mapping[str, Any]) -> TrialConfig:
-    """Build the config of a recorded run; older runs have `tracking.endurance` for `outputs.robustness`.
+    """Build the config of a recorded run; what a run of an older version lacks gets the value that it had.
 
     Raises:
-        ConfigError: If it is not a config.
+        ConfigError: If it is not a config, or its rule is no longer there.
     """
-    tracking = dict(values.get("tracking", {}))
-    if "endurance" in tracking:
-        outputs = {"robustness": tracking.pop("endurance")}
-        values = {**values, "tracking": tracking, "outputs": outputs}
-    return build(TrialConfig, values)
+    tracking, model, train = ({**values.get(part, {})} for part in ("tracking", "model", "train"))
+    outputs = {"outputs": {"robustness": tracking.pop("endurance")}} if "endurance" in tracking else {}
+    if model.pop("activation", "linear") == "relu":
+        raise ConfigError(
+            f"model={model.get('name')}: the ReLU rule with a clamp is gone; train again with model=distill"
+        )
+    if "drop_step" in train:
+        drop_step = train.pop("drop_step")
+        train["drop_steps"] = None if drop_step is None else [drop_step]
+    parts = {"tracking": tracking, "model": OLDER_MODEL | model, "train": OLDER_TRAIN | train}
+    return build(TrialConfig, {"loss": {"name": "gram"}, **values, **outputs, **parts})
 
 
 def training_values(config: TrialConfig) -> dict[str, Any]:
@@ -249,6 +314,7 @@ def name_texture(texture: Texture) -> str:
 
 
 def name_study(config: TrialConfig) -> str:
-    """Return texture-model-features, with _ for characters that a file name may not have everywhere."""
-    parts = (name_texture(config.texture), config.model.name, config.features.name)
+    """Return texture-model-loss-features without gram, with _ for what file names may not have everywhere."""
+    loss = () if config.loss.name == "gram" else (config.loss.name,)
+    parts = (name_texture(config.texture), config.model.name, *loss, config.features.name)
     return "-".join("".join(c if c.isalnum() or c in "_." else "_" for c in part) for part in parts)

@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from nca.automaton.model import Automaton, make_automaton
+from nca.automaton.model import Automaton
+from nca.automaton.rules import RULES, make_automaton
 from nca.automaton.seeding import Streams
 from nca.cli.errors import ConfigError
 from nca.config.schema import TrialConfig, build_recorded
@@ -69,8 +70,7 @@ def load_model(path: Path) -> TrainedAutomaton:
             metrics = _read_object(header, "metrics")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         _check_tensors(tensors, make_automaton(config.model, Streams(0, torch.device("cpu"))))
-        rate, mask = config.model.update_rate, config.model.mask
-        automaton = Automaton(**{"bias": None, **tensors}, update_rate=rate, mask=mask)
+        automaton = RULES[config.model.name](config.model, **tensors)
         final = {key: float(value) for key, value in metrics.items()}
     except (OSError, SafetensorError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ConfigError(f"{path}: not a model file ({error})") from error

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from nca.automaton.fast_rollout import Rollout
-from nca.automaton.model import Automaton, State, make_seed_state
+from nca.automaton.model import Automaton, State
 from nca.automaton.seeding import Streams
 
 CA_STEPS_PER_PX = 1.5  # of a picture's side; a pattern spreads by less than a cell per CA step
@@ -28,9 +28,10 @@ GAP_PX = 2
 WHITE = 255
 
 Pixels = NDArray[np.uint8]  # (height, width, 3)
+Images = Float[Tensor, "batch 3 height width"]  # RGB in [0, 1]
 
 
-def to_pixels(images: Float[Tensor, "batch 3 height width"]) -> Pixels:
+def to_pixels(images: Images) -> Pixels:
     """Return images in [0, 1] side by side, (height, total width, 3); syncs with the device."""
     columns = (images.detach().clamp(0, 1) * WHITE).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     gap = np.full((columns.shape[1], GAP_PX, 3), WHITE, dtype=np.uint8)
@@ -48,10 +49,10 @@ def grow(
         size: Height and width in pixels, a multiple of 16.
         ages: CA steps since the first state, ascending; 0 yields the first state itself.
         streams: Uses `seed_states` and `masks`.
-        state: The first state, (1, channels, size, size); a fresh seed state if not given.
+        state: The first states, (batch, channels, size, size); one fresh seed state if not given.
     """
     if state is None:
-        state = make_seed_state(1, model.channels, size, streams["seed_states"], model.w0.device)
+        state = model.draw_seed_states(1, size, streams["seed_states"])
     rollout = Rollout()
     for before, age in itertools.pairwise((0, *ages)):
         if age > before:
@@ -63,21 +64,21 @@ def grow(
 def render_texture(model: Automaton, size: int, seed: int, ca_steps: int | None = None) -> Pixels:
     """Return the texture that grows from a seed state, by default for 1.5 CA steps per pixel of the side."""
     age = round(CA_STEPS_PER_PX * size) if ca_steps is None else ca_steps
-    (state,) = grow(model, size, (age,), Streams(seed, model.w0.device))
-    return to_pixels(state[:, :3])
+    (state,) = grow(model, size, (age,), Streams(seed, model.kernels.device))
+    return to_pixels(model.rgb(state))
 
 
 def save_growth(model: Automaton, size: int, seed: int, path: Path) -> None:
     """Write an animation of the first 188 CA steps from a seed state as GIF."""
-    save_animation(grow(model, size, GIF_AGES, Streams(seed, model.w0.device)), path)
+    save_animation(map(model.rgb, grow(model, size, GIF_AGES, Streams(seed, model.kernels.device))), path)
 
 
-def save_animation(states: Iterable[State], path: Path) -> None:
-    """Write states, of a batch of 1, as an endless GIF, or as a video if the name ends with .mp4 or .webm.
+def save_animation(images: Iterable[Images], path: Path) -> None:
+    """Write images, of a batch of 1, as an endless GIF, or as a video if the name ends with .mp4 or .webm.
 
     Textures of less than 256 px are enlarged to about that.
     """
-    frames = map(_draw_frame, states)
+    frames = map(_draw_frame, images)
     codec = CODECS.get(path.suffix)
     if codec is None:
         first, *others = map(Image.fromarray, frames)
@@ -93,8 +94,8 @@ def save_animation(states: Iterable[State], path: Path) -> None:
     video.close()
 
 
-def _draw_frame(state: State) -> Pixels:
-    pixels = to_pixels(state[:, :3])
+def _draw_frame(image: Images) -> Pixels:
+    pixels = to_pixels(image)
     zoom = max(1, ANIMATION_SIDE_PX // len(pixels))
     return pixels.repeat(zoom, axis=0).repeat(zoom, axis=1)
 

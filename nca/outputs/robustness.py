@@ -1,29 +1,24 @@
-"""Robustness of a trained texture: its style loss long after it has grown and after damage, with pictures."""
+"""Robustness of a trained texture: its distance from the target long after it has grown and after damage."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
 from PIL import Image
-from torch import Tensor
 
 from nca.automaton.model import Automaton, State
 from nca.automaton.seeding import Streams
+from nca.outputs.grown import OLD_CA_STEPS, Distance
 from nca.outputs.pictures import GIF_AGES, grow, save_animation, to_pixels
 
 DAMAGE_RADIUS = 1 / 4  # of the grid's side
-N_CA_STEPS = 3000 + GIF_AGES[-1]  # of a measurement
+VERY_OLD_CA_STEPS = 3000
+N_CA_STEPS = VERY_OLD_CA_STEPS + GIF_AGES[-1]  # of a measurement
 
 
 def measure_robustness(
-    model: Automaton,
-    size: int,
-    seed: int,
-    style_loss: Callable[[Float[Tensor, "batch 3 height width"]], Float[Tensor, ""]],
-    folder: Path,
+    model: Automaton, size: int, seed: int, distance: Distance, folder: Path
 ) -> dict[str, float]:
     """Grow a texture far beyond the age of a training rollout, damage it at 1,000 CA steps and let it heal.
 
@@ -34,21 +29,20 @@ def measure_robustness(
         model: The automaton.
         size: Side of the grid in pixels, a multiple of 16.
         seed: Seed of the streams `seed_states` and `masks`.
-        style_loss: The loss that it was trained with.
+        distance: The distance of each image from the target.
         folder: Where the pictures are written.
 
     Returns:
-        Style losses of single images: `loss_at_1000`, `loss_at_3000`, and `loss_after_damage`, once healed.
+        Distances of single images: `distance_at_3000`, and `distance_after_damage`, once healed.
     """
-    streams = Streams(seed, model.w0.device)
-    young, old = grow(model, size, (1000, 3000), streams)
-    healing = [state[:, :3].clone() for state in grow(model, size, GIF_AGES, streams, damage(young))]
-    stages = torch.cat([young[:, :3], old[:, :3], healing[0], healing[-1]])
+    streams = Streams(seed, model.kernels.device)
+    old, very_old = grow(model, size, (OLD_CA_STEPS, VERY_OLD_CA_STEPS), streams)
+    healing = [model.rgb(state).clone() for state in grow(model, size, GIF_AGES, streams, damage(old))]
+    stages = torch.cat([model.rgb(old), model.rgb(very_old), healing[0], healing[-1]])
     Image.fromarray(to_pixels(stages)).save(folder / "stages.png")
     save_animation(healing, folder / "healing.gif")
-    measured = {"at_1000": stages[:1], "at_3000": stages[1:2], "after_damage": stages[3:]}
-    with torch.no_grad():  # device-to-host syncs
-        return {f"loss_{name}": float(style_loss(image)) for name, image in measured.items()}
+    _, at_3000, _, healed = distance(stages.clamp(0, 1)).tolist()  # device-to-host sync
+    return {"distance_at_3000": at_3000, "distance_after_damage": healed}
 
 
 def damage(state: State) -> State:

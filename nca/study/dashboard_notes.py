@@ -11,13 +11,14 @@ from sweeps.application import DashboardNotes
 from sweeps.trials import TrialSummary
 
 SHOWN_METRICS = (
+    "final_distance",
     "final_loss",
     "final_loss_median",
     "final_loss_relative",
+    "last_distance",
     "last_loss",
-    "loss_at_1000",
-    "loss_at_3000",
-    "loss_after_damage",
+    "distance_at_3000",
+    "distance_after_damage",
     "seconds_per_step",
 )
 

@@ -14,6 +14,7 @@ from nca.cli.errors import ConfigError, nearest
 from nca.config.schema import (
     FREE_OF_TRAIN,
     FeaturesConfig,
+    LossConfig,
     ModelConfig,
     SweepConfig,
     TrainConfig,
@@ -27,14 +28,20 @@ from nca.records.paths import is_study_name
 from sweeps.space import Choice, Domain, Interval, check_sampler
 from sweeps.storage.sqlite import SQLITE
 
-SCHEMAS = {"model": ModelConfig, "train": TrainConfig}  # groups whose values can be searched
-FIXED = {"model.name", "train.steps", *(f"train.{key}" for key in FREE_OF_TRAIN)}
+SCHEMAS = {
+    "model": ModelConfig,
+    "loss": LossConfig,
+    "features": FeaturesConfig,
+    "train": TrainConfig,
+}  # groups whose values can be searched
+FIXED = {"model.name", "loss.name", "features.name", "features.weights", "train.steps", "train.drop_steps"}
+FIXED |= {f"train.{key}" for key in FREE_OF_TRAIN}
 SEARCHABLE = {f"{group}.{item.name}" for group, part in SCHEMAS.items() for item in fields(part)} - FIXED
 UNITS_S = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 MAX_NAME_BYTES = 200  # of a study; those of files are limited to 255
 MAX_SHOWN = 40  # characters of a name that is refused
 NAME = re.compile(r"[^-. =,][^=,]*")
-STUDY_GROUPS = ("texture", "model", "features")  # several names of one give a study each
+STUDY_GROUPS = ("texture", "model", "loss", "features")  # several names of one give a study each
 
 
 @dataclass(frozen=True)
@@ -226,7 +233,9 @@ def resolve(plan: Plan) -> tuple[Plan, str]:
     features = plan.config.trial.features
     if features.name != "auto":
         return plan, ""
-    ours = plan.with_features(resolve_features(features))
+    ours = plan.with_features(resolve_features(features, plan.config.trial.loss))
+    if ours.config.trial.loss.name == "sliced":
+        return ours, ""
     others = [FeaturesConfig("vgg16", features.weights), FeaturesConfig("random_filters")]
     for found in filter(has_study, [ours, *map(plan.with_features, others)]):
         kind = found.config.trial.features.name

@@ -10,21 +10,26 @@ from nca.textures.load import load_pixels, texture_hash
 def hash_inputs(config: TrialConfig) -> dict[str, str]:
     """Return the hashes of the texture and the features of a config with resolved features.
 
-    Imports torch if the features are random filters.
+    Imports torch unless the features are VGG-16's.
 
     Raises:
         ConfigError: If the texture is missing.
     """
-    if config.features.name != "random_filters":
-        return hash_files(config)
-    from nca.loss.features import hash_filters
+    hashes = hash_files(config)
+    if config.features.name == "random_filters":
+        from nca.loss.features import hash_filters
 
-    return hash_files(config) | {"features.hash": hash_filters()}
+        hashes["features.hash"] = hash_filters()
+    if config.features.name == "patches":
+        from nca.loss.patches import hash_pyramid
+
+        hashes["features.hash"] = hash_pyramid()
+    return hashes
 
 
 def hash_files(config: TrialConfig) -> dict[str, str]:
     """Return those hashes of a config that depend on files; errors as for `hash_inputs`."""
     hashes = {"texture.hash": texture_hash(load_pixels(config.texture, config.train.size))}
-    if config.features.name != "random_filters":
+    if config.features.name == "vgg16":
         hashes["features.hash"] = hash_weights(config.features)
     return hashes

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nca.automaton.model import State, make_seed_state
+from nca.automaton.model import Automaton, State
 from nca.automaton.seeding import Streams
 
 
@@ -15,21 +15,18 @@ class Pool:
 
     Args:
         n_states: Rows of the pool.
-        channels: State channels.
+        model: Draws the seed states, on its device.
         size: Height and width in pixels, a multiple of 16.
         streams: Uses `pool` (which rows) and `seed_states` (fresh states).
-        device: Device of the states.
 
     Source: Mordvintsev et al. 2020, "Growing Neural Cellular Automata", experiment 2.
     """
 
     states: Float[Tensor, "row channel height width"]
 
-    def __init__(
-        self, n_states: int, channels: int, size: int, streams: Streams, device: torch.device
-    ) -> None:
-        self._streams = streams
-        self.states = make_seed_state(n_states, channels, size, streams["seed_states"], device)
+    def __init__(self, n_states: int, model: Automaton, size: int, streams: Streams) -> None:
+        self._model, self._size, self._streams = model, size, streams
+        self.states = model.draw_seed_states(n_states, size, streams["seed_states"])
 
     def draw_rows(self, batch_size: int) -> list[int]:
         """Draw row numbers uniformly with replacement, on the host."""
@@ -43,8 +40,7 @@ class Pool:
 
     def draw_seed_state(self) -> State:
         """Draw one fresh seed state, (1, channels, height, width)."""
-        _, channels, size, _ = self.states.shape
-        return make_seed_state(1, channels, size, self._streams["seed_states"], self.states.device)
+        return self._model.draw_seed_states(1, self._size, self._streams["seed_states"])
 
     def commit(self, rows: list[int], states: State, keep: Bool[Tensor, ""]) -> None:
         """Write states back to `rows`, in order, so that a row drawn twice keeps its last state.

@@ -11,7 +11,7 @@ import torch
 from nca.cli.errors import ConfigError
 from nca.config.schema import TrialConfig
 from nca.loss.features import load_extractor
-from nca.loss.style import StyleLoss
+from nca.loss.gram import GramLoss
 from nca.textures.load import load_pixels, load_texture
 from nca.tracking.client import check_address
 from nca.training.device import check_device, pick_device
@@ -47,7 +47,7 @@ def check_inputs(config: TrialConfig) -> dict[str, str]:
         ConfigError: If either is missing or does not fit.
     """
     extractor = load_extractor(config.features, torch.device("cpu"), torch.float32)
-    energy = float(StyleLoss(extractor, load_texture(config.texture, config.train.size)).energy)
+    energy = float(GramLoss(extractor, load_texture(config.texture, config.train.size)).energy)
     if not 0 < energy < math.inf:
         raise ConfigError(
             f"features.weights={config.features.weights}: an image without features has the style loss "

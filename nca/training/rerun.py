@@ -16,7 +16,7 @@ from nca.config.validation import build
 from nca.records.paths import RecordPaths, read_record_paths
 
 RERUN_OPTIONS = ("run", "study", "trial", "sweep.storage")  # keys of a command line that are not overrides
-REQUIRED = {item.name for item in fields(TrialConfig) if item.default is MISSING}
+REQUIRED = {item.name for item in fields(TrialConfig) if item.default is MISSING} - {"loss"}  # of older runs
 NEW_GROUPS = ("tracking", "outputs", "runs_dir")  # taken from the new command, not from the earlier run
 
 
@@ -79,7 +79,7 @@ def parse_rerun(argv: Sequence[str]) -> Rerun:
         SweepError: If there is no such study.
     """
     from nca.config.compose import ANY_TEXTURE, compose_plain, keys_of
-    from nca.training.trainer import drop_step
+    from nca.training.trainer import drop_steps
 
     pairs = (argument.partition("=") for argument in argv)
     options = {key: value for key, _, value in pairs if key in RERUN_OPTIONS}
@@ -102,7 +102,7 @@ def parse_rerun(argv: Sequence[str]) -> Rerun:
         return Rerun(config, f"made from run {run}", {"made_from": run}, None, threads, {})
     if n_after == n_before:
         return Rerun(config, f"repeats run {run}", {"repeats": run}, None, threads, tags)
-    config = replace(config, train=replace(config.train, drop_step=drop_step(earlier.train)))
+    config = replace(config, train=replace(config.train, drop_steps=drop_steps(earlier.train)))
     checkpoint = _find_checkpoint(paths, run, n_before)
     description = f"continues run {run} from step {n_before if checkpoint else 0}"
     if checkpoint is None:
@@ -147,12 +147,12 @@ def _read_config(file: Path, composed: Mapping[str, Any]) -> TrialConfig:
     try:
         values = yaml.safe_load(read_text(file))
         missing = sorted(REQUIRED - values.keys())
-        values = {**composed, **values, "train": {**composed["train"], **values["train"]}}
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, yaml.YAMLError) as error:
+        config = build_recorded({**composed, **values})
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise ConfigError(f"{file}: is not the config of a run ({error})") from error
     if missing:  # it would be that of another run, of any texture perhaps
         raise ConfigError(f"{file}: is not the config of a run ({missing[0]} is missing, it may be cut off)")
-    return build_recorded(values)
+    return config
 
 
 def _override(earlier: TrialConfig, composed: Mapping[str, Any], keys: Sequence[str]) -> TrialConfig:

@@ -13,17 +13,24 @@ from pathlib import Path
 
 import torch
 import yaml
+from jaxtyping import Float
 from PIL import Image
+from torch import Tensor
 
-from nca.automaton.model import make_automaton
+from nca.automaton.rules import make_automaton
 from nca.automaton.seeding import Streams
-from nca.config.schema import TrainConfig, TrialConfig, name_study
-from nca.loss.features import load_extractor
-from nca.loss.style import StyleLoss
+from nca.config.schema import LossConfig, TrainConfig, TrialConfig, name_study
+from nca.loss.distance import TextureDistance
+from nca.loss.features import FeatureExtractor, load_extractor
+from nca.loss.gram import GramLoss
+from nca.loss.sliced import SlicedLoss
+from nca.loss.texture_loss import TextureLoss
+from nca.outputs.grown import measure_outputs
 from nca.outputs.model_file import save_model
 from nca.outputs.pictures import (
     CA_STEPS_PER_PX,
     GIF_AGES,
+    Images,
     render_texture,
     save_growth,
     save_loss_curve,
@@ -51,7 +58,7 @@ MIN_OUTPUT_UPDATES = 6_500_000  # 400 CA steps at 128 px: a second or two after 
 
 
 def build_trainer(config: TrialConfig, device: torch.device) -> Trainer:
-    """Return a trainer with model, pool, style loss and random streams of a config.
+    """Return a trainer with model, pool, loss and random streams of a config.
 
     Raises:
         ConfigError: If the texture or the weights cannot be loaded.
@@ -62,10 +69,21 @@ def build_trainer(config: TrialConfig, device: torch.device) -> Trainer:
     streams = Streams(config.seed, device)
     target = load_texture(config.texture, train.size).to(device)
     dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
-    style_loss = StyleLoss(load_extractor(config.features, device, dtype), target)
+    texture_loss = make_loss(config.loss, load_extractor(config.features, device, dtype), target)
     model = make_automaton(config.model, streams).to(device)
-    pool = Pool(n_pool_rows(train), config.model.channels, train.size, streams, device)
-    return Trainer(model, pool, style_loss, train, streams)
+    pool = Pool(n_pool_rows(train), model, train.size, streams)
+    return Trainer(model, pool, texture_loss, train, streams)
+
+
+def make_loss(
+    config: LossConfig, extractor: FeatureExtractor, target: Float[Tensor, "3 height width"]
+) -> TextureLoss:
+    """Return the loss of a config."""
+    if config.name == "gram":
+        return GramLoss(extractor, target)
+    assert config.directions is not None
+    assert config.norm is not None
+    return SlicedLoss(extractor, target, config.directions, config.norm)
 
 
 def train(config: TrialConfig, folder: Path, tracker: Tracker, listener: Listener) -> Outcome:
@@ -118,7 +136,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @dataclass
 class _Run:
-    """Trains, records and ends one run."""
+    """Trains, records and ends one run.
+
+    output.png shows final states of the last rollout, or, with `train.keep=best`, the outputs that
+    `final_distance` measures.
+    """
 
     config: TrialConfig
     folder: Path
@@ -129,6 +151,9 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.target = load_pixels(self.config.texture, self.config.train.size)  # the file may be deleted
+        device = self.trainer.model.kernels.device
+        self.output = self.trainer.output  # replaced by what has grown from seeds, with `train.keep=best`
+        self.distance = TextureDistance(load_texture(self.config.texture, self.config.train.size).to(device))
         self.started_at, self.first_step = time.monotonic(), self.trainer.step
         self.report_every = max(1, self.config.train.steps // N_REPORTS)
 
@@ -137,13 +162,27 @@ class _Run:
         try:
             for record in self.trainer.steps():
                 if is_picture_step(record.step, self.config.train.steps):
-                    self.tracker.log_image(to_pixels(self.trainer.output), record.step)
+                    self.record_picture(record.step)
                 if record.fetched and (reason := self.record_losses(record)):
                     return reason
         except DivergedError as error:
             print(error, flush=True)
             return "diverged"
         return "complete"
+
+    def record_picture(self, step: int) -> None:
+        """Record the output after a step; with `train.keep=best`, keep the model if its distance is less.
+
+        The first eighth of a run has no best model.
+        """
+        self.tracker.log_image(to_pixels(self.trainer.output), step)
+        if self.config.train.keep == "best" and 8 * step >= self.config.train.steps:
+            self.trainer.keep_best(self.measure_outputs()[0])
+
+    def measure_outputs(self) -> tuple[float, Images]:
+        """Return the texture distance of grown outputs, and these."""
+        train = self.config.train
+        return measure_outputs(self.trainer.model, train.size, train.max_ca_steps, self.distance)
 
     def record_losses(self, record: StepRecord) -> Reason | None:
         """Record the fetched losses and save a due checkpoint; return why the run ends early, if it does."""
@@ -174,11 +213,12 @@ class _Run:
             return Outcome(reason, n_steps, {}, None)
         files = self.folder / "artifacts"
         files.mkdir(parents=True, exist_ok=True)
-        robustness = {} if reason == "diverged" else self.draw_texture(files, reason)
-        metrics = self.measure("final" if reason == "complete" else "last", seconds) | robustness
-        self.tracker.log_metrics(metrics, max(0, n_steps - 1))
         if reason == "complete" and self.config.train.keep_checkpoint:
             Checkpoints(files / "checkpoints", 1, 0.0).save(trainer.state(), n_steps)
+        trainer.use_best()
+        drawn = {} if reason == "diverged" else self.draw_texture(files, reason)
+        metrics = self.measure("final" if reason == "complete" else "last", seconds) | drawn
+        self.tracker.log_metrics(metrics, max(0, n_steps - 1))
         self.save_files(files, reason, metrics)
         self.tracker.finish(STATUS[reason])
         outcome = Outcome(reason, n_steps, metrics, self.folder / "output.png", self.tracker.run_id)
@@ -191,19 +231,23 @@ class _Run:
         """Write growth.gif, output_large.png and, of a complete run, the pictures of its robustness.
 
         Returns:
-            Losses of the robustness; empty if it would take too long for a run as short as this one.
+            The texture distance, and the distances of the robustness, unless these would take too long for a
+            run as short as this one.
         """
         model, size, seed = self.trainer.model, self.config.train.size, self.config.seed
-        losses: dict[str, float] = {}
+        distance, outputs = self.measure_outputs()
+        metrics = {"final_distance" if reason == "complete" else "last_distance": distance}
+        if self.config.train.keep == "best":
+            self.output = outputs
         save_growth(model, size, seed, files / "growth.gif")
         budget = output_budget(self.config.train, self.trainer.step) - GIF_AGES[-1] * size**2
         if reason == "complete" and self.config.outputs.robustness and budget >= N_CA_STEPS * size**2:
-            losses = measure_robustness(model, size, seed, self.trainer.style_loss, files)
+            metrics |= measure_robustness(model, size, seed, self.distance, files)
             budget -= N_CA_STEPS * size**2
         sides = [scale * size for scale in LARGE_SCALES]
         side = next((side for side in sides if CA_STEPS_PER_PX * side**3 <= budget), size)
         Image.fromarray(render_texture(model, side, seed)).save(files / "output_large.png")
-        return losses
+        return metrics
 
     def measure(self, prefix: str, seconds: float) -> dict[str, float]:
         """Return the run's metrics, losses prefixed with `final` if it is complete, else `last`.
@@ -218,12 +262,12 @@ class _Run:
             metrics = {
                 f"{prefix}_loss": losses[-1],
                 f"{prefix}_loss_median": smoothed_loss(losses),
-                f"{prefix}_loss_relative": losses[-1] / float(trainer.style_loss.energy),
+                f"{prefix}_loss_relative": losses[-1] / float(trainer.texture_loss.energy),
             }
         n_steps = max(1, len(losses) - self.first_step)
         return metrics | {
             "seconds_per_step": seconds / n_steps,
-            "peak_memory_mb": peak_memory_mb(trainer.model.w0.device),
+            "peak_memory_mb": peak_memory_mb(trainer.model.kernels.device),
             "n_parameters": float(sum(p.numel() for p in trainer.model.parameters())),
         }
 
@@ -235,14 +279,14 @@ class _Run:
         """
         config, model, losses = self.config, self.trainer.model, self.trainer.losses
         every = self.report_every
-        Image.fromarray(to_pixels(self.trainer.output)).save(files / "output.png")
+        Image.fromarray(to_pixels(self.output)).save(files / "output.png")
         Image.fromarray(self.target).save(files / "target.png")
         smoothed = [(n - 1, smoothed_loss(losses[:n])) for n in range(every, len(losses) + 1, every)]
         save_loss_curve(losses, smoothed, files / "loss.png")
         (files / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
         save_model(model, asdict(config), files / "model.safetensors", metrics)
         if reason != "diverged":
-            pictures = {"target": self.target, "output": to_pixels(self.trainer.output[:1])}
+            pictures = {"target": self.target, "output": to_pixels(self.output[:1])}
             facts = describe_facts(config, metrics)
             page = make_viewer(model, config.train.size, pictures, facts, name_study(config))
             (files / "viewer.html").write_text(page, encoding="utf-8")

@@ -13,17 +13,22 @@ from nca.automaton.fast_rollout import Rollout
 from nca.automaton.model import Automaton, State, plain_rollout
 from nca.automaton.seeding import Streams
 from nca.config.schema import TrainConfig
-from nca.loss.style import StyleLoss
+from nca.loss.texture_loss import TextureLoss
 from nca.training.cuda_graphs import StepGraphs, capture_on_cuda
 from nca.training.pool import Pool
 
 RESEED_EVERY = 8  # training steps between fresh seed states in the batch
-DROP_DIVISOR = 3  # the learning rate drops after steps // 3, unless `train.drop_step` is set
+DROP_DIVISOR = 3  # the learning rate drops after steps // 3, unless `train.drop_steps` are given
 LEARNING_RATE_DROP = 0.3
 NORM_EPSILON = 1e-8
 LOSS_WINDOW = 256  # training steps of the smoothed loss
 # Training steps between fetches of losses, each a device-to-host sync; on the CPU a fetch is free.
 FETCH_EVERY = {"cpu": 1, "cuda": 32}
+
+
+def overflow(states: State) -> Float[Tensor, ""]:
+    """Return how far states are outside [-1, 1], summed over all values of the batch."""
+    return (states - states.clamp(-1.0, 1.0)).abs().sum()
 
 
 class DivergedError(ArithmeticError):
@@ -43,9 +48,9 @@ class StepRecord:
     fetched: list[float]
 
 
-def drop_step(config: TrainConfig) -> int:
-    """Return the step from which the learning rate is smaller."""
-    return config.steps // DROP_DIVISOR if config.drop_step is None else config.drop_step
+def drop_steps(config: TrainConfig) -> list[int]:
+    """Return the steps from which the learning rate is smaller."""
+    return [config.steps // DROP_DIVISOR] if config.drop_steps is None else config.drop_steps
 
 
 def smoothed_loss(losses: list[float]) -> float:
@@ -54,17 +59,17 @@ def smoothed_loss(losses: list[float]) -> float:
 
 
 class Trainer:
-    """Trains an automaton on a style loss.
+    """Trains an automaton on the loss of its textures.
 
     One training step, in the order of events:
 
         rows = pool.draw_rows(batch_size); states = pool.sample(rows)
         if step % 8 == 0: states[0] = pool.draw_seed_state()
-        states = rollout(model, states, randint(max_ca_steps // 2, max_ca_steps))
-        loss = style_loss(states[:, :3])
-        loss.backward()
+        states = rollout(model, states, randint(min_ca_steps, max_ca_steps))
+        loss = texture_loss(model.rgb(states)) + overflow_weight * overflow(states)
+        loss.backward()  # with gradient_per_ca_step, each sample's gradient has norm 1 at every CA step
         for p in model.parameters(): p.grad /= p.grad.norm() + 1e-8
-        adam.step()  # at 0.3 times the learning rate from step steps // 3 on
+        adam.step()  # the learning rate is 0.3 times the one before from each of drop_steps on
         pool.commit(rows, states)
 
     A run has diverged when a loss or a gradient is not finite. The host cannot stop it at once, as it fetches
@@ -75,11 +80,11 @@ class Trainer:
 
     Args:
         model: On the device of the pool.
-        style_loss: Called with RGB in [0, 1].
-        streams: Uses `ca_steps` and `masks`.
+        texture_loss: Called with RGB in [0, 1].
+        streams: Uses `ca_steps`, `masks` and `directions`.
 
     Attributes:
-        losses: Fetched losses of all steps so far.
+        losses: Fetched texture losses of all steps so far, without the overflow.
         output: RGB of the last finite step's final states, on the device; at first, of seed states.
 
     Source: Niklasson et al. 2021, "Self-Organising Textures", whose notebook these eight lines follow.
@@ -88,10 +93,10 @@ class Trainer:
     output: Float[Tensor, "batch 3 height width"]
 
     def __init__(
-        self, model: Automaton, pool: Pool, style_loss: StyleLoss, config: TrainConfig, streams: Streams
+        self, model: Automaton, pool: Pool, texture_loss: TextureLoss, config: TrainConfig, streams: Streams
     ) -> None:
         self.model = model
-        self.style_loss = style_loss
+        self.texture_loss = texture_loss
         self.losses: list[float] = []
         self._pool = pool
         self._config = config
@@ -110,7 +115,8 @@ class Trainer:
         # Per step since the last fetch: its loss, and the flag after it.
         self._pending = torch.zeros(2, FETCH_EVERY.get(device.type, 1), device=device)
         rows = [number % len(pool.states) for number in range(config.batch_size)]
-        self.output = torch.stack([pool.states[row, :3] for row in rows])
+        self.output = model.rgb(torch.stack([pool.states[row] for row in rows])).clone()
+        self._best: dict[str, Tensor] = {}
         self._update: Callable[[State, int], tuple[State, Tensor]] = self._update_model
         masks = streams["masks"]
         if config.cuda_graph and masks is not None:
@@ -141,14 +147,27 @@ class Trainer:
         if step % RESEED_EVERY == 0:
             states[:1] = self._pool.draw_seed_state()
         self._set_learning_rate(step)
+        self.texture_loss.draw(self._streams["directions"])
         states, loss = self._update(states, self.draw_ca_steps())
         self._pool.commit(rows, states, keep=self._diverged == 0)
         return loss
 
     def draw_ca_steps(self) -> int:
-        """Draw a rollout's length uniformly from max_ca_steps // 2 .. max_ca_steps - 1, on the host."""
-        stop = self._config.max_ca_steps
-        return int(torch.randint(stop // 2, stop, (), generator=self._streams["ca_steps"]))
+        """Draw a rollout's length uniformly from min_ca_steps .. max_ca_steps - 1, on the host."""
+        start, stop = self._config.min_ca_steps, self._config.max_ca_steps
+        first = stop // 2 if start is None else start
+        return int(torch.randint(first, stop, (), generator=self._streams["ca_steps"]))
+
+    def keep_best(self, distance: float) -> None:
+        """Keep a copy of the model if its distance is less than those of all models before."""
+        if not self._best or distance < float(self._best["distance"]):
+            weights = {f"model.{name}": tensor.clone() for name, tensor in self.model.state_dict().items()}
+            self._best = {"distance": torch.tensor(distance, dtype=torch.float64), **weights}
+
+    def use_best(self) -> None:
+        """Replace the model by the best one that was kept, if there is one."""
+        if self._best:
+            self.model.load_state_dict(_part(self._best, "model."))
 
     def state(self) -> dict[str, Tensor]:
         """Return all tensors that the next step depends on, by name; they are shared, not copied."""
@@ -161,7 +180,8 @@ class Trainer:
         }
         losses = torch.tensor(self.losses, dtype=torch.float64)
         records = {"pool": self._pool.states, "output": self.output, "losses": losses}
-        return model | streams | moments | records
+        best = {f"best.{name}": tensor for name, tensor in self._best.items()}
+        return model | streams | moments | records | best
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Continue from a state that `state` returned, of the same config."""
@@ -170,6 +190,7 @@ class Trainer:
         self._pool.states.copy_(state["pool"])
         self.output.copy_(state["output"])
         self.losses = state["losses"].tolist()
+        self._best = _part(state, "best.")
         entries: dict[int, dict[str, Tensor]] = {}
         for name, value in _part(state, "optimizer.").items():
             index, key = name.split(".")
@@ -178,7 +199,7 @@ class Trainer:
         self._optimizer.load_state_dict({"state": entries, "param_groups": groups})
 
     def _set_learning_rate(self, step: int) -> None:
-        drop = LEARNING_RATE_DROP if step >= drop_step(self._config) else 1.0
+        drop = LEARNING_RATE_DROP ** sum(step >= each for each in drop_steps(self._config))
         (group,) = self._optimizer.param_groups
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(drop * self._config.learning_rate)
@@ -190,21 +211,24 @@ class Trainer:
 
         Every tensor that it changes stays at one memory address, for CUDA graphs.
         """
-        states = self._rollout(self.model, states, ca_steps, self._streams["masks"])
-        images = states[:, :3]
+        masks, normalize = self._streams["masks"], self._config.gradient_per_ca_step
+        states = self._rollout(self.model, states, ca_steps, masks, normalize=normalize)
+        images = self.model.rgb(states)
         self._optimizer.zero_grad()
+        total = self._config.overflow_weight * overflow(states) if self._config.overflow_weight else 0.0
         if self._config.recompute:
-            loss, gradient = self.style_loss.loss_and_grad(images)
-            images.backward(gradient)
+            loss, gradient = self.texture_loss.loss_and_grad(images)
+            total = total + (images * gradient).sum()  # has that gradient
         else:
-            loss = self.style_loss(images)
-            loss.backward()
+            loss = self.texture_loss(images)
+            total = total + loss
+        total.backward()
         finite = self._normalize_gradients() & loss.detach().isfinite()
         self._diverged.copy_(torch.maximum(self._diverged, (~finite).float()))
         self._optimizer.step()
 
         final = states.detach()
-        self.output.copy_(torch.where(self._diverged == 0, final[:, :3], self.output))
+        self.output.copy_(torch.where(self._diverged == 0, self.model.rgb(final), self.output))
         return final, loss.detach()
 
     def _normalize_gradients(self) -> Bool[Tensor, ""]:

@@ -46,7 +46,8 @@ def test_it_runs_to_its_table(
         "MATRIX_SIDE": 8,
         "SET_5": TINY,
         "SIX": (TINY,),
-        "RELU": dataclasses.replace(TINY, name="tiny, ReLU", relu=True),
+        "DISTILL": dataclasses.replace(TINY, name="tiny, distill", rule="distill"),
+        "MUNCA": dataclasses.replace(TINY, name="tiny, munca", rule="munca"),
         "RESULTS": tmp_path / "cuda.json",
         "DEVICE": "cpu",
     }.items():
@@ -61,5 +62,8 @@ def test_it_runs_to_its_table(
         cases.vgg_weights.cache_clear()
     found = json.loads((tmp_path / "cuda.json").read_text())
     assert set(found["sets"]["tiny"]) == {"sizes", "reference", *cuda.VARIANTS}
-    assert all(found["rollouts"]["tiny, ReLU"][who] > 0 for who in ("reference", "fp32"))
+    assert found["rollouts"]["tiny"].keys() == {"reference", "fp32", "product"}
+    for name in ("tiny, distill", "tiny, munca"):
+        assert found["other_rules"][name].keys() == {"plain", *cuda.VARIANTS}
+        assert all(found["rollouts"][name][which] > 0 for which in ("plain", "fp32"))
     assert "training step, bf16, graph, set 5" in capsys.readouterr().out

@@ -25,7 +25,8 @@ ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "cluster.md").read_text()
 BIN = Path(sys.executable).parent
 TIMEOUT_S = 240
-SMALL = "model=relu features=random_filters train.size=16 train.steps=6 train.max_ca_steps=12 device=cpu"
+SMALL = "model=distill features=random_filters train.size=16 train.steps=6 device=cpu"
+SMALL += " train.min_ca_steps=null train.max_ca_steps=12"
 N_TRIALS = 3
 PARENT = "mlflow.parentRunId"
 

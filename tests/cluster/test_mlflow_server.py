@@ -39,9 +39,10 @@ TIMEOUT_S = 240.0
 PIXELS = np.full((16, 16, 3), 128, dtype=np.uint8)
 SMALL = [
     "texture=roundleaf",
-    "model=relu",
+    "model=distill",
     "features=random_filters",
     "train.size=16",
+    "train.min_ca_steps=null",
     "train.max_ca_steps=12",
     "outputs.robustness=false",
     "executor.workers=2",

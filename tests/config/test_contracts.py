@@ -31,7 +31,7 @@ BAD_IMPORTS = [
     ("layers of sweeps", "sweeps/stray.py", ""),
     ("layers of analysis", "analysis/statistics.py", "import analysis.report"),
     ("layers of analysis", "analysis/stray.py", ""),
-    ("no circles between siblings", "nca/automaton/seeding.py", "import nca.automaton.model"),
+    ("no circles between siblings", "nca/automaton/seeding.py", "import nca.automaton.rules"),
     ("no circles between siblings", "sweeps/storage/sqlite.py", "import sweeps.storage.optuna_storage"),
     ("no circles between siblings", "analysis/figures/drawing.py", "import analysis.figures.parameters"),
 ]

@@ -11,11 +11,12 @@ import torch
 from nca.automaton.fast_rollout import Rollout
 from nca.automaton.model import Automaton, plain_rollout
 from nca.automaton.perception import make_kernels
+from nca.automaton.rules import Srnca
 from nca.automaton.seeding import Streams
-from nca.config.schema import TrainConfig
+from nca.config.schema import ModelConfig, TrainConfig
 from nca.loss import features
 from nca.loss.features import Vgg16
-from nca.loss.style import StyleLoss, gram_matrix
+from nca.loss.gram import GramLoss, gram_matrix
 from nca.training.pool import Pool
 from nca.training.trainer import Trainer
 
@@ -37,12 +38,23 @@ def assert_close(ours: torch.Tensor, key: str, tolerance: float) -> None:
     assert error <= tolerance, f"{key}: relative Frobenius error {error:.2e}"
 
 
-def automaton(prefix: str, n_filters: int, weights: tuple[str, str] = ("w0", "w1")) -> Automaton:
+def automaton(prefix: str, n_filters: int, weights: tuple[str, str] = ("w0", "w1")) -> Srnca:
     kernels = make_kernels(n_filters, None)
     if n_filters == 6:
         kernels = torch.cat([kernels[:5], golden("step_f6/filters")[5:]])
     w0, w1 = (golden(f"{prefix}/{name}") for name in weights)
-    return Automaton(kernels, w0, w1, None, update_rate=1.0, mask="channel")
+    config = ModelConfig(
+        name="srnca",
+        channels=len(w1),
+        hidden_channels=len(w0),
+        filters=n_filters,
+        update_rate=1.0,
+        mask="channel",
+        clamp=True,
+        seed_state="square",
+        seed_noise=0.0,
+    )
+    return Srnca(config, kernels, w0, w1)
 
 
 @pytest.fixture(scope="module", params=["winograd", "direct"])
@@ -84,15 +96,15 @@ def test_gram_matrices_and_style_loss(vgg: Vgg16) -> None:
     for name, image in images.items():
         for layer, found in enumerate(vgg(image)):
             assert_close(gram_matrix(found), f"gram/{name}{layer}", 1e-5)
-    loss = StyleLoss(vgg, images["b"][0])(images["a"])
+    loss = GramLoss(vgg, images["b"][0])(images["a"])
     assert_close(loss, "gram/loss", 1e-5)
 
 
 class ReplayedPool(Pool):
     """A pool whose rows and fresh seeds are the recorded ones."""
 
-    def __init__(self) -> None:
-        super().__init__(128, 6, 48, Streams(0, CPU), CPU)
+    def __init__(self, model: Automaton) -> None:
+        super().__init__(128, model, 48, Streams(0, CPU))
         self.states[golden("train/pool_used")] = golden("train/pool")
         self._rows = iter(golden("train/batch_index").tolist())
         self._seeds: Iterator[torch.Tensor] = iter(golden("train/seeds"))
@@ -118,7 +130,8 @@ def test_training_trajectory(name: Literal["plain", "fast"], vgg: Vgg16) -> None
         steps=int(steps),
         batch_size=int(batch_size),
         learning_rate=learning_rate,
-        drop_step=None,
+        drop_steps=None,
+        min_ca_steps=None,
         max_ca_steps=int(max_ca_steps),
         size=int(size),
         pool_size=None,
@@ -126,13 +139,16 @@ def test_training_trajectory(name: Literal["plain", "fast"], vgg: Vgg16) -> None
         rollout=name,
         recompute=False,
         cuda_graph=False,
+        overflow_weight=0.0,
+        gradient_per_ca_step=False,
+        keep="last",
         checkpoint_every=64,
         checkpoint_every_s=60.0,
         keep_checkpoint=False,
     )
     model = automaton("train", 5, ("w0_init", "w1_init"))
-    loss = StyleLoss(vgg, golden("train/target")[0])
-    trainer = ReplayedTrainer(model, ReplayedPool(), loss, config, Streams(0, CPU))
+    loss = GramLoss(vgg, golden("train/target")[0])
+    trainer = ReplayedTrainer(model, ReplayedPool(model), loss, config, Streams(0, CPU))
     records = list(trainer.steps())
     assert [record.step for record in records] == list(range(24))
     reference = golden("train/losses")

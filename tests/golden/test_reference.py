@@ -44,16 +44,3 @@ def test_training_trajectory() -> None:
     assert ((torch.tensor(losses, dtype=torch.float64) - expected).abs() / expected).max() <= 1e-4
     for name in ("w0", "w1"):
         assert relative_error(trainer.parameters[name], f"train/{name}_final") <= 1e-4
-
-
-def test_a_bias_makes_it_a_rule_with_relu_and_one_mask_value_per_cell() -> None:
-    parameters = {
-        "filters": torch.eye(9).view(9, 3, 3)[4:5],
-        "w0": -torch.ones(1, 2),
-        "w1": torch.ones(2, 1),
-        "bias": torch.tensor([0.5]),
-    }
-    state = torch.full((1, 2, 32, 32), 0.125)
-    after = reference.rollout(state, parameters, 1, update_rate=0.5)
-    assert torch.equal(after[:, 0], after[:, 1])
-    assert set(after.flatten().tolist()) == {0.125, 0.375}

@@ -50,7 +50,7 @@ CASES = {
         ("texture=roundleaf", "train.stesp=3"),
         r"unknown key 'train\.stesp'.*train\.steps",
     ),
-    "misspelt group": (("texture=roundleaf", "modle=relu"), r"unknown key 'modle'.*model"),
+    "misspelt group": (("texture=roundleaf", "modle=distill"), r"unknown key 'modle'.*model"),
     "too large": (
         ("texture=roundleaf", "model.filters=21"),
         r"model\.filters=21: must be a whole number, 1 to 20",

@@ -112,7 +112,7 @@ def test_a_longer_run_continues_as_if_it_had_never_ended(
     assert ("it kept no checkpoint" in out) == (not kept)
     assert longer.data.tags["continues"] == first.info.run_id
     uninterrupted = train(
-        runs, *TINY, f"train.steps={MORE}", f"train.drop_step={N_STEPS // 3}", "device=auto"
+        runs, *TINY, f"train.steps={MORE}", f"train.drop_steps=[{N_STEPS // 3}]", "device=auto"
     )
     assert losses(runs, longer)[:N_STEPS] == losses(runs, first)
     assert losses(runs, longer) == losses(runs, uninterrupted)
@@ -124,7 +124,7 @@ def test_a_continued_run_is_continued_again(runs: Path) -> None:
     first = train(runs, *TINY, "train.keep_checkpoint=true")
     second = train(runs, f"run={first.info.run_id}", "train.steps=30")
     third = train(runs, f"run={second.info.run_id}", f"train.steps={MORE}")
-    assert third.data.params["train.drop_step"] == str(N_STEPS // 3)
+    assert third.data.params["train.drop_steps"] == f"[{N_STEPS // 3}]"
     assert losses(runs, third)[:30] == losses(runs, second)
 
 
@@ -157,7 +157,7 @@ def test_a_studys_best_configuration_is_trained_on_another_texture(
     source = records.children[best.number].info.run_id
     assert run.data.tags["made_from"] == source
     assert run.data.params["texture.name"] == "alocasia"
-    assert run.data.params["train.drop_step"] == "None"
+    assert run.data.params["train.drop_steps"] == "None"
     for key, value in best.params.items():
         assert run.data.params[key] == str(value)
     run = train(runs, f"study={finished.name}", f"trial={other}", "model.update_rate=1.0", "train.steps=3")

@@ -25,7 +25,8 @@ def run(tmp_path: Path) -> str:
     """Return the folder of a run that was not recorded in MLflow."""
     files = tmp_path / "trial" / "artifacts"
     files.mkdir(parents=True)
-    save_model(automaton("relu", channels=4), asdict(trial_config(rule="relu")), files / "model.safetensors")
+    config = trial_config(rule="distill")
+    save_model(automaton("distill", channels=4), asdict(config), files / "model.safetensors")
     Image.new("RGB", (16, 16), "red").save(files / "target.png")
     Image.new("RGB", (34, 16), "blue").save(files / "output.png")
     return str(tmp_path / "trial")
@@ -41,7 +42,7 @@ def test_a_viewer_is_made_of_any_run(run: str, tmp_path: Path, capsys: pytest.Ca
     page = render(tmp_path, f"run={run}", "size=64", "out=v.html")
     assert capsys.readouterr().out == f"{page}\n"
     assert '"size": 64' in page.read_text()
-    assert "roundleaf-relu-random_filters" in page.read_text()
+    assert "roundleaf-distill-random_filters" in page.read_text()
 
 
 def test_a_picture_has_the_size_that_was_asked_for_and_is_nca_load_s(run: str, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+import nca
 from nca.cli.errors import EXIT_INTERRUPTED
 from nca.config.schema import FeaturesConfig, TrialConfig
 from nca.tracking.tracker import Tracker
@@ -113,6 +114,40 @@ def test_one_tiny_run(tmp_path: Path) -> None:
     assert done.stdout.strip().endswith(f"complete: {folder / 'output.png'}")
     assert (folder / "artifacts" / "model.safetensors").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["trials"]
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize(
+    ("model", "loss", "features"),
+    [
+        ("srnca", "gram", "random_filters"),
+        ("srnca", "sliced", "patches"),
+        ("distill", "gram", "random_filters"),
+        ("distill", "sliced", "patches"),
+        ("munca", "sliced", "patches"),
+        ("munca", "sliced", "random_filters"),
+    ],
+)
+def test_every_rule_trains_with_its_own_settings(
+    model: str, loss: str, features: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = "auto" if features == "patches" else features  # auto: patches with the sliced loss
+    chosen = [f"model={model}", f"loss={loss}", f"features={given}"]
+    argv = ["texture=roundleaf", *chosen, "tracking=none", "outputs.robustness=false", "device=cpu"]
+    small = ["model.channels=4", "train.size=16", "train.steps=9", f"runs_dir={tmp_path}"]
+    with pytest.raises(SystemExit, match="0"):
+        main([*argv, *small])
+    out = capsys.readouterr().out
+    found = dict(re.findall(r"^(final_loss|final_distance): ([0-9.e+-]+)$", out, re.MULTILINE))
+    assert float(found["final_loss"]) > 0
+    assert found.keys() == {"final_loss", "final_distance"}
+    (folder,) = (tmp_path / "trials" / "single-runs").iterdir()
+    name = "-".join(["roundleaf", model, *(["sliced"] if loss == "sliced" else []), features])
+    assert re.fullmatch(rf"{name}-[0-9a-f]{{12}}", folder.name)
+    trained = nca.load(folder)
+    assert (trained.config.model.name, trained.config.loss.name) == (model, loss)
+    assert trained.config.train.keep == ("last" if model == "srnca" else "best")
+    assert trained.grow(size=32).size == (32, 32)
 
 
 def test_ctrl_c_stops_and_the_same_command_goes_on_to_the_same_loss_but_not_twice_at_once(

@@ -16,8 +16,8 @@ from nca.cli.errors import ConfigError, exit_on_error, nearest
 
 
 def test_nearest_name_or_none() -> None:
-    assert nearest("rellu", ["srnca", "relu"]) == ", did you mean 'relu'?"
-    assert nearest("xyz", ["srnca", "relu"]) == ""
+    assert nearest("distil", ["srnca", "distill"]) == ", did you mean 'distill'?"
+    assert nearest("xyz", ["srnca", "distill"]) == ""
 
 
 def test_ctrl_c_is_one_line_and_exit_code_130(capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,15 +37,32 @@ def test_train_composes_without_the_sweep_parts() -> None:
 
 
 def test_overrides_reach_their_values() -> None:
-    values = compose_plain("sweep", [TEXTURE, "model=relu", "model.channels=7", "++train.size=32", "seed=4"])
-    assert (values["model"]["name"], values["model"]["channels"]) == ("relu", 7)
+    values = compose_plain(
+        "sweep", [TEXTURE, "model=distill", "model.channels=7", "++train.size=32", "seed=4"]
+    )
+    assert (values["model"]["name"], values["model"]["channels"]) == ("distill", 7)
     assert (values["train"]["size"], values["seed"]) == (32, 4)
 
 
 def test_the_search_space_follows_the_model() -> None:
-    spaces = [compose_plain("sweep", [TEXTURE, f"model={name}"])["search"] for name in ("srnca", "relu")]
+    spaces = [compose_plain("sweep", [TEXTURE, f"model={name}"])["search"] for name in ("srnca", "distill")]
     assert spaces[0]["train.learning_rate"].startswith("choice")
     assert spaces[1]["train.learning_rate"].startswith("tag(log")
+
+
+@pytest.mark.parametrize("config_name", ["sweep", "train"])
+def test_the_training_follows_the_model(config_name: str) -> None:
+    trains = {
+        name: compose_plain(config_name, [TEXTURE, f"model={name}"])["train"]
+        for name in ("srnca", "distill", "munca")
+    }
+    assert trains["distill"] == trains["munca"]
+    assert trains["srnca"].keys() == trains["distill"].keys()
+    assert (trains["srnca"]["keep"], trains["distill"]["keep"]) == ("last", "best")
+    assert (trains["srnca"]["drop_steps"], trains["distill"]["drop_steps"]) == (None, [2000, 3400])
+    assert compose_plain(config_name, [TEXTURE, "model=distill", "train=srnca"])["train"] == trains["srnca"]
+    given = compose_plain(config_name, [TEXTURE, "model=distill", "train.drop_steps=[5,9]"])["train"]
+    assert given == trains["distill"] | {"drop_steps": [5, 9]}
 
 
 def test_the_folder_of_records_is_absolute_everywhere(
@@ -69,11 +86,11 @@ def test_missing_option_lists_what_there_is(config_name: str) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("model=rellu", r"^model=rellu: must be one of relu, srnca, did you mean 'relu'\?$"),
+        ("model=distil", r"^model=distil: must be one of distill, munca, srnca, did you mean 'distill'\?$"),
         ("sampler=xyz", "^sampler=xyz: must be one of cmaes, gp, grid, qmc, random, tpe$"),
         ("experiment=set4", "^experiment=set4: must be one of .*set5, set8"),
-        ("model=null", "^model=null: must be one of relu, srnca$"),
-        ("search=null", "^search=null: must be one of fixed, quick, relu, srnca"),
+        ("model=null", "^model=null: must be one of distill, munca, srnca$"),
+        ("search=null", "^search=null: must be one of distill, fixed, munca, quick, srnca"),
         ("tracking=true", "^tracking=true: must be one of mlflow, none$"),
         ("pruner=3", "^pruner=3: must be one of asha, hyperband, median, none$"),
     ],
@@ -85,7 +102,10 @@ def test_unknown_option_lists_what_there_is(override: str, message: str) -> None
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("model.name=relu", r"^model.name=relu: cannot be set; give model=NAME, one of relu, srnca$"),
+        (
+            "model.name=distill",
+            r"^model.name=distill: cannot be set; give model=NAME, one of distill, munca, srnca$",
+        ),
         ("++model.name=foo", r"^model.name=foo: cannot be set; give model=NAME"),
         ("model={name: foo}", r"^model.name=foo: cannot be set; give model=NAME"),
         (
@@ -125,7 +145,7 @@ def test_a_part_has_the_name_of_its_file(file: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("modle=relu", r"^unknown key 'modle', did you mean 'model'\?$"),
+        ("modle=distill", r"^unknown key 'modle', did you mean 'model'\?$"),
         ("model.chanels=3", r"^unknown key 'model.chanels', did you mean 'model.channels'\?$"),
         ("train.stesp=3", r"^unknown key 'train.stesp', did you mean 'train.steps'\?$"),
         ("sweep.n_trails=3", r"^unknown key 'sweep.n_trails', did you mean 'sweep.n_trials'\?$"),
@@ -142,6 +162,10 @@ def test_key_of_another_option_is_named() -> None:
     refuse(
         [TEXTURE, "features=random_filters", "features.weights=a"],
         "^'features.weights' does not belong to the chosen option of features, see conf/$",
+    )
+    refuse([TEXTURE, "loss.norm=l1"], "^unknown key 'loss.norm'")
+    refuse(
+        [TEXTURE, "model=munca", "model.filters=4"], "^'model.filters' does not belong to the chosen option"
     )
     refuse([TEXTURE, "texture.path=a"], "unknown key 'texture.path'")
 
@@ -248,7 +272,7 @@ def test_a_quoted_list_is_one_value() -> None:
         ("choice(6, 9)", Choice((6, 9))),
         ("6,9", Choice((6, 9))),
         ("choice(1e-3, 1e-4)", Choice((1e-3, 1e-4))),
-        ("choice(linear, 'relu')", Choice(("linear", "relu"))),
+        ("choice(zeros, 'noise')", Choice(("zeros", "noise"))),
         ("true,null", Choice((True, None))),
         ("range(4, 8)", Interval(4, 8, step=1)),
         ("range(4, 8, 2)", Interval(4, 8, step=2)),
@@ -262,7 +286,7 @@ def test_domains_are_read(text: str, domain: Choice | Interval) -> None:
     assert sort_overrides([f"a.b={text}"]).domains == {"a.b": domain}
 
 
-@pytest.mark.parametrize("value", [40, 0.5, "relu", None, True, "[4, 5]"])
+@pytest.mark.parametrize("value", [40, 0.5, "noise", None, True, "[4, 5]"])
 def test_plain_values_are_no_domains(value: object) -> None:
     assert read_domain("a.b", value) is None
 

@@ -15,6 +15,7 @@ from nca.config.schema import (
     FeaturesConfig,
     GrayScottTexture,
     ImageTexture,
+    LossConfig,
     ModelConfig,
     PlantTexture,
     PrunerConfig,
@@ -25,7 +26,7 @@ from nca.config.schema import (
     name_texture,
 )
 from nca.config.validation import build, flatten
-from tests.builders import model_config, train_config, trial_config
+from tests.builders import GRAM, PATCHES, SLICED, model_config, train_config, trial_config
 
 MODEL = asdict(model_config())
 TRAIN = asdict(train_config())
@@ -70,9 +71,12 @@ def test_model_ranges_include_their_ends(key: str, low: float, high: float) -> N
         ("filters", 21, "filters=21"),
         ("update_rate", 0, r"update_rate=0: must be a number, in \(0, 1\]"),
         ("update_rate", 1.0001, "update_rate=1.0001"),
-        ("activation", "tanh", "activation=tanh: must be one of linear, relu"),
+        ("clamp", 1, "clamp=1: must be true or false"),
+        ("seed_state", "disc", "seed_state=disc: must be one of square, zeros, noise"),
+        ("seed_noise", 1.1, "seed_noise=1.1: must be a number, 0 to 1"),
+        ("seed_noise", -0.1, "seed_noise=-0.1"),
         ("mask", None, "mask=null: must be one of channel, cell"),
-        ("name", 3, "name=3: must be text"),
+        ("name", "relu", "name=relu: must be one of srnca, distill, munca"),
     ],
 )
 def test_model_values_out_of_range_are_refused(key: str, value: Any, message: str) -> None:
@@ -86,7 +90,16 @@ def test_model_values_out_of_range_are_refused(key: str, value: Any, message: st
         ("batch_size", 65, "batch_size=65: .* 1 to 64"),
         ("learning_rate", 0.0, r"learning_rate=0.0: must be a number, in \(0, 1\]"),
         ("learning_rate", 1.5, "learning_rate=1.5"),
+        ("drop_steps", 4, r"drop_steps=4: must be a list \[A,B\], each a whole number or null"),
+        ("drop_steps", [], r"drop_steps=\[\]: must be a list"),
+        ("drop_steps", [4, 0.5], r"drop_steps=\[4, 0.5\]: must be a list"),
+        ("drop_steps", [4, -1], r"train.drop_steps=\[4, -1\]: must be 0 or more, or null"),
+        ("min_ca_steps", 0, "min_ca_steps=0: .* 1 to 1024"),
+        ("min_ca_steps", 6, "train.min_ca_steps=6: must be less than train.max_ca_steps=6"),
         ("max_ca_steps", 1, "max_ca_steps=1: .* 2 to 1024"),
+        ("overflow_weight", -1, "overflow_weight=-1: must be a number, 0 or more"),
+        ("gradient_per_ca_step", 1, "gradient_per_ca_step=1: must be true or false"),
+        ("keep", "first", "keep=first: must be one of best, last"),
         ("size", 24, "size=24: .* a multiple of 16, 16 to 1024"),
         ("size", 1040, "size=1040"),
         ("size", 0, "size=0"),
@@ -99,6 +112,27 @@ def test_model_values_out_of_range_are_refused(key: str, value: Any, message: st
 )
 def test_train_values_out_of_range_are_refused(key: str, value: Any, message: str) -> None:
     refuse(TrainConfig, {**TRAIN, key: value}, message)
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "message"),
+    [
+        (ModelConfig, MODEL | {"filters": None}, "model.filters=null: model=srnca needs a value"),
+        (ModelConfig, MODEL | {"hidden_channels": None}, "model.hidden_channels=null: model=srnca needs"),
+        (
+            ModelConfig,
+            MODEL | {"name": "munca", "filters": None},
+            "model.hidden_channels=8: model=munca has no",
+        ),
+        (LossConfig, {"name": "sliced", "norm": "l1"}, "loss.directions=null: loss=sliced needs a value"),
+        (LossConfig, {"name": "sliced", "directions": 4}, "loss.norm=null: loss=sliced needs a value"),
+        (LossConfig, {"name": "gram", "norm": "l1"}, "loss.norm=l1: loss=gram has no such option"),
+        (FeaturesConfig, {"name": "patches"}, "features.side=null: features=patches needs a value"),
+        (FeaturesConfig, {"name": "vgg16", "levels": 2}, "features.levels=2: features=vgg16 has no such"),
+    ],
+)
+def test_a_part_has_the_options_that_belong_to_it(part: type, values: dict[str, Any], message: str) -> None:
+    refuse(part, values, f"^{message}")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -122,7 +156,7 @@ def test_a_bool_is_no_number(value: bool) -> None:
     shown = str(value).lower()
     refuse(ModelConfig, {**MODEL, "channels": value}, f"channels={shown}: must be a whole number")
     refuse(ModelConfig, {**MODEL, "update_rate": value}, f"update_rate={shown}: must be a number")
-    refuse(ModelConfig, {**MODEL, "activation": value}, f"activation={shown}: must be one of")
+    refuse(ModelConfig, {**MODEL, "mask": value}, f"mask={shown}: must be one of")
 
 
 @pytest.mark.parametrize("value", [3.0, "3", None, [3], {"a": 3}])
@@ -151,8 +185,8 @@ def test_unknown_nested_key_is_named_in_full() -> None:
 
 def test_missing_key_is_refused_with_how_to_give_it() -> None:
     values = asdict(trial_config())
-    del values["model"]["filters"]
-    refuse(TrialConfig, values, r"^'model\.filters' is missing: give model\.filters=VALUE$")
+    del values["model"]["update_rate"]
+    refuse(TrialConfig, values, r"^'model\.update_rate' is missing: give model\.update_rate=VALUE$")
 
 
 def test_missing_key_with_a_default_takes_it() -> None:
@@ -216,7 +250,7 @@ def test_a_union_of_number_and_text_takes_both_and_nothing_else() -> None:
     refuse(ExecutorConfig, {**values, "workers": 0}, "workers=0")
 
 
-def test_studies_are_named_after_texture_model_and_features() -> None:
+def test_studies_are_named_after_texture_model_loss_and_features() -> None:
     config = trial_config()
     image = ImageTexture(name="image", source="file", path="/a/b/my leaf,2.tar.png")
     simulated = GrayScottTexture(**GRAY_SCOTT)
@@ -225,6 +259,8 @@ def test_studies_are_named_after_texture_model_and_features() -> None:
     assert name_study(replace(config, texture=image)) == "my_leaf_2.tar-srnca-random_filters"
     assert name_study(replace(config, texture=simulated)) == "gray_scott_coral-srnca-random_filters"
     assert name_study(replace(config, features=FeaturesConfig("vgg16"))) == "roundleaf-srnca-vgg16"
+    sliced = trial_config(rule="munca", loss=SLICED, features=PATCHES)
+    assert name_study(sliced) == "roundleaf-munca-sliced-patches"
 
 
 def test_flatten_joins_keys_with_dots() -> None:
@@ -251,6 +287,49 @@ def test_the_config_of_an_older_run_is_read(recorded: dict[str, bool]) -> None:
     assert config.outputs.robustness == recorded.get("endurance", True)
     assert config.tracking == trial_config().tracking
     assert build_recorded(asdict(config)) == config
+
+
+def recorded_before_free_states(**model: Any) -> dict[str, Any]:
+    """Return what a run recorded when there was one loss, one drop of the rate and one seed state."""
+    values = asdict(trial_config())
+    del values["loss"]
+    for key in ("clamp", "seed_state", "seed_noise"):
+        del values["model"][key]
+    for key in ("drop_steps", "min_ca_steps", "overflow_weight", "gradient_per_ca_step", "keep"):
+        del values["train"][key]
+    values["model"] |= model
+    return values
+
+
+@pytest.mark.parametrize("activation", [{}, {"activation": "linear"}])
+@pytest.mark.parametrize(
+    ("recorded", "drop_steps"), [({}, None), ({"drop_step": None}, None), ({"drop_step": 7}, [7])]
+)
+def test_a_run_from_before_free_states_has_the_values_it_had(
+    activation: dict[str, str], recorded: dict[str, int | None], drop_steps: list[int] | None
+) -> None:
+    values = recorded_before_free_states(**activation)
+    values["train"] |= recorded
+    config = build_recorded(values)
+    assert config.loss == GRAM
+    assert (config.model.clamp, config.model.seed_state, config.model.seed_noise) == (True, "square", 0.0)
+    assert config.train == train_config(drop_steps=drop_steps)
+    assert config.train.min_ca_steps is None
+    assert build_recorded(asdict(config)) == config
+
+
+def test_what_a_run_recorded_wins_over_the_values_of_older_ones() -> None:
+    train = {"drop_steps": [3, 5], "min_ca_steps": 2, "overflow_weight": 1.5, "keep": "best"}
+    config = trial_config(
+        rule="munca", loss=SLICED, features=PATCHES, train=train | {"gradient_per_ca_step": True}
+    )
+    assert build_recorded(asdict(config)) == config
+
+
+def test_a_run_of_the_rule_that_is_gone_says_what_to_do() -> None:
+    values = recorded_before_free_states(name="relu", activation="relu")
+    with pytest.raises(ConfigError, match=r"^model=relu: the ReLU rule .* train again with model=distill$"):
+        build_recorded(values)
 
 
 def test_what_is_no_config_of_a_run_is_refused() -> None:

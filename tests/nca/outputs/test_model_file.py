@@ -14,16 +14,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nca.automaton.fast_rollout import Rollout
-from nca.automaton.model import make_seed_state
 from nca.automaton.seeding import Streams
 from nca.cli.errors import ConfigError
 from nca.outputs.model_file import load_model, save_model
 from nca.outputs.pictures import to_pixels
-from tests.builders import CPU, automaton, trial_config
+from tests.builders import CPU, RULES, automaton, trial_config
 
 
 def test_a_saved_model_holds_kernels_weights_and_config(tmp_path: Path) -> None:
-    model, config = automaton("relu", filters=9), {"model": {"filters": 9}, "seed": 0}
+    model, config = automaton("distill", filters=9), {"model": {"filters": 9}, "seed": 0}
     save_model(model, config, tmp_path / "m.safetensors")
     with safe_open(tmp_path / "m.safetensors", framework="pt") as file:
         assert json.loads(file.metadata()["config"]) == config
@@ -33,26 +32,26 @@ def test_a_saved_model_holds_kernels_weights_and_config(tmp_path: Path) -> None:
             assert torch.equal(file.get_tensor(name), model.state_dict()[name])
 
 
-@pytest.mark.parametrize("rule", ["srnca", "relu"])
+@pytest.mark.parametrize("rule", RULES)
 def test_what_was_saved_is_loaded_and_grows_the_same_texture(tmp_path: Path, rule: str) -> None:
     config = trial_config(rule=rule)
-    model = automaton(rule, channels=4, filters=6)
+    model = automaton(rule, channels=4)
     save_model(model, asdict(config), tmp_path / "m.safetensors", {"final_loss": 0.25})
     loaded = load_model(tmp_path / "m.safetensors")
     assert (loaded.config, loaded.metrics) == (config, {"final_loss": 0.25})
     picture = loaded.grow(size=32, ca_steps=9, seed=5)
     assert picture.size == (32, 32)
     streams = Streams(5, CPU)
-    state = make_seed_state(1, 4, 32, streams["seed_states"], CPU)
+    state = model.draw_seed_states(1, 32, streams["seed_states"])
     with torch.no_grad():
         state = Rollout()(loaded.automaton, state, 9, streams["masks"])
-    assert np.array_equal(np.asarray(picture), to_pixels(state[:, :3]))
+    assert np.array_equal(np.asarray(picture), to_pixels(model.rgb(state)))
     assert loaded.grow().size == (16, 16)
 
 
 def damage(path: Path, metadata: dict[str, str], **tensors: Tensor | None) -> None:
     """Write a model file in which tensors, or parts of the header, are replaced or left out."""
-    config, model = trial_config(rule="relu"), automaton("relu")
+    config, model = trial_config(rule="distill", model={"filters": 6}), automaton("distill", filters=6)
     kept = {name: tensor for name, tensor in (model.state_dict() | tensors).items() if tensor is not None}
     save_file(kept, path, {"config": json.dumps(asdict(config)), "metrics": "{}"} | metadata)
 

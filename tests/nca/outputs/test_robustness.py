@@ -1,4 +1,4 @@
-"""The style loss of a texture long after it has grown, and after damage."""
+"""The distance of a texture long after it has grown, and after damage."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
 from torch import Tensor
 
-from nca.automaton.model import make_automaton
+from nca.automaton.model import Automaton
+from nca.automaton.rules import make_automaton
 from nca.automaton.seeding import Streams
 from nca.outputs.pictures import GAP_PX, GIF_AGES
 from nca.outputs.robustness import damage, measure_robustness
-from tests.builders import CPU, SIZE, automaton, model_config
+from tests.builders import CPU, RULES, SIZE, automaton, model_config
+
+
+def settled(rule: str) -> Automaton:
+    """Return an automaton whose free states stay finite however old they become."""
+    return automaton(rule, clamp=True)
 
 
 def brightness(images: Tensor) -> Tensor:
-    return images.mean()
+    return images.mean(dim=(1, 2, 3))
 
 
 def test_damage_is_a_disc_in_the_middle() -> None:
@@ -35,21 +41,22 @@ def test_damage_is_a_disc_in_the_middle() -> None:
 
 def test_a_rule_that_changes_nothing_keeps_its_seed_and_its_damage(tmp_path: Path) -> None:
     model = make_automaton(model_config(), Streams(0, CPU))  # a fresh one
-    losses = measure_robustness(model, SIZE, 3, brightness, tmp_path)
-    assert set(losses) == {"loss_at_1000", "loss_at_3000", "loss_after_damage"}
-    assert losses["loss_at_1000"] == losses["loss_at_3000"] > 0
-    assert losses["loss_after_damage"] == 0  # the seed square lay within the disc
+    distances = measure_robustness(model, SIZE, 3, brightness, tmp_path)
+    assert set(distances) == {"distance_at_3000", "distance_after_damage"}
+    assert distances["distance_at_3000"] > 0
+    assert distances["distance_after_damage"] == 0  # the seed square lay within the disc
 
 
-def test_a_trained_rule_is_measured_in_its_states_and_the_same_again(tmp_path: Path) -> None:
-    model = automaton()
-    losses = measure_robustness(model, SIZE, 3, brightness, tmp_path)
-    assert losses["loss_after_damage"] != losses["loss_at_1000"] > 0
+@pytest.mark.parametrize("rule", RULES)
+def test_a_trained_rule_is_measured_in_its_states_and_the_same_again(tmp_path: Path, rule: str) -> None:
+    model = settled(rule)
+    distances = measure_robustness(model, SIZE, 3, brightness, tmp_path)
+    assert distances["distance_after_damage"] != distances["distance_at_3000"] > 0
     with Image.open(tmp_path / "stages.png") as stages:
         assert stages.size == (4 * SIZE + 3 * GAP_PX, SIZE)
     with Image.open(tmp_path / "healing.gif") as healing:
         assert isinstance(healing, GifImageFile)
         # equal frames are merged
         assert len(GIF_AGES) // 2 < healing.n_frames <= len(GIF_AGES)
-    assert measure_robustness(model, SIZE, 3, brightness, tmp_path) == losses
-    assert measure_robustness(model, SIZE, 4, brightness, tmp_path) != losses
+    assert measure_robustness(model, SIZE, 3, brightness, tmp_path) == distances
+    assert measure_robustness(model, SIZE, 4, brightness, tmp_path) != distances

@@ -27,13 +27,22 @@ try:
 except SystemExit as done:
     print("loaded", sorted(HEAVY & sys.modules.keys()), done.code)
 """
-SWEEP = ("texture=roundleaf", "model=relu", "features=random_filters", "train.size=32", "train.steps=2")
-SMALL = ("train.max_ca_steps=4", "outputs.robustness=false", "sweep.n_trials=1", "executor.workers=1")
+SWEEP = ("texture=roundleaf", "model=distill", "features=random_filters", "train.size=32", "train.steps=2")
+SMALL = ("train.min_ca_steps=null", "train.max_ca_steps=4", "outputs.robustness=false", "sweep.n_trials=1")
 
 
 @pytest.mark.slow
 def test_a_coordinator_loads_no_torch_and_no_dashboard(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", PROGRAM, "-m", *SWEEP, *SMALL, f"runs_dir={tmp_path / 'runs'}"]
+    command = [
+        sys.executable,
+        "-c",
+        PROGRAM,
+        "-m",
+        *SWEEP,
+        *SMALL,
+        "executor.workers=1",
+        f"runs_dir={tmp_path / 'runs'}",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     assert done.stdout.splitlines()[-1] == "loaded [] 0", done.stdout + done.stderr
 

@@ -66,20 +66,31 @@ def test_a_plain_value_in_the_yaml_fixes_a_parameter_unless_the_command_line_sea
 
 
 def test_textures_and_models_make_a_study_each() -> None:
-    plans = make_plans(["texture=roundleaf,alocasia", "model=srnca,relu"])
+    plans = make_plans(["texture=roundleaf,alocasia", "model=srnca,distill"])
     assert [plan.name for plan in plans] == [
         "roundleaf-srnca-auto",
-        "roundleaf-relu-auto",
+        "roundleaf-distill-auto",
         "alocasia-srnca-auto",
-        "alocasia-relu-auto",
+        "alocasia-distill-auto",
     ]
 
 
 def test_each_study_searches_what_suits_its_model() -> None:
-    srnca, relu = make_plans([TEXTURE, "model=srnca,relu"])
+    srnca, distill, munca = make_plans([TEXTURE, "model=srnca,distill,munca"])
     assert srnca.space["train.learning_rate"] == Choice((1e-3, 1e-4, 1e-5))
-    assert relu.space["train.learning_rate"] == Interval(3e-4, 5e-3, log=True)
-    assert relu.config.trial.model.activation == "relu"
+    assert distill.space["train.learning_rate"] == Interval(5e-4, 5e-3, log=True)
+    assert distill.space.keys() == srnca.space.keys()
+    assert munca.space["model.seed_noise"] == Choice((0.2, 0.5))
+    assert munca.space.keys().isdisjoint({"model.filters", "model.hidden_channels"})
+    models = [plan.config.trial.model for plan in (srnca, distill, munca)]
+    assert [model.name for model in models] == ["srnca", "distill", "munca"]
+    assert [plan.config.trial.train.keep for plan in (srnca, distill, munca)] == ["last", "best", "best"]
+
+
+def test_losses_make_a_study_each() -> None:
+    plans = make_plans([TEXTURE, "model=distill", "loss=gram,sliced"])
+    assert [plan.name for plan in plans] == ["roundleaf-distill-auto", "roundleaf-distill-sliced-auto"]
+    assert plan_of("loss=sliced", "loss.directions=16,32").space["loss.directions"] == Choice((16, 32))
 
 
 def test_one_name_serves_several_studies_where_it_distinguishes_them() -> None:
@@ -145,6 +156,7 @@ def test_numbers_are_whole_where_the_schema_wants_it(override: str, domain: Inte
         (f"model.channels=4,{'9' * 19}", "^model.channels: a number of more than 18 digits"),
         (f"model.channels=interval(4,{'9' * 400})", "cannot be read as key=value"),
         ("model.mask=cell,chanel", "model.mask=chanel: must be one of channel, cell"),
+        ("search={model.filters: null}", "model.filters=null: model=srnca needs a value"),
         ("model.channels=six,nine", "model.channels=six: must be a whole number"),
     ],
 )
@@ -155,13 +167,18 @@ def test_domains_outside_the_schema_are_refused(override: str, message: str) -> 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train.steps=3,4", "^train.steps cannot be searched, only model.activation, "),
+        ("train.steps=3,4", "^train.steps cannot be searched, only features.levels, "),
         ("model.name=a,b", "^model.name cannot be searched, only "),
+        ("loss.name=a,b", "^loss.name cannot be searched, only "),
+        ("train.drop_steps=null,[3]", r"^train.drop_steps: \[3\] is not a single value"),
         ("train.checkpoint_every=1,2", "^train.checkpoint_every cannot be searched"),
         ("seed=1,2", "^seed cannot be searched"),
         ("texture.name=a,b", "^texture.name cannot be searched"),
         ("model.chanels=6,9", r"^unknown key 'model.chanels', did you mean 'model.channels'\?$"),
-        ("sampler=tpe,random", "^sampler=tpe,random: takes one name; only texture, model, features take"),
+        (
+            "sampler=tpe,random",
+            "^sampler=tpe,random: takes one name; only texture, model, loss, features take",
+        ),
         ("experiment=set5,set8", "^experiment=set5,set8: takes one name"),
         ("sweep.n_trials=0", "^sweep.n_trials=0: must be a whole number, 1 or more$"),
     ],
@@ -227,10 +244,10 @@ def test_samplers_that_cannot_draw_from_the_space_are_refused(sampler: str, mess
 
 
 def test_a_trial_is_the_plan_with_the_drawn_values_and_its_own_seed() -> None:
-    plan = plan_of("seed=100", "model.activation=linear,relu").with_features(FeaturesConfig("random_filters"))
-    drawn = {"model.channels": 9, "train.learning_rate": 1e-5, "model.activation": "relu"}
+    plan = plan_of("seed=100", "model.seed_state=zeros,noise").with_features(FeaturesConfig("random_filters"))
+    drawn = {"model.channels": 9, "train.learning_rate": 1e-5, "model.seed_state": "noise"}
     trial = plan.trial_config(drawn, 7)
-    assert (trial.model.channels, trial.train.learning_rate, trial.model.activation) == (9, 1e-5, "relu")
+    assert (trial.model.channels, trial.train.learning_rate, trial.model.seed_state) == (9, 1e-5, "noise")
     assert trial.seed == 107
     assert (
         replace(trial, seed=100, model=plan.config.trial.model, train=plan.config.trial.train)
@@ -282,6 +299,15 @@ class TestResolve:
         found, note = resolve(plan)
         assert found.name == name
         assert note == f"features=auto: {kind}, as study {name} already uses it"
+
+    @pytest.mark.parametrize("online", [True, False])
+    def test_the_sliced_loss_compares_patches(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, online: bool
+    ) -> None:
+        monkeypatch.setattr("nca.loss.vgg_weights._can_download", lambda: online)
+        plan, note = resolve(plan_of("loss=sliced", f"runs_dir={tmp_path}"))
+        assert (plan.name, note) == ("roundleaf-srnca-sliced-patches", "")
+        assert plan.config.trial.features == plan_of("features=patches").config.trial.features
 
     def test_searching_for_a_study_creates_nothing(self, tmp_path: Path) -> None:
         assert not has_study(plan_of(f"runs_dir={tmp_path}"))

@@ -19,7 +19,7 @@ def make_trainer(*, cuda_graph: bool = False) -> Trainer:
     trainer = build_trainer(trial_config(train={"steps": 24, "learning_rate": 1 / 1024}), CPU)
     if cuda_graph:
         config = train_config(steps=24, learning_rate=1 / 1024, cuda_graph=True)
-        trainer = Trainer(trainer.model, trainer._pool, trainer.style_loss, config, trainer._streams)
+        trainer = Trainer(trainer.model, trainer._pool, trainer.texture_loss, config, trainer._streams)
     return trainer
 
 

@@ -5,22 +5,29 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nca.automaton.model import make_seed_state
+from nca.automaton.model import Automaton
 from nca.automaton.seeding import Streams
 from nca.training.pool import Pool
-from tests.builders import CPU, generator
+from tests.builders import CPU, RULES, automaton, generator
 
 KEEP = torch.tensor(True)
 
 
 @pytest.fixture
-def pool() -> Pool:
-    return Pool(8, 3, 16, Streams(0, CPU), CPU)
+def model() -> Automaton:
+    return automaton(channels=3)
 
 
-def test_a_fresh_pool_holds_different_seed_states(pool: Pool) -> None:
-    expected = make_seed_state(8, 3, 16, Streams(0, CPU)["seed_states"], CPU)
-    assert torch.equal(pool.states, expected)
+@pytest.fixture
+def pool(model: Automaton) -> Pool:
+    return Pool(8, model, 16, Streams(0, CPU))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_fresh_pool_holds_different_seed_states_of_its_rule(rule: str) -> None:
+    model = automaton(rule, channels=3)
+    pool = Pool(8, model, 16, Streams(0, CPU))
+    assert torch.equal(pool.states, model.draw_seed_states(8, 16, Streams(0, CPU)["seed_states"]))
     assert len(pool.states.unique(dim=0)) == 8
 
 
@@ -35,16 +42,16 @@ def test_rows_are_uniform_with_replacement(pool: Pool) -> None:
     assert 0.5 < sum(len(set(batch)) < 4 for batch in batches) / 1000 < 0.68
 
 
-def test_rows_come_from_their_stream_alone() -> None:
+def test_rows_come_from_their_stream_alone(model: Automaton) -> None:
     streams = [Streams(0, CPU), Streams(0, CPU)]
-    pools = [Pool(8, 3, 16, each, CPU) for each in streams]
+    pools = [Pool(8, model, 16, each) for each in streams]
     pools[1].draw_seed_state()
     assert pools[0].draw_rows(20) == pools[1].draw_rows(20)
     assert not torch.equal(pools[0].draw_seed_state(), pools[1].draw_seed_state())
 
 
-def test_a_batch_larger_than_the_pool_can_be_drawn() -> None:
-    rows = Pool(1, 3, 16, Streams(0, CPU), CPU).draw_rows(5)
+def test_a_batch_larger_than_the_pool_can_be_drawn(model: Automaton) -> None:
+    rows = Pool(1, model, 16, Streams(0, CPU)).draw_rows(5)
     assert rows == [0] * 5
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -19,10 +20,11 @@ from torch import Tensor
 
 from nca.automaton.model import Automaton
 from nca.cli.errors import ConfigError
-from nca.config.schema import FeaturesConfig, ImageTexture, OutputsConfig, TrialConfig
+from nca.config.schema import FeaturesConfig, ImageTexture, LossConfig, OutputsConfig, TrialConfig
 from nca.config.validation import build, flatten
-from nca.loss.style import StyleLoss
-from nca.outputs.pictures import save_growth
+from nca.loss.gram import GramLoss
+from nca.loss.sliced import SlicedLoss
+from nca.outputs.pictures import save_growth, to_pixels
 from nca.tracking.tracker import MlflowTracker, Tracker
 from nca.training.outcome import Outcome
 from nca.training.run import (
@@ -34,7 +36,16 @@ from nca.training.run import (
     train,
 )
 from nca.training.trainer import FETCH_EVERY, StepRecord, Trainer, smoothed_loss
-from tests.builders import CPU, RULES, train_config, trial_config, vgg_weights
+from tests.builders import (
+    CPU,
+    GRAM,
+    PATCHES,
+    RULES,
+    SLICED,
+    train_config,
+    trial_config,
+    vgg_weights,
+)
 from tests.recorded import STEPS, FakeListener, Recorded
 
 FILES = {
@@ -48,6 +59,20 @@ FILES = {
     "viewer.html",
 }
 OF_COMPLETE_RUNS = {"stages.png", "healing.gif"}
+
+
+# How the published rules with a free state are trained: conf/train/distill.yaml.
+AS_PUBLISHED: dict[str, Any] = {
+    "loss": SLICED,
+    "features": PATCHES,
+    "train": {
+        "drop_steps": [5, 10],
+        "min_ca_steps": 2,
+        "overflow_weight": 1.0,
+        "gradient_per_ca_step": True,
+        "keep": "best",
+    },
+}
 
 
 @pytest.fixture
@@ -80,8 +105,9 @@ def test_a_complete_run_is_recorded(recorded: Recorded) -> None:
     metrics = outcome.metrics
     assert metrics["final_loss"] == losses[-1]
     assert metrics["final_loss_median"] == smoothed_loss(losses)
-    energy = float(build_trainer(recorded.config, CPU).style_loss.energy)
+    energy = float(build_trainer(recorded.config, CPU).texture_loss.energy)
     assert metrics["final_loss_relative"] == pytest.approx(losses[-1] / energy)
+    assert metrics["final_distance"] > 0
     assert metrics["seconds_per_step"] > 0
     assert metrics["peak_memory_mb"] > 10
     assert metrics["n_parameters"] == 4 * 6 * 8 + 8 * 4
@@ -132,12 +158,12 @@ def test_without_a_tracker_the_files_stay_in_the_folder(tmp_path: Path, rule: st
     }
     files = tmp_path / "trial" / "artifacts"
     assert {path.name for path in files.iterdir()} == FILES | OF_COMPLETE_RUNS
-    assert {"loss_at_1000", "loss_at_3000", "loss_after_damage"} <= set(outcome.metrics)
+    assert {"final_distance", "distance_at_3000", "distance_after_damage"} <= set(outcome.metrics)
     sizes = {"target.png": (16, 16), "output_large.png": (64, 64), "growth.gif": (256, 256)}
     for name, size in sizes.items():
         with Image.open(files / name) as image:
             assert image.size == size
-    assert load_file(files / "model.safetensors")["kernels"].shape == (6, 3, 3)
+    assert load_file(files / "model.safetensors")["kernels"].shape == ({"srnca": 6}.get(rule, 4), 3, 3)
 
 
 def test_a_pruned_run_is_killed_and_keeps_its_files(recorded: Recorded) -> None:
@@ -153,11 +179,12 @@ def test_a_pruned_run_is_killed_and_keeps_its_files(recorded: Recorded) -> None:
     assert recorded.artifacts >= FILES
     assert not recorded.artifacts & OF_COMPLETE_RUNS
     metrics = recorded.run.data.metrics
-    assert "loss_at_1000" not in metrics
+    assert "distance_at_3000" not in metrics
+    assert metrics["last_distance"] == outcome.metrics["last_distance"] > 0
     assert metrics["last_loss"] == outcome.metrics["last_loss"] == recorded.losses[-1]
     assert metrics["last_loss_median"] == smoothed_loss(recorded.losses)
     assert metrics["seconds_per_step"] > 0
-    assert "final_loss" not in metrics
+    assert metrics.keys().isdisjoint({"final_loss", "final_distance"})
     assert not (recorded.folder / "checkpoints").exists()
     assert not (recorded.folder / "run_id").exists()
 
@@ -180,11 +207,16 @@ def test_of_losses_fetched_together_the_last_is_reported(
     assert list(listener.reports) == [5, 10]
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path, mlflow_uri: str, rule: str) -> None:
-    whole = Recorded(tmp_path / "whole", mlflow_uri, rule=rule)
-    whole.train()
-    parts = Recorded(tmp_path / "parts", mlflow_uri, rule=rule)
+@pytest.mark.parametrize(
+    ("rule", "changes"),
+    [*((rule, {}) for rule in RULES), ("distill", AS_PUBLISHED), ("munca", AS_PUBLISHED)],
+)
+def test_an_interrupted_run_goes_on_bit_for_bit(
+    tmp_path: Path, mlflow_uri: str, rule: str, changes: dict[str, Any]
+) -> None:
+    whole = Recorded(tmp_path / "whole", mlflow_uri, rule=rule, **changes)
+    expected = whole.train()
+    parts = Recorded(tmp_path / "parts", mlflow_uri, rule=rule, **changes)
     for stop_at in (3, 9):
         outcome = parts.train(FakeListener(stop_at=stop_at))
         assert outcome == Outcome("interrupted", stop_at, {}, None)
@@ -205,7 +237,63 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path, mlflow_uri: str,
     assert parts.weights.keys() == whole.weights.keys()
     for name, tensor in parts.weights.items():
         assert torch.equal(tensor, whole.weights[name]), name
+    timed = {"seconds_per_step", "peak_memory_mb"}
+    assert outcome.metrics.keys() == expected.metrics.keys()
+    for key in outcome.metrics.keys() - timed:
+        assert outcome.metrics[key] == expected.metrics[key], key
+    for name in ("output.png", "growth.gif"):
+        assert parts.path_of(name).read_bytes() == whole.path_of(name).read_bytes(), name
     assert not (parts.folder / "checkpoints").exists()
+
+
+def test_the_best_of_the_pictured_models_is_recorded_with_its_outputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = trial_config(tmp_path, rule="distill", **AS_PUBLISHED)
+    trainer = build_trainer(config, CPU)
+    after: dict[int, dict[str, Tensor]] = {}
+    for record in trainer.steps():
+        after[record.step] = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    measured: list[dict[str, Tensor]] = []
+    distances = iter([3.0, 1.0, 2.0, 0.25])  # after steps 3, 7 and 11, and at the end
+    shown = torch.full((3, 3, 16, 16), 0.2)
+
+    def measure(model: Automaton, *_: object) -> tuple[float, Tensor]:
+        measured.append({k: v.clone() for k, v in model.state_dict().items()})
+        return next(distances), shown
+
+    monkeypatch.setattr("nca.training.run.measure_outputs", measure)
+    outcome = train_untracked(config, tmp_path / "trial")
+    assert outcome.metrics["final_distance"] == 0.25
+    assert outcome.metrics["final_loss"] == trainer.losses[-1]
+    for found, step in zip(measured, (3, 7, 11, 7), strict=True):
+        assert all(torch.equal(found[name], tensor) for name, tensor in after[step].items())
+    saved = load_file(tmp_path / "trial" / "artifacts" / "model.safetensors")
+    assert all(torch.equal(saved[name], tensor) for name, tensor in after[7].items())
+    with Image.open(tmp_path / "trial" / "output.png") as image:
+        assert image.size == (3 * 16 + 2 * 2, 16)
+        assert image.getpixel((0, 0)) == (51, 51, 51)
+
+
+def test_the_last_model_is_recorded_with_the_states_of_its_last_rollout(tmp_path: Path) -> None:
+    config = trial_config(tmp_path, rule="distill")
+    trainer = build_trainer(config, CPU)
+    list(trainer.steps())
+    train_untracked(config, tmp_path / "trial")
+    saved = load_file(tmp_path / "trial" / "artifacts" / "model.safetensors")
+    assert all(torch.equal(saved[name], tensor) for name, tensor in trainer.model.state_dict().items())
+    with Image.open(tmp_path / "trial" / "output.png") as image:
+        assert np.array_equal(np.asarray(image), to_pixels(trainer.output))
+
+
+@pytest.mark.parametrize("name", ["gram", "sliced"])
+def test_the_loss_of_a_config_is_built(name: str) -> None:
+    loss = GRAM if name == "gram" else LossConfig(name="sliced", directions=5, norm="squared")
+    found = build_trainer(trial_config(loss=loss, features=PATCHES), CPU).texture_loss
+    assert isinstance(found, GramLoss if name == "gram" else SlicedLoss)
+    if isinstance(found, SlicedLoss):
+        assert [directions.shape for directions in found._directions] == [(5, 75), (5, 75)]
+        assert found._norm == "squared"
 
 
 def test_stopping_after_the_last_step_is_complete(tmp_path: Path) -> None:
@@ -294,7 +382,7 @@ def test_an_input_that_has_gone_fails_the_run(tmp_path: Path, mlflow_uri: str) -
     assert recorded.run.info.status == "FAILED"
 
 
-class DivergingLoss(StyleLoss):
+class DivergingLoss(GramLoss):
     """A style loss that is not a number from its sixth call on."""
 
     n_calls = itertools.count()
@@ -306,7 +394,7 @@ class DivergingLoss(StyleLoss):
 def test_a_diverged_run_keeps_its_last_finite_picture(
     recorded: Recorded, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("nca.training.run.StyleLoss", DivergingLoss)
+    monkeypatch.setattr("nca.training.run.GramLoss", DivergingLoss)
     listener = FakeListener()
     outcome = recorded.train(listener)
     assert (outcome.reason, outcome.n_steps) == ("diverged", 5)
@@ -367,11 +455,13 @@ def test_the_outputs_of_a_short_run_are_scaled_down(
         trainer.losses += [1.0] * STEPS
         yield StepRecord(STEPS - 1, trainer.losses)
 
+    # The distance is measured at the same ages whatever the size of a run.
+    monkeypatch.setattr("nca.training.run.measure_outputs", lambda *_: (0.5, torch.zeros(3, 3, size, size)))
     monkeypatch.setattr(Automaton, "draw_mask", count)
     monkeypatch.setattr(Trainer, "steps", skip_training)
     outcome = train_untracked(config, tmp_path / "trial")
     assert 0 < n_updates[0] <= output_budget(config.train, STEPS)
-    assert ("loss_at_3000" in outcome.metrics) == measured
+    assert ("distance_at_3000" in outcome.metrics) == measured
     with Image.open(tmp_path / "trial" / "artifacts" / "output_large.png") as image:
         assert image.size == (side, side)
 

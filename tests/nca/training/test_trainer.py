@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +13,38 @@ import pytest
 import torch
 from torch import Tensor
 
-from nca.automaton.model import make_automaton
+from nca.automaton.model import Automaton
+from nca.automaton.rules import Srnca, make_automaton
 from nca.automaton.seeding import Streams
 from nca.loss.features import RandomFilters, Vgg16
-from nca.loss.style import StyleLoss
+from nca.loss.gram import GramLoss
+from nca.loss.patches import Patches
+from nca.loss.sliced import SlicedLoss, draw_directions
+from nca.loss.texture_loss import TextureLoss
 from nca.training.pool import Pool
 from nca.training.run import build_trainer
-from nca.training.trainer import FETCH_EVERY, DivergedError, Trainer, smoothed_loss
-from tests.builders import CPU, RULES, generator, model_config, train_config, trial_config, vgg_weights
+from nca.training.trainer import FETCH_EVERY, DivergedError, Trainer, overflow, smoothed_loss
+from tests.builders import (
+    CPU,
+    PATCHES,
+    RULES,
+    SLICED,
+    generator,
+    model_config,
+    train_config,
+    trial_config,
+    vgg_weights,
+)
 from tests.forked import Forked
 
 META = torch.device("meta")
+
+
+LOSSES: dict[str, Callable[[Tensor], TextureLoss]] = {
+    "gram of vgg16": lambda target: GramLoss(Vgg16(vgg_weights(), META), target),
+    "gram of random_filters": lambda target: GramLoss(RandomFilters(META), target),
+    "sliced, of patches": lambda target: SlicedLoss(Patches(5, 2, 1.0, META), target, 8, "l1"),
+}
 
 
 def make_trainer(**changes: Any) -> Trainer:
@@ -75,7 +98,7 @@ class RecordedTrainer(Trainer):
         return ca_steps
 
 
-class PoisonedLoss(StyleLoss):
+class PoisonedLoss(GramLoss):
     """A style loss that is not finite, or whose gradient is not, at one of its calls."""
 
     def __init__(self, *arguments: Any, call: int, kind: str) -> None:
@@ -92,6 +115,17 @@ class PoisonedLoss(StyleLoss):
         return loss * {"nan": math.nan, "inf": math.inf}[self._kind]
 
 
+class ScaledLoss(TextureLoss):
+    """A loss that is larger by a factor."""
+
+    def __init__(self, loss: TextureLoss, factor: float) -> None:
+        self._loss, self._factor = loss, factor
+        self.energy = factor * loss.energy
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self._factor * self._loss(images)
+
+
 def assemble(
     trainer_type: type[Trainer] = Trainer,
     pool_type: type[Pool] = Pool,
@@ -102,9 +136,9 @@ def assemble(
     config, streams = train_config(**changes), Streams(0, device)
     target = torch.rand(3, 16, 16, generator=generator(9)).to(device)
     extractor = RandomFilters(device)
-    loss = PoisonedLoss(extractor, target, **poison) if poison else StyleLoss(extractor, target)
+    loss = PoisonedLoss(extractor, target, **poison) if poison else GramLoss(extractor, target)
     model = make_automaton(model_config(), streams).to(device)
-    return trainer_type(model, pool_type(8, 4, 16, streams, device), loss, config, streams)
+    return trainer_type(model, pool_type(8, model, 16, streams), loss, config, streams)
 
 
 def test_every_step_follows_the_order_of_events() -> None:
@@ -155,6 +189,159 @@ def test_the_learning_rate_drops_once_after_a_third() -> None:
     assert rates == pytest.approx([1e-3] * 3 + [3e-4] * 6)
 
 
+def test_rollouts_take_as_many_ca_steps_as_asked_for() -> None:
+    trainer = assemble(min_ca_steps=2, max_ca_steps=6)
+    drawn = [trainer.draw_ca_steps() for _ in range(400)]
+    assert set(drawn) == {2, 3, 4, 5}
+    assert all(60 < drawn.count(n) < 140 for n in set(drawn))
+    # Given as half of max_ca_steps, it draws the same numbers as without.
+    half, default = (assemble(min_ca_steps=first, max_ca_steps=9) for first in (4, None))
+    assert [half.draw_ca_steps() for _ in range(20)] == [default.draw_ca_steps() for _ in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("drop_steps", "rates"),
+    [
+        ([0], [0.3] * 6),
+        ([2, 4], [1, 1, 0.3, 0.3, 0.09, 0.09]),
+        ([4, 2], [1, 1, 0.3, 0.3, 0.09, 0.09]),
+        ([5, 100], [1] * 5 + [0.3]),
+        ([3, 3], [1] * 3 + [0.09] * 3),
+    ],
+)
+def test_the_learning_rate_drops_at_every_given_step(drop_steps: list[int], rates: list[float]) -> None:
+    trainer = assemble(steps=6, learning_rate=1e-3, drop_steps=drop_steps)
+    found = []
+    for step in range(6):
+        trainer.train_step(step)
+        found.append(trainer._optimizer.param_groups[0]["lr"])
+    assert found == pytest.approx([1e-3 * rate for rate in rates])
+
+
+def test_overflow_is_how_far_states_are_outside_of_minus_one_to_one() -> None:
+    states = torch.tensor([-3.0, -1.0, -0.5, 0.0, 1.0, 1.5]).view(1, 1, 1, 6).expand(2, 1, 1, 6)
+    assert float(overflow(states)) == 5.0
+    assert float(overflow(states.clamp(-1, 1))) == 0.0
+
+
+def gradients_of(trainer: Trainer) -> tuple[dict[str, Tensor], float]:
+    """Return the gradients of the first training step before each is divided by its norm, and the loss."""
+    trainer._normalize_gradients = lambda: torch.tensor(True)  # type: ignore[method-assign]
+    loss = float(trainer.train_step(0))
+    return {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}, loss
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_overflow_adds_to_the_gradient_in_proportion_to_its_weight_and_not_to_the_loss(
+    recompute: bool,
+) -> None:
+    found = {}
+    for weight in (0.0, 1.0, 2.0):
+        train = {"overflow_weight": weight, "recompute": recompute}
+        # States of noise between -1 and 1 that a fresh rule changes a little: some leave the interval.
+        found[weight] = gradients_of(make_trainer(rule="munca", model={"seed_noise": 1.0}, train=train))
+    (none, loss), (once, loss_once), (twice, _) = (found[weight] for weight in (0.0, 1.0, 2.0))
+    assert loss == loss_once > 0
+    for name, gradient in none.items():
+        assert float((once[name] - gradient).norm()) > 0, name
+        assert torch.allclose(twice[name] - once[name], once[name] - gradient, rtol=1e-3, atol=1e-4), name
+
+
+def test_free_states_leave_the_interval_less_with_the_overflow_in_the_loss() -> None:
+    found = []
+    for weight in (0.0, 100.0):
+        train = {"overflow_weight": weight, "steps": 40, "pool_size": 4, "learning_rate": 3e-3}
+        trainer = make_trainer(rule="munca", model={"seed_noise": 1.0}, train=train)
+        list(trainer.steps())
+        found.append(float(overflow(trainer._pool.states)))
+    assert found[1] < 0.5 * found[0]
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("rule", RULES)
+def test_a_gradient_per_ca_step_does_not_depend_on_the_size_of_the_loss(rule: str, recompute: bool) -> None:
+    found = {}
+    for normalize in (False, True):
+        for scale in (1.0, 1000.0):
+            train = {"gradient_per_ca_step": normalize, "recompute": recompute}
+            trainer = make_trainer(rule=rule, train=train)
+            trainer.texture_loss = ScaledLoss(trainer.texture_loss, scale)
+            found[normalize, scale], _ = gradients_of(trainer)
+    last = "weight" if rule == "munca" else "w1"
+    assert float(found[True, 1.0][last].norm()) > 0
+    assert torch.allclose(found[False, 1000.0][last], 1000 * found[False, 1.0][last], rtol=1e-2, atol=1e-5)
+    assert torch.allclose(found[True, 1000.0][last], found[True, 1.0][last], rtol=1e-2, atol=1e-5)
+
+
+def test_the_model_of_least_distance_is_kept_and_used() -> None:
+    trainer = make_trainer(rule="distill")
+    kept: dict[float, dict[str, Tensor]] = {}
+    for distance in (3.0, 1.0, 2.0, 1.0):
+        next(trainer.steps())
+        kept[distance] = kept.get(distance) or copy_of(trainer.model)
+        trainer.keep_best(distance)
+    assert not torch.equal(copy_of(trainer.model)["w1"], kept[1.0]["w1"])
+    trainer.use_best()
+    for name, tensor in copy_of(trainer.model).items():
+        assert torch.equal(tensor, kept[1.0][name]), name
+
+
+def test_a_distance_that_is_not_finite_is_kept_until_there_is_another() -> None:
+    trainer = make_trainer(rule="distill")
+    next(trainer.steps())
+    trainer.keep_best(math.inf)
+    next(trainer.steps())
+    best = copy_of(trainer.model)
+    trainer.keep_best(2.0)
+    next(trainer.steps())
+    trainer.keep_best(math.inf)
+    trainer.use_best()
+    assert torch.equal(copy_of(trainer.model)["w1"], best["w1"])
+
+
+def test_without_a_best_model_the_last_one_stays() -> None:
+    trainer = make_trainer()
+    next(trainer.steps())
+    before = copy_of(trainer.model)
+    trainer.use_best()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in copy_of(trainer.model).items())
+    assert not [name for name in trainer.state() if name.startswith("best.")]
+
+
+def test_the_best_model_goes_with_the_checkpoint() -> None:
+    first, second = (make_trainer(rule="munca") for _ in range(2))
+    next(first.steps())
+    best = copy_of(first.model)
+    first.keep_best(0.1 + 0.2)
+    next(first.steps())
+    second.load_state({name: tensor.clone() for name, tensor in first.state().items()})
+    second.keep_best(0.1 + 0.2)  # no less
+    second.use_best()
+    for name, tensor in copy_of(second.model).items():
+        assert torch.equal(tensor, best[name]), name
+
+
+def copy_of(model: Automaton) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("norm", ["l1", "squared"])
+def test_the_sliced_loss_draws_fresh_directions_at_every_step(norm: Any) -> None:
+    trainer = make_trainer(loss=replace(SLICED, norm=norm), features=PATCHES, train={"steps": 3})
+    assert isinstance(trainer.texture_loss, SlicedLoss)
+    drawn = [trainer.texture_loss._directions[0].clone() for _ in trainer.steps()]
+    assert len({tuple(directions.flatten().tolist()) for directions in drawn}) == 3
+    expected = draw_directions(8, 75, Streams(3, CPU)["directions"])
+    assert torch.equal(drawn[0], expected)
+
+
+def test_the_gram_loss_draws_nothing() -> None:
+    trainer = make_trainer(train={"steps": 2})
+    before = Streams(3, CPU).state()["directions"]
+    list(trainer.steps())
+    assert torch.equal(trainer.state()["streams.directions"], before)
+
+
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("rollout", ["fast", "plain"])
 def test_every_parameters_gradient_has_norm_1(rule: str, rollout: str) -> None:
@@ -162,9 +349,10 @@ def test_every_parameters_gradient_has_norm_1(rule: str, rollout: str) -> None:
     steps = trainer.steps()
     next(steps)
     norms = {name: float(p.grad.norm()) for name, p in trainer.model.named_parameters() if p.grad is not None}
-    # Behind a second convolution of zeros the first one gets no gradient, and 0 / (0 + epsilon) is 0.
-    assert norms["w1"] == pytest.approx(1, rel=1e-2)
-    assert norms["w0"] == 0
+    if rule != "munca":
+        # Behind a second convolution of zeros the first one gets no gradient, and 0 / (0 + epsilon) is 0.
+        assert norms["w1"] == pytest.approx(1, rel=1e-2)
+        assert norms["w0"] == 0
     next(steps)
     for name, parameter in trainer.model.named_parameters():
         assert parameter.grad is not None, name
@@ -174,12 +362,17 @@ def test_every_parameters_gradient_has_norm_1(rule: str, rollout: str) -> None:
 def test_the_first_adam_step_has_the_size_of_the_learning_rate() -> None:
     trainer = assemble(learning_rate=1e-3)
     trainer.train_step(0)
+    assert isinstance(trainer.model, Srnca)
     size = trainer.model.w1.detach().abs()
     assert float(size.max()) == pytest.approx(1e-3, rel=1e-2)
 
 
 def test_training_lowers_the_loss() -> None:
-    trainer = make_trainer(rule="relu", train={"steps": 30, "max_ca_steps": 12, "pool_size": 64})
+    trainer = make_trainer(
+        rule="distill",
+        model={"clamp": True, "seed_state": "square"},
+        train={"steps": 30, "max_ca_steps": 12, "pool_size": 64},
+    )
     list(trainer.steps())
     assert len(trainer.losses) == trainer.step == 30
     assert smoothed_loss(trainer.losses[-10:]) < 0.8 * smoothed_loss(trainer.losses[:10])
@@ -220,8 +413,8 @@ def test_what_is_not_finite_stops_before_the_optimizer(
     trainer = assemble(poison={"call": 5, "kind": kind})
     with pytest.raises(DivergedError, match="not finite at step 5; try a lower learning rate"):
         list(trainer.steps())
-    assert isinstance(trainer.style_loss, PoisonedLoss)
-    assert trainer.style_loss.calls == (6 if block == 1 else 8)
+    assert isinstance(trainer.texture_loss, PoisonedLoss)
+    assert trainer.texture_loss.calls == (6 if block == 1 else 8)
     assert trainer.step == 5
     assert trainer.losses == clean.losses
     ours, expected = snapshot(trainer), snapshot(clean)
@@ -234,19 +427,20 @@ def test_divergence_at_the_first_step_leaves_a_fresh_model() -> None:
     trainer = assemble(poison={"call": 0, "kind": "nan"})
     with pytest.raises(DivergedError, match="loss nan or its gradient is not finite at step 0"):
         next(trainer.steps())
+    assert isinstance(trainer.model, Srnca)
     assert not trainer.model.w1.any()
     assert trainer.losses == []
 
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("way", [{"rollout": "fast"}, {"rollout": "plain"}, {"recompute": True}])
-@pytest.mark.parametrize("extractor", ["vgg16", "random_filters"])
-def test_a_step_runs_without_a_host_sync(extractor: str, way: dict[str, Any], rule: str) -> None:
-    streams, config = Streams(0, META), train_config(**way)
-    features = Vgg16(vgg_weights(), META) if extractor == "vgg16" else RandomFilters(META)
-    loss = StyleLoss(features, torch.zeros(3, 16, 16, device=META))
+@pytest.mark.parametrize("loss_of", LOSSES)
+def test_a_step_runs_without_a_host_sync(loss_of: str, way: dict[str, Any], rule: str) -> None:
+    free = {"overflow_weight": 1.0, "gradient_per_ca_step": True}
+    streams, config = Streams(0, META), train_config(**way, **({} if rule == "srnca" else free))
+    loss = LOSSES[loss_of](torch.zeros(3, 16, 16, device=META))
     model = make_automaton(model_config(rule), streams).to(META)
-    trainer = Trainer(model, Pool(8, 4, 16, streams, META), loss, config, streams)
+    trainer = Trainer(model, Pool(8, model, 16, streams), loss, config, streams)
     for step in range(2):
         result = trainer.train_step(step)
         assert result.device.type == "meta"
