@@ -23,6 +23,7 @@ from sweeps import SweepError
 
 KEYS = {*RERUN_OPTIONS, *(item.name for item in fields(TrialConfig)), "experiment"}  # those without a dot
 MEMORY_KEYS = ("batch_size", "size", "max_ca_steps", "pool_size")
+MAX_NAME_BYTES = 200  # before the hash in the name of a run's folder
 LINE_EVERY_S = 10.0  # of progress, where there is no terminal
 
 
@@ -114,7 +115,8 @@ def run_single(config: TrialConfig, rerun: Rerun | None = None) -> int:
         rerun.check_inputs(inputs)
     identity = training_values(config) | inputs
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-    name = f"{name_study(config)}-{digest}"
+    study = name_study(config).encode()[:MAX_NAME_BYTES].decode(errors="ignore")
+    name = f"{study}-{digest}"
     folder = Path(config.runs_dir) / "trials" / SINGLE_RUNS / name
     with hold(folder), _memory_errors(config.train):
         if rerun is not None:

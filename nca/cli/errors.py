@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
+import os
 import sys
 import tempfile
 import traceback
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from sweeps.output import lost_output, protect_output
 
 EXIT_BAD_INPUT = 2
+NO_HOME = "/nonexistent"  # Debian's home of users without one
 EXIT_INTERRUPTED = 130  # as shells report ctrl-C
 
 
@@ -49,6 +52,7 @@ def exit_on_error(*also: type[Exception]) -> Iterator[None]:
     protect_output()
     mistakes: tuple[type[Exception], ...] = (ConfigError, *also)
     try:
+        _check_surroundings()
         yield
         check_output()
     except mistakes as error:
@@ -60,6 +64,22 @@ def exit_on_error(*also: type[Exception]) -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+def _check_surroundings() -> None:
+    """Check that there is a working directory, and name a home folder for libraries that fail without one.
+
+    Raises:
+        ConfigError: If the working directory was deleted.
+    """
+    try:
+        Path.home()
+    except RuntimeError:  # a user id without a name, as in containers, and no HOME
+        os.environ["HOME"] = NO_HOME
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise ConfigError("the current folder was deleted; go to one that exists") from error
 
 
 def _keep_traceback(error: OSError) -> str:

@@ -126,12 +126,17 @@ def split_argv(argv: Sequence[str]) -> tuple[set[str], list[str]]:
 
 
 def check_text(argv: Sequence[str]) -> None:
-    """Check that the words of a command line are text in the encoding of the environment.
+    """Check that the words of a command line are text in the system's encoding, and ~NAME a user's folder.
 
     Raises:
         ConfigError: If one is not.
     """
     for word in argv:
+        _, _, value = word.partition("=")
+        try:
+            Path(value).expanduser()
+        except RuntimeError as error:
+            raise ConfigError(f"{word}: no user of that name; begin a file's name by ./~") from error
         if not word.isascii() and re.search("[\ud800-\udfff]", word):
             encoding = sys.getfilesystemencoding()
             raise ConfigError(f"{word}: is not text in {encoding}; set LANG=C.UTF-8, or give another name")

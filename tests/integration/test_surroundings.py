@@ -203,3 +203,22 @@ def test_a_sweep_outlives_its_output(redirection: str, environment: dict[str, st
     lost = "error: stdout cannot be written (No space left on device); redirect it to another place\n"
     assert (done.returncode, done.stderr) == ((2, lost) if "full" in redirection else (0, ""))
     expect_all_complete(tmp_path / "runs", 2, "лист")
+
+
+def test_a_sweep_runs_in_an_unusual_but_honest_environment(tmp_path: Path) -> None:
+    folder = tmp_path / "a folder (лист)"
+    folder.mkdir()
+    overrides = [*SMALL, "executor.workers=2", "sweep.n_trials=2", "train.steps=4"]
+    command = shlex.join([sys.executable, "-m", "nca.sweep", "-m", *overrides])
+    done = subprocess.run(
+        ["bash", "-c", f"umask 077; ulimit -n 64; exec {command} <&-"],
+        cwd=folder,
+        env=environment_of({"HOME": "/proc/nobody", "TZ": "Nowhere/City", "LANG": "xx_YY.UTF-8"}),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    expect_all_complete(folder / "mlruns", 2)

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from PIL import Image
 
 import nca
 from nca.cli.errors import EXIT_INTERRUPTED
-from nca.config.schema import FeaturesConfig, TrialConfig
+from nca.config.schema import FeaturesConfig, ImageTexture, TrialConfig
 from nca.tracking.tracker import Tracker
 from nca.train import main, run_single
 from nca.training.outcome import Listener, Outcome
@@ -299,3 +300,13 @@ def test_what_trains_nothing_loads_neither_torch_nor_mlflow(line: str, code: int
     assert "Traceback" not in run.stderr
     assert not re.search(r"\| +(torch|mlflow|optuna)$", run.stderr, re.MULTILINE)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_long_file_name_fits_into_that_of_the_folder(tmp_path: Path) -> None:
+    file = tmp_path / f"{'ж' * 120}.png"
+    Image.effect_noise((32, 32), 60).save(file)
+    texture = ImageTexture(name="image", source="file", path=str(file))
+    assert run_single(trial_config(tmp_path / "runs", texture=texture, train={"steps": 1})) == 0
+    (folder,) = (tmp_path / "runs" / "trials" / "single-runs").iterdir()
+    assert folder.name.startswith("ж" * 100 + "-")

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from nca.cli.errors import ConfigError, exit_on_error, nearest
+from nca.cli.options import check_text
 
 
 def test_nearest_name_or_none() -> None:
@@ -118,3 +119,22 @@ def test_a_full_disk_is_no_fault_of_the_program(
         raise OSError(errno.ENOSPC, "No space left on device", "x")
     assert capsys.readouterr().err == "error: [Errno 28] No space left on device: 'x'\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_deleted_folder_is_one_line(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    command = f"rmdir '{gone}'; exec '{sys.executable}' -m nca.sweep texture=roundleaf"
+    done = subprocess.run(["bash", "-c", command], cwd=gone, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: the current folder was deleted; go to one that exists\n"
+
+
+def test_a_home_of_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "")  # restored at the end
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("os.getuid", lambda: 2**31 - 5)  # a user id without a name
+    with exit_on_error():
+        assert Path("~/x").expanduser() == Path("/nonexistent/x")
+    with pytest.raises(ConfigError, match=r"^texture\.path=~nobodyy/x: no user of that name; begin"):
+        check_text(["texture.path=~nobodyy/x"])

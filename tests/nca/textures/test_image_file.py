@@ -243,3 +243,24 @@ def test_unreadable_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(ConfigError, match="cannot be read: Permission denied") as error:
         read_image(path, SIDE)
     assert_one_line(error)
+
+
+Image.init()
+
+
+@pytest.mark.parametrize("kind", sorted(Image.SAVE))
+def test_whatever_pillow_writes_is_read_or_refused_in_one_line(kind: str, tmp_path: Path) -> None:
+    for mode in ("RGB", "RGBA", "L", "P", "1", "CMYK", "I;16", "YCbCr", "LAB", "HSV"):
+        file = tmp_path / mode
+        try:
+            Image.new(mode, (32, 32)).save(file, kind)
+        except Exception:
+            continue  # it has no such mode
+        refusal = f"{file} "
+        try:
+            shape = read_image(file, 16).shape
+        except ConfigError as error:
+            refusal, shape = str(error), (16, 16, 3)
+        assert shape == (16, 16, 3)
+        assert refusal.startswith(f"{file} ")
+        assert "\n" not in refusal
