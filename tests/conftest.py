@@ -16,7 +16,7 @@ from tests.templates import copy_databases, make_mlflow_database
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background, and programs inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-import nca.automaton.cpu_kernels  # noqa: F401 - before the hook, whose wrappers Numba cannot compile
+from nca.automaton import cpu_distill, cpu_munca  # noqa: F401 - before the hook: Numba compiles no wrappers
 
 hook = install_import_hook(["nca"], "tests.typecheck.check")
 hook.__enter__()

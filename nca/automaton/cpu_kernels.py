@@ -1,4 +1,4 @@
-"""Compiled loops of the fast rollouts on a CPU: one CA step, and its gradients.
+"""Compiled loops that the fast rollouts on a CPU have in common.
 
 Grids are planar, (batch, channel, cell), so that every inner loop runs along contiguous cells. A block of
 rows goes through perception, products and activation before the next one, so that its features stay in the
@@ -9,13 +9,14 @@ result does not depend on the number of threads.
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
-import numpy as np
 import torch
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
@@ -28,11 +29,35 @@ ROW_PADDING = 16  # rows a power of two apart would share few sets of the cache
 def compiled(function: Kernel) -> Kernel:
     """Compile a function at its first call, and keep the machine code on disk if there is a folder for it."""
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": FASTMATH}
+    config: Any = numba.config
+    before = config.CACHE_DIR
+    folder = cache_folder(before)
+    config.CACHE_DIR = folder or before
     try:
-        kernel: Kernel = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder for the cache
-        kernel = numba.njit(**options)(function)
+        kernel: Kernel = numba.njit(cache=folder is not None, **options)(function)
+    finally:
+        config.CACHE_DIR = before
     return kernel
+
+
+@functools.cache
+def cache_folder(given: str) -> str | None:
+    """Return a folder for machine code of these sources alone: Numba's cache knows no imported functions.
+
+    Args:
+        given: The value of NUMBA_CACHE_DIR; empty for a folder in the user's cache.
+
+    Returns:
+        The folder; None if it cannot be written.
+    """
+    sources = b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("cpu_*.py")))
+    base = given or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "nca-sweep"
+    folder = Path(base) / hashlib.sha256(sources).hexdigest()[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # a full or read-only disk, or no home folder
+        return None
+    return str(folder) if os.access(folder, os.W_OK) else None
 
 
 def count_blocks(shape: tuple[int, int, int, int]) -> int:
@@ -205,256 +230,3 @@ def add_correlation(planes: Any, kernels: Any, out: Any, shape: Any, first: int,
             for cell in range(start, stop, width):
                 row = out[b, k // per_channel, cell : cell + width]
                 correlate_row(planes[b, k], kernels[k], cell // width, row)
-
-
-# The rule `munca`: y = [state, filtered state], delta = weight @ [y, abs(y)] + bias.
-
-
-@compiled
-def munca_features(state: Any, kernels: Any, cell: int, out: Any) -> None:
-    """Set `out` to the features `[y, abs(y)]` of the row that begins at `cell`."""
-    channels, width = len(state), out.shape[1]
-    for c in range(channels):
-        out[c] = state[c, cell : cell + width]
-        out[channels + c] = 0
-        correlate_row(state[c], kernels[c], cell // width, out[channels + c])
-    for k in range(2 * channels):
-        values, magnitudes = out[k], out[2 * channels + k]
-        for x in range(width):
-            magnitudes[x] = abs(values[x])
-
-
-@compiled
-def read_mask(mask: Any, cell: int, channel: int, out: Any) -> None:
-    """Set `out` to the mask of a channel from `cell` on; with a mask per cell, the first channel's is all."""
-    if channel == 0 or mask.shape[1] > 1:
-        for x in range(len(out)):
-            out[x] = mask[cell + x, channel]
-
-
-@compiled
-def munca_forward(
-    state: Any, kernels: Any, weight: Any, bias: Any, mask: Any, out: Any, shape: Any, first: int, last: int
-) -> None:
-    """Compute one CA step."""
-    _, channels, _, width = shape
-    features = np.empty((4 * channels, width), state.dtype)
-    delta, taken = np.empty((channels, width), state.dtype), np.empty(width, state.dtype)
-    for block in range(first, last):
-        b, start, stop = bounds(block, shape)
-        for cell in range(start, stop, width):
-            munca_features(state[b], kernels, cell, features)
-            fill_rows(bias, width, delta)
-            multiply_add(weight, features, width, delta)
-            for c in range(channels):
-                read_mask(mask[b], cell, c, taken)
-                out[b, c, cell : cell + width] = state[b, c, cell : cell + width]
-                add_product(delta[c], taken, out[b, c, cell : cell + width])
-
-
-@compiled
-def munca_backward(
-    state: Any,
-    kernels: Any,
-    weight: Any,
-    transposed: Any,
-    mask: Any,
-    grad: Any,
-    grad_filtered: Any,
-    grad_weight: Any,
-    grad_bias: Any,
-    shape: Any,
-    first: int,
-    last: int,
-) -> None:
-    """Add to `grad` what reaches the state past the filters; set the gradient of the filtered state."""
-    _, channels, _, width = shape
-    features = np.empty((4 * channels, width), state.dtype)
-    grads = np.empty((4 * channels, width), state.dtype)
-    grad_delta = np.empty((channels, width), state.dtype)
-    zeros, ones = np.zeros(4 * channels, state.dtype), np.ones(width, state.dtype)
-    taken = np.empty(width, state.dtype)
-    for block in range(first, last):
-        b, start, stop = bounds(block, shape)
-        for cell in range(start, stop, width):
-            munca_features(state[b], kernels, cell, features)
-            fill_rows(zeros[:channels], width, grad_delta)
-            for c in range(channels):
-                read_mask(mask[b], cell, c, taken)
-                add_product(grad[b, c, cell : cell + width], taken, grad_delta[c])
-            outer_add(grad_delta, features, width, grad_weight[block])
-            add_row_sums(grad_delta, width, grad_bias[block])
-            fill_rows(zeros, width, grads)
-            multiply_add(transposed, grad_delta, width, grads)
-            add_signed(grads, features)
-            for c in range(channels):
-                add_product(grads[c], ones, grad[b, c, cell : cell + width])
-                grad_filtered[b, c, cell : cell + width] = grads[channels + c]
-
-
-@compiled
-def add_signed(grads: Any, features: Any) -> None:
-    """Add the gradients of `abs(y)`, times the sign of y, to those of y."""
-    half = len(grads) // 2
-    for k in range(half):
-        total, grad, values = grads[k], grads[half + k], features[k]
-        for x in range(len(values)):
-            total[x] += grad[x] if values[x] > 0 else -grad[x] if values[x] < 0 else 0 * grad[x]
-
-
-# The rule `distill`: delta = w1 @ relu(w0 @ perception + bias), for the active cells alone: those that take
-# the update. With a mask per channel, all cells are active.
-
-
-@compiled
-def find_active(mask: Any, active: Any) -> int:
-    """List the active cells of a block; return their number."""
-    n, is_per_cell = 0, mask.shape[1] == 1
-    for cell in range(len(mask)):
-        active[n] = cell
-        n += mask[cell, 0] if is_per_cell else 1
-    return n
-
-
-@compiled
-def gather(values: Any, active: Any, n: int, out: Any) -> None:
-    """Set `out[:n]` to the values of the active cells."""
-    for j in range(n):
-        out[j] = values[active[j]]
-
-
-@compiled
-def scatter(values: Any, active: Any, n: int, out: Any) -> None:
-    """Add the values of the active cells to `out`."""
-    for j in range(n):
-        out[active[j]] += values[j]
-
-
-@compiled
-def apply_channel_mask(values: Any, mask: Any) -> None:
-    """Multiply the values of a block by its mask, if that has a value per channel."""
-    if mask.shape[1] > 1:
-        for c in range(len(values)):
-            for j in range(len(mask)):
-                values[c, j] *= mask[j, c]
-
-
-@compiled
-def perceive(state: Any, kernels: Any, cells: Any, active: Any, n: int, out: Any) -> None:
-    """Set `out`, channel-major, to the perception of the active cells; the first kernel is the identity."""
-    start, stop, width = cells
-    n_kernels, responses = len(kernels), np.empty(stop - start, state.dtype)
-    for c in range(len(state)):
-        gather(state[c, start:stop], active, n, out[c * n_kernels])
-        for f in range(1, n_kernels):
-            responses[:] = 0
-            for cell in range(start, stop, width):
-                correlate_row(
-                    state[c], kernels[f], cell // width, responses[cell - start : cell - start + width]
-                )
-            gather(responses, active, n, out[c * n_kernels + f])
-
-
-@compiled
-def compute_hidden(weight: Any, bias: Any, perception: Any, n: int, out: Any) -> None:
-    """Set `out` to `relu(weight @ perception + bias)`; NaN stays NaN."""
-    fill_rows(bias, n, out)
-    multiply_add(weight, perception, n, out)
-    for o in range(len(out)):
-        row = out[o]
-        for j in range(n):
-            row[j] = 0 * row[j] if row[j] < 0 else row[j]
-
-
-@compiled
-def distill_forward(
-    state: Any,
-    kernels: Any,
-    w0: Any,
-    bias: Any,
-    w1: Any,
-    mask: Any,
-    out: Any,
-    shape: Any,
-    first: int,
-    last: int,
-) -> None:
-    """Compute one CA step."""
-    _, channels, _, width = shape
-    n_cells = max(width, BLOCK_CELLS) + ROW_PADDING
-    active, zeros = np.empty(n_cells, np.int64), np.zeros(channels, state.dtype)
-    perception = np.empty((w0.shape[1], n_cells), state.dtype)
-    hidden = np.empty((len(w0), n_cells), state.dtype)
-    delta = np.empty((channels, n_cells), state.dtype)
-    for block in range(first, last):
-        b, start, stop = bounds(block, shape)
-        n = find_active(mask[b, start:stop], active)
-        perceive(state[b], kernels, (start, stop, width), active, n, perception)
-        compute_hidden(w0, bias, perception, n, hidden)
-        fill_rows(zeros, n, delta)
-        multiply_add(w1, hidden, n, delta)
-        apply_channel_mask(delta, mask[b, start:stop])
-        for c in range(channels):
-            out[b, c, start:stop] = state[b, c, start:stop]
-            scatter(delta[c], active, n, out[b, c, start:stop])
-
-
-@compiled
-def distill_backward(
-    state: Any,
-    kernels: Any,
-    w0: Any,
-    w0_transposed: Any,
-    bias: Any,
-    w1_transposed: Any,
-    mask: Any,
-    grad: Any,
-    grad_responses: Any,
-    grad_w0: Any,
-    grad_bias: Any,
-    grad_w1: Any,
-    shape: Any,
-    first: int,
-    last: int,
-) -> None:
-    """Add to `grad` what reaches the state past the identity kernel; set the gradients of other responses."""
-    _, channels, _, width = shape
-    n_cells, n_kernels = max(width, BLOCK_CELLS) + ROW_PADDING, len(kernels)
-    active, zeros = np.empty(n_cells, np.int64), np.zeros(max(w0.shape), state.dtype)
-    perception = np.empty((w0.shape[1], n_cells), state.dtype)
-    grad_perception = np.empty((w0.shape[1], n_cells), state.dtype)
-    hidden = np.empty((len(w0), n_cells), state.dtype)
-    grad_hidden = np.empty((len(w0), n_cells), state.dtype)
-    grad_delta = np.empty((channels, n_cells), state.dtype)
-    for block in range(first, last):
-        b, start, stop = bounds(block, shape)
-        n = find_active(mask[b, start:stop], active)
-        perceive(state[b], kernels, (start, stop, width), active, n, perception)
-        compute_hidden(w0, bias, perception, n, hidden)
-        for c in range(channels):
-            gather(grad[b, c, start:stop], active, n, grad_delta[c])
-        apply_channel_mask(grad_delta, mask[b, start:stop])
-        outer_add(grad_delta, hidden, n, grad_w1[block])
-        fill_rows(zeros[: len(w0)], n, grad_hidden)
-        multiply_add(w1_transposed, grad_delta, n, grad_hidden)
-        pass_relu(grad_hidden, hidden, n)
-        add_row_sums(grad_hidden, n, grad_bias[block])
-        outer_add(grad_hidden, perception, n, grad_w0[block])
-        fill_rows(zeros[: w0.shape[1]], n, grad_perception)
-        multiply_add(w0_transposed, grad_hidden, n, grad_perception)
-        for k in range(channels * n_kernels):
-            c, f = k // n_kernels, k % n_kernels
-            target = grad[b, c, start:stop]
-            if f > 0:
-                target = grad_responses[b, c * (n_kernels - 1) + f - 1, start:stop]
-                target[:] = 0
-            scatter(grad_perception[k], active, n, target)
-
-
-@compiled
-def pass_relu(grads: Any, hidden: Any, n: int) -> None:
-    """Set the gradients of hidden features that are not above 0 to 0."""
-    for o in range(len(grads)):
-        grad, values = grads[o], hidden[o]
-        for j in range(n):
-            grad[j] = grad[j] if values[j] > 0 else 0 * grad[j]

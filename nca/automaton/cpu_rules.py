@@ -1,4 +1,4 @@
-"""The rules `distill` and `munca` by the compiled loops of `nca.automaton.cpu_kernels`."""
+"""The rules `distill` and `munca` by compiled loops."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nca.automaton import cpu_kernels
-from nca.automaton.cpu_kernels import count_blocks, run_blocks
+from nca.automaton import cpu_distill, cpu_munca
+from nca.automaton.cpu_kernels import add_correlation, count_blocks, run_blocks
 from nca.automaton.fast_rules import Gradient, Mask, Rule
 from nca.automaton.grids import PlanarGrid
 
@@ -49,7 +49,7 @@ class CpuDistillRule(_CpuRule):
     def forward(self, state: PlanarGrid, mask: Mask, out: PlanarGrid) -> None:
         """Compute one CA step."""
         arrays = _arrays(state.cells, self._kernels, *self._weights, mask.flatten(1, 2), out.cells)
-        run_blocks(cpu_kernels.distill_forward, count_blocks(state.shape), *arrays, state.shape)
+        run_blocks(cpu_distill.forward, count_blocks(state.shape), *arrays, state.shape)
 
     def backward(self, state: PlanarGrid, mask: Mask, grad: Gradient) -> None:
         """Turn the gradient of the next state into that of `state`."""
@@ -61,9 +61,9 @@ class CpuDistillRule(_CpuRule):
             *(state.cells, self._kernels, w0, self._transposed[0], bias, self._transposed[1]),
             *(mask.flatten(1, 2), grad_cells, grad_responses, *self._block_grads(n_blocks)),
         )
-        run_blocks(cpu_kernels.distill_backward, n_blocks, *arrays, state.shape)
+        run_blocks(cpu_distill.backward, n_blocks, *arrays, state.shape)
         arrays = _arrays(grad_responses, self._mirrored, grad_cells)
-        run_blocks(cpu_kernels.add_correlation, n_blocks, *arrays, state.shape)
+        run_blocks(add_correlation, n_blocks, *arrays, state.shape)
 
 
 class CpuMuncaRule(_CpuRule):
@@ -77,7 +77,7 @@ class CpuMuncaRule(_CpuRule):
     def forward(self, state: PlanarGrid, mask: Mask, out: PlanarGrid) -> None:
         """Compute one CA step."""
         arrays = _arrays(state.cells, self._kernels, *self._weights, mask.flatten(1, 2), out.cells)
-        run_blocks(cpu_kernels.munca_forward, count_blocks(state.shape), *arrays, state.shape)
+        run_blocks(cpu_munca.forward, count_blocks(state.shape), *arrays, state.shape)
 
     def backward(self, state: PlanarGrid, mask: Mask, grad: Gradient) -> None:
         """Turn the gradient of the next state into that of `state`."""
@@ -88,9 +88,9 @@ class CpuMuncaRule(_CpuRule):
             *(state.cells, self._kernels, self._weights[0], self._transposed, mask.flatten(1, 2)),
             *(grad_cells, grad_filtered, *self._block_grads(n_blocks)),
         )
-        run_blocks(cpu_kernels.munca_backward, n_blocks, *arrays, state.shape)
+        run_blocks(cpu_munca.backward, n_blocks, *arrays, state.shape)
         arrays = _arrays(grad_filtered, self._mirrored, grad_cells)
-        run_blocks(cpu_kernels.add_correlation, n_blocks, *arrays, state.shape)
+        run_blocks(add_correlation, n_blocks, *arrays, state.shape)
 
 
 def _arrays(*tensors: Tensor) -> list[NDArray[Any]]:

@@ -303,13 +303,9 @@ def _read_comments(file: Path, prefix: str) -> dict[str, str]:
 
 
 def _refuse(config: DictConfig) -> None:
-    """Refuse flags that neither print anything nor start a sweep.
-
-    Raises:
-        SystemExit: Always.
-    """
+    """Refuse a flag that neither prints anything nor starts a sweep."""
     print("error: --resolve: belongs to --cfg", file=sys.stderr)
-    raise SystemExit(2)
+    sys.exit(2)
 
 
 def _explain(config_name: str, error: Exception) -> str:
@@ -337,7 +333,7 @@ def _explain(config_name: str, error: Exception) -> str:
 
 
 def _flatten(config: DictConfig) -> dict[str, Any]:
-    """Return the values of a composed config by dotted key, unresolved, without Hydra's own."""
+    """Return values by dotted key, unresolved, without Hydra's own."""
     return flatten({key: value for key, value in _to_dict(config).items() if key != "hydra"})
 
 
