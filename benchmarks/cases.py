@@ -1,6 +1,7 @@
 """The timed configurations, with our trainers and those of the reference program's algorithm.
 
-The reference program has the rule srnca alone; the baseline of the other rules is the plain rollout.
+The reference program has the rule srnca alone; the baseline of the other rules is plain autograd: the plain
+rollout, and for the sliced loss that of `benchmarks.reference`.
 
 VGG-16 has seeded random weights: its cost does not depend on their values.
 """
@@ -20,6 +21,9 @@ from nca.automaton.seeding import Streams
 from nca.config.schema import ModelConfig, TrainConfig
 from nca.loss.features import CONVOLUTIONS, Vgg16
 from nca.loss.gram import GramLoss
+from nca.loss.patches import Patches
+from nca.loss.sliced import SlicedLoss, draw_directions
+from nca.loss.texture_loss import TextureLoss
 from nca.training.pool import Pool
 from nca.training.trainer import Trainer
 
@@ -29,6 +33,8 @@ UPDATE_RATE = 0.559994317  # of set 5
 LEARNING_RATE = 1e-5
 N_STEPS = 16384
 SEED_NOISE = 0.2  # of the other rules
+PATCH_SIDE, LEVELS, UNSHARP = 5, 4, 1.0  # conf/features/patches.yaml
+DIRECTIONS = 64  # conf/loss/sliced.yaml
 SMALL_POOL = 8  # rows, for measurements that do not concern the pool
 Precision = Literal["fp32", "tf32", "bf16"]
 WIDTHS = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512)  # of VGG-16's convolutions up to relu5_1
@@ -36,7 +42,10 @@ WIDTHS = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512)  # of VGG-16's co
 
 @dataclass(frozen=True)
 class Case:
-    """One configuration of the hyperparameters; munca has no hidden channels and no number of filters."""
+    """One configuration of the hyperparameters; munca has no hidden channels and no number of filters.
+
+    The loss `gram` is that of VGG-16, `sliced` that of patches.
+    """
 
     name: str
     channels: int
@@ -45,6 +54,9 @@ class Case:
     batch_size: int
     filters: int
     rule: Literal["srnca", "distill", "munca"] = "srnca"
+    update_rate: float = UPDATE_RATE
+    size_px: int = SIZE_PX
+    loss: Literal["gram", "sliced"] = "gram"
 
     @property
     def ca_steps(self) -> int:
@@ -67,8 +79,8 @@ SIX = (
     Case("third", 9, 64, 30, 2, 5),
     Case("fourth", 12, 32, 40, 4, 4),
 )
-DISTILL = Case("set 5, distill", 15, 96, 40, 2, 4, rule="distill")
-MUNCA = Case("set 5, munca", 15, 0, 40, 2, 0, rule="munca")
+DISTILL = Case("distill", 12, 48, 58, 2, 4, rule="distill", update_rate=0.5, size_px=64, loss="sliced")
+MUNCA = Case("munca", 12, 0, 58, 2, 0, rule="munca", update_rate=1.0, size_px=64, loss="sliced")
 
 
 class FixedTrainer(Trainer):
@@ -79,6 +91,40 @@ class FixedTrainer(Trainer):
     def draw_ca_steps(self) -> int:
         """Return `ca_steps`."""
         return self.ca_steps
+
+
+class PlainSlicedLoss(TextureLoss):
+    """The sliced loss of `benchmarks.reference`, along the directions that `SlicedLoss` draws."""
+
+    def __init__(self, target: torch.Tensor) -> None:
+        self._target = self._extract(target[None])
+        self.draw(torch.Generator().manual_seed(0))
+        self.energy = reference.sliced_loss(
+            [torch.zeros_like(level) for level in self._target], self._target, self._directions
+        )
+
+    def draw(self, generator: torch.Generator | None) -> None:
+        """Draw directions from a generator on the host."""
+        self._directions = [
+            draw_directions(DIRECTIONS, level.shape[1], generator).to(level.device) for level in self._target
+        ]
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the mean distance of images from the target."""
+        return reference.sliced_loss(self._extract(images), self._target, self._directions)
+
+    def _extract(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return reference.extract_patches(images, PATCH_SIDE, LEVELS, UNSHARP)
+
+
+def make_loss(case: Case, target: torch.Tensor, dtype: torch.dtype, *, plain: bool) -> TextureLoss:
+    """Return the loss of a case; `plain` is for the sliced one."""
+    if case.loss == "gram":
+        return GramLoss(Vgg16(vgg_weights(), target.device, dtype), target)
+    if plain:
+        return PlainSlicedLoss(target)
+    patches = Patches(PATCH_SIDE, LEVELS, UNSHARP, target.device, dtype)
+    return SlicedLoss(patches, target, DIRECTIONS, "l1")
 
 
 @functools.cache
@@ -103,7 +149,7 @@ def make_model(case: Case, streams: Streams) -> Automaton:
         channels=case.channels,
         hidden_channels=case.hidden_channels or None,
         filters=case.filters or None,
-        update_rate=UPDATE_RATE,
+        update_rate=case.update_rate,
         mask="channel" if is_srnca else "cell",
         clamp=is_srnca,
         seed_state="square" if is_srnca else "noise",
@@ -121,12 +167,22 @@ def make_ours(
     precision: Precision = "fp32",
     *,
     device: torch.device = CPU,
-    size: int = SIZE_PX,
+    size: int | None = None,
     pool_rows: int = SMALL_POOL,
     **options: bool,
 ) -> FixedTrainer:
-    """Return our trainer; options are `recompute`, `cuda_graph` and `plain`, the rollout by autograd."""
-    streams = Streams(0, device)
+    """Return our trainer.
+
+    Args:
+        case: The configuration.
+        precision: Of the features.
+        device: Device of the training.
+        size: In pixels, instead of the case's.
+        pool_rows: Rows of the pool.
+        options: `recompute`, `cuda_graph`, and `plain`: the rollout and the sliced loss by autograd.
+    """
+    streams, plain = Streams(0, device), options.get("plain", False)
+    size = size or case.size_px
     config = TrainConfig(
         steps=N_STEPS,
         batch_size=case.batch_size,
@@ -137,7 +193,7 @@ def make_ours(
         size=size,
         pool_size=pool_rows,
         precision=precision,
-        rollout="plain" if options.get("plain", False) else "fast",
+        rollout="plain" if plain else "fast",
         recompute=options.get("recompute", False),
         cuda_graph=options.get("cuda_graph", False),
         overflow_weight=0.0 if case.rule == "srnca" else 1.0,
@@ -149,7 +205,7 @@ def make_ours(
     )
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     target = torch.rand(3, size, size, generator=streams["weights"]).to(device)
-    loss = GramLoss(Vgg16(vgg_weights(), device, dtype), target)
+    loss = make_loss(case, target, dtype, plain=plain)
     model = make_model(case, streams).to(device)
     pool = Pool(pool_rows, model, size, streams)
     trainer = FixedTrainer(model, pool, loss, config, streams)
@@ -170,9 +226,9 @@ def make_reference(
     """Return a trainer of the reference program's algorithm."""
     random = torch.Generator().manual_seed(0)
     vgg = reference.make_vgg(vgg_weights()).to(device)
-    target = torch.rand(1, 3, SIZE_PX, SIZE_PX, generator=random).to(device)
-    pool = draw_squares((pool_rows, case.channels, SIZE_PX, SIZE_PX), random, CPU).to(device)
+    target = torch.rand(1, 3, case.size_px, case.size_px, generator=random).to(device)
+    pool = draw_squares((pool_rows, case.channels, case.size_px, case.size_px), random, CPU).to(device)
     loss = functools.partial(reference.style_loss, target=target, vgg=vgg)
     return reference.ReferenceTrainer(
-        reference_parameters(case, device), pool, loss, (LEARNING_RATE, N_STEPS), UPDATE_RATE
+        reference_parameters(case, device), pool, loss, (LEARNING_RATE, N_STEPS), case.update_rate
     )

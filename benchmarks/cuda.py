@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.cases import DISTILL, MUNCA, SET_5, SIX, SIZE_PX, make_ours, make_reference
+from benchmarks.cases import DISTILL, MUNCA, SET_5, SIX, make_ours, make_reference
 from benchmarks.table import show
 from benchmarks.timing import speedup, time_alternately, time_rollouts, time_steps
 
@@ -28,7 +28,8 @@ VARIANTS = ("fp32", "fp32, graph", "tf32, graph", "bf16, graph")
 
 def measure_peaks(device: torch.device) -> dict[str, float]:
     """Return the peak of allocated memory in MB of training steps of set 5, its small pool included."""
-    fresh, rows = torch.rand(SET_5.channels, SIZE_PX, SIZE_PX, device=device), range(SET_5.batch_size)
+    size, rows = SET_5.size_px, range(SET_5.batch_size)
+    fresh = torch.rand(SET_5.channels, size, size, device=device)
     peaks = {}
     run: Callable[[int], object]
     for program in ("reference", "ours"):
@@ -77,8 +78,9 @@ def main() -> None:
         )
         for name, found in others.items():
             rows.append((f"training step, {variant}, {name}", f"{speedup(found, variant):.1f}x", "", ""))
-    for name, found in rollouts.items():
-        rows.append((f"rollout of 30 CA steps, {name}", f"{speedup(found):.1f}x", "", ""))
+    for case in (SET_5, DISTILL, MUNCA):
+        found = rollouts[case.name]
+        rows.append((f"rollout of {case.ca_steps} CA steps, {case.name}", f"{speedup(found):.1f}x", "", ""))
     rows.append(("peak memory, set 5", f"1/{peaks['reference'] / peaks['ours']:.1f}", "", ""))
     show(rows)
     sets = {case.name: {"sizes": case.sizes, **steps[case.name]} for case in SIX}

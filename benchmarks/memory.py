@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from benchmarks.cases import SET_5, SIZE_PX, Case, make_ours, make_reference, vgg_weights
+from benchmarks.cases import SET_5, Case, make_ours, make_reference, vgg_weights
 from nca.training.device import keep_freed_memory
 
 ROUNDS = 4
@@ -69,11 +69,11 @@ def main(argv: list[str]) -> None:
     rounds, ca_steps = options.pop("rounds", ROUNDS), options.pop("ca_steps", case.ca_steps)
     warm_up()
     before = resident_mb("VmRSS")
-    rows, size = 64 * case.batch_size, options.get("size", SIZE_PX)
+    rows, size = 64 * case.batch_size, options.get("size", case.size_px)
     step: Callable[[int], object]
     if program == "reference":
         theirs = make_reference(case, pool_rows=rows)
-        fresh = torch.rand(case.channels, SIZE_PX, SIZE_PX)
+        fresh = torch.rand(case.channels, case.size_px, case.size_px)
         step = lambda number: theirs.train_step(number, range(case.batch_size), ca_steps, fresh)  # noqa: E731
     else:
         ours = make_ours(case, pool_rows=rows, **options)

@@ -1,8 +1,9 @@
-"""The algorithm of the study's program, plain and slow: the baseline of all measurements.
+"""What is measured against, plain and slow: the algorithm of the study's program, and a sliced loss.
 
 Autograd through perception and both convolutions, a float mask per CA step, VGG-16 with gradients of its
-weights, the target's Gram matrices recomputed at every step. Only the program's output files are left out. It
-shares no code with `nca`.
+weights, the target's Gram matrices recomputed at every step. Only the program's output files are left out.
+The sliced loss sorts with `torch.sort`, and autograd goes through its values. Nothing here shares code with
+`nca`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ STYLE_LAYERS = (1, 6, 11, 18, 25)
 CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24)
 POOLS = (4, 9, 16, 23)
 RESEED_EVERY = 8
+BLUR = (0.05448868, 0.24420134, 0.40261995)  # of standard deviation 1, half of 5 taps
 
 
 def perceive(x: Tensor, filters: Tensor) -> Tensor:
@@ -76,6 +78,38 @@ def style_loss(images: Tensor, target: Tensor, vgg: nn.ModuleList) -> Tensor:
     """Return the sum over layers of the mean squared difference of Gram matrices."""
     pairs = zip(compute_grams(images, vgg), compute_grams(target, vgg), strict=True)
     return torch.stack([(ours - theirs).square().mean() for ours, theirs in pairs]).sum()
+
+
+def wrap(images: Tensor, margin: int) -> Tensor:
+    """Return images continued over their edges."""
+    return F.pad(images, (margin, margin, margin, margin), mode="circular")
+
+
+def extract_patches(images: Tensor, side: int, n_levels: int, unsharp: float) -> list[Tensor]:
+    """Return all patches of each level of a Gaussian pyramid, (batch, 3 * side * side, pixels)."""
+    taps = torch.tensor([*BLUR, *BLUR[1::-1]], device=images.device)
+    kernel = torch.outer(taps, taps).expand(3, 1, 5, 5)
+    patches = []
+    for _ in range(n_levels):
+        blurred = F.conv2d(wrap(images, 2), kernel, groups=3)
+        patches.append(F.unfold(wrap(images + unsharp * (images - blurred), side // 2), side))
+        images = blurred[:, :, ::2, ::2]
+    return patches
+
+
+def sliced_loss(levels: Sequence[Tensor], target: Sequence[Tensor], directions: Sequence[Tensor]) -> Tensor:
+    """Return the mean absolute difference of sorted projections, summed over levels.
+
+    Args:
+        levels: Features of images, (batch, features, positions) per level.
+        target: Features of the target, of as many positions.
+        directions: (directions, features) per level.
+    """
+    terms = []
+    for ours, theirs, each in zip(levels, target, directions, strict=True):
+        ordered, expected = torch.sort(each @ ours)[0], torch.sort(each @ theirs)[0]
+        terms.append((ordered - expected).abs().mean())
+    return torch.stack(terms).sum()
 
 
 class ReferenceTrainer:

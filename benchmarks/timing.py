@@ -11,8 +11,6 @@ import torch
 
 from benchmarks.cases import (
     CPU,
-    SIZE_PX,
-    UPDATE_RATE,
     Case,
     Precision,
     make_model,
@@ -73,7 +71,7 @@ def time_steps(case: Case, variants: Sequence[str], device: torch.device = CPU) 
     runs: dict[str, Callable[[int], object]] = {}
     if case.rule == "srnca":
         theirs = make_reference(case, device=device)
-        fresh = torch.rand(case.channels, SIZE_PX, SIZE_PX, device=device)
+        fresh = torch.rand(case.channels, case.size_px, case.size_px, device=device)
         rows = list(range(case.batch_size))
         runs["reference"] = lambda number: theirs.train_step(number, rows, case.ca_steps, fresh)
     else:
@@ -93,7 +91,8 @@ def time_rollouts(case: Case, device: torch.device = CPU) -> dict[str, float]:
     `product` is a matrix product of side `MATRIX_SIDE`, timed alternately with them because a machine's speed
     varies.
     """
-    state = 0.2 + 0.6 * torch.rand(case.batch_size, case.channels, SIZE_PX, SIZE_PX, device=device)
+    shape = (case.batch_size, case.channels, case.size_px, case.size_px)
+    state = (0.2 if case.rule == "srnca" else -0.3) + 0.6 * torch.rand(shape, device=device)
     model = make_model(case, Streams(0, CPU)).to(device)
     parameters = reference_parameters(case, device) if case.rule == "srnca" else {}
     for name in parameters.keys() - {"filters"}:
@@ -101,7 +100,7 @@ def time_rollouts(case: Case, device: torch.device = CPU) -> dict[str, float]:
     fast, generator = Rollout(), torch.Generator(device)
 
     def theirs(_: int) -> None:
-        reference_rollout(state, parameters, case.ca_steps, UPDATE_RATE)[:, :3].sum().backward()
+        reference_rollout(state, parameters, case.ca_steps, case.update_rate)[:, :3].sum().backward()
 
     def plain(_: int) -> None:
         plain_rollout(model, state, case.ca_steps, generator)[:, :3].sum().backward()

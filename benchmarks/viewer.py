@@ -1,6 +1,6 @@
 """Measures the frame rate of viewer.html: `python -m benchmarks.viewer`.
 
-Set 5, and the rules distill and munca of its size, at 128 and 512 px, one CA step per frame, in headless
+Set 5, and the rules distill and munca with 12 channels, at 128 and 512 px, one CA step per frame, in headless
 Chromium, with WebGL2 in software and with plain JavaScript. Prints a table and writes viewer.json. No GPU was
 measured.
 """

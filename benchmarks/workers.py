@@ -22,11 +22,10 @@ from benchmarks.cases import DISTILL, SET_5, Case, make_ours
 ROUNDS = 3
 SECONDS = 12.0
 RESULTS = Path(__file__).with_name("workers.json")
-SMALL = Case("small, distill", 12, 48, 64, 2, 4, rule="distill")
 CASES: dict[str, tuple[Case, int]] = {
     "set 5, 128 px": (SET_5, 128),
-    "set 5, distill, 128 px": (DISTILL, 128),
-    "small, distill, 64 px": (SMALL, 64),
+    "distill, 128 px": (DISTILL, 128),
+    "distill, 64 px": (DISTILL, 64),
 }
 
 

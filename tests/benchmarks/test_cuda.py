@@ -13,7 +13,8 @@ from benchmarks import cases, cuda, timing
 from nca.training import trainer
 from nca.training.cuda_graphs import Capture
 
-TINY = cases.Case("tiny", 4, 8, 4, 1, 2)
+TINY = cases.Case("tiny", 4, 8, 4, 1, 2, size_px=16)
+TINY_DISTILL = dataclasses.replace(TINY, name="tiny, distill", rule="distill", size_px=64, loss="sliced")
 
 
 def capture_on_cpu(_: list[torch.Generator]) -> Capture:
@@ -38,23 +39,17 @@ def test_it_runs_to_its_table(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "none")
     monkeypatch.setattr(trainer, "capture_on_cuda", capture_on_cpu)
     monkeypatch.setattr(cases, "WIDTHS", (4,) * 11)
-    for module in (cases, timing):
-        monkeypatch.setattr(module, "SIZE_PX", 16)
     monkeypatch.setattr(timing, "ROUNDS", 1)
     for name, value in {
-        "SIZE_PX": 16,
         "MATRIX_SIDE": 8,
         "SET_5": TINY,
         "SIX": (TINY,),
-        "DISTILL": dataclasses.replace(TINY, name="tiny, distill", rule="distill"),
-        "MUNCA": dataclasses.replace(TINY, name="tiny, munca", rule="munca"),
+        "DISTILL": TINY_DISTILL,
+        "MUNCA": dataclasses.replace(TINY_DISTILL, name="tiny, munca", rule="munca"),
         "RESULTS": tmp_path / "cuda.json",
         "DEVICE": "cpu",
     }.items():
         monkeypatch.setattr(cuda, name, value)
-    defaults = cases.make_ours.__kwdefaults__
-    assert defaults is not None
-    monkeypatch.setattr(cases.make_ours, "__kwdefaults__", {**defaults, "size": 16})
     cases.vgg_weights.cache_clear()
     try:
         cuda.main()
