@@ -45,7 +45,9 @@ def test_it_runs_to_its_table(
         "SET_5": TINY,
         "SIX": (TINY,),
         "DISTILL": TINY_DISTILL,
-        "MUNCA": dataclasses.replace(TINY_DISTILL, name="tiny, munca", rule="munca"),
+        "MUNCA": dataclasses.replace(
+            TINY_DISTILL, name="tiny, munca", rule="munca", hidden_channels=0, filters=0
+        ),
         "RESULTS": tmp_path / "cuda.json",
         "DEVICE": "cpu",
     }.items():
