@@ -128,7 +128,7 @@ SWEEP_CASES = {
     "option out of range": ((*SMALL, "model.channels=6,65"), r"model\.channels=65: must be a whole number"),
     "option of the wrong type": ((*SMALL, "model.channels=6,many"), r"model\.channels=many: must be a whole"),
     "misspelt domain": ((*SMALL, "model.chanels=6,9"), r"unknown key 'model\.chanels'.*model\.channels"),
-    "not to be searched": ((*SMALL, "train.steps=6,9"), r"train\.steps cannot be searched, only model\."),
+    "not to be searched": ((*SMALL, "train.steps=6,9"), r"train\.steps cannot be searched, only .*model\."),
     "grid over an interval": (
         (*SMALL, "sampler=grid"),
         r"sampler=grid needs choices or ranges, and model\.update_rate is an interval",
