@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.common.by import By
@@ -19,6 +20,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from analysis.gallery import make_gallery
 from analysis.runs import read_study
+from nca.automaton.model import Automaton
 from nca.outputs.model_file import load_model
 from nca.outputs.viewer import describe_facts, make_viewer
 from nca.records.paths import MLFLOW_UI, RecordPaths
@@ -39,25 +41,26 @@ def shown(finished: Finished) -> Finished:
     return Finished(Path(folder), finished.folder, "", name) if folder else finished
 
 
-def colors(browser: Chrome, size: int) -> NDArray[np.float64]:
-    states = np.array(browser.execute_script("return nca.states()"))
-    return states.reshape(-1, size, size)[:3]
+def colors(browser: Chrome, model: Automaton, size: int) -> NDArray[np.float64]:
+    states = torch.tensor(browser.execute_script("return nca.states()"), dtype=torch.float64)
+    return model.rgb(states.view(1, -1, size, size))[0].numpy()
 
 
 @pytest.mark.parametrize("browser", [WEBGL], indirect=True)
 def test_a_trained_texture_grows_and_a_hole_in_it_heals(browser: Chrome, tmp_path: Path) -> None:
     trained = load_model(MODEL)
-    size = trained.config.train.size
+    model, size = trained.automaton, trained.config.train.size
+    nothing = float(model.rgb(torch.zeros(1, model.channels, 1, 1)).max())
     pictures = {
         "target": load_pixels(trained.config.texture, size),
         "output": np.asarray(trained.grow()),
     }
     page = tmp_path / "viewer.html"
     facts = describe_facts(trained.config, trained.metrics)
-    page.write_text(make_viewer(trained.automaton, size, pictures, facts, "orchid petal"))
+    page.write_text(make_viewer(model, size, pictures, facts, "orchid petal"))
     browser.get(page.as_uri())
     browser.execute_script("nca.pause(); nca.advance(arguments[0]); nca.show()", GROWN_AT)
-    grown = colors(browser, size)
+    grown = colors(browser, model, size)
     target = pictures["target"].transpose(2, 0, 1) / 255
     assert np.abs(grown.mean((1, 2)) - target.mean((1, 2))).max() < 0.1
     save_screenshot(browser, "viewer", tmp_path)
@@ -66,11 +69,11 @@ def test_a_trained_texture_grows_and_a_hole_in_it_heals(browser: Chrome, tmp_pat
     ActionChains(browser).move_to_element(canvas).click_and_hold().move_by_offset(30, 20).release().perform()
     half, reach = size // 2, size // 16
     hole = (slice(None), slice(half - reach, half + reach), slice(half - reach, half + reach))
-    assert (colors(browser, size)[hole] == 0).all()
+    assert (colors(browser, model, size)[hole] == nothing).all()
     save_screenshot(browser, "viewer_erased", tmp_path)
 
     browser.execute_script("nca.advance(arguments[0]); nca.show()", HEALED_AFTER)
-    healed = colors(browser, size)
+    healed = colors(browser, model, size)
     assert np.abs(healed.mean((1, 2)) - grown.mean((1, 2))).max() < 0.1
     assert np.abs(healed[hole].mean((1, 2)) - grown.mean((1, 2))).max() < 0.2
     assert healed[hole].std() > grown.std() / 2
