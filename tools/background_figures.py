@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 SIZE = 128
 GROWTH_AT = (0, 8, 16, 32, 64, 128, 400)  # CA steps
 REACH_STEPS = (1, 4, 16)  # CA steps back
-AGE = 200  # CA steps before the state whose pixel the reach figure shows
+AGE = 180  # CA steps before the state whose pixel the reach figure shows
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -113,7 +113,7 @@ def test_a_server_that_stays_away_ends_the_sweep_and_the_same_command_goes_on(
     postgres.start()
     assert process.returncode == 1
     last = output.strip().splitlines()[-1]
-    assert last.startswith(f"sweeps.SweepError: sweep.storage={postgres.address}: cannot be written (")
+    assert last.startswith(f"sweeps.SweepError: sweep.storage={postgres.address}: connection failed: ")
     assert last.endswith("what it holds is kept, and the same command continues")
     resumed = launch(sweep)
     assert json.loads(resumed.communicate(timeout=TIMEOUT_S)[0].splitlines()[-1]) == {"complete": 6}

