@@ -15,6 +15,8 @@ from nca.config.schema import TrialConfig
 from sweeps import SweepError
 from sweeps.executors.forkserver import die_with_parent
 
+N_ATTEMPTS = 3  # of a call whose process is killed
+
 Call = Callable[..., Any]
 
 
@@ -25,17 +27,29 @@ def separate_process() -> Iterator[Call]:
     Where torch is loaded already, the function is called in this process.
 
     Raises:
-        SweepError: If the process dies.
+        SweepError: If the process dies three times.
     """
     if "torch" in sys.modules:
         yield lambda function, *arguments: function(*arguments)
         return
     context = multiprocessing.get_context("spawn")
+    pool: ProcessPoolExecutor | None = None
+
+    def call(function: Call, *arguments: Any) -> Any:
+        nonlocal pool
+        for _ in range(N_ATTEMPTS):
+            pool = pool or ProcessPoolExecutor(1, context, _begin)
+            with contextlib.suppress(BrokenProcessPool):
+                return pool.submit(function, *arguments).result()
+            pool.shutdown()
+            pool = None
+        raise SweepError("the process that checks the config died, perhaps for lack of memory")
+
     try:
-        with ProcessPoolExecutor(1, context, _begin) as pool:
-            yield lambda function, *arguments: pool.submit(function, *arguments).result()
-    except BrokenProcessPool as error:
-        raise SweepError("the process that checks the config died, perhaps for lack of memory") from error
+        yield call
+    finally:
+        if pool is not None:
+            pool.shutdown()
 
 
 def _begin() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -63,6 +64,18 @@ def test_a_separate_process_returns_results_and_mistakes(call: Call, tmp_path: P
     assert call(check_inputs, config) == check_inputs(config)
     with pytest.raises(ConfigError, match=r"device=cuda:99: .* use device=cpu"):
         call(check_environment, replace(config, device="cuda:99"), False)
+
+
+def die_once(file: Path) -> int:
+    """Kill this process, but for the second time."""
+    if not file.exists():
+        file.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 7
+
+
+def test_a_separate_process_that_is_killed_is_started_anew(call: Call, tmp_path: Path) -> None:
+    assert call(die_once, tmp_path / "killed") == 7
 
 
 def test_the_death_of_the_separate_process_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
