@@ -115,6 +115,8 @@ def _run(
     function: Callable[..., object],
     arguments: tuple[object, ...],
 ) -> None:
+    # A server that a sweep of these tests began blocks them.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGHUP))
     os.setpgid(0, 0)
     os.chdir(folder)
     os.environ.clear()

@@ -451,7 +451,7 @@ def test_a_sweep_ends_at_its_training_steps_and_counts_a_retried_trial_once(tmp_
 
 
 def test_running_trials_count_toward_the_steps(tmp_path: Path) -> None:
-    sweep = Sweep(str(tmp_path), max_steps=N_STEPS // 2, workers=1, otherwise="report 0.1", processes=True)
+    sweep = Sweep(str(tmp_path), max_steps=N_STEPS // 2, workers=1, otherwise="report 0.4", processes=True)
     out = io.StringIO()
     assert sweep.run(Console(file=out)).at_limit
     output = out.getvalue()
