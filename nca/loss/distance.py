@@ -42,11 +42,12 @@ class TextureDistance:
         order = torch.randperm(target[0].numel(), generator=random).to(device)
         shuffled = target.flatten(1)[:, order].view_as(target)
         self._sample = torch.zeros((), device=device) if tiles(target) else self._compare_crops(target)
-        self._noise = self._measure(shuffled[None])[0]
+        noise = self._measure(shuffled[None])[0]
+        self._scale = torch.where(noise > self._sample, noise - self._sample, 1.0)  # 1 for a single color
 
     def __call__(self, images: Images) -> Float[Tensor, " batch"]:
         """Return the distance of each image."""
-        return (self._measure(images) - self._sample) / (self._noise - self._sample)
+        return (self._measure(images) - self._sample) / self._scale
 
     def _measure(self, images: Images) -> Float[Tensor, " batch"]:
         return torch.stack(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nca.automaton.model import Automaton
 from nca.automaton.seeding import Streams
-from nca.outputs.pictures import Images, grow
+from nca.outputs.pictures import Images, grow, shown_colors
 
 N_SEEDS = 3  # seed states, the same for every automaton
 OLD_CA_STEPS = 1000
@@ -32,14 +32,12 @@ def measure_outputs(
         distance: The distance of each image from the target.
 
     Returns:
-        The mean distance at the age at which it is larger, and the images of that age; infinite if a distance
-        is not a number, as of states that are not finite. Syncs with the device.
+        The mean distance at the age at which it is larger, and the images of that age; syncs with the device.
     """
     streams = Streams(0, model.kernels.device)
     seeds = model.draw_seed_states(N_SEEDS, size, streams["seed_states"])
     ages = sorted({max_ca_steps - 1, OLD_CA_STEPS})
-    outputs = [model.rgb(state).clamp(0, 1) for state in grow(model, size, ages, streams, seeds)]
-    distances = torch.stack([distance(images).mean() for images in outputs])
-    values: list[float] = torch.where(distances.isnan(), torch.inf, distances).tolist()
-    worst = max(values)
-    return worst, outputs[values.index(worst)]
+    outputs = [shown_colors(model.rgb(state)) for state in grow(model, size, ages, streams, seeds)]
+    distances: list[float] = torch.stack([distance(images).mean() for images in outputs]).tolist()
+    worst = max(distances)
+    return worst, outputs[distances.index(worst)]

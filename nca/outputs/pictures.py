@@ -31,9 +31,14 @@ Pixels = NDArray[np.uint8]  # (height, width, 3)
 Images = Float[Tensor, "batch 3 height width"]  # RGB in [0, 1]
 
 
+def shown_colors(images: Images) -> Images:
+    """Return images as they are shown: in [0, 1], black where a free state has grown beyond all numbers."""
+    return images.nan_to_num(nan=0.0).clamp(0, 1)
+
+
 def to_pixels(images: Images) -> Pixels:
     """Return images in [0, 1] side by side, (height, total width, 3); syncs with the device."""
-    columns = (images.detach().clamp(0, 1) * WHITE).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    columns = (shown_colors(images.detach()) * WHITE).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     gap = np.full((columns.shape[1], GAP_PX, 3), WHITE, dtype=np.uint8)
     pieces = [piece for column in columns for piece in (gap, column)]
     return np.concatenate(pieces[1:], axis=1)

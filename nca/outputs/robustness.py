@@ -10,7 +10,7 @@ from PIL import Image
 from nca.automaton.model import Automaton, State
 from nca.automaton.seeding import Streams
 from nca.outputs.grown import OLD_CA_STEPS, Distance
-from nca.outputs.pictures import GIF_AGES, grow, save_animation, to_pixels
+from nca.outputs.pictures import GIF_AGES, grow, save_animation, shown_colors, to_pixels
 
 DAMAGE_RADIUS = 1 / 4  # of the grid's side
 VERY_OLD_CA_STEPS = 3000
@@ -41,7 +41,7 @@ def measure_robustness(
     stages = torch.cat([model.rgb(old), model.rgb(very_old), healing[0], healing[-1]])
     Image.fromarray(to_pixels(stages)).save(folder / "stages.png")
     save_animation(healing, folder / "healing.gif")
-    _, at_3000, _, healed = distance(stages.clamp(0, 1)).tolist()  # device-to-host sync
+    _, at_3000, _, healed = distance(shown_colors(stages)).tolist()  # device-to-host sync
     return {"distance_at_3000": at_3000, "distance_after_damage": healed}
 
 

@@ -49,6 +49,8 @@ def check_inputs(config: TrialConfig) -> dict[str, str]:
     extractor = load_extractor(config.features, torch.device("cpu"), torch.float32)
     energy = float(GramLoss(extractor, load_texture(config.texture, config.train.size)).energy)
     if not 0 < energy < math.inf:
+        if config.features.name != "vgg16":
+            raise ConfigError("the texture is black, so that no loss is relative to it; give another one")
         raise ConfigError(
             f"features.weights={config.features.weights}: an image without features has the style loss "
             f"{energy:g}, which must be above 0 and finite; give the weights of a trained VGG-16"

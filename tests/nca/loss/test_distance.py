@@ -117,3 +117,10 @@ def test_it_does_not_depend_on_the_batch_or_the_random_state(tmp_path: Path) -> 
     first = TextureDistance(target)(torch.stack([other, target]))
     torch.rand(7)
     assert torch.equal(first[:1], TextureDistance(target)(other[None]))
+
+
+def test_a_target_of_a_single_color_has_a_scale_of_its_own() -> None:
+    gray = torch.full((3, SIZE, SIZE), 0.5)
+    same, black = TextureDistance(gray)(torch.stack([gray, torch.zeros_like(gray)])).tolist()
+    assert same == 0.0
+    assert 1.0 < black < 2.0

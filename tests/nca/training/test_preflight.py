@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from nca.cli.errors import ConfigError
@@ -18,7 +19,7 @@ from nca.textures.load import load_pixels, texture_hash
 from nca.training.device import pick_device
 from nca.training.preflight import check_environment, check_inputs
 from nca.training.run import build_trainer
-from tests.builders import CPU, trial_config, vgg_weights
+from tests.builders import CPU, PATCHES, trial_config, vgg_weights
 
 
 def test_inputs_are_identified_by_their_content(tmp_path: Path) -> None:
@@ -47,6 +48,13 @@ def test_weights_whose_style_loss_is_0_or_infinite_are_refused(
     message = rf"w\.safetensors: an image without features has the style loss {energy}, which must be above 0"
     with pytest.raises(ConfigError, match=message):
         check_inputs(trial_config(features=features))
+
+
+def test_a_black_texture_is_named_as_the_mistake(tmp_path: Path) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "black.png")
+    texture = ImageTexture("black", "file", str(tmp_path / "black.png"))
+    with pytest.raises(ConfigError, match=r"^the texture is black"):
+        check_inputs(trial_config(texture=texture, features=PATCHES))
 
 
 def test_surroundings_are_checked_without_creating_anything(tmp_path: Path) -> None:
