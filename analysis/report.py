@@ -224,7 +224,8 @@ def _describe(table: StudyTable) -> str:
     return (
         f"{table.name}: {table.texture} ({fixed.get('texture.source', 'own')}), "
         f"{fixed.get('train.size')} px, {fixed.get('train.steps')} steps, model {fixed.get('model.name')}, "
-        f"features {fixed.get('features.name')}; {len(table.trials)} finished trials"
+        f"loss {fixed.get('loss.name', 'gram')}, features {fixed.get('features.name')}; "
+        f"{len(table.trials)} finished trials"
     )
 
 

@@ -131,7 +131,7 @@ class TrainConfig:
         if self.min_ca_steps is not None and self.min_ca_steps >= self.max_ca_steps:
             raise ConfigError(
                 f"train.min_ca_steps={self.min_ca_steps}: must be less than "
-                f"train.max_ca_steps={self.max_ca_steps}"
+                f"train.max_ca_steps={self.max_ca_steps}; give a smaller one, or null for half of that"
             )
         if self.drop_steps is not None and min(self.drop_steps) < 0:
             raise ConfigError(f"train.drop_steps={self.drop_steps}: must be 0 or more, or null")

@@ -23,6 +23,7 @@ from nca.outputs.html_page import data_url, fill_template
 TEMPLATE = Path(__file__).with_name("assets") / "viewer.html"
 PICTURE_SIDE_PX = 128  # larger pictures are reduced to it
 LABELS = {  # of other facts: their keys with spaces
+    "name": "model",
     "max_ca_steps": "max CA steps",
     "size": "size (px)",
     "steps": "training steps",

@@ -51,7 +51,7 @@ def _describe_study(
     texture, train = config.texture, config.train
     yield (
         f"**{name_texture(texture)}** ({texture.source}), {train.size} px, {train.steps} steps, "
-        f"model {config.model.name}, features {config.features.name}"
+        f"model {config.model.name}, loss {config.loss.name}, features {config.features.name}"
     )
     if "mlflow_experiment_id" in links:
         page = paths.mlflow_url(links["mlflow_experiment_id"])
