@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -13,9 +15,9 @@ from typing import Any
 
 from nca.config.schema import TrialConfig
 from sweeps import SweepError
-from sweeps.executors.forkserver import die_with_parent
+from sweeps.executors.forkserver import die_with_parent, hide_main
 
-N_ATTEMPTS = 3  # of a call whose process is killed
+RESTART_TIMEOUT_S = 60.0  # of a call whose process is killed again and again
 
 Call = Callable[..., Any]
 
@@ -27,7 +29,7 @@ def separate_process() -> Iterator[Call]:
     Where torch is loaded already, the function is called in this process.
 
     Raises:
-        SweepError: If the process dies three times.
+        SweepError: If the process dies again and again.
     """
     if "torch" in sys.modules:
         yield lambda function, *arguments: function(*arguments)
@@ -37,13 +39,17 @@ def separate_process() -> Iterator[Call]:
 
     def call(function: Call, *arguments: Any) -> Any:
         nonlocal pool
-        for _ in range(N_ATTEMPTS):
+        until = time.monotonic() + RESTART_TIMEOUT_S
+        while True:
             pool = pool or ProcessPoolExecutor(1, context, _begin)
             with contextlib.suppress(BrokenProcessPool):
-                return pool.submit(function, *arguments).result()
+                with hide_main():
+                    result = pool.submit(function, *arguments)
+                return result.result()
             pool.shutdown()
             pool = None
-        raise SweepError("the process that checks the config died, perhaps for lack of memory")
+            if time.monotonic() > until:
+                raise SweepError("the process that checks the config died, perhaps for lack of memory")
 
     try:
         yield call
@@ -55,6 +61,10 @@ def separate_process() -> Iterator[Call]:
 def _begin() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the coordinator reports it
     die_with_parent()
+    coordinator = multiprocessing.parent_process()
+    assert coordinator is not None
+    if not coordinator.is_alive():
+        os._exit(1)
 
 
 def check_environment(config: TrialConfig, remote: bool) -> None:

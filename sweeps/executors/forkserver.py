@@ -72,7 +72,7 @@ class ForkServer:
         while True:
             self.prepare()
             try:
-                with _hide_main():
+                with hide_main():
                     process.start()
             except (EOFError, ConnectionError) as error:  # a killed server is seen as dead a moment later
                 if time.monotonic() > until:
@@ -95,7 +95,7 @@ def _output_file() -> IO[bytes]:
 
 
 @contextlib.contextmanager
-def _hide_main() -> Iterator[None]:
+def hide_main() -> Iterator[None]:
     """Hide the main module, which multiprocessing would import again in each process."""
     main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
     try:

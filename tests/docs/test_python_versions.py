@@ -28,7 +28,11 @@ def test_pip_and_make_refuse_the_same_versions(tmp_path: Path, version: str, wor
     python.write_text(f'#!/bin/sh\n[ "$1" = -c ] && exec "{sys.executable}" -c "{asked}" "$@"\nexit 9\n')
     python.chmod(0o755)
     made = subprocess.run(
-        ["make", "setup", f"PYTHON={python}"], cwd=tmp_path, capture_output=True, text=True, check=False
+        ["make", "--no-print-directory", "setup", f"PYTHON={python}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     refused = "error: Python 3.11 to 3.13 is needed: make setup PYTHON=python3.12\n"
     assert (made.stdout == refused) == (not works), made.stdout + made.stderr

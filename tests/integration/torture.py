@@ -116,7 +116,7 @@ class Torture:
             if code == 0:
                 return
             assert code in (130, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT), (
-                f"{name} ended with {code}"
+                f"{name} ended with {code}: {(self.folder / f'{name}.log').read_text()[-1000:]}"
             )
             process = self._start(name)
 

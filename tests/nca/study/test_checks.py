@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from nca.cli.errors import ConfigError
+from nca.study import checks
 from nca.study.checks import Call, check_environment, check_inputs, separate_process
 from sweeps import SweepError
 from tests.builders import trial_config
@@ -80,6 +81,7 @@ def test_a_separate_process_that_is_killed_is_started_anew(call: Call, tmp_path:
 
 def test_the_death_of_the_separate_process_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr(checks, "RESTART_TIMEOUT_S", 0.0)
     with (
         pytest.raises(SweepError, match="the process that checks the config died"),
         separate_process() as call,
