@@ -186,6 +186,7 @@ def make_ours(
     config = TrainConfig(
         steps=N_STEPS,
         batch_size=case.batch_size,
+        optimizer="adam" if case.rule == "srnca" else "soap",
         learning_rate=LEARNING_RATE,
         drop_steps=None,
         min_ca_steps=None,

@@ -102,6 +102,7 @@ def make_config(folder: Path) -> TrialConfig:
     train = TrainConfig(
         steps=STEPS,
         batch_size=SET_5.batch_size,
+        optimizer="adam",
         learning_rate=LEARNING_RATE,
         drop_steps=None,
         min_ca_steps=None,

@@ -50,6 +50,7 @@ def train_config(**changes: Any) -> TrainConfig:
     values: dict[str, Any] = {
         "steps": 12,
         "batch_size": 2,
+        "optimizer": "adam",
         "learning_rate": 1e-3,
         "drop_steps": None,
         "min_ca_steps": None,

@@ -110,6 +110,7 @@ class TrainConfig:
 
     steps: int = in_range(1)
     batch_size: int = in_range(1, 64)
+    optimizer: Literal["adam", "soap"]
     learning_rate: float = in_range(0, 1, open_low=True)
     drop_steps: list[int] | None
     min_ca_steps: int | None = in_range(1, 1024)
@@ -155,7 +156,7 @@ class OutputsConfig:
 # Values of runs that were recorded before their keys existed.
 OLDER_MODEL = {"clamp": True, "seed_state": "square", "seed_noise": 0.0}
 OLDER_TRAIN = {"min_ca_steps": None, "overflow_weight": 0.0, "gradient_per_ca_step": False, "keep": "last"}
-OLDER_TRAIN |= {"drop_steps": None, "keep_checkpoint": False}
+OLDER_TRAIN |= {"drop_steps": None, "keep_checkpoint": False, "optimizer": "adam"}
 
 # Keys of a config, and of its `train`, that do not affect the results.
 FREE = ("tracking", "outputs", "device", "runs_dir")

@@ -16,6 +16,7 @@ from nca.config.schema import TrainConfig
 from nca.loss.texture_loss import TextureLoss
 from nca.training.cuda_graphs import StepGraphs, capture_on_cuda
 from nca.training.pool import Pool
+from nca.training.soap import Soap
 
 RESEED_EVERY = 8  # training steps between fresh seed states in the batch
 DROP_DIVISOR = 3  # the learning rate drops after steps // 3, unless `train.drop_steps` are given
@@ -29,6 +30,20 @@ FETCH_EVERY = {"cpu": 1, "cuda": 32}
 def overflow(states: State) -> Float[Tensor, ""]:
     """Return how far states are outside [-1, 1], summed over all values of the batch."""
     return (states - states.clamp(-1.0, 1.0)).abs().sum()
+
+
+def make_optimizer(model: Automaton, config: TrainConfig, diverged: Tensor) -> torch.optim.Optimizer:
+    """Return the optimizer of all weights, which changes none of them while `diverged` is not 0."""
+    device, lr = diverged.device, config.learning_rate
+    rate = torch.tensor(lr, device=device) if config.cuda_graph else lr  # a graph reads it from memory
+    if config.optimizer == "soap":
+        return Soap(model.parameters(), lr=rate, found_inf=diverged)
+    optimizer = torch.optim.Adam(
+        model.parameters(), lr=rate, fused=device.type != "meta", capturable=device.type == "cuda"
+    )
+    if device.type != "meta":
+        optimizer.found_inf = diverged  # type: ignore[attr-defined]
+    return optimizer
 
 
 class DivergedError(ArithmeticError):
@@ -69,12 +84,12 @@ class Trainer:
         loss = texture_loss(model.rgb(states)) + overflow_weight * overflow(states)
         loss.backward()  # with gradient_per_ca_step, each sample's gradient has norm 1 at every CA step
         for p in model.parameters(): p.grad /= p.grad.norm() + 1e-8
-        adam.step()  # the learning rate is 0.3 times the one before from each of drop_steps on
+        optimizer.step()  # the learning rate is 0.3 times the one before from each of drop_steps on
         pool.commit(rows, states)
 
     A run has diverged when a loss or a gradient is not finite. The host cannot stop it at once, as it fetches
     losses only every 32 steps on a GPU. So the device keeps a flag, `_diverged`, which is 1 from the first
-    such step on and freezes the run: fused Adam skips its step (PyTorch calls the flag `found_inf`),
+    such step on and freezes the run: the optimizer changes nothing (PyTorch calls the flag `found_inf`),
     `pool.commit` writes nothing, and `output` keeps its value. `_fetch` gets each step's flag with its loss,
     drops the losses whose flag is 1, and raises `DivergedError` with the first of them.
 
@@ -104,14 +119,8 @@ class Trainer:
         fast = Rollout(recompute=config.recompute, max_ca_steps=config.max_ca_steps - 1)
         self._rollout = fast if config.rollout == "fast" else plain_rollout
         device = pool.states.device
-        rate = config.learning_rate
-        lr = torch.tensor(rate, device=device) if config.cuda_graph else rate  # a graph reads it from memory
-        self._optimizer = torch.optim.Adam(
-            model.parameters(), lr=lr, fused=device.type != "meta", capturable=device.type == "cuda"
-        )
         self._diverged = torch.zeros((), device=device)
-        if device.type != "meta":
-            self._optimizer.found_inf = self._diverged  # type: ignore[attr-defined]
+        self._optimizer = make_optimizer(model, config, self._diverged)
         # Per step since the last fetch: its loss, and the flag after it.
         self._pending = torch.zeros(2, FETCH_EVERY.get(device.type, 1), device=device)
         rows = [number % len(pool.states) for number in range(config.batch_size)]
@@ -207,7 +216,7 @@ class Trainer:
             group["lr"] = drop * self._config.learning_rate
 
     def _update_model(self, states: State, ca_steps: int) -> tuple[State, Float[Tensor, ""]]:
-        """Take Adam's step for a batch of sampled states; return its final states and the loss.
+        """Take the optimizer's step for a batch of sampled states; return its final states and the loss.
 
         Every tensor that it changes stays at one memory address, for CUDA graphs.
         """

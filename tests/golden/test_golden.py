@@ -129,6 +129,7 @@ def test_training_trajectory(name: Literal["plain", "fast"], vgg: Vgg16) -> None
     config = TrainConfig(
         steps=int(steps),
         batch_size=int(batch_size),
+        optimizer="adam",
         learning_rate=learning_rate,
         drop_steps=None,
         min_ca_steps=None,

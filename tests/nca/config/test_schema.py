@@ -11,6 +11,7 @@ import pytest
 
 from nca.cli.errors import ConfigError
 from nca.config.schema import (
+    OLDER_TRAIN,
     ExecutorConfig,
     FeaturesConfig,
     GrayScottTexture,
@@ -295,7 +296,7 @@ def recorded_before_free_states(**model: Any) -> dict[str, Any]:
     del values["loss"]
     for key in ("clamp", "seed_state", "seed_noise"):
         del values["model"][key]
-    for key in ("drop_steps", "min_ca_steps", "overflow_weight", "gradient_per_ca_step", "keep"):
+    for key in OLDER_TRAIN.keys() - {"keep_checkpoint"}:
         del values["train"][key]
     values["model"] |= model
     return values

@@ -26,9 +26,9 @@ from nca.training.trainer import Trainer
 from tests.builders import CPU, RULES, trial_config
 
 
-def make_trainer(rule: str = "srnca", steps: int = 6) -> Trainer:
+def make_trainer(rule: str = "srnca", steps: int = 6, optimizer: str = "adam") -> Trainer:
     # The learning rate drops after two of six steps: before the checkpoint at three, so it must be kept.
-    return build_trainer(trial_config(rule=rule, train={"steps": steps}), CPU)
+    return build_trainer(trial_config(rule=rule, train={"steps": steps, "optimizer": optimizer}), CPU)
 
 
 def state(value: float = 1.0) -> dict[str, Tensor]:
@@ -50,15 +50,16 @@ def checkpoints(tmp_path: Path) -> Checkpoints:
     return Checkpoints(tmp_path / "checkpoints", 1, 0.0)
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "soap"])
 @pytest.mark.parametrize("rule", RULES)
-def test_training_goes_on_bit_for_bit(rule: str, checkpoints: Checkpoints) -> None:
-    straight = make_trainer(rule)
+def test_training_goes_on_bit_for_bit(rule: str, optimizer: str, checkpoints: Checkpoints) -> None:
+    straight = make_trainer(rule, optimizer=optimizer)
     list(straight.steps())
 
-    first = make_trainer(rule)
+    first = make_trainer(rule, optimizer=optimizer)
     list(itertools.islice(first.steps(), 3))
     checkpoints.save(first.state(), first.step)
-    second = make_trainer(rule)
+    second = make_trainer(rule, optimizer=optimizer)
     loaded = checkpoints.load()
     assert loaded is not None
     assert_equal(loaded, first.state())

@@ -15,10 +15,11 @@ from tests.builders import train_config, trial_config
 CPU = torch.device("cpu")
 
 
-def make_trainer(*, cuda_graph: bool = False) -> Trainer:
-    trainer = build_trainer(trial_config(train={"steps": 24, "learning_rate": 1 / 1024}), CPU)
+def make_trainer(optimizer: str, *, cuda_graph: bool = False) -> Trainer:
+    train = {"steps": 24, "learning_rate": 1 / 1024, "optimizer": optimizer}
+    trainer = build_trainer(trial_config(train=train), CPU)
     if cuda_graph:
-        config = train_config(steps=24, learning_rate=1 / 1024, cuda_graph=True)
+        config = train_config(**train, cuda_graph=True)
         trainer = Trainer(trainer.model, trainer._pool, trainer.texture_loss, config, trainer._streams)
     return trainer
 
@@ -32,7 +33,8 @@ def lasting_tensors(trainer: Trainer) -> list[int]:
     return [tensor.data_ptr() for tensor in [*trainer.model.parameters(), *moments, *rates, *own]]
 
 
-def test_graphs_train_as_steps_do_and_move_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("optimizer", ["adam", "soap"])
+def test_graphs_train_as_steps_do_and_move_nothing(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     n_captured = 0
     known: list[torch.Generator] = []
 
@@ -51,10 +53,10 @@ def test_graphs_train_as_steps_do_and_move_nothing(monkeypatch: pytest.MonkeyPat
         known.extend(generators)
         return capture
 
-    plain = make_trainer()
+    plain = make_trainer(optimizer)
     list(plain.steps())
     monkeypatch.setattr(trainer_module, "capture_on_cuda", stand_in)
-    graphed = make_trainer(cuda_graph=True)
+    graphed = make_trainer(optimizer, cuda_graph=True)
     list(graphed.steps())
     assert known == [graphed._streams["masks"]]
     # The learning rate is float32 in memory: 1 / 1024 exactly, until it drops.

@@ -70,6 +70,7 @@ AS_PUBLISHED: dict[str, Any] = {
         "min_ca_steps": 2,
         "overflow_weight": 1.0,
         "gradient_per_ca_step": True,
+        "optimizer": "soap",
         "keep": "best",
     },
 }

@@ -436,7 +436,7 @@ def test_divergence_at_the_first_step_leaves_a_fresh_model() -> None:
 @pytest.mark.parametrize("way", [{"rollout": "fast"}, {"rollout": "plain"}, {"recompute": True}])
 @pytest.mark.parametrize("loss_of", LOSSES)
 def test_a_step_runs_without_a_host_sync(loss_of: str, way: dict[str, Any], rule: str) -> None:
-    free = {"overflow_weight": 1.0, "gradient_per_ca_step": True}
+    free = {"overflow_weight": 1.0, "gradient_per_ca_step": True, "optimizer": "soap"}
     streams, config = Streams(0, META), train_config(**way, **({} if rule == "srnca" else free))
     loss = LOSSES[loss_of](torch.zeros(3, 16, 16, device=META))
     model = make_automaton(model_config(rule), streams).to(META)
