@@ -15,11 +15,12 @@ from nca.automaton.cpu_kernels import (
     ROW_PADDING,
     add_row_sums,
     bounds,
+    clear_padding,
     compiled,
-    correlate_row,
-    fill_rows,
-    multiply_add,
+    correlate,
+    multiply,
     outer_add,
+    pad_rows,
 )
 
 
@@ -34,17 +35,22 @@ def find_active(mask: Any, active: Any) -> int:
 
 
 @compiled
-def gather(values: Any, active: Any, n: int, out: Any) -> None:
-    """Set `out[:n]` to the values of the active cells."""
-    for j in range(n):
-        out[j] = values[active[j]]
+def compact(values: Any, active: Any, n: int) -> None:
+    """Move the values of the active cells of a block to the front."""
+    if n < len(values):
+        for j in range(n):
+            values[j] = values[active[j]]
 
 
 @compiled
-def scatter(values: Any, active: Any, n: int, out: Any) -> None:
-    """Add the values of the active cells to `out`."""
-    for j in range(n):
-        out[active[j]] += values[j]
+def add_active(values: Any, active: Any, n: int, out: Any) -> None:
+    """Add values of the active cells of a block to `out`."""
+    if n < len(out):
+        for j in range(n):
+            out[active[j]] += values[j]
+    else:
+        for j in range(n):
+            out[j] += values[j]
 
 
 @compiled
@@ -57,26 +63,24 @@ def apply_channel_mask(values: Any, mask: Any) -> None:
 
 
 @compiled
-def perceive(state: Any, kernels: Any, cells: Any, active: Any, n: int, out: Any) -> None:
+def perceive(state: Any, kernels: Any, cells: Any, active: Any, n: int, padded: Any, out: Any) -> None:
     """Set `out`, channel-major, to the perception of the active cells; the first kernel is the identity."""
     start, stop, width = cells
-    n_kernels, responses = len(kernels), np.empty(stop - start, state.dtype)
+    n_kernels, n_rows = len(kernels), (stop - start) // width
     for c in range(len(state)):
-        gather(state[c, start:stop], active, n, out[c * n_kernels])
+        pad_rows(state, c, width, (start // width, stop // width), padded, 0)
+        out[c * n_kernels, : stop - start] = state[c, start:stop]
         for f in range(1, n_kernels):
-            responses[:] = 0
-            for cell in range(start, stop, width):
-                correlate_row(
-                    state[c], kernels[f], cell // width, responses[cell - start : cell - start + width]
-                )
-            gather(responses, active, n, out[c * n_kernels + f])
+            correlate(padded, kernels[f : f + 1], width, n_rows, out, c * n_kernels + f)
+        for k in range(c * n_kernels, (c + 1) * n_kernels):
+            compact(out[k, : stop - start], active, n)
+    clear_padding(out, n)
 
 
 @compiled
 def compute_hidden(weight: Any, bias: Any, perception: Any, n: int, out: Any) -> None:
     """Set `out` to `relu(weight @ perception + bias)`; NaN stays NaN."""
-    fill_rows(bias, n, out)
-    multiply_add(weight, perception, n, out)
+    multiply(weight, bias, perception, n, out)
     for o in range(len(out)):
         row = out[o]
         for j in range(n):
@@ -99,6 +103,7 @@ def forward(
     """Compute one CA step."""
     _, channels, _, width = shape
     n_cells = max(width, BLOCK_CELLS) + ROW_PADDING
+    padded = np.empty((1, max(1, BLOCK_CELLS // width) + 2, width + ROW_PADDING), state.dtype)
     active, zeros = np.empty(n_cells, np.int64), np.zeros(channels, state.dtype)
     perception = np.empty((w0.shape[1], n_cells), state.dtype)
     hidden = np.empty((len(w0), n_cells), state.dtype)
@@ -106,14 +111,13 @@ def forward(
     for block in range(first, last):
         b, start, stop = bounds(block, shape)
         n = find_active(mask[b, start:stop], active)
-        perceive(state[b], kernels, (start, stop, width), active, n, perception)
+        perceive(state[b], kernels, (start, stop, width), active, n, padded, perception)
         compute_hidden(w0, bias, perception, n, hidden)
-        fill_rows(zeros, n, delta)
-        multiply_add(w1, hidden, n, delta)
+        multiply(w1, zeros, hidden, n, delta)
         apply_channel_mask(delta, mask[b, start:stop])
         for c in range(channels):
             out[b, c, start:stop] = state[b, c, start:stop]
-            scatter(delta[c], active, n, out[b, c, start:stop])
+            add_active(delta[c], active, n, out[b, c, start:stop])
 
 
 @compiled
@@ -137,6 +141,7 @@ def backward(
     """Add to `grad` what reaches the state past the identity kernel; set the gradients of other responses."""
     _, channels, _, width = shape
     n_cells, n_kernels = max(width, BLOCK_CELLS) + ROW_PADDING, len(kernels)
+    padded = np.empty((1, max(1, BLOCK_CELLS // width) + 2, width + ROW_PADDING), state.dtype)
     active, zeros = np.empty(n_cells, np.int64), np.zeros(max(w0.shape), state.dtype)
     perception = np.empty((w0.shape[1], n_cells), state.dtype)
     grad_perception = np.empty((w0.shape[1], n_cells), state.dtype)
@@ -146,26 +151,26 @@ def backward(
     for block in range(first, last):
         b, start, stop = bounds(block, shape)
         n = find_active(mask[b, start:stop], active)
-        perceive(state[b], kernels, (start, stop, width), active, n, perception)
+        perceive(state[b], kernels, (start, stop, width), active, n, padded, perception)
         compute_hidden(w0, bias, perception, n, hidden)
         for c in range(channels):
-            gather(grad[b, c, start:stop], active, n, grad_delta[c])
+            grad_delta[c, : stop - start] = grad[b, c, start:stop]
+            compact(grad_delta[c, : stop - start], active, n)
+        clear_padding(grad_delta, n)
         apply_channel_mask(grad_delta, mask[b, start:stop])
         outer_add(grad_delta, hidden, n, grad_w1[block])
-        fill_rows(zeros[: len(w0)], n, grad_hidden)
-        multiply_add(w1_transposed, grad_delta, n, grad_hidden)
+        multiply(w1_transposed, zeros, grad_delta, n, grad_hidden)
         pass_relu(grad_hidden, hidden, n)
         add_row_sums(grad_hidden, n, grad_bias[block])
         outer_add(grad_hidden, perception, n, grad_w0[block])
-        fill_rows(zeros[: w0.shape[1]], n, grad_perception)
-        multiply_add(w0_transposed, grad_hidden, n, grad_perception)
+        multiply(w0_transposed, zeros, grad_hidden, n, grad_perception)
         for k in range(channels * n_kernels):
             c, f = k // n_kernels, k % n_kernels
             target = grad[b, c, start:stop]
             if f > 0:
                 target = grad_responses[b, c * (n_kernels - 1) + f - 1, start:stop]
                 target[:] = 0
-            scatter(grad_perception[k], active, n, target)
+            add_active(grad_perception[k], active, n, target)
 
 
 @compiled

@@ -17,18 +17,32 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
+import numpy as np
 import torch
+
+from nca.automaton.cpu_strips import (
+    FASTMATH,
+    REGISTER_BYTES,
+    add_scaled,
+    add_up,
+    fill,
+    fill_pair,
+    load,
+    load_pair,
+    store,
+)
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
-FASTMATH = {"contract", "reassoc", "nsz"}  # NaN and infinity keep their meaning
 BLOCK_CELLS = 512  # of a block, at least one row: its features fit the second-level cache
-ROW_PADDING = 16  # rows a power of two apart would share few sets of the cache
+ROW_PADDING = (
+    48  # more than a strip and a margin; rows a power of two apart would share few sets of the cache
+)
 
 
 def compiled(function: Kernel) -> Kernel:
     """Compile a function at its first call, and keep the machine code on disk if there is a folder for it."""
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": FASTMATH}
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": set(FASTMATH)}
     config: Any = numba.config
     before = config.CACHE_DIR
     folder = cache_folder(before)
@@ -42,7 +56,7 @@ def compiled(function: Kernel) -> Kernel:
 
 @functools.cache
 def cache_folder(given: str) -> str | None:
-    """Return a folder for machine code of these sources alone: Numba's cache knows no imported functions.
+    """Return a folder for machine code of these sources alone, whose imports Numba's cache does not check.
 
     Args:
         given: The value of NUMBA_CACHE_DIR; empty for a folder in the user's cache.
@@ -51,8 +65,9 @@ def cache_folder(given: str) -> str | None:
         The folder; None if it cannot be written.
     """
     sources = b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("cpu_*.py")))
+    code = sources + bytes([REGISTER_BYTES])
     base = given or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "nca-sweep"
-    folder = Path(base) / hashlib.sha256(sources).hexdigest()[:16]
+    folder = Path(base) / hashlib.sha256(code).hexdigest()[:16]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):  # a full or read-only disk, or no home folder
@@ -83,114 +98,133 @@ def _threads(process: int, n_threads: int) -> ThreadPoolExecutor:
 
 
 @compiled
-def correlate_row(plane: Any, kernel: Any, row: int, out: Any) -> None:
-    """Add one row of a plane's correlation with a 3x3 kernel, on the torus, to `out`."""
-    width = len(out)
-    height = len(plane) // width
-    upper, lower = (row - 1) % height, (row + 1) % height
-    top = plane[upper * width : (upper + 1) * width]
-    middle = plane[row * width : (row + 1) * width]
-    bottom = plane[lower * width : (lower + 1) * width]
-    k00, k01, k02 = kernel[0, 0], kernel[0, 1], kernel[0, 2]
-    k10, k11, k12 = kernel[1, 0], kernel[1, 1], kernel[1, 2]
-    k20, k21, k22 = kernel[2, 0], kernel[2, 1], kernel[2, 2]
-    for x in range(1, width - 1):
-        out[x] += (
-            (k00 * top[x - 1] + k01 * top[x] + k02 * top[x + 1])
-            + (k10 * middle[x - 1] + k11 * middle[x] + k12 * middle[x + 1])
-            + (k20 * bottom[x - 1] + k21 * bottom[x] + k22 * bottom[x + 1])
-        )
-    for x in (0, width - 1):
-        left, right = (x - 1) % width, (x + 1) % width
-        out[x] += (
-            (k00 * top[left] + k01 * top[x] + k02 * top[right])
-            + (k10 * middle[left] + k11 * middle[x] + k12 * middle[right])
-            + (k20 * bottom[left] + k21 * bottom[x] + k22 * bottom[right])
-        )
+def n_lanes(rows: Any) -> int:
+    """Return the number of cells in a strip of one register."""
+    n_cells: int = REGISTER_BYTES // rows.itemsize
+    return n_cells
 
 
 @compiled
-def multiply_add(weight: Any, rows: Any, n: int, out: Any) -> None:
-    """Add the product `weight @ rows[:, :n]` to `out[:, :n]`, two by four rows at a time."""
+def pad_rows(planes: Any, c: int, width: int, rows: tuple[int, int], out: Any, k: int) -> None:
+    """Set `out[k]` to rows of a plane on the torus, with a margin of one cell on every side."""
+    first, last = rows
+    n_cells, lanes = planes.shape[1], n_lanes(out)
+    for row in range(first - 1, last + 1):
+        cell, index = row * width % n_cells, row - first + 1
+        for x in range(0, width - lanes + 1, lanes):
+            store(out, (k, index, x + 1), load(planes, (c, cell + x)))
+        for x in range(width - width % lanes, width):
+            out[k, index, x + 1] = planes[c, cell + x]
+        out[k, index, 0], out[k, index, width + 1] = planes[c, cell + width - 1], planes[c, cell]
+
+
+@compiled
+def correlate(padded: Any, kernels: Any, width: int, n_rows: int, out: Any, o: int) -> None:
+    """Set the row `out[o]` to the sum of the correlations of padded planes with their kernels.
+
+    The last strip of a plane's row may reach into the next row, which is computed after it, or the padding.
+    """
+    zero, lanes = out.dtype.type(0), 2 * n_lanes(out)
+    for row in range(n_rows):
+        for x in range(0, width, lanes):
+            total = fill_pair(zero)
+            for k in range(len(kernels)):
+                for i in range(3):
+                    for j in range(3):
+                        strip = load_pair(padded, (k, row + i, x + j))
+                        total = add_scaled(total, kernels[k, i, j], strip)
+            store(out, (o, row * width + x), total)
+
+
+@compiled
+def multiply(weight: Any, bias: Any, rows: Any, n: int, out: Any) -> None:
+    """Set `out[:, :n]` to `weight @ rows[:, :n] + bias`; columns up to the end of the last strip change too.
+
+    Six rows of the product, of a strip of two registers each, are in registers at a time.
+    """
     n_outputs, n_inputs = weight.shape
-    for k in range(0, n_inputs - 3, 4):
-        row0, row1, row2, row3 = rows[k], rows[k + 1], rows[k + 2], rows[k + 3]
-        for o in range(0, n_outputs - 1, 2):
-            a0, a1, a2, a3 = weight[o, k], weight[o, k + 1], weight[o, k + 2], weight[o, k + 3]
-            b0, b1, b2, b3 = (
-                weight[o + 1, k],
-                weight[o + 1, k + 1],
-                weight[o + 1, k + 2],
-                weight[o + 1, k + 3],
-            )
-            total_a, total_b = out[o], out[o + 1]
-            for x in range(n):
-                total_a[x] += a0 * row0[x] + a1 * row1[x] + a2 * row2[x] + a3 * row3[x]
-                total_b[x] += b0 * row0[x] + b1 * row1[x] + b2 * row2[x] + b3 * row3[x]
-    for o in range(n_outputs):  # what is left over
-        first = n_inputs - n_inputs % 4 if o < n_outputs - n_outputs % 2 else 0
-        for k in range(first, n_inputs):
-            add_scaled(rows[k], weight[o, k], n, out[o])
+    for x in range(0, n, 2 * n_lanes(out)):
+        for tile in range(0, n_outputs - 5, 6):
+            multiply_six(weight, bias, rows, tile, x, out)
+        if n_outputs % 6 and n_outputs > 6:  # the last tile overlaps the one before
+            multiply_six(weight, bias, rows, n_outputs - 6, x, out)
+        for o in range(n_outputs if n_outputs < 6 else 0):
+            total = fill_pair(bias[o])
+            for k in range(n_inputs):
+                total = add_scaled(total, weight[o, k], load_pair(rows, (k, x)))
+            store(out, (o, x), total)
 
 
 @compiled
-def add_scaled(values: Any, factor: Any, n: int, out: Any) -> None:
-    """Add `factor * values[:n]` to `out[:n]`."""
-    for x in range(n):
-        out[x] += factor * values[x]
+def multiply_six(weight: Any, bias: Any, rows: Any, o: int, x: int, out: Any) -> None:
+    """Set a strip of six rows of `weight @ rows + bias`."""
+    a, b, c = fill_pair(bias[o]), fill_pair(bias[o + 1]), fill_pair(bias[o + 2])
+    d, e, f = fill_pair(bias[o + 3]), fill_pair(bias[o + 4]), fill_pair(bias[o + 5])
+    for k in range(weight.shape[1]):
+        row = load_pair(rows, (k, x))
+        a = add_scaled(a, weight[o, k], row)
+        b = add_scaled(b, weight[o + 1, k], row)
+        c = add_scaled(c, weight[o + 2, k], row)
+        d = add_scaled(d, weight[o + 3, k], row)
+        e = add_scaled(e, weight[o + 4, k], row)
+        f = add_scaled(f, weight[o + 5, k], row)
+    store(out, (o, x), a)
+    store(out, (o + 1, x), b)
+    store(out, (o + 2, x), c)
+    store(out, (o + 3, x), d)
+    store(out, (o + 4, x), e)
+    store(out, (o + 5, x), f)
+
+
+@compiled
+def clear_padding(rows: Any, n: int) -> None:
+    """Set the columns from `n` to the end of the last strip of two registers to 0."""
+    lanes = 2 * n_lanes(rows)
+    rows[:, n : -(-n // lanes) * lanes] = 0
 
 
 @compiled
 def outer_add(grads: Any, rows: Any, n: int, out: Any) -> None:
-    """Add the product `grads[:, :n] @ rows[:, :n].T` to `out`, two by four rows at a time."""
+    """Add `grads[:, :n] @ rows[:, :n].T` to `out`; padding is 0 in one factor and finite in the other."""
     n_outputs, n_inputs = len(grads), len(rows)
-    for o in range(0, n_outputs - 1, 2):
-        grad_a, grad_b = grads[o], grads[o + 1]
-        for k in range(0, n_inputs - 3, 4):
-            row0, row1, row2, row3 = rows[k], rows[k + 1], rows[k + 2], rows[k + 3]
-            a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = out.dtype.type(0)
-            for x in range(n):
-                a0 += grad_a[x] * row0[x]
-                a1 += grad_a[x] * row1[x]
-                a2 += grad_a[x] * row2[x]
-                a3 += grad_a[x] * row3[x]
-                b0 += grad_b[x] * row0[x]
-                b1 += grad_b[x] * row1[x]
-                b2 += grad_b[x] * row2[x]
-                b3 += grad_b[x] * row3[x]
-            add_four(out[o], k, a0, a1, a2, a3)
-            add_four(out[o + 1], k, b0, b1, b2, b3)
-    for o in range(n_outputs):  # what is left over
-        first = n_inputs - n_inputs % 4 if o < n_outputs - n_outputs % 2 else 0
+    for k in range(0, n_inputs - 3, 4):
+        for o in range(0, n_outputs - 2, 3):
+            outer_tile(grads, rows, o, k, n, out)
+    for o in range(n_outputs):  # the remaining values
+        first = n_inputs - n_inputs % 4 if o < n_outputs - n_outputs % 3 else 0
         for k in range(first, n_inputs):
-            out[o, k] += dot(grads[o], rows[k], n)
+            total = fill(out.dtype.type(0))
+            for x in range(0, n, n_lanes(out)):
+                total = add_scaled(total, load(grads, (o, x)), load(rows, (k, x)))
+            out[o, k] += add_up(total)
 
 
 @compiled
-def add_four(out: Any, k: int, v0: Any, v1: Any, v2: Any, v3: Any) -> None:
-    """Add four values to `out` from index `k` on."""
-    out[k] += v0
-    out[k + 1] += v1
-    out[k + 2] += v2
-    out[k + 3] += v3
+def outer_tile(grads: Any, rows: Any, o: int, k: int, n: int, out: Any) -> None:
+    """Add three by four values of the product of `outer_add`."""
+    a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = c0 = c1 = c2 = c3 = fill(out.dtype.type(0))
+    for x in range(0, n, n_lanes(out)):
+        a, b, c = load(grads, (o, x)), load(grads, (o + 1, x)), load(grads, (o + 2, x))
+        row = load(rows, (k, x))
+        a0, b0, c0 = add_scaled(a0, a, row), add_scaled(b0, b, row), add_scaled(c0, c, row)
+        row = load(rows, (k + 1, x))
+        a1, b1, c1 = add_scaled(a1, a, row), add_scaled(b1, b, row), add_scaled(c1, c, row)
+        row = load(rows, (k + 2, x))
+        a2, b2, c2 = add_scaled(a2, a, row), add_scaled(b2, b, row), add_scaled(c2, c, row)
+        row = load(rows, (k + 3, x))
+        a3, b3, c3 = add_scaled(a3, a, row), add_scaled(b3, b, row), add_scaled(c3, c, row)
+    add_four(out[o], k, a0, a1, a2, a3)
+    add_four(out[o + 1], k, b0, b1, b2, b3)
+    add_four(out[o + 2], k, c0, c1, c2, c3)
 
 
 @compiled
-def dot(one: Any, other: Any, n: int) -> Any:
-    """Return the dot product of the first `n` values of two rows."""
-    total = one.dtype.type(0)
-    for x in range(n):
-        total += one[x] * other[x]
-    return total
-
-
-@compiled
-def fill_rows(values: Any, n: int, out: Any) -> None:
-    """Set each of the rows `out[:, :n]` to its value."""
-    for o in range(len(values)):
-        row, value = out[o], values[o]
-        for x in range(n):
-            row[x] = value
+def add_four(out: Any, k: int, a: Any, b: Any, c: Any, d: Any) -> None:
+    """Add the sums of four strips to `out` from index `k` on."""
+    out[k] += add_up(a)
+    out[k + 1] += add_up(b)
+    out[k + 2] += add_up(c)
+    out[k + 3] += add_up(d)
 
 
 @compiled
@@ -201,13 +235,6 @@ def add_row_sums(rows: Any, n: int, out: Any) -> None:
         for x in range(n):
             total += row[x]
         out[o] += total
-
-
-@compiled
-def add_product(values: Any, factors: Any, out: Any) -> None:
-    """Add `values * factors` to `out`."""
-    for j in range(len(values)):
-        out[j] += values[j] * factors[j]
 
 
 @compiled
@@ -223,10 +250,17 @@ def bounds(block: int, shape: tuple[int, int, int, int]) -> tuple[int, int, int]
 @compiled
 def add_correlation(planes: Any, kernels: Any, out: Any, shape: Any, first: int, last: int) -> None:
     """Add the correlation of every plane with its kernel; each plane of `out` has as many planes in a row."""
-    width, per_channel = shape[3], planes.shape[1] // shape[1]
+    _, channels, _, width = shape
+    n_kernels = planes.shape[1] // channels
+    padded = np.empty((n_kernels, max(1, BLOCK_CELLS // width) + 2, width + ROW_PADDING), planes.dtype)
+    sums = np.empty((1, max(BLOCK_CELLS, width) + ROW_PADDING), planes.dtype)
     for block in range(first, last):
         b, start, stop = bounds(block, shape)
-        for k in range(planes.shape[1]):
-            for cell in range(start, stop, width):
-                row = out[b, k // per_channel, cell : cell + width]
-                correlate_row(planes[b, k], kernels[k], cell // width, row)
+        n_rows = (stop - start) // width
+        for c in range(channels):
+            for f in range(n_kernels):
+                pad_rows(planes[b], c * n_kernels + f, width, (start // width, stop // width), padded, f)
+            correlate(padded, kernels[c * n_kernels : (c + 1) * n_kernels], width, n_rows, sums, 0)
+            row = out[b, c, start:stop]
+            for x in range(len(row)):
+                row[x] += sums[0, x]

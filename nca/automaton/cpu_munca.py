@@ -10,37 +10,41 @@ from typing import Any
 import numpy as np
 
 from nca.automaton.cpu_kernels import (
-    add_product,
+    BLOCK_CELLS,
+    ROW_PADDING,
     add_row_sums,
     bounds,
+    clear_padding,
     compiled,
-    correlate_row,
-    fill_rows,
-    multiply_add,
+    correlate,
+    multiply,
     outer_add,
+    pad_rows,
 )
 
 
 @compiled
-def compute_features(state: Any, kernels: Any, cell: int, out: Any) -> None:
-    """Set `out` to the features `[y, abs(y)]` of the row that begins at `cell`."""
-    channels, width = len(state), out.shape[1]
+def compute_features(state: Any, kernels: Any, cells: Any, padded: Any, out: Any) -> None:
+    """Set `out` to the features `[y, abs(y)]` of a block."""
+    start, stop, width = cells
+    channels, n, n_rows = len(state), stop - start, (stop - start) // width
     for c in range(channels):
-        out[c] = state[c, cell : cell + width]
-        out[channels + c] = 0
-        correlate_row(state[c], kernels[c], cell // width, out[channels + c])
+        out[c, :n] = state[c, start:stop]
+        pad_rows(state, c, width, (start // width, stop // width), padded, 0)
+        correlate(padded, kernels[c : c + 1], width, n_rows, out, channels + c)
     for k in range(2 * channels):
         values, magnitudes = out[k], out[2 * channels + k]
-        for x in range(width):
+        for x in range(n):
             magnitudes[x] = abs(values[x])
+    clear_padding(out, n)
 
 
 @compiled
-def read_mask(mask: Any, cell: int, channel: int, out: Any) -> None:
-    """Set `out` to the mask of a channel from `cell` on; with a mask per cell, the first channel's is all."""
-    if channel == 0 or mask.shape[1] > 1:
-        for x in range(len(out)):
-            out[x] = mask[cell + x, channel]
+def add_masked(values: Any, mask: Any, channel: int, out: Any) -> None:
+    """Add values of a channel to `out` where its mask is 1; a mask per cell is that of every channel."""
+    index = channel if mask.shape[1] > 1 else 0
+    for x in range(len(out)):
+        out[x] += values[x] * mask[x, index]
 
 
 @compiled
@@ -49,18 +53,17 @@ def forward(
 ) -> None:
     """Compute one CA step."""
     _, channels, _, width = shape
-    features = np.empty((4 * channels, width), state.dtype)
-    delta, taken = np.empty((channels, width), state.dtype), np.empty(width, state.dtype)
+    n_cells = max(width, BLOCK_CELLS) + ROW_PADDING
+    padded = np.empty((1, max(1, BLOCK_CELLS // width) + 2, width + ROW_PADDING), state.dtype)
+    features = np.empty((4 * channels, n_cells), state.dtype)
+    delta = np.empty((channels, n_cells), state.dtype)
     for block in range(first, last):
         b, start, stop = bounds(block, shape)
-        for cell in range(start, stop, width):
-            compute_features(state[b], kernels, cell, features)
-            fill_rows(bias, width, delta)
-            multiply_add(weight, features, width, delta)
-            for c in range(channels):
-                read_mask(mask[b], cell, c, taken)
-                out[b, c, cell : cell + width] = state[b, c, cell : cell + width]
-                add_product(delta[c], taken, out[b, c, cell : cell + width])
+        compute_features(state[b], kernels, (start, stop, width), padded, features)
+        multiply(weight, bias, features, stop - start, delta)
+        for c in range(channels):
+            out[b, c, start:stop] = state[b, c, start:stop]
+            add_masked(delta[c], mask[b, start:stop], c, out[b, c, start:stop])
 
 
 @compiled
@@ -80,34 +83,35 @@ def backward(
 ) -> None:
     """Add to `grad` what reaches the state past the filters; set the gradient of the filtered state."""
     _, channels, _, width = shape
-    features = np.empty((4 * channels, width), state.dtype)
-    grads = np.empty((4 * channels, width), state.dtype)
-    grad_delta = np.empty((channels, width), state.dtype)
-    zeros, ones = np.zeros(4 * channels, state.dtype), np.ones(width, state.dtype)
-    taken = np.empty(width, state.dtype)
+    n_cells = max(width, BLOCK_CELLS) + ROW_PADDING
+    padded = np.empty((1, max(1, BLOCK_CELLS // width) + 2, width + ROW_PADDING), state.dtype)
+    features = np.empty((4 * channels, n_cells), state.dtype)
+    grads = np.empty((4 * channels, n_cells), state.dtype)
+    grad_delta = np.empty((channels, n_cells), state.dtype)
+    zeros = np.zeros(4 * channels, state.dtype)
     for block in range(first, last):
         b, start, stop = bounds(block, shape)
-        for cell in range(start, stop, width):
-            compute_features(state[b], kernels, cell, features)
-            fill_rows(zeros[:channels], width, grad_delta)
-            for c in range(channels):
-                read_mask(mask[b], cell, c, taken)
-                add_product(grad[b, c, cell : cell + width], taken, grad_delta[c])
-            outer_add(grad_delta, features, width, grad_weight[block])
-            add_row_sums(grad_delta, width, grad_bias[block])
-            fill_rows(zeros, width, grads)
-            multiply_add(transposed, grad_delta, width, grads)
-            add_signed(grads, features)
-            for c in range(channels):
-                add_product(grads[c], ones, grad[b, c, cell : cell + width])
-                grad_filtered[b, c, cell : cell + width] = grads[channels + c]
+        n = stop - start
+        compute_features(state[b], kernels, (start, stop, width), padded, features)
+        grad_delta[:] = 0
+        for c in range(channels):
+            add_masked(grad[b, c, start:stop], mask[b, start:stop], c, grad_delta[c, :n])
+        outer_add(grad_delta, features, n, grad_weight[block])
+        add_row_sums(grad_delta, n, grad_bias[block])
+        multiply(transposed, zeros, grad_delta, n, grads)
+        add_signed(grads, features, n)
+        for c in range(channels):
+            target = grad[b, c, start:stop]
+            for x in range(n):
+                target[x] += grads[c, x]
+            grad_filtered[b, c, start:stop] = grads[channels + c, :n]
 
 
 @compiled
-def add_signed(grads: Any, features: Any) -> None:
+def add_signed(grads: Any, features: Any, n: int) -> None:
     """Add the gradients of `abs(y)`, times the sign of y, to those of y."""
     half = len(grads) // 2
     for k in range(half):
         total, grad, values = grads[k], grads[half + k], features[k]
-        for x in range(len(values)):
+        for x in range(n):
             total[x] += grad[x] if values[x] > 0 else -grad[x] if values[x] < 0 else 0 * grad[x]

@@ -1,0 +1,138 @@
+"""Strips of consecutive cells in vector registers, as values of compiled loops.
+
+A loop that keeps several strips in local variables keeps them in registers, which loops over single cells
+do not: they are as fast as a library's products for the small matrices of an update rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from llvmlite import ir
+from numba import extending, types
+from numba.core import cgutils
+
+# Of PyTorch's names for the vector instructions of a CPU.
+REGISTER_BYTES = {"AVX512": 64, "AVX2": 32}.get(torch.backends.cpu.get_cpu_capability(), 16)
+FASTMATH = ("contract", "reassoc", "nsz")  # NaN and infinity keep their meaning
+INDEX = ir.IntType(32)
+
+
+def intrinsic(define: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a function of compiled loops from one that returns its signature and a generator of LLVM code."""
+    function: Callable[..., Any] = extending.intrinsic(define)
+    return function
+
+
+class Strip(types.Type):
+    """The type of a strip that fills one register, or two."""
+
+    def __init__(self, dtype: Any, n_registers: int) -> None:
+        self.dtype, self.n_registers = dtype, n_registers
+        super().__init__(f"Strip({dtype}, {n_registers})")
+
+
+@extending.register_model(Strip)
+class _StripModel(extending.models.PrimitiveModel):
+    def __init__(self, manager: Any, strip: Strip) -> None:
+        element = manager.lookup(strip.dtype).get_value_type()
+        n_cells = strip.n_registers * REGISTER_BYTES * 8 // strip.dtype.bitwidth
+        super().__init__(manager, strip, ir.VectorType(element, n_cells))  # type: ignore[no-untyped-call]
+
+
+def _make_load(n_registers: int) -> Any:
+    @intrinsic
+    def load(_: Any, array: Any, index: Any) -> Any:
+        """Return the strip that begins at an index of an array and goes along its last dimension."""
+        strip = Strip(array.dtype, n_registers)
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            pointer = _pointer(context, builder, signature.args[0], arguments, context.get_value_type(strip))
+            return builder.load(pointer, align=array.dtype.bitwidth // 8)
+
+        return strip(array, types.UniTuple(types.intp, array.ndim)), generate
+
+    return load
+
+
+def _make_fill(n_registers: int) -> Any:
+    @intrinsic
+    def fill(_: Any, value: Any) -> Any:
+        """Return a strip of one value."""
+        strip = Strip(value, n_registers)
+
+        def generate(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
+            return _splat(builder, arguments[0], context.get_value_type(strip))
+
+        return strip(value), generate
+
+    return fill
+
+
+load, fill = _make_load(1), _make_fill(1)
+load_pair, fill_pair = _make_load(2), _make_fill(2)
+
+
+@intrinsic
+def store(_: Any, array: Any, index: Any, strip: Any) -> Any:
+    """Set the strip that begins at an index of an array and goes along its last dimension."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        *place, value = arguments
+        pointer = _pointer(context, builder, signature.args[0], place, value.type)
+        builder.store(value, pointer, align=array.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.UniTuple(types.intp, array.ndim), strip), generate
+
+
+@intrinsic
+def add_scaled(_: Any, total: Any, factor: Any, strip: Any) -> Any:
+    """Return `total + factor * strip`; the factor is a number or a strip."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        total, factor, strip = arguments
+        if factor.type != strip.type:
+            factor = _splat(builder, factor, strip.type)
+        return builder.fadd(total, builder.fmul(factor, strip, flags=FASTMATH), flags=FASTMATH)
+
+    return total(total, factor, strip), generate
+
+
+@intrinsic
+def add_up(_: Any, strip: Any) -> Any:
+    """Return the sum of a strip's values."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        (value,) = arguments
+        while value.type.count > 1:
+            half = value.type.count // 2
+            parts = [_part(builder, value, first, half) for first in (0, half)]
+            value = builder.fadd(*parts, flags=FASTMATH)
+        return builder.extract_element(value, INDEX(0))
+
+    return strip.dtype(strip), generate
+
+
+def _pointer(context: Any, builder: Any, array_type: Any, place: Any, strip: Any) -> Any:
+    array = context.make_array(array_type)(context, builder, place[0])
+    index = cgutils.unpack_tuple(builder, place[1])
+    first = cgutils.get_item_pointer(context, builder, array_type, array, index, wraparound=False)
+    return builder.bitcast(first, strip.as_pointer())
+
+
+def _splat(builder: Any, value: Any, strip: Any) -> Any:
+    undefined = ir.Constant(strip, ir.Undefined)
+    single = builder.insert_element(undefined, value, INDEX(0))
+    return builder.shuffle_vector(single, undefined, _indices(strip.count * [0]))
+
+
+def _part(builder: Any, value: Any, first: int, count: int) -> Any:
+    undefined = ir.Constant(value.type, ir.Undefined)
+    return builder.shuffle_vector(value, undefined, _indices(list(range(first, first + count))))
+
+
+def _indices(values: list[int]) -> Any:
+    return ir.Constant(ir.VectorType(INDEX, len(values)), values)
