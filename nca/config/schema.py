@@ -112,11 +112,14 @@ class TrainConfig:
     batch_size: int = in_range(1, 64)
     optimizer: Literal["adam", "soap"]
     learning_rate: float = in_range(0, 1, open_low=True)
+    warmup_steps: int = in_range(0)
     drop_steps: list[int] | None
     min_ca_steps: int | None = in_range(1, 1024)
     max_ca_steps: int = in_range(2, 1024)
     size: int = in_range(16, 1024, multiple_of=16)
     pool_size: int | None = in_range(1)
+    reseed_every: int = in_range(1)
+    damage_every: int | None = in_range(1)
     precision: Literal["fp32", "tf32", "bf16"]
     rollout: Literal["fast", "plain"]
     recompute: bool
@@ -156,7 +159,8 @@ class OutputsConfig:
 # Values of runs that were recorded before their keys existed.
 OLDER_MODEL = {"clamp": True, "seed_state": "square", "seed_noise": 0.0}
 OLDER_TRAIN = {"min_ca_steps": None, "overflow_weight": 0.0, "gradient_per_ca_step": False, "keep": "last"}
-OLDER_TRAIN |= {"drop_steps": None, "keep_checkpoint": False, "optimizer": "adam"}
+OLDER_TRAIN |= {"drop_steps": None, "keep_checkpoint": False, "optimizer": "adam", "warmup_steps": 0}
+OLDER_TRAIN |= {"reseed_every": 8, "damage_every": None}
 
 # Keys of a config, and of its `train`, that do not affect the results.
 FREE = ("tracking", "outputs", "device", "runs_dir")

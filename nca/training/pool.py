@@ -9,6 +9,8 @@ from torch import Tensor
 from nca.automaton.model import Automaton, State
 from nca.automaton.seeding import Streams
 
+DAMAGE_RADIUS = (0.1, 0.3)  # of a damaged disc, least and most, in sides of the grid
+
 
 class Pool:
     """States of all ages, so that the automaton learns to keep a texture as well as to grow it.
@@ -17,7 +19,7 @@ class Pool:
         n_states: Rows of the pool.
         model: Draws the seed states, on its device.
         size: Height and width in pixels, a multiple of 16.
-        streams: Uses `pool` (which rows) and `seed_states` (fresh states).
+        streams: Uses `pool` (which rows, and what is damaged) and `seed_states` (fresh states).
 
     Source: Mordvintsev et al. 2020, "Growing Neural Cellular Automata", experiment 2.
     """
@@ -41,6 +43,16 @@ class Pool:
     def draw_seed_state(self) -> State:
         """Draw one fresh seed state, (1, channels, height, width)."""
         return self._model.draw_seed_states(1, self._size, self._streams["seed_states"])
+
+    def damage(self, states: State) -> State:
+        """Return a copy of states in which a disc is 0, at a random place of the torus."""
+        size = self._size
+        row, column, share = torch.rand(3, generator=self._streams["pool"]).tolist()
+        smallest, largest = DAMAGE_RADIUS
+        offset = (torch.arange(size, device=states.device) + size // 2) % size - size // 2
+        inside = offset[:, None] ** 2 + offset**2 < ((smallest + share * (largest - smallest)) * size) ** 2
+        inside = inside.roll((int(row * size), int(column * size)), (0, 1))
+        return torch.where(inside, torch.zeros_like(states), states)
 
     def commit(self, rows: list[int], states: State, keep: Bool[Tensor, ""]) -> None:
         """Write states back to `rows`, in order, so that a row drawn twice keeps its last state.

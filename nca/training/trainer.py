@@ -18,7 +18,6 @@ from nca.training.cuda_graphs import StepGraphs, capture_on_cuda
 from nca.training.pool import Pool
 from nca.training.soap import Soap
 
-RESEED_EVERY = 8  # training steps between fresh seed states in the batch
 DROP_DIVISOR = 3  # the learning rate drops after steps // 3, unless `train.drop_steps` are given
 LEARNING_RATE_DROP = 0.3
 NORM_EPSILON = 1e-8
@@ -79,12 +78,13 @@ class Trainer:
     One training step, in the order of events:
 
         rows = pool.draw_rows(batch_size); states = pool.sample(rows)
-        if step % 8 == 0: states[0] = pool.draw_seed_state()
+        if step % reseed_every == 0: states[0] = pool.draw_seed_state()
+        if step % damage_every == 0: states[-1] = pool.damage(states[-1])
         states = rollout(model, states, randint(min_ca_steps, max_ca_steps))
         loss = texture_loss(model.rgb(states)) + overflow_weight * overflow(states)
         loss.backward()  # with gradient_per_ca_step, each sample's gradient has norm 1 at every CA step
         for p in model.parameters(): p.grad /= p.grad.norm() + 1e-8
-        optimizer.step()  # the learning rate is 0.3 times the one before from each of drop_steps on
+        optimizer.step()  # the rate rises over warmup_steps, and is times 0.3 from each of drop_steps on
         pool.commit(rows, states)
 
     A run has diverged when a loss or a gradient is not finite. The host cannot stop it at once, as it fetches
@@ -102,7 +102,8 @@ class Trainer:
         losses: Fetched texture losses of all steps so far, without the overflow.
         output: RGB of the last finite step's final states, on the device; at first, of seed states.
 
-    Source: Niklasson et al. 2021, "Self-Organising Textures", whose notebook these eight lines follow.
+    Source: Niklasson et al. 2021, "Self-Organising Textures", whose notebook these lines follow; damage is from
+    Mordvintsev et al. 2020, "Growing Neural Cellular Automata", experiment 3.
     """
 
     output: Float[Tensor, "batch 3 height width"]
@@ -153,8 +154,10 @@ class Trainer:
         """Take one training step and return its loss on the device; no host sync."""
         rows = self._pool.draw_rows(self._config.batch_size)
         states = self._pool.sample(rows)
-        if step % RESEED_EVERY == 0:
+        if step % self._config.reseed_every == 0:
             states[:1] = self._pool.draw_seed_state()
+        if self._config.damage_every is not None and step % self._config.damage_every == 0:
+            states[-1:] = self._pool.damage(states[-1:])
         self._set_learning_rate(step)
         self.texture_loss.draw(self._streams["directions"])
         states, loss = self._update(states, self.draw_ca_steps())
@@ -208,12 +211,14 @@ class Trainer:
         self._optimizer.load_state_dict({"state": entries, "param_groups": groups})
 
     def _set_learning_rate(self, step: int) -> None:
-        drop = LEARNING_RATE_DROP ** sum(step >= each for each in drop_steps(self._config))
+        factor = LEARNING_RATE_DROP ** sum(step >= each for each in drop_steps(self._config))
+        if step < self._config.warmup_steps:
+            factor *= (step + 1) / self._config.warmup_steps
         (group,) = self._optimizer.param_groups
         if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(drop * self._config.learning_rate)
+            group["lr"].fill_(factor * self._config.learning_rate)
         else:
-            group["lr"] = drop * self._config.learning_rate
+            group["lr"] = factor * self._config.learning_rate
 
     def _update_model(self, states: State, ca_steps: int) -> tuple[State, Float[Tensor, ""]]:
         """Take the optimizer's step for a batch of sampled states; return its final states and the loss.

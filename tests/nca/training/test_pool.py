@@ -98,6 +98,24 @@ def test_rows_and_states_must_match_in_number(pool: Pool) -> None:
         pool.commit([0, 1], torch.rand(3, 3, 16, 16, generator=generator()), KEEP)
 
 
+def test_damage_erases_a_disc_somewhere_on_the_torus(pool: Pool) -> None:
+    states, found = torch.ones(2, 3, 16, 16), []
+    for _ in range(60):
+        damaged = pool.damage(states)
+        assert torch.equal(damaged[0], damaged[1])
+        assert torch.equal(damaged[0, 0], damaged[0, 2])
+        hole = damaged[0, 0] == 0
+        assert torch.equal(damaged[0, 0], (~hole).float())
+        found.append(hole)
+        # In the middle of a row of its own, wherever it lies on the torus, it is a disc.
+        rows, columns = hole.any(1).sum(), hole.any(0).sum()
+        assert rows == columns
+        assert 2 <= int(rows) <= 10
+    assert torch.equal(states, torch.ones(2, 3, 16, 16))
+    assert torch.stack(found).any(0).all()
+    assert len({int(hole.sum()) for hole in found}) > 5
+
+
 def test_fresh_seeds_differ_from_each_other(pool: Pool) -> None:
     one, two = pool.draw_seed_state(), pool.draw_seed_state()
     assert one.shape == (1, 3, 16, 16)

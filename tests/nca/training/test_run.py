@@ -71,6 +71,8 @@ AS_PUBLISHED: dict[str, Any] = {
         "overflow_weight": 1.0,
         "gradient_per_ca_step": True,
         "optimizer": "soap",
+        "damage_every": 3,
+        "warmup_steps": 2,
         "keep": "best",
     },
 }

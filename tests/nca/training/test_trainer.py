@@ -73,6 +73,11 @@ class RecordedPool(Pool):
         self.events.append(("sample", rows))
         return super().sample(rows)
 
+    def damage(self, states: Tensor) -> Tensor:
+        damaged = super().damage(states)
+        self.events.append(("damage", damaged))
+        return damaged
+
     def draw_seed_state(self) -> Tensor:
         seed = super().draw_seed_state()
         self.events.append(("seed", seed))
@@ -216,6 +221,35 @@ def test_the_learning_rate_drops_at_every_given_step(drop_steps: list[int], rate
         trainer.train_step(step)
         found.append(trainer._optimizer.param_groups[0]["lr"])
     assert found == pytest.approx([1e-3 * rate for rate in rates])
+
+
+def test_the_learning_rate_rises_over_the_warm_up() -> None:
+    trainer = assemble(steps=6, learning_rate=1e-3, warmup_steps=4, drop_steps=[5])
+    found = []
+    for step in range(6):
+        trainer.train_step(step)
+        found.append(trainer._optimizer.param_groups[0]["lr"])
+    assert found == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3, 0.3e-3])
+
+
+@pytest.mark.parametrize("every", [1, 3, 8])
+def test_fresh_seeds_come_as_often_as_asked_for(every: int) -> None:
+    trainer = assemble(RecordedTrainer, RecordedPool, steps=7, reseed_every=every)
+    list(trainer.steps())
+    assert [name for name, _ in events_of(trainer)].count("seed") == -(-7 // every)
+
+
+@pytest.mark.parametrize(("every", "n"), [(None, 0), (1, 7), (3, 3)])
+def test_the_last_state_of_a_batch_is_damaged_as_often_as_asked_for(every: int | None, n: int) -> None:
+    trainer = assemble(
+        RecordedTrainer, RecordedPool, steps=7, damage_every=every, batch_size=2, reseed_every=1
+    )
+    list(trainer.steps())
+    events = events_of(trainer)
+    assert [name for name, _ in events].count("damage") == n
+    if every == 1:
+        seeds, damaged = ([value for name, value in events if name == of] for of in ("seed", "damage"))
+        assert not any(torch.equal(*pair) for pair in zip(seeds, damaged, strict=True))
 
 
 def test_overflow_is_how_far_states_are_outside_of_minus_one_to_one() -> None:
@@ -436,7 +470,7 @@ def test_divergence_at_the_first_step_leaves_a_fresh_model() -> None:
 @pytest.mark.parametrize("way", [{"rollout": "fast"}, {"rollout": "plain"}, {"recompute": True}])
 @pytest.mark.parametrize("loss_of", LOSSES)
 def test_a_step_runs_without_a_host_sync(loss_of: str, way: dict[str, Any], rule: str) -> None:
-    free = {"overflow_weight": 1.0, "gradient_per_ca_step": True, "optimizer": "soap"}
+    free = {"overflow_weight": 1.0, "gradient_per_ca_step": True, "optimizer": "soap", "damage_every": 1}
     streams, config = Streams(0, META), train_config(**way, **({} if rule == "srnca" else free))
     loss = LOSSES[loss_of](torch.zeros(3, 16, 16, device=META))
     model = make_automaton(model_config(rule), streams).to(META)
