@@ -10,6 +10,7 @@ import functools
 import html
 import json
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -233,8 +234,8 @@ def _format_code(text: str, study: str) -> str:
     """Return a sentence as HTML: text in backticks is code, `study=STUDY` names the study."""
     from markupsafe import Markup
 
-    named = html.escape(text.replace("study=STUDY", f"study={study}"), quote=False)
-    return Markup(re.sub(r"`(.*?)`", r"<code>\1</code>", named))
+    marked = re.sub("`(.*?)`", r"<code>\1</code>", html.escape(text, quote=False))
+    return Markup(marked.replace("study=STUDY", html.escape(shlex.quote(f"study={study}"), quote=False)))
 
 
 def _save(plot: Plot | str, out: Path) -> dict[str, str]:

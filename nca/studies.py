@@ -74,6 +74,7 @@ def list_studies(paths: RecordPaths) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     studies = paths.open_studies()
     states = [studies.status(name) for name in studies.names()]
@@ -83,7 +84,7 @@ def list_studies(paths: RecordPaths) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     for state in states:
         table.add_row(
-            state.name,
+            Text(state.name),  # not a string, whose brackets would be styles
             str(sum(state.counts.values())),
             f"{len(state.running)}" + (f", {len(state.orphaned)} orphaned" if state.orphaned else ""),
             "" if state.best is None else f"{state.best.values[0]:.4g}",

@@ -156,7 +156,8 @@ def make_table(headline: str, running: Sequence[TrialProgress], terminal: Consol
     n_rows = max(1, terminal.height - AROUND_ROWS)
     shows_params = terminal.width >= MIN_WIDTH_WITH_PARAMS
     is_crowded = LINES_OF_PARAMS * len(running) > n_rows
-    table = Table(title=headline, title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
+    title = Text(headline, "table.title")  # not a string, whose brackets would be styles
+    table = Table(title=title, title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
     for name in ("trial", "slot", "step", "loss"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("curve", no_wrap=True, min_width=CURVE_WIDTH)

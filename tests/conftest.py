@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from tests.templates import copy_databases, make_mlflow_database
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background, and programs inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # as under nohup
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 from nca.automaton import cpu_distill, cpu_munca  # noqa: F401 - before the hook: Numba compiles no wrappers
 
@@ -44,3 +47,18 @@ def _databases_are_copies(shared: Path) -> Iterator[None]:
 def mlflow_uri(tmp_path: Path) -> str:
     """Return the address of a test's own MLflow SQLite database, `tmp_path / "mlflow.db"`."""
     return f"sqlite:///{make_mlflow_database(tmp_path) / 'mlflow.db'}"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Return a folder on a disk of 12 MB, as large as two empty databases and not much more."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode and os.environ.get("NCA_TESTS_MAY_SKIP") != "0":
+        pytest.skip("mounting a small disk is not allowed")
+    assert not mounted.returncode, mounted.stderr
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)

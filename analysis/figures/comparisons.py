@@ -28,6 +28,7 @@ from analysis.figures.drawing import (
     MIN_TRIALS,
     RATING_AXIS,
     Plot,
+    figure_text,
     format_texture,
     jitter,
     make_colors,
@@ -64,7 +65,7 @@ def plot_losses_by_texture(trials: pd.DataFrame) -> Plot | str:
     if len(shared) <= len(MARKERS):
         axes.legend(title="configuration", loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axes.set(yscale="log", ylabel=LOSS_AXIS, xticks=range(shared.shape[1]), xlabel="texture")
-    axes.set_xticklabels([format_texture(texture) for texture in shared])
+    axes.set_xticklabels([figure_text(format_texture(texture)) for texture in shared])
     spreads = "; ".join(f"{format_texture(texture)} {log10_std(shared[texture])}" for texture in shared)
     text = [
         f"{len(shared)} configurations on {shared.shape[1]} textures, one line each. Standard deviation of "
@@ -125,7 +126,8 @@ def plot_rating_against_loss(trials: pd.DataFrame) -> Plot | str:
     by_texture, colors = [], make_colors(sorted(set(rated["texture"])))
     for texture, color in colors.items():
         own, label = (rated["texture"] == texture).to_numpy(), format_texture(texture)
-        axes.scatter(10 ** x[own], shifted[own], color=color, s=22, edgecolor="white", lw=0.4, label=label)
+        points = axes.scatter(10 ** x[own], shifted[own], color=color, s=22, edgecolor="white", lw=0.4)
+        points.set_label(figure_text(label))
         if own.sum() >= MIN_SHARED and np.ptp(x[own]) > 0:
             draw_regression(axes, x[own], y[own], color, band=len(colors) == 1)
             by_texture.append(f"{label} {correlate(x[own], y[own], 'spearman')} (n = {own.sum()})")
@@ -176,8 +178,8 @@ def plot_texture_against_texture(trials: pd.DataFrame, first: str) -> Plot | str
                 row = draw_fit(axes, kind, x[~outlying], y[~outlying])
                 parts.append("{fit} fit R² {r2:.2f} [{low:.2f}, {high:.2f}]".format(**row))
                 rows.append({"texture": other, **row, "spearman": rho.value})
-        axes.set(xscale="log", yscale="log", title=format_texture(other))
-        axes.set_xlabel(f"{format_texture(first)}: final loss")
+        axes.set(xscale="log", yscale="log", title=figure_text(format_texture(other)))
+        axes.set_xlabel(figure_text(f"{format_texture(first)}: final loss"))
         text.append(", ".join(parts) + ".")
     text.append(
         f"{len(wide)} configurations. Both fits are least squares of the logarithms, because losses vary by "

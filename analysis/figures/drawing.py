@@ -56,6 +56,11 @@ def format_texture(name: str) -> str:
     return name.replace("_", " ")
 
 
+def figure_text(text: str) -> str:
+    """Return a text for a figure, where $ would begin a formula, and a leading _ hide a legend's entry."""
+    return f"{' ' * text.startswith('_')}{text}".replace("$", r"\$")
+
+
 def make_figure(n_rows: int = 1, n_columns: int = 1, width: float = 7.0, height: float = 4.4) -> Figure:
     """Return an empty figure with a grid of axes; sizes are in inches."""
     figure = Figure(figsize=(width, height), layout="constrained", dpi=150)

@@ -10,7 +10,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from PIL import Image
 
-from analysis.figures.drawing import LOSS, MIN_TRIALS, Plot, format_label, format_texture, make_figure
+from analysis.figures.drawing import (
+    LOSS,
+    MIN_TRIALS,
+    Plot,
+    figure_text,
+    format_label,
+    format_texture,
+    make_figure,
+)
 from analysis.ratings.ratings import MAX_RATING
 from analysis.runs import StudyTable
 from nca.outputs.html_page import data_url
@@ -27,7 +35,7 @@ PUBLISHED = {
 def draw_picture(axes: Axes, picture: Image.Image | None, title: str) -> None:
     """Draw a picture without interpolation; nothing if it is missing."""
     axes.set_axis_off()
-    axes.set_title(title, fontsize=8)
+    axes.set_title(figure_text(title), fontsize=8)
     if picture is not None:
         axes.imshow(np.asarray(picture), interpolation="nearest")
 

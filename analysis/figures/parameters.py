@@ -29,6 +29,7 @@ from analysis.figures.drawing import (
     MIN_TRIALS,
     Plot,
     as_numbers,
+    figure_text,
     format_label,
     is_wide,
     jitter,
@@ -213,7 +214,8 @@ def plot_history(trials: pd.DataFrame) -> Plot | str:
     colors = make_colors(sorted(set(trials["study"])))
     for name, color in colors.items():
         ordered = trials[trials["study"] == name].sort_values("trial")
-        history.scatter(ordered["trial"], ordered[LOSS], s=12, color=color, alpha=0.6, label=name)
+        label = figure_text(name)
+        history.scatter(ordered["trial"], ordered[LOSS], s=12, color=color, alpha=0.6, label=label)
         history.step(ordered["trial"], ordered[LOSS].cummin(), where="post", color=color)
         distribution.ecdf(ordered[LOSS], color=color)
     history.set(yscale="log", xlabel="trial", ylabel=LOSS_AXIS)

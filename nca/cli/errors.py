@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
+import logging
 import os
 import sys
 import tempfile
@@ -50,6 +51,7 @@ def exit_on_error(*also: type[Exception]) -> Iterator[None]:
         SystemExit: With the exit code.
     """
     protect_output()
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # not where its cache is without a writable HOME
     mistakes: tuple[type[Exception], ...] = (ConfigError, *also)
     try:
         _check_surroundings()

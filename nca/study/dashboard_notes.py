@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -50,35 +51,47 @@ def _describe_study(
 ) -> Iterator[str]:
     texture, train = config.texture, config.train
     yield (
-        f"**{name_texture(texture)}** ({texture.source}), {train.size} px, {train.steps} steps, "
+        f"**{_plain(name_texture(texture))}** ({texture.source}), {train.size} px, {train.steps} steps, "
         f"model {config.model.name}, loss {config.loss.name}, features {config.features.name}"
     )
     if "mlflow_experiment_id" in links:
         page = paths.mlflow_url(links["mlflow_experiment_id"])
         yield f"[MLflow]({page}): curves and files, while `make ui` runs"
-    yield f"All outputs: `{paths.command('analysis.gallery', f'study={study}')}`"
+    yield f"All outputs: {_code(paths.command('analysis.gallery', f'study={study}'))}"
 
 
 def _describe_trial(
     study: str, trial: TrialSummary, paths: RecordPaths, links: Mapping[str, str]
 ) -> Iterator[str]:
     error = trial.attributes.get("error")
-    yield f"**{trial.reason}**" if error is None else f"**{trial.reason}**: {error}"
+    yield f"**{trial.reason}**" if error is None else f"**{trial.reason}**: {_plain(str(error))}"
     yield _table({key.rpartition(".")[2]: value for key, value in trial.params.items()})
     yield _table({key: trial.attributes[key] for key in SHOWN_METRICS if key in trial.attributes})
     run = trial.attributes.get("mlflow_run_id")
     if run is None or "mlflow_experiment_id" not in links:
-        yield f"Files: `{paths.study_folders(study)[0] / str(trial.first_attempt)}`"
+        yield f"Files: {_code(str(paths.study_folders(study)[0] / str(trial.first_attempt)))}"
         return
     experiment = links["mlflow_experiment_id"]
     page, viewer = (paths.mlflow_url(experiment, run, artifact) for artifact in (None, "viewer.html"))
     yield f"[MLflow run]({page}), [viewer]({viewer}), while `make ui` runs"
-    yield f"`{paths.command('nca.render', f'run={run}', 'size=512', 'out=grown.png')}`"
-    yield f"`{paths.command('nca.train', f'run={run}')}` repeats it"
+    yield _code(paths.command("nca.render", f"run={run}", "size=512", "out=grown.png"))
+    yield f"{_code(paths.command('nca.train', f'run={run}'))} repeats it"
 
 
 def _table(values: Mapping[str, Any]) -> str:
     """Return a table of one row."""
     names = [key.replace("_", " ") for key in values]
-    cells = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in values.values()]
+    cells = [f"{value:.4g}" if isinstance(value, float) else _plain(str(value)) for value in values.values()]
     return "\n".join(f"| {' | '.join(row)} |" for row in (names, ["---"] * len(names), cells))
+
+
+def _plain(text: str) -> str:
+    """Return a text without meaning in Markdown, HTML or TeX; an underscore within a word has none."""
+    return re.sub(r"[\\`*\[\]<>&|~$]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
+
+
+def _code(text: str) -> str:
+    """Return a text as code, between more backticks than it holds in a row."""
+    ticks = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " * (len(ticks) > 1)
+    return f"{ticks}{space}{text}{space}{ticks}"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from nca.cli.errors import ConfigError
 from nca.tracking.relocation import check_not_relocated
 from sweeps.storage.postgresql import LOGIN, creating_tables, describe_password
-from sweeps.storage.sqlite import SQLITE, create_database, database_file
+from sweeps.storage.sqlite import SQLITE, create_database, database_file, describe_unwritable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -175,7 +175,9 @@ def open_client(uri: str) -> MlflowClient:
             client = MlflowClient(uri)
     except errors as error:
         reason = str(error).partition("\n")[0]
-        raise ConfigError(f"tracking.uri={uri}: cannot be opened ({reason})") from error
+        raise ConfigError(
+            f"tracking.uri={uri}: cannot be opened ({reason}){describe_unwritable(uri)}"
+        ) from error
     if file is not None:
         check_not_relocated(file)
     return cast("MlflowClient", _RetryingClient(client))

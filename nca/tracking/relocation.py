@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from nca.cli.errors import ConfigError
-from sweeps.storage.sqlite import SQLITE
+from sweeps.storage.sqlite import SQLITE, describe_unwritable
 
 TAG = "artifact_folder"  # of an experiment
 TIMEOUT_S = 60.0  # while another program holds the file
@@ -94,4 +94,5 @@ def connect(store: Path, mode: str) -> Iterator[sqlite3.Connection]:
         with closing(sqlite3.connect(uri, timeout=TIMEOUT_S, uri=True)) as connection, connection:
             yield connection
     except sqlite3.Error as error:
-        raise ConfigError(f"{store}: cannot be {'read' if mode == 'ro' else 'written'} ({error})") from error
+        reason = f"cannot be {'read' if mode == 'ro' else 'written'} ({error}){describe_unwritable(store)}"
+        raise ConfigError(f"{store}: {reason}") from error

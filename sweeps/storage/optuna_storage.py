@@ -29,7 +29,14 @@ from sweeps.storage.postgresql import (
     describe_password,
     try_lock_study,
 )
-from sweeps.storage.sqlite import LOCK_EVERY_S, SQLITE, create_database, database_file, try_lock_folder
+from sweeps.storage.sqlite import (
+    LOCK_EVERY_S,
+    SQLITE,
+    create_database,
+    database_file,
+    describe_unwritable,
+    try_lock_folder,
+)
 
 HEARTBEAT_INTERVAL_S = 15
 GRACE_PERIOD_S = 60
@@ -85,7 +92,8 @@ class RetryingStorage(RDBStorage):
         try:
             return _retry(call, self.timeout_s, self._handle_unavailable)
         except (StorageInternalError, SQLAlchemyError) as error:
-            raise StorageError(f"sweep.storage={self.url}: {first_line(error)}") from error
+            reason = f"{first_line(error)}{describe_unwritable(self.url)}"
+            raise StorageError(f"sweep.storage={self.url}: {reason}") from error
 
     def _handle_unavailable(self, reason: str) -> None:
         self.failed_at = time.monotonic()
@@ -238,7 +246,8 @@ def open_storage(url: str, *, create: bool = True, timeout_s: float = 0.0) -> Re
             create_database(file, _create_tables)
         return _make(url, {"connect_args": {"timeout": SQLITE_TIMEOUT_S}}, create)
     except (OSError, sqlite3.Error, SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:
-        raise SweepError(f"sweep.storage={url}: cannot be opened ({first_line(error)})") from error
+        reason = f"cannot be opened ({first_line(error)}){describe_unwritable(url)}"
+        raise SweepError(f"sweep.storage={url}: {reason}") from error
 
 
 def _open_server(url: str, create: bool, timeout_s: float) -> RetryingStorage:

@@ -46,6 +46,17 @@ def database_file(address: str) -> Path:
     return Path(address.removeprefix(SQLITE))
 
 
+def describe_unwritable(address: str | Path) -> str:
+    """Return the end of an error line if the folder of a database cannot be written; else an empty string.
+
+    In WAL mode SQLite writes there even to read.
+    """
+    file = Path(str(address).removeprefix(SQLITE))
+    if not file.exists() or os.access(file.parent, os.W_OK):
+        return ""
+    return f"; {file.parent} is not writable: copy it to another disk, and give runs_dir=COPY"
+
+
 def create_database(file: Path, create: Callable[[str], None]) -> None:
     """Create a database unless it exists. The file appears whole or not at all.
 

@@ -18,6 +18,7 @@ from sklearn.decomposition import PCA
 
 from analysis.export import main as export
 from analysis.figures.clusters import fit_umap
+from analysis.figures.drawing import figure_text, make_figure
 from analysis.ratings.ratings import Rating, Ratings, now
 from analysis.report import main, make_sections, write_report
 from analysis.runs import StudyTable, read_study
@@ -103,6 +104,26 @@ def test_a_report_of_an_exported_folder_is_the_same(
         assert one.tobytes() == other.tobytes()
     assert str(paths.runs) not in "".join(file.read_text() for file in (tmp_path / "shared").glob("*.[cj]*"))
     assert not (tmp_path / "none").exists()
+
+
+def test_names_are_text_in_figures_and_on_the_page(tmp_path: Path) -> None:
+    names = ["__DATA__ <h1> & $x", "_`<script>` 'лист' $\\frac$"]
+    textures = ["_<img> $\\frac$", "*лист* __TITLE__ $^$"]
+    for name, texture in zip(names, textures, strict=True):
+        paths = make_study(tmp_path, 4, name=name, texture=texture)
+        for trial in range(3):
+            Ratings(paths, name).add(Rating(trial, "Zoë 1", 0, trial, now()))
+    page = write_report([read_study(paths, name) for name in names], paths, tmp_path / "report").read_text()
+    assert "<img>" not in page
+    assert "<h1>__DATA__ &lt;h1&gt; &amp; $x and 1 more</h1>" in page
+    assert "<code>python -m analysis.suggest 'study=__DATA__ &lt;h1&gt; &amp; $x' enqueue=true</code>" in page
+    assert {"history", "rating_against_loss", "examples"} <= {file.stem for file in tmp_path.glob("*/*.png")}
+    for text in (names[1], textures[0].replace("_", " "), textures[1].replace("_", " ")):
+        figure = make_figure()
+        (drawn,) = figure.axes
+        drawn.plot([], label=figure_text(text))
+        figure.draw_without_rendering()
+        assert drawn.legend().get_texts()[0].get_text().replace(r"\$", "$").strip() == text.strip()
 
 
 def test_a_folder_with_other_contents_is_refused(

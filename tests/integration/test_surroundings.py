@@ -10,7 +10,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
@@ -41,21 +40,6 @@ def expect_all_complete(runs: Path, n_trials: int, name: str = STUDY) -> Records
     assert {run.info.status for run in (*records.parents, *records.children.values())} == {"FINISHED"}
     assert sorted(records.children) == list(range(n_trials))
     return records
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Return a folder on a disk of 12 MB, as large as two empty databases and not much more."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    if mounted.returncode and os.environ.get("NCA_TESTS_MAY_SKIP") != "0":
-        pytest.skip("mounting a small disk is not allowed")
-    assert not mounted.returncode, mounted.stderr
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.mark.parametrize(

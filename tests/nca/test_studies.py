@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import optuna
@@ -175,3 +177,24 @@ def test_a_read_only_disk_is_one_line_and_the_study_stays(
     assert ("tracking.uri=" if tracked else "sweep.storage=") in error
     assert "attempt to write a readonly database" in error
     assert RecordPaths.in_folder(runs).open_studies().names() == ["fern", "leaf"]
+
+
+def test_databases_of_a_disk_that_was_read_only_from_the_start_are_to_be_copied(
+    runs: Path, small_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_storage(runs)
+    shutil.copy(runs / "optuna.db", small_disk)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    reason = f"{small_disk} is not writable: copy it to another disk, and give runs_dir=COPY"
+    for argv in (["list"], ["delete", "leaf", "--yes"]):
+        assert refuse(capsys, *argv, f"runs_dir={small_disk}").endswith(f"database file); {reason}\n")
+    copy = shutil.copytree(small_disk, runs.parent / "copy")
+    studies.main(["list", f"runs_dir={copy}"])
+    assert "leaf" in capsys.readouterr().out
+
+
+def test_brackets_of_a_name_are_no_style(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    storage = open_storage(f"sqlite:///{runs / 'optuna.db'}")
+    optuna.create_study(study_name="[red] :leaf: <b>", storage=storage)
+    studies.main(["list", f"runs_dir={runs}"])
+    assert " [red] :leaf: <b> " in capsys.readouterr().out

@@ -28,7 +28,7 @@ from sweeps.progress import (
 WIDTH = 100
 
 
-HEADLINE = "leaf: 3/8 trials"
+HEADLINE = "[red] :leaf: <b>: 3/8 trials"
 
 
 def row(number: int = 0, **changes: Any) -> TrialProgress:
@@ -100,7 +100,7 @@ def test_time_left_is_not_known_until_every_running_trial_has_a_pace() -> None:
 def test_table_shows_a_running_and_a_starting_trial() -> None:
     lines = render([row(7), row(8, n_steps=0, total_steps=0, rate=0.0, loss=math.nan)], 120)
     text = "\n".join(lines)
-    assert lines[0].strip() == "leaf: 3/8 trials"
+    assert lines[0].strip() == HEADLINE
     assert "10/40" in text
     assert "0.5" in text
     assert "15 s" in text
@@ -170,8 +170,8 @@ def test_elsewhere_than_on_a_terminal_a_plain_line_now_and_then(monkeypatch: pyt
         shown.show(HEADLINE, [])
     assert text.getvalue().splitlines() == [
         "trial 0 starts: [bold]channels=6",
-        "leaf: 3/8 trials; running 0: 10/40 loss 0.5, 1: starting",
-        "leaf: 3/8 trials; running nothing",
+        f"{HEADLINE}; running 0: 10/40 loss 0.5, 1: starting",
+        f"{HEADLINE}; running nothing",
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import signal
 import subprocess
@@ -138,3 +139,12 @@ def test_a_home_of_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
         assert Path("~/x").expanduser() == Path("/nonexistent/x")
     with pytest.raises(ConfigError, match=r"^texture\.path=~nobodyy/x: no user of that name; begin"):
         check_text(["texture.path=~nobodyy/x"])
+
+
+def test_matplotlib_prints_nothing_without_a_writable_home(tmp_path: Path) -> None:
+    program = "from nca.cli.errors import exit_on_error\nwith exit_on_error(): import matplotlib"
+    environment = {**os.environ, "HOME": "/proc/nobody", "TMPDIR": str(tmp_path)}
+    for name in ("MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
+        environment.pop(name, None)
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
