@@ -102,8 +102,8 @@ class Trainer:
         losses: Fetched texture losses of all steps so far, without the overflow.
         output: RGB of the last finite step's final states, on the device; at first, of seed states.
 
-    Source: Niklasson et al. 2021, "Self-Organising Textures", whose notebook these lines follow; damage is from
-    Mordvintsev et al. 2020, "Growing Neural Cellular Automata", experiment 3.
+    Source: Niklasson et al. 2021, "Self-Organising Textures", whose notebook these lines follow; the damage is
+    from Mordvintsev et al. 2020, "Growing Neural Cellular Automata", experiment 3.
     """
 
     output: Float[Tensor, "batch 3 height width"]
