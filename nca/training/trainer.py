@@ -102,7 +102,7 @@ class Trainer:
         losses: Fetched texture losses of all steps so far, without the overflow.
         output: RGB of the last finite step's final states, on the device; at first, of seed states.
 
-    Source: Niklasson et al. 2021, "Self-Organising Textures", whose notebook these lines follow; the damage is
+    Source: Niklasson et al. 2021, "Self-Organising Textures", whose notebook these lines follow; damage is
     from Mordvintsev et al. 2020, "Growing Neural Cellular Automata", experiment 3.
     """
 
