@@ -67,7 +67,7 @@ class TextureDistance:
     def _sorted_projections(self, images: Images) -> list[Tensor]:
         with torch.no_grad():
             levels = zip(self._directions, self._patches(images.float()), strict=False)
-            return [sort(directions @ patches)[0] for directions, patches in levels]
+            return [sort(directions @ patches) for directions, patches in levels]
 
 
 def tiles(target: Float[Tensor, "3 height width"]) -> bool:

@@ -65,7 +65,7 @@ class SlicedLoss(TextureLoss):
         terms = []
         for features, target, directions in zip(levels, self._target, self._directions, strict=True):
             with torch.no_grad():
-                expected = sort(directions @ target)[0]
+                expected = sort(directions @ target)
             projections = directions @ features
             terms.append(sliced_distance(projections, expected, self._norm))
         return torch.stack(terms).sum()
@@ -82,27 +82,36 @@ def sliced_distance(
     if expected.shape[-1] != n_positions:
         expected = F.interpolate(expected, n_positions, mode="linear", align_corners=False)
     with torch.no_grad():
-        order = sort(projections)[1]
+        order = argsort(projections)
     difference = projections.gather(-1, order) - expected
     return difference.abs().mean() if norm == "l1" else difference.square().mean()
 
 
-def sort(values: Float[Tensor, "*_ position"]) -> tuple[Tensor, Int64[Tensor, "*_ position"]]:
-    """Return values in ascending order along the last dimension, and their indices.
+def sort(values: Float[Tensor, "*_ position"]) -> Float[Tensor, "*_ position"]:
+    """Return values in ascending order along the last dimension, without a gradient.
 
-    On a CPU, a float's bits and its index go into one integer, and NumPy sorts these with vector
-    instructions: 20 times as fast as `torch.sort`. Infinite values and NaN are sorted by their bits.
+    NumPy sorts with vector instructions, 20 times as fast as `torch.sort` on a CPU.
     """
     if values.device.type != "cpu" or values.dtype != torch.float32:
-        return torch.sort(values, stable=True)
+        return torch.sort(values.detach()).values
+    return torch.from_numpy(np.sort(values.detach().numpy()))
+
+
+def argsort(values: Float[Tensor, "*_ position"]) -> Int64[Tensor, "*_ position"]:
+    """Return the indices that sort values along the last dimension; equal values keep their order.
+
+    On a CPU, a float's bits and its index go into one integer, and NumPy sorts these. Infinite values and
+    NaN are sorted by their bits.
+    """
+    if values.device.type != "cpu" or values.dtype != torch.float32:
+        return torch.sort(values, stable=True).indices
     bits = values.detach().numpy().view(np.int32)
     ordered = bits ^ ((bits >> 31) & np.int32(2**31 - 1))  # as integers, in the order of the floats
     keys = ordered.astype(np.int64) << INDEX_BITS
     keys |= np.arange(values.shape[-1])
     keys.sort(axis=-1)
-    ordered = (keys >> INDEX_BITS).astype(np.int32)
-    bits = ordered ^ ((ordered >> 31) & np.int32(2**31 - 1))
-    return torch.from_numpy(bits.view(np.float32)), torch.from_numpy(keys & (2**INDEX_BITS - 1))
+    keys &= 2**INDEX_BITS - 1
+    return torch.from_numpy(keys)
 
 
 def draw_directions(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nca.loss.features import FeatureExtractor, RandomFilters
 from nca.loss.patches import Patches
-from nca.loss.sliced import SlicedLoss, draw_directions, sliced_distance, sort
+from nca.loss.sliced import SlicedLoss, argsort, draw_directions, sliced_distance, sort
 from tests.builders import CPU, generator
 
 META = torch.device("meta")
@@ -33,7 +33,7 @@ def rand(*shape: int, seed: int = 0) -> Tensor:
 
 
 def assert_sorted_as_torch_does(values: Tensor) -> None:
-    ours, indices = sort(values)
+    ours, indices = sort(values), argsort(values)
     expected, stable = torch.sort(values, stable=True)
     assert ours.dtype == values.dtype
     assert torch.equal(ours, expected)
