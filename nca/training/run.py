@@ -138,8 +138,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 class _Run:
     """Trains, records and ends one run.
 
-    output.png shows final states of the last rollout, or, with `train.keep=best`, the outputs that
-    `final_distance` measures.
+    output.png shows final states of the last rollout, or, with `train.keep=best`, what has grown from
+    the seed states of `final_distance` after 1,000 CA steps.
     """
 
     config: TrialConfig
