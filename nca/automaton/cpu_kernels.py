@@ -35,9 +35,8 @@ from nca.automaton.cpu_strips import (
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
 BLOCK_CELLS = 512  # of a block, at least one row: its features fit the second-level cache
-ROW_PADDING = (
-    48  # more than a strip and a margin; rows a power of two apart would share few sets of the cache
-)
+# More than a strip and a margin; and rows a power of two apart would share few sets of the cache.
+ROW_PADDING = 48
 
 
 def compiled(function: Kernel) -> Kernel:

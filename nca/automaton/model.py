@@ -142,6 +142,21 @@ def plain_rollout(
     return state
 
 
+def erase_disc(state: State, radius: float, center: tuple[float, float]) -> State:
+    """Return a copy of a state in which a disc on the torus is 0.
+
+    Args:
+        state: States on a square grid.
+        radius: In sides of the grid.
+        center: Row and column in pixels.
+    """
+    size = state.shape[-1]
+    pixels = torch.arange(size, device=state.device)
+    rows, columns = ((pixels - middle + size / 2) % size - size / 2 for middle in center)
+    inside = rows[:, None] ** 2 + columns**2 < (radius * size) ** 2
+    return torch.where(inside, torch.zeros_like(state), state)
+
+
 def normalize_gradient(grad: Float[Tensor, "batch _ _ _"]) -> None:
     """Divide each sample's gradient by its norm, in place."""
     grad /= torch.linalg.vector_norm(grad, dim=(1, 2, 3), keepdim=True) + NORM_EPSILON

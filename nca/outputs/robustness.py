@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from nca.automaton.model import Automaton, State
+from nca.automaton.model import Automaton, erase_disc
 from nca.automaton.seeding import Streams
 from nca.outputs.grown import OLD_CA_STEPS, Distance
 from nca.outputs.pictures import GIF_AGES, grow, save_animation, shown_colors, to_pixels
@@ -37,17 +37,11 @@ def measure_robustness(
     """
     streams = Streams(seed, model.kernels.device)
     old, very_old = grow(model, size, (OLD_CA_STEPS, VERY_OLD_CA_STEPS), streams)
-    healing = [model.rgb(state).clone() for state in grow(model, size, GIF_AGES, streams, damage(old))]
+    middle = (size - 1) / 2
+    damaged = erase_disc(old, DAMAGE_RADIUS, (middle, middle))
+    healing = [model.rgb(state).clone() for state in grow(model, size, GIF_AGES, streams, damaged)]
     stages = torch.cat([model.rgb(old), model.rgb(very_old), healing[0], healing[-1]])
     Image.fromarray(to_pixels(stages)).save(folder / "stages.png")
     save_animation(healing, folder / "healing.gif")
     _, at_3000, _, healed = distance(shown_colors(stages)).tolist()  # device-to-host sync
     return {"distance_at_3000": at_3000, "distance_after_damage": healed}
-
-
-def damage(state: State) -> State:
-    """Return a copy of a state in which a disc in the middle is 0."""
-    size = state.shape[-1]
-    offset = torch.arange(size, device=state.device) - (size - 1) / 2
-    inside = offset[:, None] ** 2 + offset**2 < (DAMAGE_RADIUS * size) ** 2
-    return torch.where(inside, torch.zeros_like(state), state)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nca.automaton.model import Automaton, State
+from nca.automaton.model import Automaton, State, erase_disc
 from nca.automaton.seeding import Streams
 
 DAMAGE_RADIUS = (0.1, 0.3)  # of a damaged disc, least and most, in sides of the grid
@@ -45,14 +45,11 @@ class Pool:
         return self._model.draw_seed_states(1, self._size, self._streams["seed_states"])
 
     def damage(self, states: State) -> State:
-        """Return a copy of states in which a disc is 0, at a random place of the torus."""
-        size = self._size
+        """Return a copy of states in which a disc of random place and radius is 0."""
         row, column, share = torch.rand(3, generator=self._streams["pool"]).tolist()
         smallest, largest = DAMAGE_RADIUS
-        offset = (torch.arange(size, device=states.device) + size // 2) % size - size // 2
-        inside = offset[:, None] ** 2 + offset**2 < ((smallest + share * (largest - smallest)) * size) ** 2
-        inside = inside.roll((int(row * size), int(column * size)), (0, 1))
-        return torch.where(inside, torch.zeros_like(states), states)
+        center = (int(row * self._size), int(column * self._size))
+        return erase_disc(states, smallest + share * (largest - smallest), center)
 
     def commit(self, rows: list[int], states: State, keep: Bool[Tensor, ""]) -> None:
         """Write states back to `rows`, in order, so that a row drawn twice keeps its last state.

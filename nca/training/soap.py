@@ -62,19 +62,24 @@ class Soap(torch.optim.Optimizer):
         if not state:
             state["step"] = grad.new_zeros(())
             state["first"], state["second"] = torch.zeros_like(grad), torch.zeros_like(grad)
-            for side, size in zip(("rows", "columns"), grad.shape if grad.ndim == 2 else (), strict=False):
-                state[side] = grad.new_zeros(size, size)
-                state[f"{side}_basis"] = torch.eye(size, dtype=grad.dtype, device=grad.device)
         state["step"] += 1
         if grad.ndim == 2:
-            for side, matrix in (("rows", grad), ("columns", grad.T)):
-                average, basis = state[side], state[f"{side}_basis"]
-                average.lerp_(matrix @ matrix.T, 1 - keep_second)
-                basis.copy_(torch.linalg.qr(average @ basis).Q)
+            _update_basis("rows", grad, state, 1 - keep_second)
+            _update_basis("columns", grad.T, state, 1 - keep_second)
         first = state["first"].lerp_(grad, 1 - keep_first)
         second = state["second"].lerp_(_rotate(grad, state).square(), 1 - keep_second)
         scale = (second / (1 - keep_second ** state["step"])).sqrt() + group["eps"]
         return _rotate_back(_rotate(first, state) / (1 - keep_first ** state["step"]) / scale, state)
+
+
+def _update_basis(side: str, matrix: Tensor, state: dict[str, Tensor], share: float) -> None:
+    """Add `matrix @ matrix.T` to its average, and move the basis towards the average's eigenvectors."""
+    if side not in state:
+        state[side] = matrix.new_zeros(len(matrix), len(matrix))
+        state[f"{side}_basis"] = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    average, basis = state[side], state[f"{side}_basis"]
+    average.lerp_(matrix @ matrix.T, share)
+    basis.copy_(torch.linalg.qr(average @ basis).Q)
 
 
 def _rotate(values: Tensor, state: dict[str, Tensor]) -> Tensor:
@@ -83,4 +88,5 @@ def _rotate(values: Tensor, state: dict[str, Tensor]) -> Tensor:
 
 
 def _rotate_back(values: Tensor, state: dict[str, Tensor]) -> Tensor:
+    """Undo `_rotate`."""
     return state["rows_basis"] @ values @ state["columns_basis"].T if values.ndim == 2 else values

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from nca.automaton.model import MASK_BITS, draw_squares, draw_update_mask, plain_rollout
+from nca.automaton.model import MASK_BITS, draw_squares, draw_update_mask, erase_disc, plain_rollout
 from tests.builders import CPU, RULES, automaton, generator
 
 
@@ -165,3 +165,15 @@ def test_a_normalized_gradient_has_norm_1_before_each_step_back(name: str) -> No
     assert torch.equal(final.detach(), trajectory[-1])
     (found,) = torch.autograd.grad((final**2).sum(), start)
     assert torch.allclose(found, grad, rtol=1e-4, atol=1e-7)
+
+
+def test_an_erased_disc_is_round_and_lies_where_it_should_on_the_torus() -> None:
+    state = torch.ones(1, 4, 16, 16)
+    erased = erase_disc(state, 0.25, (7.5, 7.5))
+    assert (state == 1).all()
+    assert (erased[..., 7:9, 7:9] == 0).all()
+    assert (erased[..., 0, :] == 1).all()
+    assert float((erased[0, 0] == 0).float().mean()) == pytest.approx(torch.pi / 16, rel=0.1)
+    assert torch.equal(erased, erased.flip(2))
+    assert torch.equal(erased, erased.mT)
+    assert torch.equal(erase_disc(state, 0.25, (1.5, 13.5)), erased.roll((-6, 6), (2, 3)))

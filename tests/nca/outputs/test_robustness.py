@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
 from torch import Tensor
@@ -14,7 +13,7 @@ from nca.automaton.model import Automaton
 from nca.automaton.rules import make_automaton
 from nca.automaton.seeding import Streams
 from nca.outputs.pictures import GAP_PX, GIF_AGES
-from nca.outputs.robustness import damage, measure_robustness
+from nca.outputs.robustness import measure_robustness
 from tests.builders import CPU, RULES, SIZE, automaton, model_config
 
 
@@ -25,18 +24,6 @@ def settled(rule: str) -> Automaton:
 
 def brightness(images: Tensor) -> Tensor:
     return images.mean(dim=(1, 2, 3))
-
-
-def test_damage_is_a_disc_in_the_middle() -> None:
-    state = torch.ones(1, 4, 16, 16)
-    damaged = damage(state)
-    assert (state == 1).all()
-    assert (damaged[..., 7:9, 7:9] == 0).all()
-    assert (damaged[..., 0, :] == 1).all()
-    lost = float((damaged[0, 0] == 0).float().mean())
-    assert lost == pytest.approx(torch.pi / 16, rel=0.1)
-    assert torch.equal(damaged, damaged.flip(2))
-    assert torch.equal(damaged, damaged.mT)
 
 
 def test_a_rule_that_changes_nothing_keeps_its_seed_and_its_damage(tmp_path: Path) -> None:
