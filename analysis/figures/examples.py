@@ -24,6 +24,7 @@ from analysis.runs import StudyTable
 from nca.outputs.html_page import data_url
 from nca.records.paths import RecordPaths
 
+DISTANCE = "final_distance"
 RELATIVE_LOSS = "final_loss_relative"
 N_BEST = 10  # rows of the table of the best trials
 PUBLISHED = {
@@ -131,6 +132,7 @@ def list_best(
             {
                 "output": None if output is None else data_url(output),
                 "loss": f"{row[LOSS]:.3g}",
+                "distance": "" if pd.isna(row.get(DISTANCE)) else f"{row[DISTANCE]:.3g}",
                 "rating": "" if pd.isna(row["rating"]) else f"{row['rating']:.2g}",
                 "params": [f"{format_label(name)} {_short(row[name])}" for name in table.params],
                 "links": links,

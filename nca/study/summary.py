@@ -14,6 +14,7 @@ from sweeps.progress import format_params
 from sweeps.spec import Summary
 from sweeps.trials import first_attempt
 
+DISTANCE = "final_distance"  # shown whatever the objectives are
 RANKS = ("best:", "2nd:", "3rd:")
 SHOWN_FRONT = 10  # trials of a Pareto front
 
@@ -25,11 +26,11 @@ def describe_end(plan: Plan, summary: Summary) -> Iterator[str]:
     if summary.pruned_after:
         yield _describe_pruning(plan, summary)
     for rank, trial in zip(RANKS, summary.ranking, strict=False):
-        yield f"{rank} trial {trial.number}, {_describe(plan, trial.values, trial.params)}"
+        yield f"{rank} trial {trial.number}, {_describe(plan, trial.values, trial.params, trial.user_attrs)}"
     if len(plan.config.sweep.objectives) > 1:
         yield f"Pareto front: {len(summary.front)} trials that no other trial beats in every objective"
         for trial in summary.front[:SHOWN_FRONT]:
-            yield f"  trial {trial.number}, {_describe(plan, trial.values, trial.params)}"
+            yield f"  trial {trial.number}, {_describe(plan, trial.values, trial.params, trial.user_attrs)}"
         if len(summary.front) > SHOWN_FRONT:
             yield f"  and {len(summary.front) - SHOWN_FRONT} more, in the dashboard"
     yield from _describe_paths(plan, summary)
@@ -83,7 +84,12 @@ def _serve(overrides: Sequence[str]) -> str:
     return f" SERVE={shlex.quote(shlex.join(overrides))}" if overrides else ""
 
 
-def _describe(plan: Plan, values: Sequence[float], params: Mapping[str, Any]) -> str:
-    names = [name.replace("_", " ") for name in plan.config.sweep.objectives]
-    shown = ", ".join(f"{name} {value:.6g}" for name, value in zip(names, values, strict=True))
-    return f"{shown}, {format_params(params)}"
+def _describe(
+    plan: Plan, values: Sequence[float], params: Mapping[str, Any], attributes: Mapping[str, Any]
+) -> str:
+    """Return a trial's objectives, its texture distance, and its parameters."""
+    shown: dict[str, float] = dict(zip(plan.config.sweep.objectives, values, strict=True))
+    if DISTANCE in attributes:
+        shown.setdefault(DISTANCE, attributes[DISTANCE])
+    texts = [f"{name.replace('_', ' ')} {value:.6g}" for name, value in shown.items()]
+    return ", ".join([*texts, format_params(params)])

@@ -214,9 +214,10 @@ def test_the_best_trials_are_listed_the_best_first(report: Path, tables: list[St
     rows = re.findall(r"<tr><td><img class=\"thumb\".*?</tr>", report.read_text(), re.DOTALL)
     assert len(rows) == 10
     everything = pd.concat(table.trials for table in tables)
-    best = everything["final_loss"].nsmallest(10)
-    listed = [re.findall(r"<td>(.*?)</td>", row, re.DOTALL)[3] for row in rows]
-    assert listed == [f"{loss:.3g}" for loss in best]
+    best = everything.nsmallest(10, "final_loss")
+    cells = [re.findall(r"<td>(.*?)</td>", row, re.DOTALL) for row in rows]
+    assert [cell[3] for cell in cells] == [f"{loss:.3g}" for loss in best["final_loss"]]
+    assert [cell[4] for cell in cells] == [f"{distance:.3g}" for distance in best["final_distance"]]
 
 
 @pytest.mark.parametrize(("n_trials", "n_failed"), [(1, 0), (2, 1), (2, 2), (4, 0)])

@@ -204,7 +204,9 @@ def test_optuna_shows_each_trials_output(finished: Finished, records: Records) -
 def test_output_names_the_best_trial_and_its_picture(finished: Finished, records: Records) -> None:
     assert f"study {finished.name}: 3 complete" in finished.output
     best = records.study.best_trial
-    assert f"best: trial {best.number}, final loss {best.value:.6g}" in finished.output
+    distance = records.children[best.number].data.metrics["final_distance"]
+    told = f"best: trial {best.number}, final loss {best.value:.6g}, final distance {distance:.6g}, "
+    assert told in finished.output
     pictures = re.findall(r"^best output: (.+)$", finished.output, re.MULTILINE)
     assert size_of(Path(pictures[0])) == output_size(records.children[best.number])
     (viewer,) = re.findall(r"^viewer: (.+)$", finished.output, re.MULTILINE)
