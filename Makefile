@@ -50,26 +50,33 @@ dashboard: $(READY) ## Optuna dashboard on loopback, with images
 # The study of docs/study.md; STUDY holds more words for every sweep.
 comma := ,
 PLANTS := roundleaf orchid_petal alocasia snake_plant
-PRESETS := spots labyrinth
+PRESETS := spots labyrinth worms
 RUNS_DIR ?= mlruns
 STUDY_OUT ?= build/study
-small = $(BIN)/python -m nca.sweep -m model=distill loss=sliced train.steps=800 train.drop_steps=[500,700] \
-	executor.threads=1 runs_dir=$(RUNS_DIR) $(1) $(STUDY)
-fixed = $(call small,experiment=$$set search=fixed train.learning_rate=1e-3 $(1))
+trials = $(BIN)/python -m nca.sweep -m sweep.objectives=[final_distance] executor.threads=1 runs_dir=$(RUNS_DIR) $(1) $(STUDY)
+budget_of_distill := model=distill loss=sliced train.steps=1500 train.drop_steps=[900,1300]
+budget_of_munca := model=munca loss=sliced train.steps=3000 train.drop_steps=[1800,2600]
+distill = $(call trials,$(budget_of_distill) $(1))
+munca = $(call trials,$(budget_of_munca) $(1))
+srnca = $(call trials,features=random_filters train.size=64 train.steps=3000 $(1))
+fixed = $(call distill,experiment=$$set search=fixed train.learning_rate=3e-3 train.max_ca_steps=32 $(1))
+fifty := sampler=random texture=roundleaf sweep.n_trials=50 sweep.seed=50 seed=1000
 ON_PLANTS := texture=$(subst $() ,$(comma),$(PLANTS))
-STUDIES := $(PLANTS:%=%-distill-sliced-patches) roundleaf-fifty roundleaf-seeds \
+STUDIES := $(PLANTS:%=%-distill-sliced-patches) roundleaf-srnca roundleaf-fifty roundleaf-fifty-munca roundleaf-seeds \
 	$(foreach set,set5 set8,$(PLANTS:%=%-$(set)) $(PRESETS:%=gray_scott-%-$(set)))
 
-study: $(READY) ## train the trials of docs/study.md with the rule distill, some hours; goes on where it was
-	$(call small,experiment=ten_sets $(ON_PLANTS))
+study: $(READY) ## train the trials of docs/study.md, some hours; goes on where it was
+	$(call distill,experiment=ten_sets $(ON_PLANTS))
+	$(call distill,$(fifty) sweep.study=roundleaf-fifty)
+	$(call munca,$(fifty) sweep.study=roundleaf-fifty-munca)
+	$(call srnca,experiment=ten_sets texture=roundleaf sweep.study=roundleaf-srnca)
 	set -e; for set in set5 set8; do \
 		$(call fixed,$(ON_PLANTS) "sweep.study=\$${texture.name}-$$set"); \
 		for preset in $(PRESETS); do \
 			$(call fixed,texture=gray_scott texture.preset=$$preset sweep.study=gray_scott-$$preset-$$set); \
 		done; \
 	done
-	$(call small,experiment=ten_sets texture=roundleaf sweep.study=roundleaf-seeds sweep.n_trials=5 sweep.repeats=3)
-	$(call small,sampler=random texture=roundleaf sweep.study=roundleaf-fifty sweep.n_trials=50 sweep.seed=50 seed=1000)
+	$(call distill,experiment=ten_sets texture=roundleaf sweep.study=roundleaf-seeds sweep.n_trials=5 sweep.repeats=3)
 	mkdir -p $(dir $(STUDY_OUT))
 	$(BIN)/python -m analysis.export study=$(subst $() ,$(comma),$(strip $(STUDIES))) out=$(STUDY_OUT) runs_dir=$(RUNS_DIR)
 
