@@ -83,8 +83,8 @@ study: $(READY) ## train the trials of docs/study.md, some hours; goes on where 
 figures: $(READY) ## draw every figure of docs/study.md again from its tables
 	$(BIN)/python -m analysis.report exported=docs/study out=docs/study/figures
 
-bench: $(READY) ## time and memory against the reference algorithm, side by side
-	$(BIN)/python -m benchmarks.table
+bench: $(READY) ## time and memory against the reference algorithm, side by side; BENCH=--quick takes a minute
+	$(BIN)/python -m benchmarks.table $(BENCH)
 
 torture: $(READY) ## kill sweeps N times at random moments (N=60 SEED=1), and check what they leave
 	$(BIN)/python -m tests.integration.torture $(or $(N),60) $(or $(SEED),1) build/torture-$(or $(SEED),1)

@@ -30,18 +30,19 @@ CALLS_PER_ROUND = {"cpu": 1, "cuda": 10}  # a GPU is synchronized once per round
 
 
 def time_alternately(
-    runs: dict[str, Callable[[int], object]], device: torch.device = CPU
+    runs: dict[str, Callable[[int], object]], device: torch.device = CPU, rounds: int = ROUNDS
 ) -> dict[str, float]:
-    """Return the median seconds per call of each function over `ROUNDS` rounds, after a warm-up round.
+    """Return the median seconds per call of each function over some rounds, after a warm-up round.
 
     Args:
         runs: Functions of an increasing number, by name; TF32 products are allowed for names that begin with
             tf32.
         device: Device to synchronize.
+        rounds: Rounds that count.
     """
     n_calls = CALLS_PER_ROUND[device.type]
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(ROUNDS + 1):
+    for number in range(rounds + 1):
         for name, run in runs.items():
             allow_tf32(name.startswith("tf32"))
             _synchronize(device)
@@ -58,7 +59,9 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def time_steps(case: Case, variants: Sequence[str], device: torch.device = CPU) -> dict[str, float]:
+def time_steps(
+    case: Case, variants: Sequence[str], device: torch.device = CPU, rounds: int = ROUNDS
+) -> dict[str, float]:
     """Return seconds per training step of a baseline and of ours with each of the given options.
 
     The baseline comes first: `reference` of the rule srnca, or `plain` of the others.
@@ -67,6 +70,7 @@ def time_steps(case: Case, variants: Sequence[str], device: torch.device = CPU) 
         case: The configuration.
         variants: A precision each, optionally followed by ", graph" for CUDA graphs.
         device: Device of the training.
+        rounds: Rounds that count.
     """
     runs: dict[str, Callable[[int], object]] = {}
     if case.rule == "srnca":
@@ -80,10 +84,10 @@ def time_steps(case: Case, variants: Sequence[str], device: torch.device = CPU) 
         precision, _, graph = variant.partition(", ")
         ours = make_ours(case, cast("Precision", precision), device=device, cuda_graph=bool(graph))
         runs[variant] = ours.train_step
-    return time_alternately(runs, device)
+    return time_alternately(runs, device, rounds)
 
 
-def time_rollouts(case: Case, device: torch.device = CPU) -> dict[str, float]:
+def time_rollouts(case: Case, device: torch.device = CPU, rounds: int = ROUNDS) -> dict[str, float]:
     """Return seconds per rollout of `case.ca_steps`, forward and backward: a baseline and `fp32` (ours).
 
     The baseline comes first, as for `time_steps`.
@@ -110,7 +114,7 @@ def time_rollouts(case: Case, device: torch.device = CPU) -> dict[str, float]:
 
     matrix = torch.rand(MATRIX_SIDE, MATRIX_SIDE, device=device)
     baseline = {"reference": theirs} if case.rule == "srnca" else {"plain": plain}
-    return time_alternately({**baseline, "fp32": ours, "product": lambda _: matrix @ matrix}, device)
+    return time_alternately({**baseline, "fp32": ours, "product": lambda _: matrix @ matrix}, device, rounds)
 
 
 def speedup(seconds: dict[str, float], variant: str = "fp32") -> float:

@@ -51,13 +51,18 @@ def check_device(train: TrainConfig, device: torch.device) -> None:
         return
     if train.precision == "tf32":
         raise ConfigError(f"train.precision=tf32: needs a GPU, and device is {device}; give fp32")
-    if train.precision == "bf16" and not any(map(torch.cpu.get_capabilities().get, BF16_INSTRUCTIONS)):
+    if train.precision == "bf16" and not cpu_multiplies_bf16():
         raise ConfigError(
             "train.precision=bf16: this CPU has no instructions for bf16 and would take many times as long; "
             "give fp32"
         )
     if train.cuda_graph:
         raise ConfigError(f"train.cuda_graph=true: needs a GPU, and device is {device}; give false")
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Return whether the CPU has instructions for products of bf16 numbers."""
+    return any(map(torch.cpu.get_capabilities().get, BF16_INSTRUCTIONS))
 
 
 def allow_tf32(allowed: bool) -> None:
