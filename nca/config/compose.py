@@ -8,7 +8,6 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -28,13 +27,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nca.cli.errors import ConfigError, nearest
 from nca.cli.options import HELP_FLAGS, PRINTING_FLAGS, read_runs_dir
+from nca.config.files import CONF, option_names, read_comments
 from nca.config.validation import flatten
 from sweeps import SweepError
 from sweeps.space import Choice, Domain, Interval, Scalar
 
-_PACKAGE = Path(__file__).resolve().parents[1]
-# A checkout's conf/ wins over the copy that a wheel carries.
-CONF = next(c for c in (_PACKAGE.parent / "conf", _PACKAGE / "conf") if (c / "sweep.yaml").exists())
 TEXT_KEYS = {  # of paths, addresses and names, in which commas, brackets and the like mean nothing
     "runs_dir",
     "texture.path",
@@ -176,7 +173,7 @@ def _check_names(config: DictConfig, choices: Mapping[str, str | None]) -> None:
     for group, chosen in choices.items():
         name = OmegaConf.select(config, f"{group}.name", default=chosen)
         if name != chosen:
-            names = ", ".join(_names(group))
+            names = ", ".join(option_names(group))
             raise ConfigError(f"{group}.name={name}: cannot be set; give {group}=NAME, one of {names}")
 
 
@@ -195,7 +192,7 @@ def _check_groups(overrides: Sequence[str]) -> None:
             and (CONF / key).is_dir()
             and not override.is_delete()
         ):
-            raise ConfigError(f"{override.input_line}: must be one of {', '.join(_names(key))}")
+            raise ConfigError(f"{override.input_line}: must be one of {', '.join(option_names(key))}")
 
 
 def _options(override: Override) -> Iterator[Any]:
@@ -270,36 +267,18 @@ def _print_help(config_name: str, overrides: Sequence[str]) -> None:
         config = compose(config_name, quoted, return_hydra_config=True)
     header, chosen = config.hydra.help.header, config.hydra.runtime.choices
     groups = sorted(group for group in chosen if "/" not in group)
-    comments = _read_comments(CONF / f"{config_name}.yaml", "")
+    comments = read_comments(CONF / f"{config_name}.yaml", "")
     for group in groups:
         if chosen[group] is not None and group != "experiment":
-            comments |= _read_comments(CONF / group / f"{chosen[group]}.yaml", f"{group}.")
+            comments |= read_comments(CONF / group / f"{chosen[group]}.yaml", f"{group}.")
     print(f"{header}\nOptions, as GROUP=NAME:\n")
     for group in groups:
-        print(f"  {group}: {', '.join(_names(group))}")
+        print(f"  {group}: {', '.join(option_names(group))}")
     print("\nValues, as KEY=VALUE:\n")
     for key, value in _flatten(config).items():
         shown = json.dumps(value) if value is None or isinstance(value, bool) else str(value).replace("'", "")
         given = f"{key.removesuffix('.name')}={shown}"
         print(f"  {given:40}  {comments.get(key, '')}".rstrip())
-
-
-def _read_comments(file: Path, prefix: str) -> dict[str, str]:
-    """Return the comments of a YAML file by dotted key; the first line is that of `name`.
-
-    A key without a comment has that of the file whose values it replaces.
-    """
-    lines = file.read_text(encoding="utf-8").splitlines()
-    comments: dict[str, str] = {}
-    parent = ""
-    for line in lines:
-        if base := re.fullmatch(r" *- ([a-z]\w*)", line):
-            comments |= _read_comments(file.parent / f"{base[1]}.yaml", prefix)
-        elif found := re.match(r"( *)([\w.]+):(?:.* # (.*))?", line):
-            parent = parent if found[1] else f"{found[2]}."
-            key = f"{prefix}{parent if found[1] else ''}{found[2]}"
-            comments[key] = found[3] or comments.get(key, "")
-    return comments | {f"{prefix}name": lines[0].removeprefix("# ")}
 
 
 def _refuse(config: DictConfig) -> None:
@@ -314,9 +293,9 @@ def _explain(config_name: str, error: Exception) -> str:
     if found := re.search(r"Ambiguous value for argument '(.*)'", text):
         return f"{found[1]}: takes one value; {COMMAS}"
     if found := re.search(r"You must specify '(\w+)'", text):
-        return f"'{found[1]}' is missing: give {found[1]}=NAME, one of {', '.join(_names(found[1]))}"
+        return f"'{found[1]}' is missing: give {found[1]}=NAME, one of {', '.join(option_names(found[1]))}"
     if found := re.search(r"Could not find '(\w+)/([^']*)'", text):
-        names = _names(found[1])
+        names = option_names(found[1])
         return f"{found[1]}={found[2]}: must be one of {', '.join(names)}{nearest(found[2], names)}"
     if found := re.search(r"Could not override '([^'@]+)'|[kK]ey '([^']+)'", text):
         key = found[1] or found[2]
@@ -341,8 +320,3 @@ def _to_dict(config: DictConfig, *, resolve: bool = False) -> dict[str, Any]:
     plain = OmegaConf.to_container(config, resolve=resolve)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
-
-
-def _names(group: str) -> list[str]:
-    """Return the options of a group."""
-    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from nca.config import schema
-from nca.config.compose import CONF, compose_plain
+from nca.config.compose import compose_plain
+from nca.config.files import CONF
 from nca.config.schema import PrunerConfig, SamplerConfig, SweepConfig, TrialConfig, build_sweep
 from nca.config.validation import build
 from nca.study.plan import make_plans

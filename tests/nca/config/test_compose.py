@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from nca.cli.errors import ConfigError
-from nca.config.compose import CONF, compose_plain, read_domain, sort_overrides
+from nca.config.compose import compose_plain, read_domain, sort_overrides
+from nca.config.files import CONF
 from nca.config.schema import TrialConfig, build_sweep
 from nca.config.validation import build
 from sweeps.space import Choice, Interval
