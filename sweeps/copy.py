@@ -22,7 +22,13 @@ from sweeps.study import find_study
 USAGE = (
     "python -m sweeps.copy from=ADDRESS to=ADDRESS [study=NAME,...] [artifacts=FOLDER to_artifacts=FOLDER]"
 )
-KEYS = ("from", "to", "study", "artifacts", "to_artifacts")
+OPTIONS = {
+    "from": "SQLAlchemy address of the storage to copy from",
+    "to": "SQLAlchemy address of the storage to copy to, which is created if it is not there",
+    "study": "name of the study, or names as A,B; default: all studies",
+    "artifacts": "folder of the pictures of the first storage; default: they stay where they are",
+    "to_artifacts": "folder to copy these pictures to",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -33,6 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     protect_output()
     argv = sys.argv[1:] if arguments is None else arguments
+    if {"--help", "-h"}.intersection(argv):
+        lines = [f"  {key + '=':15}{text}" for key, text in OPTIONS.items()]
+        print(
+            "\n".join([USAGE, "", "Copy studies to another storage, each whole or not at all.", "", *lines])
+        )
+        return
     try:
         for line in copy(read_options(argv)):
             print(line, flush=True)
@@ -50,7 +62,7 @@ def read_options(argv: Sequence[str]) -> dict[str, str]:
     options = {}
     for argument in argv:
         key, _, value = argument.partition("=")
-        if key not in KEYS or not value:
+        if key not in OPTIONS or not value:
             raise SweepError(f"{argument}: unknown option; {USAGE}")
         options[key] = value
     missing = [key for key in ("from", "to") if key not in options]

@@ -23,6 +23,12 @@ _PRINTED = ("job", "hydra", "all")
 _DESCRIBED = ("", "all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 PRINTING_FLAGS = {"--cfg": _PRINTED, "-c": _PRINTED, "--info": _DESCRIBED, "-i": _DESCRIBED}  # with values
 OVERRIDE_FLAGS = {*HELP_FLAGS, *SWEEP_FLAGS, *PRINTING_FLAGS, "--resolve"}
+FLAGS_HELP = {  # of command lines with overrides
+    "-m, --multirun": "start the sweep; of nca.sweep alone, which plans it without this flag",
+    "-c, --cfg job": "print the config; hydra: Hydra's own; all: both; with --resolve: values for ${...}",
+    "-i, --info all": "print how it is composed, or config, defaults, defaults-tree, plugins, searchpath",
+    "-h, --help": "print this page, for the options that are given",
+}
 MAX_DIGITS = 18  # of a whole number
 MAX_TEXT_MB = 16
 

@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nca.cli.errors import ConfigError, nearest
-from nca.cli.options import HELP_FLAGS, PRINTING_FLAGS, read_runs_dir
+from nca.cli.options import FLAGS_HELP, HELP_FLAGS, PRINTING_FLAGS, read_runs_dir
 from nca.config.files import CONF, option_names, read_comments
 from nca.config.validation import flatten
 from sweeps import SweepError
@@ -274,6 +274,9 @@ def _print_help(config_name: str, overrides: Sequence[str]) -> None:
     print(f"{header}\nOptions, as GROUP=NAME:\n")
     for group in groups:
         print(f"  {group}: {', '.join(option_names(group))}")
+    print("\nFlags:\n")
+    for flag, text in FLAGS_HELP.items():
+        print(f"  {flag:20}{text}")
     print("\nValues, as KEY=VALUE:\n")
     for key, value in _flatten(config).items():
         shown = json.dumps(value) if value is None or isinstance(value, bool) else str(value).replace("'", "")

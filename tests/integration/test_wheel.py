@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.config.test_programs import SCRIPTS
 from tests.integration.commands import listing, run_module, run_python
 
 pytestmark = pytest.mark.slow
@@ -60,10 +61,10 @@ def test_the_wheel_holds_the_packages_and_nothing_of_the_workshop(wheel: Path) -
 
 
 def test_an_installed_copy_uses_its_own_conf(installed: Path, tmp_path: Path) -> None:
-    code = "import nca.config.compose as c; print(c.__file__); print(c.CONF)"
+    code = "import nca.config.files as c; print(c.__file__); print(c.CONF)"
     done = run_python("-c", code, folder=tmp_path, environment={"PYTHONPATH": str(installed)})
     assert done.stdout.splitlines() == [
-        str(installed / "nca" / "config" / "compose.py"),
+        str(installed / "nca" / "config" / "files.py"),
         str(installed / "nca" / "conf"),
     ]
 
@@ -73,6 +74,17 @@ def test_an_installed_copy_shows_its_help(installed: Path, tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     assert "n_trials" in done.stdout
     assert not listing(tmp_path)
+
+
+def test_an_installed_copy_has_console_scripts(installed: Path, tmp_path: Path) -> None:
+    assert {file.name for file in (installed / "bin").iterdir()} == SCRIPTS.keys()
+    run = [str(installed / "bin" / "nca-sweep"), "texture=roundleaf", "features=random_filters"]
+    variables = {"PYTHONPATH": str(installed)}
+    done = run_python(*run, folder=tmp_path, environment=variables)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("study     roundleaf-srnca-random_filters")
+    done = run_python(str(installed / "bin" / "nca-render"), "run=x", folder=tmp_path, environment=variables)
+    assert (done.returncode, "not a path" in done.stderr) == (2, True)
 
 
 def test_an_installed_copy_plans_a_study(installed: Path, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import os
 from pathlib import Path
 
@@ -66,25 +65,6 @@ def test_the_help_has_a_line_on_everything(flag: str, capsys: pytest.CaptureFixt
         rows = [line.strip().split("  ", 1) for line in lines[3:] if line]
         expected = {**command.subcommands, **{f"{key}=": text for key, text in command.options.items()}}
         assert {name: text.strip() for name, text in rows} == expected
-
-
-@pytest.mark.parametrize(
-    "module",
-    [
-        *(f"nca.{name}" for name in ("render", "serve", "studies")),
-        *(f"analysis.{name}" for name in ("export", "gallery", "rate", "ratings", "report", "suggest")),
-    ],
-)
-def test_every_small_entry_point_has_a_help(module: str, capsys: pytest.CaptureFixture[str]) -> None:
-    main = importlib.import_module(
-        "analysis.ratings.__main__" if module == "analysis.ratings" else module
-    ).main
-    with pytest.raises(SystemExit) as end:
-        main(["--help"])
-    assert end.value.code == 0
-    help_ = capsys.readouterr().out
-    assert help_.startswith(f"python -m {module} ")
-    assert max(map(len, help_.splitlines())) <= 110
 
 
 def test_whole_numbers_have_a_range() -> None:
