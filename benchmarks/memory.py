@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.cases import SET_5, Case, make_ours, make_reference, vgg_weights
+from nca.loss.winograd import WinogradConvolution
 from nca.training.device import keep_freed_memory
 
 ROUNDS = 4
@@ -58,6 +59,7 @@ def warm_up() -> None:
     F.conv2d(images, weight).relu().sum().backward()
     torch.optim.Adam([weight], fused=True).step()
     torch.bmm(torch.rand(4, 64, 64), torch.rand(4, 64, 64))
+    WinogradConvolution(weight.detach(), torch.rand(16))(images.requires_grad_()).sum().backward()
 
 
 def main(argv: list[str]) -> None:

@@ -19,7 +19,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's backgro
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # as under nohup
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-from nca.automaton import cpu_distill, cpu_munca  # noqa: F401 - before the hook: Numba compiles no wrappers
+# Before the hook: Numba compiles no wrappers.
+from nca.automaton import cpu_distill, cpu_munca, cpu_winograd  # noqa: F401
 
 hook = install_import_hook(["nca"], "tests.typecheck.check")
 hook.__enter__()

@@ -6,6 +6,7 @@ do not: they are as fast as a library's products for the small matrices of an up
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from llvmlite import ir
 from numba import extending, types
 from numba.core import cgutils
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 
 # Of PyTorch's names for the vector instructions of a CPU.
 REGISTER_BYTES = {"AVX512": 64, "AVX2": 32}.get(torch.backends.cpu.get_cpu_capability(), 16)
@@ -64,7 +66,7 @@ def _make_fill(n_registers: int) -> Any:
         strip = Strip(value, n_registers)
 
         def generate(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
-            return _splat(builder, arguments[0], context.get_value_type(strip))
+            return splat(builder, arguments[0], context.get_value_type(strip))
 
         return strip(value), generate
 
@@ -95,7 +97,7 @@ def add_scaled(_: Any, total: Any, factor: Any, strip: Any) -> Any:
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         total, factor, strip = arguments
         if factor.type != strip.type:
-            factor = _splat(builder, factor, strip.type)
+            factor = splat(builder, factor, strip.type)
         return builder.fadd(total, builder.fmul(factor, strip, flags=FASTMATH), flags=FASTMATH)
 
     return total(total, factor, strip), generate
@@ -116,6 +118,68 @@ def add_up(_: Any, strip: Any) -> Any:
     return strip.dtype(strip), generate
 
 
+@infer_global(operator.add)
+@infer_global(operator.sub)
+class _Arithmetic(AbstractTemplate):
+    def generic(self, arguments: Any, _: Any) -> Any:
+        """Return the signature of an operation on two strips."""
+        a, b = arguments
+        return signature(a, a, b) if isinstance(a, Strip) and a == b else None
+
+
+@extending.lower_builtin(operator.add, Strip, Strip)  # type: ignore[untyped-decorator]
+def _add(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+    return builder.fadd(*arguments, flags=FASTMATH)
+
+
+@extending.lower_builtin(operator.sub, Strip, Strip)  # type: ignore[untyped-decorator]
+def _subtract(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+    return builder.fsub(*arguments, flags=FASTMATH)
+
+
+@intrinsic
+def transpose(_: Any, array: Any, index: Any, out: Any, place: Any) -> Any:
+    """Set a square of `out` to the transpose of one of `array`, as many values a side as a strip has.
+
+    Both begin at an index and lie in the last two dimensions.
+    """
+    kind = Strip(array.dtype, 1)
+    indices = [types.UniTuple(types.intp, each.ndim) for each in (array, out)]
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        strip, size = context.get_value_type(kind), array.dtype.bitwidth // 8
+        source, result = (
+            _row_pointers(context, builder, signature.args[k], arguments[k : k + 2], strip) for k in (0, 2)
+        )
+        rows = [builder.load(pointer, align=size) for pointer in source]
+        distance = strip.count // 2
+        while distance:  # exchanges the off-diagonal squares of this side
+            for i in range(strip.count):
+                if not i & distance:
+                    pair = rows[i], rows[i + distance]
+                    kept = [j if not j & distance else j - distance + strip.count for j in range(strip.count)]
+                    rows[i] = builder.shuffle_vector(*pair, _indices(kept))
+                    rows[i + distance] = builder.shuffle_vector(*pair, _indices([j + distance for j in kept]))
+            distance //= 2
+        for row, pointer in zip(rows, result, strict=True):
+            builder.store(row, pointer, align=size)
+        return context.get_dummy_value()
+
+    return types.void(array, indices[0], out, indices[1]), generate
+
+
+def _row_pointers(context: Any, builder: Any, kind: Any, place: Any, strip: Any) -> list[Any]:
+    """Generate pointers to strips below each other, as many as a strip has values."""
+    struct = context.make_array(kind)(context, builder, place[0])
+    index = cgutils.unpack_tuple(builder, place[1])
+    pointers = []
+    for _ in range(strip.count):
+        first = cgutils.get_item_pointer(context, builder, kind, struct, index, wraparound=False)
+        pointers.append(builder.bitcast(first, strip.as_pointer()))
+        index[-2] = builder.add(index[-2], index[-2].type(1))
+    return pointers
+
+
 def _pointer(context: Any, builder: Any, array_type: Any, place: Any, strip: Any) -> Any:
     array = context.make_array(array_type)(context, builder, place[0])
     index = cgutils.unpack_tuple(builder, place[1])
@@ -123,7 +187,8 @@ def _pointer(context: Any, builder: Any, array_type: Any, place: Any, strip: Any
     return builder.bitcast(first, strip.as_pointer())
 
 
-def _splat(builder: Any, value: Any, strip: Any) -> Any:
+def splat(builder: Any, value: Any, strip: Any) -> Any:
+    """Generate a vector of one value."""
     undefined = ir.Constant(strip, ir.Undefined)
     single = builder.insert_element(undefined, value, INDEX(0))
     return builder.shuffle_vector(single, undefined, _indices(strip.count * [0]))

@@ -19,7 +19,6 @@ from nca.cli.errors import ConfigError
 from nca.config.schema import FeaturesConfig
 from nca.loss.patches import Patches
 from nca.loss.vgg_weights import WEIGHTS_SHA256, WEIGHTS_URL, hash_file, imagenet_weights_path
-from nca.loss.winograd import WinogradConvolution
 
 Features = Float[Tensor, "batch _ _"]  # (batch, feature, position); features and positions differ by layer
 Images = Float[Tensor, "batch 3 height width"]
@@ -31,8 +30,8 @@ FeatureExtractor = Callable[[Images], list[Features]]
 CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24)
 POOLS = (4, 9, 16, 23)
 STYLE_LAYERS = (0, 5, 10, 17, 24)
-# A quarter faster with Winograd's algorithm at full width; the last layer is not worth the memory.
-WINOGRAD_LAYERS = (12, 14, 17, 19, 21)
+# Half the time of a direct convolution by Winograd's algorithm; the first one has three inputs only.
+WINOGRAD_LAYERS = CONVOLUTIONS[1:]
 
 N_LEVELS = 4  # of the pyramid
 N_RANDOM_FILTERS = 64
@@ -79,6 +78,8 @@ class Vgg16:
                 raise ConfigError(f"features.{index}.weight is all 0: its features would show no texture")
             weight, bias = weight.detach().to(device, dtype), bias.detach().to(device, dtype)
             if index in WINOGRAD_LAYERS and device.type == "cpu" and dtype == torch.float32:
+                from nca.loss.winograd import WinogradConvolution  # loads Numba
+
                 self._convolutions[index] = WinogradConvolution(weight, bias)
             else:
                 kernel = weight.contiguous(memory_format=torch.channels_last)
