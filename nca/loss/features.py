@@ -219,7 +219,7 @@ def load_extractor(config: FeaturesConfig, device: torch.device, dtype: torch.dt
         file, key = Path(config.weights).expanduser(), f"features.weights={config.weights}"
         hint = "give the path of a VGG-16 state dict"
     try:
-        return Vgg16(_read_weights(file), device, dtype)
+        return Vgg16(read_weights(file), device, dtype)
     except ConfigError as error:
         where = f"{key}: {file}: " if config.weights is None else f"{key}: "
         raise ConfigError(f"{where}{error}; {hint}") from error
@@ -244,7 +244,12 @@ def _download_weights() -> Path:
     return file
 
 
-def _read_weights(file: Path) -> Mapping[str, Tensor]:
+def read_weights(file: Path) -> Mapping[str, Tensor]:
+    """Return the tensors of a VGG-16 state dict by torchvision's names, of a file of torch or safetensors.
+
+    Raises:
+        ConfigError: If it cannot be read, is damaged or holds something else.
+    """
     if not file.is_file():
         raise ConfigError("no such file")
     try:
