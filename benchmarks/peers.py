@@ -1,0 +1,251 @@
+"""Time to a texture beside published programs: `python -m benchmarks.peers FOLDER [features.weights=PATH]`.
+
+Google's texture notebook, NoiseNCA and muNCA (`benchmarks.published`) and ours, on the same targets and
+sizes, in one process of one thread. The run with the fewest seconds goes next, so that all meet the same
+neighbors. Seconds are processor time of training alone. Outputs are measured four times per doubling of the
+steps, of all programs in the same way: the texture distance as `final_distance`, and the VGG ratio after
+1,000 CA steps, the Gram loss through VGG-16 over that of the target with its pixels shuffled. Without
+`features.weights` VGG-16 has seeded random weights.
+
+A run ends after its published steps, or after an hour. The command goes on where FOLDER was left; `--hours`
+limits the time that it takes, 0 to print and draw what there is; `--panel` and `--program` choose runs, for
+several processes at once. Prints two tables, draws docs/images/peers.png and writes peers.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from benchmarks.cases import vgg_weights
+from benchmarks.peer_runs import NAMES, OURS, Measure, Panel, Run
+from benchmarks.table import measure_machine
+from nca.cli.errors import ConfigError, exit_on_error
+from nca.loss.features import read_weights
+from nca.loss.vgg_weights import hash_file
+from nca.training.device import keep_freed_memory
+
+RESULTS = Path(__file__).with_name("peers.json")
+PICTURE = Path(__file__).parents[1] / "docs" / "images" / "peers.png"
+PANELS = {
+    panel.name: panel
+    for panel in (Panel(texture, size) for size in (64, 128) for texture in ("roundleaf", "alocasia"))
+}
+TURN_S = 60.0  # of a run, until another one goes on
+WEIGHTS_KEY = "features.weights="
+RANDOM = "seeded random weights"
+SECONDS, DISTANCE, VGG_RATIO = 0, 2, 3  # columns of a curve
+MEASURES = {DISTANCE: "texture distance", VGG_RATIO: "VGG ratio"}
+COLORS = dict(zip(NAMES, ("#d95f02", "#7570b3", "#e7298a", "#1b9e77", "#66a61e"), strict=True))
+
+Records = Mapping[str, Mapping[str, Mapping[str, Any]]]  # by panel and name, see `Run.record`
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options of the command line.
+
+    Raises:
+        ConfigError: If an argument is not known.
+    """
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument("weights", nargs="?", default="", metavar=f"{WEIGHTS_KEY}PATH")
+    parser.add_argument("--hours", type=float, default=float("inf"))
+    parser.add_argument("--panel", nargs="+", choices=PANELS, default=list(PANELS))
+    parser.add_argument("--program", nargs="+", choices=NAMES, default=list(NAMES))
+    options = parser.parse_intermixed_args(argv)
+    if options.weights and not options.weights.startswith(WEIGHTS_KEY):
+        raise ConfigError(f"'{options.weights}' is not known: give {WEIGHTS_KEY}PATH")
+    options.weights = options.weights.removeprefix(WEIGHTS_KEY)
+    return options
+
+
+def load_weights(path: str) -> tuple[Mapping[str, Tensor], str]:
+    """Return VGG-16's weights and what names them: the SHA-256 of their file, or that they are random.
+
+    Raises:
+        ConfigError: If the file is no VGG-16.
+    """
+    if not path:
+        return vgg_weights(), RANDOM
+    file = Path(path).expanduser()
+    try:
+        weights = {name: tensor.float() for name, tensor in read_weights(file).items()}
+    except ConfigError as error:
+        raise ConfigError(f"{WEIGHTS_KEY}{path}: {error}; give the path of a VGG-16 state dict") from error
+    return weights, hash_file(file)
+
+
+def claim(folder: Path, identity: str) -> None:
+    """Name the weights in a folder, for all its runs are of the same.
+
+    Raises:
+        ConfigError: If the folder has runs with other weights.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    note = folder / "vgg16.txt"
+    if note.exists() and note.read_text(encoding="utf-8").strip() != identity:
+        raise ConfigError(f"{folder} has runs with other weights of VGG-16; give these, or another folder")
+    note.write_text(identity + "\n", encoding="utf-8")
+
+
+def train(
+    panel: Panel, names: Sequence[str], folder: Path, weights: Mapping[str, Tensor], until: float
+) -> None:
+    """Train runs on a panel to their ends, or until a time of `time.monotonic`."""
+    measure = Measure(panel.load_target(), weights)
+    runs = [Run(folder / panel.name / name, panel, name, weights, measure) for name in names]
+    while time.monotonic() < until and (left := [run for run in runs if not run.end]):
+        min(left, key=lambda run: run.seconds).train(TURN_S)
+
+
+def collect(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the records of all runs of a folder that have been measured."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for panel in PANELS:
+        for name in NAMES:
+            file = folder / panel / name / "curve.json"
+            record = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"curve": []}
+            if record["curve"]:
+                found.setdefault(panel, {})[name] = record
+    return found
+
+
+def seconds_to(curve: Sequence[Sequence[float]], measure: int, goal: float) -> float | None:
+    """Return the seconds after which a curve was first as low as the goal; None if it never was."""
+    return next((point[SECONDS] for point in curve if point[measure] <= goal), None)
+
+
+def best(curve: Sequence[Sequence[float]], measure: int) -> float:
+    """Return the least value of a curve."""
+    return min(point[measure] for point in curve)
+
+
+def compare(records: Records) -> list[dict[str, Any]]:
+    """Return for each published program and measure its best value, and after how many seconds who had it."""
+    rows = []
+    for panel, runs in records.items():
+        for name in NAMES:
+            if name in OURS or name not in runs:
+                continue
+            for measure, label in MEASURES.items():
+                goal = best(runs[name]["curve"], measure)
+                who = [name, *(each for each in OURS if each in runs)]
+                seconds = {each: seconds_to(runs[each]["curve"], measure, goal) for each in who}
+                rows.append(
+                    {"panel": panel, "program": name, "measure": label, "best": goal, "seconds": seconds}
+                )
+    return rows
+
+
+def show(records: Records, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print what the runs reached, and how much sooner ours had what published programs reached."""
+    console = Console(width=130)
+    table = Table(
+        "target, px", "program", "steps", "of", "seconds per step", "seconds", *MEASURES.values(), "end"
+    )
+    for panel, runs in records.items():
+        for name, run in runs.items():
+            lows = [f"{best(run['curve'], measure):.3f}" for measure in MEASURES]
+            counts = [str(run["steps"]), str(run["published_steps"])]
+            times = [f"{run['seconds_per_step']:.3f}", f"{run['curve'][-1][SECONDS]:.0f}"]
+            table.add_row(panel, name, *counts, *times, *lows, run["end"])
+    console.print(table)
+    table = Table("target, px", "program", "measure", "its best", "after s", *(f"{each}, s" for each in OURS))
+    for row in rows:
+        theirs = row["seconds"][row["program"]]
+        cells = []
+        for each in OURS:
+            ours = row["seconds"].get(each)
+            cells.append("not reached" if ours is None else f"{ours:.0f} ({theirs / ours:.1f}x)")
+        table.add_row(
+            row["panel"], row["program"], row["measure"], f"{row['best']:.3f}", f"{theirs:.0f}", *cells
+        )
+    console.print(table)
+
+
+def draw(folder: Path, records: Records) -> None:
+    """Draw quality against seconds, a column for each panel, above one output of each run."""
+    figure = Figure(figsize=(6.5 * len(records), 9), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(3, len(records), squeeze=False, height_ratios=(3, 3, 1.3))
+    for column, (panel, runs) in enumerate(records.items()):
+        for row, (measure, label) in enumerate(MEASURES.items()):
+            axes = grid[row][column]
+            for name, run in runs.items():
+                curve = np.array(run["curve"])
+                style = "o-" if name in OURS else "s--"
+                axes.plot(curve[:, SECONDS], curve[:, measure], style, ms=3, label=name, color=COLORS[name])
+            axes.set(xscale="log", yscale="log", ylabel=label, xlabel="seconds of processor time, training")
+            axes.grid(alpha=0.3, which="both")
+        texture, _, size = panel.rpartition("-")
+        grid[0][column].set_title(f"{texture}, {size} px")
+        draw_outputs(grid[2][column], folder / panel, list(runs))
+    grid[0][0].legend(frameon=False)
+    PICTURE.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(PICTURE)
+
+
+def draw_outputs(axes: Any, folder: Path, names: Sequence[str]) -> None:
+    """Draw the target and the first of each run's last outputs, from what the runs left."""
+    axes.set_axis_off()
+    files = {name: folder / name / "outputs.png" for name in names}
+    sheets = {name: np.asarray(Image.open(file)) for name, file in files.items() if file.exists()}
+    if not sheets:
+        return
+    side = len(next(iter(sheets.values())))
+    step = side + 2  # to the next column, behind a gap
+    first = next(iter(sheets.values()))[:, :side]
+    columns = [first, *(sheet[:, step : step + side] for sheet in sheets.values())]
+    white = np.full((side, side // 16, 3), 255, dtype=np.uint8)
+    axes.imshow(np.concatenate([piece for column in columns for piece in (column, white)], axis=1))
+    for index, label in enumerate(("target", *sheets)):
+        axes.text(index * (side + side // 16), -side // 16, label, fontsize=8)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train what is left within the time, print, draw and write peers.json.
+
+    Raises:
+        ConfigError: If nothing was measured yet.
+    """
+    with exit_on_error():
+        options = parse(argv)
+        until = time.monotonic() + 3600 * options.hours
+        torch.set_num_threads(1)
+        keep_freed_memory()
+        weights, identity = load_weights(options.weights)
+        claim(options.folder, identity)
+        for name in options.panel:
+            if time.monotonic() < until:
+                train(PANELS[name], options.program, options.folder, weights, until)
+        records = collect(options.folder)
+        if not records:
+            raise ConfigError(f"{options.folder} has no measured runs yet: give it more than 0 hours")
+        rows = compare(records)
+        print(
+            "VGG-16 has "
+            + (RANDOM if identity == RANDOM else f"the weights of {WEIGHTS_KEY}{options.weights}")
+        )
+        show(records, rows)
+        draw(options.folder, records)
+        vgg = RANDOM if identity == RANDOM else f"SHA-256 {identity}"
+        results = {"machine": measure_machine(), "vgg16": vgg, "compared": rows, "runs": records}
+        RESULTS.write_text(json.dumps(results) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
