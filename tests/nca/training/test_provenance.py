@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +18,8 @@ from tests.builders import CPU
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for variable in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
         monkeypatch.delenv(variable, raising=False)
+    for variable in ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"):
+        monkeypatch.setenv(variable, os.devnull)
     git(tmp_path, "init", "--quiet")
     (tmp_path / "file").write_text("one")
     git(tmp_path, "add", "file")
@@ -58,6 +61,16 @@ def test_a_package_installed_in_another_repository_is_not_of_its_commit(
     package.mkdir(parents=True)
     (package / "code.py").touch()
     assert git_state(package / "code.py") == ("unknown", "unknown")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files to other users")
+def test_a_repository_of_another_user_is_read_if_the_code_is_that_users_too(repository: Path) -> None:
+    commit = git(repository, "rev-parse", "HEAD")
+    for path in (repository, repository / ".git", repository / "file"):
+        os.chown(path, 54321, -1)
+    assert git_state(repository / "file") == (commit, "false")
+    os.chown(repository / "file", os.getuid(), -1)
+    assert git_state(repository / "file") == ("unknown", "unknown")  # its settings may name programs
 
 
 def test_outside_of_git_nothing_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
