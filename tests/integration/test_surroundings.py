@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+import nca.training.provenance
+from nca.training.provenance import git_state
 from tests.integration.commands import SMALL, TIMEOUT_S, begun, environment_of, run_module, wait_until
 from tests.integration.conftest import Finished
 from tests.integration.records import Records
@@ -27,6 +29,7 @@ pytestmark = pytest.mark.slow
 STUDY = "roundleaf-srnca-random_filters"
 LOCKED_FOR_S = 30.0
 HOUR_S = 3600
+ROOT = Path(__file__).parents[2]
 CLOCK = Path(__file__).with_name("clock.c")
 
 
@@ -206,3 +209,50 @@ def test_a_sweep_runs_in_an_unusual_but_honest_environment(tmp_path: Path) -> No
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     expect_all_complete(folder / "mlruns", 2)
+
+
+# A user id without a name; it may read everything, as an interpreter may be in root's home folder.
+CAPABILITIES = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
+NOBODY = ("setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", *CAPABILITIES)
+# Runs a command where the checkout is on a read-only disk, with its virtual environment.
+READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && cd "$PWD" && exec "$@"'
+
+
+@pytest.mark.parametrize(
+    ("is_nobody", "is_read_only", "model"),
+    [(True, False, "srnca"), (False, True, "srnca"), (True, True, "distill")],
+)
+def test_a_sweep_by_a_nameless_user_from_a_read_only_checkout(
+    tmp_path: Path, is_nobody: bool, is_read_only: bool, model: str
+) -> None:
+    prefix = [
+        *(["unshare", "--mount", "bash", "-c", READ_ONLY, str(ROOT)] * is_read_only),
+        *(NOBODY * is_nobody),
+    ]
+    if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode:
+        assert os.environ.get("NCA_TESTS_MAY_SKIP") != "0", "run this test as root"
+        pytest.skip("another user id, or a mount, is not allowed")
+    runs, temporary = tmp_path / "mlruns", tmp_path / "tmp"
+    for folder in (tmp_path, temporary):
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o777)
+    environment = environment_of({"TMPDIR": str(temporary), "HOME": "/proc/nobody"})
+    for name in ("PYTHONDONTWRITEBYTECODE", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME", *["HOME"] * is_nobody):
+        environment.pop(name, None)
+    overrides = [*SMALL, f"model={model}", "executor.workers=1", "sweep.n_trials=1", "train.steps=4"]
+    done = subprocess.run(
+        [*prefix, sys.executable, "-m", "nca.sweep", "-m", *overrides],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    records = expect_all_complete(runs, 1, STUDY.replace("srnca", model))
+    commits = {run.data.tags["git_commit"] for run in records.children.values()}
+    assert commits == {git_state(Path(nca.training.provenance.__file__))[0]}
+    kept = list(temporary.glob("nca-sweep-*/*/*/*.nbi"))  # machine code, which further trials load
+    assert bool(kept) == (model == "distill")
+    assert not is_nobody or {file.stat().st_uid for file in (runs, *kept)} == {54321}
