@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from PIL import Image
@@ -16,12 +17,12 @@ from torch import Tensor
 
 from benchmarks.cases import CPU
 from benchmarks.published.rules import Munca, Relu
-from benchmarks.published.training import RECIPES, PublishedTrainer
+from benchmarks.published.training import RECIPES, PublishedTrainer, Recipe
 from nca.automaton.model import Automaton
 from nca.automaton.rules import make_automaton
 from nca.automaton.seeding import Streams
 from nca.config.compose import compose_plain
-from nca.config.schema import ModelConfig, TrialConfig
+from nca.config.schema import ModelConfig, TrainConfig, TrialConfig
 from nca.config.validation import build
 from nca.loss.distance import TextureDistance
 from nca.loss.features import Vgg16
@@ -36,8 +37,10 @@ from nca.training.run import build_trainer
 LIMIT_S = 3600.0  # of training
 FIRST_POINT = 16  # training steps
 POINTS_PER_DOUBLING = 4
+TIMED_ROUNDS = 3  # of alternating steps, after one to warm up
 OURS = {"ours, distill": "distill", "ours, munca": "munca"}
 NAMES = (*RECIPES, *OURS)
+Options = TypeVar("Options", TrainConfig, Recipe)
 
 
 @dataclass(frozen=True)
@@ -124,9 +127,11 @@ class Learner(Protocol):
 class Ours:
     """A run of ours at its defaults, at 128 px of the recommended experiments."""
 
-    def __init__(self, panel: Panel, rule: str) -> None:
+    def __init__(self, panel: Panel, rule: str, *, mean_rollouts: bool = False) -> None:
         group = "experiment" if panel.size == 128 else "model"
         config = panel.compose("loss=sliced", f"{group}={rule}")
+        if mean_rollouts:
+            config = replace(config, train=with_mean_rollouts(config.train))
         self._trainer = build_trainer(config, CPU)
         self._steps: Iterator[object] = self._trainer.steps()
         self.n_steps, self.max_ca_steps = config.train.steps, config.train.max_ca_steps
@@ -144,8 +149,10 @@ class Ours:
 class Published:
     """A run of a published program."""
 
-    def __init__(self, panel: Panel, name: str, weights: Mapping[str, Tensor]) -> None:
-        recipe = RECIPES[name]
+    def __init__(
+        self, panel: Panel, name: str, weights: Mapping[str, Tensor], *, mean_rollouts: bool = False
+    ) -> None:
+        recipe = with_mean_rollouts(RECIPES[name]) if mean_rollouts else RECIPES[name]
         self._trainer = PublishedTrainer(recipe, panel.load_target(), weights)
         self.n_steps, self.max_ca_steps = recipe.steps, recipe.max_ca_steps
         self.train_step, self.state = self._trainer.train_step, self._trainer.state
@@ -154,6 +161,13 @@ class Published:
     def automaton(self) -> Automaton:
         """Return the automaton as it is now, as ours with the same weights."""
         return to_automaton(self._trainer.rule)
+
+
+def with_mean_rollouts(options: Options) -> Options:
+    """Return options with which all rollouts are as long as they were in the mean, rounded down."""
+    assert options.min_ca_steps is not None
+    mean = (options.min_ca_steps + options.max_ca_steps - 1) // 2
+    return replace(options, min_ca_steps=mean, max_ca_steps=mean + 1)
 
 
 def to_automaton(rule: Relu | Munca) -> Automaton:
@@ -273,6 +287,25 @@ class Run:
         self.step = int(state["step"])
 
 
-def make_learner(panel: Panel, name: str, weights: Mapping[str, Tensor]) -> Learner:
-    """Return a run of this name, at its start."""
-    return Ours(panel, OURS[name]) if name in OURS else Published(panel, name, weights)
+def make_learner(
+    panel: Panel, name: str, weights: Mapping[str, Tensor], *, mean_rollouts: bool = False
+) -> Learner:
+    """Return a run of this name, at its start; see `with_mean_rollouts`."""
+    if name in OURS:
+        return Ours(panel, OURS[name], mean_rollouts=mean_rollouts)
+    return Published(panel, name, weights, mean_rollouts=mean_rollouts)
+
+
+def time_steps(panel: Panel, weights: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the processor time of a training step of every program, the median of alternating steps.
+
+    All rollouts are as long as a program's are in the mean.
+    """
+    learners = {name: make_learner(panel, name, weights, mean_rollouts=True) for name in NAMES}
+    seconds: dict[str, list[float]] = {name: [] for name in NAMES}
+    for _ in range(TIMED_ROUNDS + 1):
+        for name, learner in learners.items():
+            start = time.process_time()
+            learner.train_step()
+            seconds[name].append(time.process_time() - start)
+    return {name: round(statistics.median(found[1:]), 4) for name, found in seconds.items()}

@@ -9,7 +9,8 @@ steps, of all programs in the same way: the texture distance as `final_distance`
 
 A run ends after its published steps, or after an hour. The command goes on where FOLDER was left; `--hours`
 limits the time that it takes, 0 to print and draw what there is; `--panel` and `--program` choose runs, for
-several processes at once. Prints two tables, draws docs/images/peers.png and writes peers.json.
+several processes at once. The steps of all programs on a target are timed alternately before its runs, with
+rollouts of their mean lengths. Prints tables, draws docs/images/peers.png and writes peers.json.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.cases import vgg_weights
-from benchmarks.peer_runs import NAMES, OURS, Measure, Panel, Run
+from benchmarks.peer_runs import NAMES, OURS, Measure, Panel, Run, time_steps
 from benchmarks.table import measure_machine
 from nca.cli.errors import ConfigError, exit_on_error
 from nca.loss.features import read_weights
@@ -47,6 +48,7 @@ PANELS = {
 TURN_S = 60.0  # of a run, until another one goes on
 WEIGHTS_KEY = "features.weights="
 RANDOM = "seeded random weights"
+TIMED = "step_seconds.json"
 SECONDS, DISTANCE, VGG_RATIO = 0, 2, 3  # columns of a curve
 MEASURES = {DISTANCE: "texture distance", VGG_RATIO: "VGG ratio"}
 COLORS = dict(zip(NAMES, ("#d95f02", "#7570b3", "#e7298a", "#1b9e77", "#66a61e"), strict=True))
@@ -105,11 +107,23 @@ def claim(folder: Path, identity: str) -> None:
 def train(
     panel: Panel, names: Sequence[str], folder: Path, weights: Mapping[str, Tensor], until: float
 ) -> None:
-    """Train runs on a panel to their ends, or until a time of `time.monotonic`."""
+    """Time steps on a panel, once, and train runs to their ends, or until a time of `time.monotonic`."""
+    timed = folder / panel.name / TIMED
+    if not timed.exists():
+        timed.parent.mkdir(parents=True, exist_ok=True)
+        timed.write_text(json.dumps(time_steps(panel, weights)) + "\n", encoding="utf-8")
+    if time.monotonic() >= until:
+        return
     measure = Measure(panel.load_target(), weights)
     runs = [Run(folder / panel.name / name, panel, name, weights, measure) for name in names]
     while time.monotonic() < until and (left := [run for run in runs if not run.end]):
         min(left, key=lambda run: run.seconds).train(TURN_S)
+
+
+def read(file: Path) -> dict[str, Any]:
+    """Return what a JSON file holds; nothing if it is not there."""
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return found
 
 
 def collect(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
@@ -117,9 +131,8 @@ def collect(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for panel in PANELS:
         for name in NAMES:
-            file = folder / panel / name / "curve.json"
-            record = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"curve": []}
-            if record["curve"]:
+            record = read(folder / panel / name / "curve.json")
+            if record.get("curve"):
                 found.setdefault(panel, {})[name] = record
     return found
 
@@ -151,17 +164,21 @@ def compare(records: Records) -> list[dict[str, Any]]:
     return rows
 
 
-def show(records: Records, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print what the runs reached, and how much sooner ours had what published programs reached."""
+def show(
+    records: Records, rows: Sequence[Mapping[str, Any]], steps: Mapping[str, Mapping[str, float]]
+) -> None:
+    """Print seconds per step, what the runs reached, and when ours had what published programs reached."""
     console = Console(width=130)
-    table = Table(
-        "target, px", "program", "steps", "of", "seconds per step", "seconds", *MEASURES.values(), "end"
-    )
+    table = Table("target, px", *(f"{name}, s per step" for name in NAMES))
+    for panel, seconds in steps.items():
+        table.add_row(panel, *(f"{seconds[name]:.3f}" for name in NAMES))
+    console.print(table)
+    table = Table("target, px", "program", "steps", "of", "seconds", "s per step", *MEASURES.values(), "end")
     for panel, runs in records.items():
         for name, run in runs.items():
             lows = [f"{best(run['curve'], measure):.3f}" for measure in MEASURES]
             counts = [str(run["steps"]), str(run["published_steps"])]
-            times = [f"{run['seconds_per_step']:.3f}", f"{run['curve'][-1][SECONDS]:.0f}"]
+            times = [f"{run['curve'][-1][SECONDS]:.0f}", f"{run['seconds_per_step']:.3f}"]
             table.add_row(panel, name, *counts, *times, *lows, run["end"])
     console.print(table)
     table = Table("target, px", "program", "measure", "its best", "after s", *(f"{each}, s" for each in OURS))
@@ -240,10 +257,17 @@ def main(argv: Sequence[str] | None = None) -> None:
             "VGG-16 has "
             + (RANDOM if identity == RANDOM else f"the weights of {WEIGHTS_KEY}{options.weights}")
         )
-        show(records, rows)
+        steps = {panel: timed for panel in PANELS if (timed := read(options.folder / panel / TIMED))}
+        show(records, rows, steps)
         draw(options.folder, records)
         vgg = RANDOM if identity == RANDOM else f"SHA-256 {identity}"
-        results = {"machine": measure_machine(), "vgg16": vgg, "compared": rows, "runs": records}
+        results = {
+            "machine": measure_machine(),
+            "vgg16": vgg,
+            "step_seconds": steps,
+            "compared": rows,
+            "runs": records,
+        }
         RESULTS.write_text(json.dumps(results) + "\n", encoding="utf-8")
 
 

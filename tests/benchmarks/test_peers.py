@@ -147,6 +147,7 @@ def test_the_command_goes_on_and_compares(
     monkeypatch.setattr(peers, "RESULTS", tmp_path / "peers.json")
     monkeypatch.setattr(peers, "PICTURE", tmp_path / "peers.png")
     monkeypatch.setattr(peer_runs, "LIMIT_S", 1e-9)
+    monkeypatch.setattr(peer_runs, "TIMED_ROUNDS", 1)
     folder = str(tmp_path / "runs")
     with pytest.raises(SystemExit):
         peers.main([folder, "--hours", "0"])
@@ -157,6 +158,7 @@ def test_the_command_goes_on_and_compares(
     assert list(found["runs"][PANEL.name]) == list(NAMES)
     for run in found["runs"][PANEL.name].values():
         assert (run["steps"], run["end"], len(run["curve"])) == (1, "shortened", 1)
+    assert found["step_seconds"][PANEL.name].keys() == set(NAMES)
     assert len(found["compared"]) == 2 * len(RECIPES)
     assert (tmp_path / "peers.png").stat().st_size > 10_000
     assert "seeded random weights" in capsys.readouterr().out
