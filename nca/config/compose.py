@@ -7,20 +7,10 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import (
-    IntervalSweep,
-    Override,
-    Quote,
-    QuotedString,
-    RangeSweep,
-    Transformer,
-)
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -28,23 +18,9 @@ from omegaconf.errors import OmegaConfBaseException
 from nca.cli.errors import ConfigError, nearest
 from nca.cli.options import FLAGS_HELP, HELP_FLAGS, PRINTING_FLAGS, read_runs_dir
 from nca.config.files import CONF, option_names, read_comments
+from nca.config.overrides import COMMAS, parse, quote
 from nca.config.validation import flatten
-from sweeps import SweepError
-from sweeps.space import Choice, Domain, Interval, Scalar
 
-TEXT_KEYS = {  # of paths, addresses and names, in which commas, brackets and the like mean nothing
-    "runs_dir",
-    "texture.path",
-    "features.weights",
-    "sweep.study",
-    "sweep.warm_start",
-    "sweep.storage",
-    "tracking.uri",
-    "executor.address",
-    "executor.storage_path",
-}
-SHOWN_CHARS = 40  # of a long word
-COMMAS = "commas separate the choices of a sweep, and the decimal sign is a point"
 ANY_TEXTURE = "texture=roundleaf"  # composition needs one
 
 
@@ -82,86 +58,9 @@ def _composing(config_name: str, overrides: Sequence[str]) -> Iterator[list[str]
     GlobalHydra.instance().clear()  # inside a sweep Hydra's own application is still open
     try:
         with initialize_config_dir(str(CONF), version_base="1.3", job_name=config_name):
-            yield [_quote(override) for override in overrides]
+            yield [quote(override) for override in overrides]
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(config_name, error)) from error
-
-
-@dataclass(frozen=True)
-class Overrides:
-    """The overrides of a command line by kind.
-
-    Args:
-        plain: Overrides with one value.
-        groups: Names by option group where several are given.
-        domains: Domains to search, by dotted key.
-    """
-
-    plain: list[str]
-    groups: dict[str, list[str]]
-    domains: dict[str, Domain]
-
-
-def sort_overrides(argv: Sequence[str]) -> Overrides:
-    """Sort overrides into plain values, groups with several options, and domains.
-
-    Raises:
-        ConfigError: If one cannot be parsed.
-        SweepError: If a domain is empty.
-    """
-    sorted_ = Overrides([], {}, {})
-    for word in argv:
-        override = _parse(word)
-        key = str(override.key_or_group)
-        if not override.is_sweep_override():
-            sorted_.plain.append(word)
-        elif (CONF / key).is_dir():
-            sorted_.groups[key] = [str(name) for name in _options(override)]
-        else:
-            sorted_.domains[key] = _to_domain(override)
-    return sorted_
-
-
-def keys_of(overrides: Sequence[str]) -> list[str]:
-    """Return the dotted key or the option group that each override sets."""
-    return [str(_parse(word).key_or_group) for word in overrides]
-
-
-def read_domain(key: str, text: Any) -> Domain | None:
-    """Return the domain of a value such as `choice(4, 5)`, None for a plain value.
-
-    Raises:
-        ConfigError: If it cannot be parsed.
-        SweepError: If the domain is empty.
-    """
-    override = _parse(f"{key}={text}")
-    return _to_domain(override) if override.is_sweep_override() else None
-
-
-def _quote(override: str) -> str:
-    """Quote the value of a key of text, so that Hydra takes it as it is; what is quoted, and null, stays."""
-    key, _, value = override.partition("=")
-    if key.lstrip("+") not in TEXT_KEYS or re.fullmatch(r"""'.*'|".*"|null|""", value, re.DOTALL):
-        return override
-    return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
-
-
-def _parse(word: str) -> Override:
-    # To the parser this is a syntax error like any other.
-    if re.fullmatch(r"[^=]+=\s*choice\(\s*\)\s*", word):
-        raise ConfigError(f"{word}: an empty domain; give at least one value")
-    try:
-        if word.startswith("="):
-            raise HydraException("no key")
-        return OverridesParser.create().parse_override(_quote(word))
-    except ValueError as error:  # of Python, as it guards against the time that such a number takes
-        limit = sys.get_int_max_str_digits()
-        raise ConfigError(f"{word[:SHOWN_CHARS]}...: holds a number of more than {limit} digits") from error
-    except HydraException as error:
-        lines = str(error).splitlines()
-        raise ConfigError(
-            f"'{word}' cannot be read as key=value ({lines[0]}); try quotes: 'key=\"value\"'"
-        ) from error
 
 
 def _check_names(config: DictConfig, choices: Mapping[str, str | None]) -> None:
@@ -183,7 +82,7 @@ def _check_groups(overrides: Sequence[str]) -> None:
     Raises:
         ConfigError: If there is one.
     """
-    for override in map(_parse, overrides):
+    for override in map(parse, overrides):
         key, value = str(override.key_or_group), override.value()
         if re.match(r"hydra\b", key):
             raise ConfigError(f"{override.input_line}: settings of Hydra itself cannot be changed")
@@ -193,47 +92,6 @@ def _check_groups(overrides: Sequence[str]) -> None:
             and not override.is_delete()
         ):
             raise ConfigError(f"{override.input_line}: must be one of {', '.join(option_names(key))}")
-
-
-def _options(override: Override) -> Iterator[Any]:
-    """Yield a sweep's values one by one.
-
-    Raises:
-        ConfigError: If it is a glob, which needs Hydra's own sweeper.
-    """
-    try:
-        yield from override.sweep_iterator(Transformer.identity)
-    except HydraException as error:
-        raise ConfigError(f"{override.input_line}: give the values one by one, as in a,b") from error
-
-
-def _to_domain(override: Override) -> Domain:
-    key, value = override.key_or_group, override.value()
-    unknown: set[str] = getattr(value, "tags", set()) - {"log"}
-    if unknown:
-        raise ConfigError(f"{key}: unknown tag '{min(unknown)}', only log")
-    try:
-        if isinstance(value, IntervalSweep):
-            low, high = _as_floats(value.start, value.end)
-            return Interval(low, high, log="log" in value.tags)
-        if isinstance(value, RangeSweep):
-            low, high, step = _as_floats(value.start, value.stop, value.step)
-            return Interval(low, high, step=step)
-        return Choice(tuple(_scalar(option) for option in _options(override)))
-    except (SweepError, TypeError) as error:
-        raise ConfigError(f"{key}: {error}") from error
-
-
-def _as_floats(*values: Any) -> list[float]:
-    return [float(value) for value in values]
-
-
-def _scalar(value: Any) -> Scalar:
-    if isinstance(value, QuotedString):
-        return str(value.text)
-    if not (value is None or isinstance(value, bool | int | float | str)):
-        raise TypeError(f"{value} is not a single value")
-    return value
 
 
 def run_hydra(config_name: str, flags: Sequence[str], overrides: Sequence[str]) -> None:
@@ -251,7 +109,7 @@ def run_hydra(config_name: str, flags: Sequence[str], overrides: Sequence[str]) 
     import hydra
 
     # Hydra does not read overrides on both sides of a flag, and takes one that follows --info for its value.
-    sys.argv[1:] = [*map(_quote, overrides), *flags]
+    sys.argv[1:] = [*map(quote, overrides), *flags]
     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(_refuse)()
 
 

@@ -89,7 +89,7 @@ def make_plans(argv: Sequence[str]) -> list[Plan]:
         ConfigError: If a key is unknown or a value out of range.
         SweepError: If the sampler cannot draw from the space.
     """
-    from nca.config.compose import sort_overrides
+    from nca.config.overrides import sort_overrides
 
     overrides = sort_overrides(argv)
     for group, names in overrides.groups.items():
@@ -112,7 +112,8 @@ def make_plans(argv: Sequence[str]) -> list[Plan]:
 
 
 def _make_plan(overrides: list[str], domains: Mapping[str, Domain]) -> Plan:
-    from nca.config.compose import compose_plain, keys_of, read_domain
+    from nca.config.compose import compose_plain
+    from nca.config.overrides import keys_of, read_domain
 
     config = build_sweep(compose_plain("sweep", overrides))
     fixed = set(keys_of(overrides)) - domains.keys()
@@ -178,7 +179,7 @@ def _check_space(plan: Plan) -> None:
     Raises:
         ConfigError: If one is not allowed.
     """
-    from nca.config.compose import COMMAS
+    from nca.config.overrides import COMMAS
 
     for key, domain in plan.space.items():
         for value in domain.options if isinstance(domain, Choice) else _first_and_last(domain):

@@ -78,7 +78,8 @@ def parse_rerun(argv: Sequence[str]) -> Rerun:
         ConfigError: If there is no such run, or an override is wrong.
         SweepError: If there is no such study.
     """
-    from nca.config.compose import ANY_TEXTURE, compose_plain, keys_of
+    from nca.config.compose import ANY_TEXTURE, compose_plain
+    from nca.config.overrides import keys_of
     from nca.training.trainer import drop_steps
 
     pairs = (argument.partition("=") for argument in argv)

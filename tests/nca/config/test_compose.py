@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from nca.cli.errors import ConfigError
-from nca.config.compose import compose_plain, read_domain, sort_overrides
+from nca.config.compose import compose_plain
 from nca.config.files import CONF
+from nca.config.overrides import read_domain, sort_overrides
 from nca.config.schema import TrialConfig, build_sweep
 from nca.config.validation import build
 from sweeps.space import Choice, Interval
