@@ -27,10 +27,11 @@ class NcaSweeper(Sweeper):
     """Passes `python -m nca.sweep -m` to the sweep engine."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Do nothing: the engine composes the config of each trial."""
+        """Keep the user's own config folder, which is no override; the engine composes all configs."""
+        self._own = [f"--config-dir={path.removeprefix('file://')}" for path in config.hydra.searchpath]
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the studies of the command line."""
         from nca.sweep import run_and_exit
 
-        run_and_exit(arguments)
+        run_and_exit([*arguments, *self._own])

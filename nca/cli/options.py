@@ -23,7 +23,9 @@ _PRINTED = ("job", "hydra", "all")
 _DESCRIBED = ("", "all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 PRINTING_FLAGS = {"--cfg": _PRINTED, "-c": _PRINTED, "--info": _DESCRIBED, "-i": _DESCRIBED}  # with values
 OVERRIDE_FLAGS = {*HELP_FLAGS, *SWEEP_FLAGS, *PRINTING_FLAGS, "--resolve"}
+CONFIG_DIR = "--config-dir"
 FLAGS_HELP = {  # of command lines with overrides
+    f"{CONFIG_DIR} DIR": "a folder of your own beside conf/, as DIR/experiment/NAME.yaml; docs/own_parts.md",
     "-m, --multirun": "start the sweep; of nca.sweep alone, which plans it without this flag",
     "-c, --cfg job": "print the config; hydra: Hydra's own; all: both; with --resolve: values for ${...}",
     "-i, --info all": "print how it is composed, or config, defaults, defaults-tree, plugins, searchpath",
@@ -164,6 +166,8 @@ def read_runs_dir(text: str) -> Path:
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the flags of a command line with their values, as Hydra reads them, and its overrides.
 
+    Where the config is composed from too, `--config-dir DIR`, is the first override, as one word.
+
     Raises:
         ConfigError: If a flag or its value is unknown, or a word is no text.
     """
@@ -177,12 +181,15 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
             overrides.append(word)
             continue
         name, equals, value = word.partition("=")
+        if name == CONFIG_DIR and (equals or words):
+            overrides.insert(0, f"{CONFIG_DIR}={value if equals else words.popleft()}")
+            continue
         if name in PRINTING_FLAGS and not equals and words and "=" not in words[0]:
             value = words.popleft()
         if name not in OVERRIDE_FLAGS or value not in PRINTING_FLAGS.get(name, ("",)):
             raise ConfigError(
-                f"{name} {value}".rstrip() + ": only --help, --cfg job (or hydra, all), --info and, for "
-                "nca.sweep, -m are understood as flags"
+                f"{name} {value}".rstrip() + ": only --help, --cfg job (or hydra, all), --info, "
+                "--config-dir DIR and, for nca.sweep, -m are understood as flags"
             )
         flags.append(f"{name}={value}" if value else name)
     return flags, overrides

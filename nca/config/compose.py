@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from nca.cli.errors import ConfigError, nearest
-from nca.cli.options import FLAGS_HELP, HELP_FLAGS, PRINTING_FLAGS, read_runs_dir
-from nca.config.files import CONF, option_names, read_comments
-from nca.config.overrides import COMMAS, parse, quote
+from nca.cli.options import FLAGS_HELP, HELP_FLAGS, PRINTING_FLAGS, read_runs_dir, read_text
+from nca.config.files import CONF, find_option, is_config_dir, option_names, own_folder, read_comments
+from nca.config.overrides import COMMAS, is_space_file, parse, quote, quote_text
 from nca.config.validation import flatten
 
 ANY_TEXTURE = "texture=roundleaf"  # composition needs one
+MORE_OPTIONS = {"search": ", or the path of a FILE.yaml"}
 
 
 def compose_plain(config_name: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -29,13 +34,13 @@ def compose_plain(config_name: str, overrides: Sequence[str]) -> dict[str, Any]:
 
     Args:
         config_name: `train` or `sweep`.
-        overrides: Hydra overrides with one value each.
+        overrides: Hydra overrides with one value each, and perhaps `--config-dir=DIR`.
 
     Raises:
         ConfigError: If an override is wrong, or a mandatory value is missing.
     """
-    with _composing(config_name, overrides) as quoted:
-        config = compose(config_name, quoted, return_hydra_config=True)
+    with _composing(config_name, overrides) as words:
+        config = compose(config_name, words, return_hydra_config=True)
         OmegaConf.set_struct(config, False)
         _check_names(config, config.pop("hydra").runtime.choices)
         missing = sorted(OmegaConf.missing_keys(config))
@@ -54,25 +59,62 @@ def _composing(config_name: str, overrides: Sequence[str]) -> Iterator[list[str]
     Raises:
         ConfigError: If Hydra refuses the overrides.
     """
-    _check_groups(overrides)
+    words, folder = _to_hydra(overrides), own_folder(overrides)
     GlobalHydra.instance().clear()  # inside a sweep Hydra's own application is still open
     try:
         with initialize_config_dir(str(CONF), version_base="1.3", job_name=config_name):
-            yield [quote(override) for override in overrides]
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_explain(config_name, error)) from error
+            yield words
+    except (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(_explain(config_name, error, folder)) from error
+
+
+def _to_hydra(words: Sequence[str]) -> list[str]:
+    """Return the words of a command line as overrides that Hydra reads.
+
+    Raises:
+        ConfigError: If Hydra would not, or would with a message that is not clear.
+    """
+    overrides = [word for word in words if not is_config_dir(word)]
+    _check_groups(overrides)
+    folder = own_folder(words)
+    path = [] if folder is None else [f"hydra.searchpath=[{quote_text(f'file://{folder}')}]"]
+    return [*map(_name_space, map(quote, overrides)), *path]
+
+
+def _name_space(override: str) -> str:
+    """Give Hydra the file of `search=FILE.yaml` as an option of the group, and return the option.
+
+    Raises:
+        ConfigError: If it holds no search space.
+    """
+    key, _, value = override.partition("=")
+    if key != "search" or not is_space_file(value):
+        return override
+    path = str(parse(override).value())
+    try:
+        text = read_text(Path(path).expanduser())
+        space = OmegaConf.create(text)
+    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"search={path}: cannot be read ({' '.join(str(error).split())})") from error
+    if not isinstance(space, DictConfig) or not space or None in space.values():
+        raise ConfigError(f"search={path}: must hold a line KEY: DOMAIN for each key, see conf/search/")
+    name = f"file_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    ConfigStore.instance().store(name, space, "search")
+    return f"search={name}"
 
 
 def _check_names(config: DictConfig, choices: Mapping[str, str | None]) -> None:
     """Refuse a changed name of a part: `model.name=relu` would train srnca's model under another name.
 
+    A file in a user's own folder may have the name of a part of ours.
+
     Raises:
         ConfigError: If there is one.
     """
     for group, chosen in choices.items():
-        name = OmegaConf.select(config, f"{group}.name", default=chosen)
-        if name != chosen:
-            names = ", ".join(option_names(group))
+        name, ours = OmegaConf.select(config, f"{group}.name", default=chosen), option_names(group)
+        if name != chosen and chosen in ours:
+            names = ", ".join(ours)
             raise ConfigError(f"{group}.name={name}: cannot be set; give {group}=NAME, one of {names}")
 
 
@@ -109,7 +151,7 @@ def run_hydra(config_name: str, flags: Sequence[str], overrides: Sequence[str]) 
     import hydra
 
     # Hydra does not read overrides on both sides of a flag, and takes one that follows --info for its value.
-    sys.argv[1:] = [*map(quote, overrides), *flags]
+    sys.argv[1:] = [*_to_hydra(overrides), *flags]
     hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(_refuse)()
 
 
@@ -121,17 +163,17 @@ def _print_help(config_name: str, overrides: Sequence[str]) -> None:
     """
     if not any(word.startswith("texture=") for word in overrides):
         overrides = [*overrides, ANY_TEXTURE]
-    with _composing(config_name, overrides) as quoted:
-        config = compose(config_name, quoted, return_hydra_config=True)
-    header, chosen = config.hydra.help.header, config.hydra.runtime.choices
+    with _composing(config_name, overrides) as words:
+        config = compose(config_name, words, return_hydra_config=True)
+    header, chosen, folder = config.hydra.help.header, config.hydra.runtime.choices, own_folder(overrides)
     groups = sorted(group for group in chosen if "/" not in group)
     comments = read_comments(CONF / f"{config_name}.yaml", "")
     for group in groups:
         if chosen[group] is not None and group != "experiment":
-            comments |= read_comments(CONF / group / f"{chosen[group]}.yaml", f"{group}.")
+            comments |= read_comments(find_option(group, chosen[group], folder), f"{group}.")
     print(f"{header}\nOptions, as GROUP=NAME:\n")
     for group in groups:
-        print(f"  {group}: {', '.join(option_names(group))}")
+        print(f"  {group}: {', '.join(option_names(group, folder))}{MORE_OPTIONS.get(group, '')}")
     print("\nFlags:\n")
     for flag, text in FLAGS_HELP.items():
         print(f"  {flag:20}{text}")
@@ -148,16 +190,19 @@ def _refuse(config: DictConfig) -> None:
     sys.exit(2)
 
 
-def _explain(config_name: str, error: Exception) -> str:
+def _explain(config_name: str, error: Exception, folder: Path | None) -> str:
     """Return Hydra's error as one line, with the names or the key that were probably meant."""
     text = str(error)
     if found := re.search(r"Ambiguous value for argument '(.*)'", text):
         return f"{found[1]}: takes one value; {COMMAS}"
     if found := re.search(r"You must specify '(\w+)'", text):
-        return f"'{found[1]}' is missing: give {found[1]}=NAME, one of {', '.join(option_names(found[1]))}"
-    if found := re.search(r"Could not find '(\w+)/([^']*)'", text):
-        names = option_names(found[1])
-        return f"{found[1]}={found[2]}: must be one of {', '.join(names)}{nearest(found[2], names)}"
+        names = option_names(found[1], folder)
+        return f"'{found[1]}' is missing: give {found[1]}=NAME, one of {', '.join(names)}"
+    if found := re.search(r"Could not (?:find|load) '(\w+)/([^']*)'", text):
+        group, name = found[1], found[2]
+        names = option_names(group, folder)
+        more = nearest(name, names) or MORE_OPTIONS.get(group, "")
+        return f"{group}={name}: must be one of {', '.join(names)}{more}"
     if found := re.search(r"Could not override '([^'@]+)'|[kK]ey '([^']+)'", text):
         key = found[1] or found[2]
         groups = [folder.name for folder in CONF.iterdir() if folder.is_dir()]

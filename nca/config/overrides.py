@@ -20,7 +20,7 @@ from hydra.core.override_parser.types import (
 from hydra.errors import HydraException
 
 from nca.cli.errors import ConfigError
-from nca.config.files import CONF
+from nca.config.files import CONF, is_config_dir
 from sweeps import SweepError
 from sweeps.space import Choice, Domain, Interval, Scalar
 
@@ -35,6 +35,7 @@ TEXT_KEYS = {  # of paths, addresses and names, in which commas, brackets and th
     "executor.address",
     "executor.storage_path",
 }
+SPACE_SUFFIXES = (".yaml", ".yml")
 SHOWN_CHARS = 40  # of a long word
 COMMAS = "commas separate the choices of a sweep, and the decimal sign is a point"
 
@@ -63,6 +64,9 @@ def sort_overrides(argv: Sequence[str]) -> Overrides:
     """
     sorted_ = Overrides([], {}, {})
     for word in argv:
+        if is_config_dir(word):
+            sorted_.plain.append(word)
+            continue
         override = parse(word)
         key = str(override.key_or_group)
         if not override.is_sweep_override():
@@ -76,7 +80,7 @@ def sort_overrides(argv: Sequence[str]) -> Overrides:
 
 def keys_of(overrides: Sequence[str]) -> list[str]:
     """Return the dotted key or the option group that each override sets."""
-    return [str(parse(word).key_or_group) for word in overrides]
+    return [str(parse(word).key_or_group) for word in overrides if not is_config_dir(word)]
 
 
 def read_domain(key: str, text: Any) -> Domain | None:
@@ -93,9 +97,20 @@ def read_domain(key: str, text: Any) -> Domain | None:
 def quote(override: str) -> str:
     """Quote the value of a key of text, so that Hydra takes it as it is; what is quoted, and null, stays."""
     key, _, value = override.partition("=")
-    if key.lstrip("+") not in TEXT_KEYS or re.fullmatch(r"""'.*'|".*"|null|""", value, re.DOTALL):
+    is_text = key.lstrip("+") in TEXT_KEYS or (key == "search" and is_space_file(value))
+    if not is_text or re.fullmatch(r"""'.*'|".*"|null|""", value, re.DOTALL):
         return override
-    return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
+    return f"{key}={quote_text(value)}"
+
+
+def quote_text(text: str) -> str:
+    """Return a text in quotes, so that Hydra takes it as it is."""
+    return str(QuotedString(text, Quote.single).with_quotes())
+
+
+def is_space_file(value: str) -> bool:
+    """Return whether the value of `search` is the path of a file."""
+    return value.strip("'\"").endswith(SPACE_SUFFIXES)
 
 
 def parse(word: str) -> Override:

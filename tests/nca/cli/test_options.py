@@ -210,6 +210,8 @@ def test_an_output_path_is_checked_before_anything_is_made(tmp_path: Path) -> No
         ("a=1 --cfg job b=2 --resolve", ["--cfg=job", "--resolve"], ["a=1", "b=2"]),
         ("-c=all a", ["-c=all"], ["a"]),
         ("--info a=1", ["--info"], ["a=1"]),
+        ("a=1 --config-dir /x -m", ["-m"], ["--config-dir=/x", "a=1"]),
+        ("--config-dir=/x a=1", [], ["--config-dir=/x", "a=1"]),
         ("--info defaults a=1 -h", ["--info=defaults", "-h"], ["a=1"]),
     ],
 )
@@ -225,7 +227,8 @@ def test_flags_may_stand_anywhere(line: str, flags: list[str], overrides: list[s
         ("--cfg nope a=1", "--cfg nope"),
         ("a=1 --cfg", "--cfg"),
         ("--cfg a=1", "--cfg"),
-        ("--config-dir=/tmp a=1", "--config-dir /tmp"),
+        ("a=1 --config-dir", "--config-dir"),
+        ("--config-name=x a=1", "--config-name x"),
         ("-m=3", "-m 3"),
         ("--multi a=1", "--multi"),
     ],
