@@ -1,4 +1,4 @@
-"""The files of docs/own_parts.md work as they stand there, and its commands run, in their order, at reduced size."""
+"""The files of docs/own_parts.md work as they stand there, and its commands run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def files() -> dict[str, str]:
 
 
 def commands() -> list[list[str]]:
-    blocks = re.findall(r"^```\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+    others = re.sub(r"^```\w+\n.*?^```$", "", TEXT, flags=re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^```\n(.*?)^```", others, re.DOTALL | re.MULTILINE)
     lines = [line for block in blocks for line in block.splitlines() if line.startswith("python ")]
     return [shlex.split(line, comments=True) for line in lines]
 
