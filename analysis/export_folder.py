@@ -62,7 +62,7 @@ def read_exported(folder: Path) -> list[StudyTable]:
         studies: dict[str, dict[str, Any]] = json.loads(read_text(folder / STUDIES))
         tables = [pd.read_csv(folder / name, dtype=TYPES) for name in (TRIALS, CURVES, RATINGS)]
         return [_read(folder, name, facts, *tables) for name, facts in studies.items()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ConfigError(
             f"exported={folder}: was not written by `analysis.export out=FOLDER`: {error}"
         ) from error

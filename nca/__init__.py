@@ -28,7 +28,7 @@ def load(
         ConfigError: If the run does not exist or its automaton cannot be read.
     """
     from nca.outputs.model_file import load_model
-    from nca.records.paths import read_record_paths
+    from nca.records.paths import MODEL, read_record_paths
 
     options = {"runs_dir": str(runs_dir)} | ({} if tracking_uri is None else {"tracking.uri": tracking_uri})
-    return load_model(read_record_paths(options).fetch(str(run), "model.safetensors"))
+    return load_model(read_record_paths(options).fetch(str(run), MODEL))

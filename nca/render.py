@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from nca.cli.errors import ConfigError, exit_on_error
 from nca.cli.options import Command, atomic_output, read_number, read_out_path
-from nca.records.paths import RECORD_OPTIONS, read_record_paths
+from nca.records.paths import MODEL, RECORD_OPTIONS, read_record_paths
 
 if TYPE_CHECKING:
     from nca.outputs.model_file import TrainedAutomaton
     from nca.records.paths import RecordPaths
+    from nca.textures.image_file import Pixels
 
 VIDEOS = (".mp4", ".webm")
 SUFFIXES = (".html", ".png", ".gif", *VIDEOS)
@@ -25,7 +26,7 @@ COMMAND = Command(
     "nca.render",
     "Render a trained automaton: a viewer (.html), a picture (.png) or an animation (.gif, .mp4, .webm).",
     {
-        "run": "id of an MLflow run, or path of a run's folder",
+        "run": "id of an MLflow run, or path of a run's folder or of a model.safetensors",
         "size": f"height and width in px, a multiple of {MULTIPLE_PX} up to {MAX_PX}; default as trained",
         "frames": f"frames of an animation, 1 to {MAX_FRAMES}; default 300",
         "ca_steps": "CA steps of a picture, default 1.5 per px of its side, or per frame, default 4",
@@ -55,11 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         paths, run = read_record_paths(options), options["run"]
         from nca.outputs.model_file import load_model
 
-        trained = load_model(paths.fetch(run, "model.safetensors"))
+        trained = load_model(paths.fetch(run, MODEL))
         side = size or trained.config.train.size
+        shown = _read_pictures(trained, paths, run) if out.suffix == ".html" else {}
         with atomic_output(out) as partial:
-            if out.suffix == ".html":
-                _write_viewer(trained, paths, run, side, partial)
+            if shown:
+                _write_viewer(trained, shown, side, partial)
             else:
                 _write_pictures(trained, side, seed, ca_steps, n_frames, partial)
         print(out)
@@ -78,23 +80,26 @@ def _choose_file(options: dict[str, str]) -> Path:
     return out
 
 
-def _write_viewer(trained: TrainedAutomaton, paths: RecordPaths, run: str, size: int, out: Path) -> None:
-    import numpy as np
-    from PIL import Image
+def _read_pictures(trained: TrainedAutomaton, paths: RecordPaths, run: str) -> dict[str, Pixels]:
+    """Return the target and the output of a run.
 
+    Raises:
+        ConfigError: If it has none, or they are damaged.
+    """
+    from nca.textures.image_file import read_picture
+
+    pictures = {name: read_picture(paths.fetch(run, f"{name}.png")) for name in ("target", "output")}
+    first = pictures["output"][:, : trained.config.train.size]  # of those side by side
+    return {**pictures, "output": first}
+
+
+def _write_viewer(trained: TrainedAutomaton, pictures: dict[str, Pixels], size: int, out: Path) -> None:
     from nca.config.schema import name_study
     from nca.outputs.viewer import describe_facts, make_viewer
 
-    pictures = {
-        name: np.asarray(Image.open(paths.fetch(run, f"{name}.png")).convert("RGB"))
-        for name in ("target", "output")
-    }
-    trained_px = trained.config.train.size
-    pictures["output"] = pictures["output"][:, :trained_px]  # the first of those side by side
     facts = describe_facts(trained.config, trained.metrics)
-    out.write_text(
-        make_viewer(trained.automaton, size, pictures, facts, name_study(trained.config)), encoding="utf-8"
-    )
+    page = make_viewer(trained.automaton, size, pictures, facts, name_study(trained.config))
+    out.write_text(page, encoding="utf-8")
 
 
 def _write_pictures(

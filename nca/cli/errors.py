@@ -61,7 +61,7 @@ def exit_on_error(*also: type[Exception]) -> Iterator[None]:
         kept = ""
         if isinstance(error, OSError) and error.errno not in EXPECTED_ERRORS:
             kept = f"; traceback in {_keep_traceback(error)}"
-        print(f"error: {error}{kept}", file=sys.stderr)
+        print(f"error: {_one_line(error)}{kept}", file=sys.stderr)
         raise SystemExit(EXIT_BAD_INPUT) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -82,6 +82,12 @@ def _check_surroundings() -> None:
         Path.cwd()
     except FileNotFoundError as error:
         raise ConfigError("the current folder was deleted; go to one that exists") from error
+
+
+def _one_line(error: Exception) -> str:
+    """Return an error's text with single spaces and escaped control characters: it may quote a file."""
+    text = " ".join(str(error).split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _keep_traceback(error: OSError) -> str:

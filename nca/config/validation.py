@@ -6,6 +6,7 @@ Standard library only, so that entry points check their input before they import
 from __future__ import annotations
 
 import math
+import sys
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
@@ -30,7 +31,8 @@ class Range:
 
     def __contains__(self, value: float) -> bool:
         above = value > self.low if self.open_low else value >= self.low
-        return above and value <= self.high and not (self.multiple_of and value % self.multiple_of)
+        below = value <= min(self.high, sys.float_info.max)
+        return above and below and not (self.multiple_of and value % self.multiple_of)
 
     def __str__(self) -> str:
         if self.open_low:
@@ -82,7 +84,8 @@ def build(schema: type[T], values: Mapping[str, Any], where: str = "") -> T:
 
 def _convert(hint: Any, value: Any, key: str, allowed: Range | None) -> Any:
     options = list(_options(hint))
-    if isinstance(value, int) and abs(value) > MAX_WHOLE:
+    numbers = value if isinstance(value, list) else [value]
+    if any(isinstance(number, int) and abs(number) > MAX_WHOLE for number in numbers):
         raise ConfigError(f"{key}: a number of more than 18 digits; must be {_describe(options, allowed)}")
     nested = [option for option in options if is_dataclass(option)]
     if nested:
@@ -122,7 +125,7 @@ def _build_nested(schemas: list[type], value: Any, key: str) -> Any:
 
 def _fits(option: Any, value: Any) -> bool:
     if typing.get_origin(option) is Literal:
-        return value in typing.get_args(option) and not isinstance(value, bool)
+        return any(type(value) is type(each) and value == each for each in typing.get_args(option))
     if typing.get_origin(option) is dict:
         return isinstance(value, Mapping)
     if typing.get_origin(option) is list:
@@ -145,7 +148,8 @@ def _describe_option(option: Any, allowed: Range | None) -> str:
         return f"one of {', '.join(names)}" if len(names) > 1 else names[0]
     if typing.get_origin(option) is list:
         return f"a list [A,B], each {_describe_option(typing.get_args(option)[0], None)}"
-    kinds = {int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "null"}
+    number = "a finite number" if allowed and allowed.high == math.inf else "a number"
+    kinds = {int: "a whole number", float: number, str: "text", bool: "true or false", NoneType: "null"}
     text = kinds.get(option, "a mapping")
     return f"{text}, {allowed}" if option in {int, float} and allowed else text
 

@@ -22,6 +22,7 @@ RECORD_OPTIONS = {  # of `read_record_paths`, with their help
     "sweep.storage": "SQLAlchemy address of the Optuna storage; default optuna.db in runs_dir",
     "tracking.uri": "address of the MLflow store, or none; default mlflow.db in runs_dir",
 }
+MODEL = "model.safetensors"  # file name of a run's trained automaton
 SINGLE_RUNS = "single-runs"  # MLflow experiment and folder of runs outside any study
 RESERVED = {"", ".", "..", SINGLE_RUNS, "optuna", "Default"}  # folders and experiments that are no study's
 MLFLOW_UI, DASHBOARD = "http://127.0.0.1:5000", "http://127.0.0.1:8080/dashboard"  # where `make` serves them
@@ -111,12 +112,14 @@ class RecordPaths:
 
         Args:
             run: Id of an MLflow run, or path of a folder or of a file in it.
-            name: Of the file.
+            name: Of the file; of model.safetensors, copies may have another name before their suffix.
 
         Raises:
             ConfigError: If there is no such run, or it has no such file.
         """
         path = Path(run).expanduser()
+        if name == MODEL and path.suffix == Path(MODEL).suffix and path.is_file():
+            return path
         if path.exists():
             folder = path if path.is_dir() else path.parent
             found = next((f for f in (folder / name, folder / "artifacts" / name) if f.exists()), None)

@@ -58,6 +58,18 @@ def read_image(path: Path | str, size: int) -> Pixels:
     return np.array(square.resize((size, size), Image.Resampling.LANCZOS))
 
 
+def read_picture(path: Path) -> Pixels:
+    """Read all pixels of a picture that a run has written, (height, width, 3).
+
+    Raises:
+        ConfigError: If it is unreadable, not an image or damaged.
+    """
+    from PIL import Image
+
+    with _one_line_errors(path), Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
 def _check_file(path: Path) -> None:
     """Check that a path leads to a file with content.
 

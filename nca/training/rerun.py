@@ -149,7 +149,7 @@ def _read_config(file: Path, composed: Mapping[str, Any]) -> TrialConfig:
         values = yaml.safe_load(read_text(file))
         missing = sorted(REQUIRED - values.keys())
         config = build_recorded({**composed, **values})
-    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"{file}: is not the config of a run ({error})") from error
     if missing:  # it would be that of another run, of any texture perhaps
         raise ConfigError(f"{file}: is not the config of a run ({missing[0]} is missing, it may be cut off)")

@@ -38,6 +38,7 @@ from nca.outputs.pictures import (
 )
 from nca.outputs.robustness import N_CA_STEPS, measure_robustness
 from nca.outputs.viewer import describe_facts, make_viewer
+from nca.records.paths import MODEL
 from nca.textures.load import load_pixels, load_texture
 from nca.tracking.store import RUN_ID
 from nca.tracking.tracker import Tracker
@@ -284,7 +285,7 @@ class _Run:
         smoothed = [(n - 1, smoothed_loss(losses[:n])) for n in range(every, len(losses) + 1, every)]
         save_loss_curve(losses, smoothed, files / "loss.png")
         (files / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
-        save_model(model, asdict(config), files / "model.safetensors", metrics)
+        save_model(model, asdict(config), files / MODEL, metrics)
         if reason != "diverged":
             pictures = {"target": self.target, "output": to_pixels(self.output[:1])}
             facts = describe_facts(config, metrics)

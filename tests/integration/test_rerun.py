@@ -179,12 +179,20 @@ def test_mistakes_are_one_line(
     cut = tmp_path / "cut"
     cut.mkdir()
     (cut / "config.yaml").write_text("train:" + recorded.partition("train:")[2].partition("seed:")[0])
+    nested = tmp_path / "nested"
+    nested.mkdir()
+    (nested / "config.yaml").write_text("[" * 5000)
+    scanned = tmp_path / "scanned"
+    scanned.mkdir()
+    (scanned / "config.yaml").write_text(recorded.partition("hidden_")[0] + "hidden_")
     endless = tmp_path / "endless"
     endless.mkdir()
     (endless / "config.yaml").symlink_to("/dev/zero")
     cases = (
         (("run=nothing",), "run=nothing: not a path, and not a run in sqlite:///"),
         ((f"run={broken}",), "is not the config of a run"),
+        ((f"run={nested}",), "is not the config of a run (maximum recursion depth exceeded"),
+        ((f"run={scanned}",), "could not find expected ':'"),
         ((f"run={endless}",), "is not the config of a run (larger than 16 MB)"),
         ((f"run={old}",), "train.steps=many: must be a whole number"),
         ((f"run={cut}",), "is not the config of a run (device is missing, it may be cut off)"),

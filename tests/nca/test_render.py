@@ -118,6 +118,19 @@ def test_a_run_without_its_files_is_one_line(tmp_path: Path) -> None:
         nca.load(tmp_path / "trial")
 
 
+@pytest.mark.parametrize("name", ["target", "output"])
+def test_a_damaged_picture_of_a_run_is_named(
+    run: str, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = Path(run) / "artifacts" / f"{name}.png"
+    for content, reason in ((b"", "is not an image"), (picture.read_bytes()[:50], "is damaged or cut off")):
+        picture.write_bytes(content)
+        with pytest.raises(SystemExit, match="2"):
+            main([f"run={run}", f"out={tmp_path / 'v.html'}"])
+        assert capsys.readouterr().err.startswith(f"error: {picture} {reason}")
+    assert not (tmp_path / "v.html").exists()
+
+
 def test_importing_the_package_is_light() -> None:
     program = "import sys, nca, nca.render; print({'torch', 'mlflow', 'PIL'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

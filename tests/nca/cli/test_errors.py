@@ -55,6 +55,12 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr() == ("", "error: seed=-1: must be a whole number, 0 or more\n")
 
 
+def test_what_a_message_quotes_of_a_file_stays_in_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit), exit_on_error():
+        raise ConfigError("seed=a\n  b\x1b[31m\x00\ud800 лист: must be a number")
+    assert capsys.readouterr().err == "error: seed=a b\\x1b[31m\\x00\\ud800 лист: must be a number\n"
+
+
 def test_other_errors_pass_unless_they_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(KeyError), exit_on_error():
         raise KeyError("a bug")

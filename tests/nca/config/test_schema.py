@@ -98,7 +98,7 @@ def test_model_values_out_of_range_are_refused(key: str, value: Any, message: st
         ("min_ca_steps", 0, "min_ca_steps=0: .* 1 to 1024"),
         ("min_ca_steps", 6, "train.min_ca_steps=6: must be less than train.max_ca_steps=6"),
         ("max_ca_steps", 1, "max_ca_steps=1: .* 2 to 1024"),
-        ("overflow_weight", -1, "overflow_weight=-1: must be a number, 0 or more"),
+        ("overflow_weight", -1, "overflow_weight=-1: must be a finite number, 0 or more"),
         ("gradient_per_ca_step", 1, "gradient_per_ca_step=1: must be true or false"),
         ("keep", "first", "keep=first: must be one of best, last"),
         ("size", 24, "size=24: .* a multiple of 16, 16 to 1024"),
@@ -108,7 +108,7 @@ def test_model_values_out_of_range_are_refused(key: str, value: Any, message: st
         ("precision", "fp16", "precision=fp16: must be one of fp32, tf32, bf16"),
         ("rollout", "slow", "rollout=slow: must be one of fast, plain"),
         ("checkpoint_every", 0, "checkpoint_every=0"),
-        ("checkpoint_every_s", -1, r"checkpoint_every_s=-1: must be a number, 0 or more"),
+        ("checkpoint_every_s", -1, r"checkpoint_every_s=-1: must be a finite number, 0 or more"),
     ],
 )
 def test_train_values_out_of_range_are_refused(key: str, value: Any, message: str) -> None:
@@ -141,6 +141,14 @@ def test_numbers_that_are_not_finite_are_refused(value: float) -> None:
     refuse(ModelConfig, {**MODEL, "update_rate": value}, f"update_rate={value}: must be a number")
     refuse(TrainConfig, {**TRAIN, "learning_rate": value}, f"learning_rate={value}")
     refuse(TrainConfig, {**TRAIN, "steps": value}, f"steps={value}: must be a whole number")
+    for key in ("overflow_weight", "checkpoint_every_s"):
+        refuse(TrainConfig, {**TRAIN, key: value}, f"^{key}={value}: must be a finite number, 0 or more$")
+
+
+def test_a_number_is_one_of_several_only_if_it_is_of_their_type() -> None:
+    for value in (3.0, True, "3"):
+        with pytest.raises(ConfigError, match=r"^side=.*: must be one of 3, 5, 7 or null$"):
+            build(FeaturesConfig, {**asdict(PATCHES), "side": value})
 
 
 def test_numbers_that_no_database_holds_are_refused() -> None:
@@ -150,6 +158,9 @@ def test_numbers_that_no_database_holds_are_refused() -> None:
             {**TRAIN, key: 10**400},
             f"^{key}: a number of more than 18 digits; must be a .*number",
         )
+    refuse(
+        TrainConfig, {**TRAIN, "drop_steps": [1, 10**18 + 1]}, "^drop_steps: a number of more than 18 digits"
+    )
 
 
 @pytest.mark.parametrize("value", [True, False])

@@ -108,6 +108,10 @@ def test_a_file_of_a_run_is_found_by_its_folder_or_a_file_beside(tmp_path: Path)
     model.touch()
     assert paths.fetch(str(tmp_path), "config.yaml") == paths.fetch(str(config), "config.yaml") == config
     assert paths.fetch(str(tmp_path), "model.safetensors") == model
+    copy = tmp_path / "artifacts" / "best.safetensors"
+    copy.touch()
+    assert paths.fetch(str(copy), "model.safetensors") == copy  # not the one beside
+    assert paths.fetch(str(config), "model.safetensors") == model
     with pytest.raises(ConfigError, match=r"^run=.*: has no viewer\.html$"):
         paths.fetch(str(tmp_path), "viewer.html")
     with pytest.raises(ConfigError, match=r"^run=ab: not a path, and not a run in sqlite:.*mlflow\.db;"):
