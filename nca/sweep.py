@@ -45,7 +45,8 @@ def run_studies(overrides: Sequence[str]) -> list[Summary]:
     asked = make_plans(overrides)
     with separate_process() as call:
         for plan in asked:
-            call(check_environment, plan.largest_trial, plan.config.executor.name == "ray")
+            for trial in plan.largest_trials:
+                call(check_environment, trial, plan.config.executor.name == "ray")
             _check_device(plan)
         resolved = [resolve(plan) for plan in asked]
         for note in sorted({note for _, note in resolved if note}):

@@ -241,7 +241,7 @@ class SweepSettings:
     retries: int = in_range(0, 100)
     timeout: str | None
     max_steps: int | None = in_range(1)
-    seed: int = in_range(0)
+    seed: int = in_range(0, 2**32 - 1)
 
 
 @dataclass(frozen=True, kw_only=True)

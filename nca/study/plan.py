@@ -25,7 +25,7 @@ from nca.config.schema import (
 )
 from nca.loss.vgg_weights import resolve_features
 from nca.records.paths import is_study_name
-from sweeps.space import Choice, Domain, Interval, check_sampler
+from sweeps.space import Choice, Domain, Interval, Scalar, check_sampler
 from sweeps.storage.sqlite import SQLITE
 
 SCHEMAS = {
@@ -62,14 +62,15 @@ class Plan:
         return replace(trial, seed=trial.seed + trial_index * self.config.sweep.repeats)
 
     @property
-    def largest_trial(self) -> TrialConfig:
-        """The config with the largest number of every domain of numbers, which needs the most memory."""
-        largest: dict[str, Any] = {}
-        for key, domain in self.space.items():
-            values = domain.options if isinstance(domain, Choice) else _first_and_last(domain)
-            numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
-            largest |= {key: max(numbers)} if numbers else {}
-        return with_values(self.config.trial, largest)
+    def largest_trials(self) -> list[TrialConfig]:
+        """The configs that ask most of a machine: the largest number of every domain, with each precision."""
+        largest = {key: max(numbers) for key, domain in self.space.items() if (numbers := _numbers(domain))}
+        precision = "train.precision"
+        precisions = _values(self.space[precision]) if precision in self.space else [None]
+        return [
+            with_values(self.config.trial, largest | ({} if each is None else {precision: each}))
+            for each in precisions
+        ]
 
     def with_features(self, features: FeaturesConfig) -> Plan:
         """Return the plan with another feature extractor, which also names its study."""
@@ -174,20 +175,37 @@ def _as_integers(domain: Domain, key: str) -> Domain:
 def _check_space(plan: Plan) -> None:
     """Build the config with every option, and with the first two and the last number of every interval.
 
-    If these are allowed, all are: ranges have no holes, and a multiple plus a multiple is one.
+    If these are allowed, all are: ranges have no holes, a multiple plus a multiple is one, and the others are
+    checked with the largest `min_ca_steps` and the smallest `max_ca_steps`.
 
     Raises:
         ConfigError: If one is not allowed.
     """
     from nca.config.overrides import COMMAS
 
-    for key, domain in plan.space.items():
-        for value in domain.options if isinstance(domain, Choice) else _first_and_last(domain):
+    ends = {"train.min_ca_steps": max, "train.max_ca_steps": min}
+    tightest = {
+        key: end(numbers)
+        for key, end in ends.items()
+        if key in plan.space and (numbers := _numbers(plan.space[key]))
+    }
+    for key, domain in ({key: plan.space[key] for key in tightest} | plan.space).items():
+        for value in _values(domain):
             try:
-                with_values(plan.config.trial, {key: value})
+                with_values(plan.config.trial, tightest | {key: value})
             except ConfigError as error:
                 hint = f"; {COMMAS}" if isinstance(domain, Choice) else ""
                 raise ConfigError(f"{error}, in {domain}{hint}") from error
+
+
+def _values(domain: Domain) -> Sequence[Scalar]:
+    """Return the options of a choice, or the first two and the last number of an interval."""
+    return domain.options if isinstance(domain, Choice) else _first_and_last(domain)
+
+
+def _numbers(domain: Domain) -> list[int | float]:
+    """Return the numbers among the values of a domain."""
+    return [v for v in _values(domain) if isinstance(v, int | float) and not isinstance(v, bool)]
 
 
 def _first_and_last(interval: Interval) -> list[float]:

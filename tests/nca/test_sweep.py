@@ -64,10 +64,17 @@ def test_a_dry_run_whose_reader_goes_away_ends_as_usual(tmp_path: Path) -> None:
 
 def test_a_space_whose_largest_trial_does_not_fit_into_the_memory_is_refused(tmp_path: Path) -> None:
     (plan,) = make_plans(["texture=roundleaf", "train.pool_size=null,8,1000000000000", "model.channels=6,9"])
-    trial = plan.largest_trial
+    (trial,) = plan.largest_trials
     assert (trial.train.pool_size, trial.model.channels) == (10**12, 9)
     overrides = ["texture=roundleaf", "train.pool_size=8,1000000000000", f"runs_dir={tmp_path / 'runs'}"]
     with pytest.raises(ConfigError, match=r"train\.pool_size=1000000000000, .*: a run needs more than"):
+        run_studies([*overrides, "device=cpu", "tracking=none", "features=random_filters"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_precision_of_a_search_that_this_machine_lacks_is_refused(tmp_path: Path) -> None:
+    overrides = ["texture=roundleaf", "train.precision=fp32,tf32", f"runs_dir={tmp_path / 'runs'}"]
+    with pytest.raises(ConfigError, match=r"^train\.precision=tf32: needs a GPU, and device is cpu"):
         run_studies([*overrides, "device=cpu", "tracking=none", "features=random_filters"])
     assert list(tmp_path.iterdir()) == []
 

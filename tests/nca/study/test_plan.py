@@ -164,6 +164,22 @@ def test_domains_outside_the_schema_are_refused(override: str, message: str) -> 
     refuse([TEXTURE, override], message)
 
 
+def test_a_seed_that_a_sampler_cannot_take_is_refused() -> None:
+    refuse(
+        [TEXTURE, f"sweep.seed={2**32}"], r"^sweep.seed=4294967296: must be a whole number, 0 to 4294967295$"
+    )
+
+
+def test_no_combination_of_two_domains_has_too_few_ca_steps() -> None:
+    both = ["train.max_ca_steps=interval(25, 40)", "train.min_ca_steps=5,null,20"]
+    assert plan_of(*both).trial_config({"train.min_ca_steps": 20, "train.max_ca_steps": 25}, 0)
+    assert plan_of(*both, "model=distill", "train.max_ca_steps=interval(6, 40)", "train.min_ca_steps=1,5")
+    both[1] = "train.min_ca_steps=5,25"
+    message = r"^train\.min_ca_steps=25: must be less than train\.max_ca_steps=25; .*, in choice\(5, 25\)"
+    refuse([TEXTURE, *both], message)
+    refuse([TEXTURE, *reversed(both)], message)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
