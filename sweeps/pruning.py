@@ -8,7 +8,7 @@ from typing import Any, cast
 import optuna
 from optuna.pruners import BasePruner
 from optuna.storages import BaseStorage
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeps import SweepError
@@ -17,7 +17,7 @@ from sweeps.trials import group_attempts, merge_attempts
 
 
 class _MergedStorage:
-    """A view of a storage in which the attempts at each trial are merged."""
+    """A view of a storage with the attempts at each trial merged, and with the first objective only."""
 
     def __init__(self, storage: BaseStorage, study_id: int) -> None:
         self._storage = storage
@@ -31,6 +31,9 @@ class _MergedStorage:
         trials = self._storage.get_all_trials(self._study_id, deepcopy=False)
         self.trials = [merge_attempts(attempts) for attempts in group_attempts(trials).values()]
 
+    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
+        return self._storage.get_study_directions(study_id)[:1]
+
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
@@ -39,6 +42,8 @@ class _MergedStorage:
 
 class Pruning:
     """The pruner of a study, which decides as if no trial had ever been interrupted.
+
+    Of several objectives it knows the first, which the intermediate values stand for.
 
     Optuna's pruners take each attempt for a trial: a retry has lost the rungs that it had passed, a failed
     attempt stays in the competition, and hyperband moves a retry to another bracket.

@@ -38,6 +38,7 @@ FIXED = {"model.name", "loss.name", "features.name", "features.weights", "train.
 FIXED |= {f"train.{key}" for key in FREE_OF_TRAIN}
 SEARCHABLE = {f"{group}.{item.name}" for group, part in SCHEMAS.items() for item in fields(part)} - FIXED
 UNITS_S = {"s": 1, "min": 60, "h": 3600, "d": 86400}
+PRUNED_BY = ("final_distance", "final_loss", "final_loss_median", "final_loss_relative")  # the loss predicts
 MAX_NAME_BYTES = 200  # of a study; those of files are limited to 255
 MAX_SHOWN = 40  # characters of a name that is refused
 NAME = re.compile(r"[^-. =,][^=,]*")
@@ -222,10 +223,10 @@ def _check_settings(config: SweepConfig) -> None:
     shown = f"sweep.objectives=[{','.join(objectives)}]"
     if len(set(objectives)) < len(objectives):
         raise ConfigError(f"{shown}: names one twice")
-    if len(objectives) > 1 and config.pruner.name != "none":
+    if objectives[0] not in PRUNED_BY and config.pruner.name != "none":
         raise ConfigError(
-            f"pruner={config.pruner.name}: prunes by one objective, not by the {len(objectives)} of {shown}; "
-            "give pruner=none"
+            f"pruner={config.pruner.name}: prunes by the training loss, which is not the first of {shown}; "
+            f"put one of {', '.join(PRUNED_BY)} first, or give pruner=none"
         )
 
 

@@ -6,6 +6,7 @@ import io
 import itertools
 import signal
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -572,6 +573,38 @@ def test_several_objectives_leave_a_front(tmp_path: Path) -> None:
     assert study_of(sweep).metric_names == ["loss", "size"]
     with pytest.raises(SweepError, match=r"sweep\.objectives loss,size -> value"):
         replace(sweep, objectives=("value",)).run()
+
+
+def test_several_objectives_are_pruned_by_the_first_and_resume_exactly(tmp_path: Path) -> None:
+    """TPE draws the last trials: it models what ten finished ones have left."""
+    n_trials, n_before = 16, 13
+    whole = Sweep(
+        str(tmp_path / "whole"),
+        n_trials=n_trials,
+        workers=1,
+        otherwise="report",
+        values={str(n): float(-n if n in (5, 9) else 7 * n % n_trials) for n in range(n_trials)},
+        sampler="tpe",
+        pruner="asha",
+        pruner_options=PRUNERS["asha"],
+        objectives=("loss", "size"),
+    )
+    resumed = replace(whole, folder=str(tmp_path / "resumed"))
+    for folder in ("whole", "resumed"):
+        (tmp_path / folder).mkdir()
+    summary = whole.run()
+    replace(resumed, n_trials=n_before).run()
+    resumed.run()
+
+    def outcomes(sweep: Sweep) -> list[tuple[object, ...]]:
+        trials = trials_of(sweep)
+        return [(t.params, t.state, t.values, t.intermediate_values) for t in trials]
+
+    assert outcomes(resumed) == outcomes(whole)
+    states = Counter(trial.state for trial in trials_of(whole))
+    assert states.keys() == {TrialState.COMPLETE, TrialState.PRUNED}
+    assert {trial.number for trial in summary.front} == {trial.number for trial in summary.ranking}
+    assert len(summary.front) == states[TrialState.COMPLETE] > 1
 
 
 def test_a_warm_start_tries_another_studys_best_configurations_first(tmp_path: Path) -> None:

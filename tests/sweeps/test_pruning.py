@@ -66,10 +66,18 @@ class Sweeping:
         n_at_once: Trials that run at once.
         fragile: Trials, by their order, whose attempts fail after one report in five.
         lag: Reports at most by which a checkpoint lies behind.
+        n_objectives: All but the first are the better the worse the first is.
     """
 
-    def __init__(self, spec: PrunerSpec, n_at_once: int, fragile: Container[int] = (), lag: int = 0) -> None:
-        self.study: Study = optuna.create_study(study_name="leaf")
+    def __init__(
+        self,
+        spec: PrunerSpec,
+        n_at_once: int,
+        fragile: Container[int] = (),
+        lag: int = 0,
+        n_objectives: int = 1,
+    ) -> None:
+        self.study: Study = optuna.create_study(study_name="leaf", directions=["minimize"] * n_objectives)
         self.pruning = Pruning(spec, self.study)
         self.n_at_once, self.fragile, self.lag = n_at_once, fragile, lag
         self.fate = np.random.default_rng(0)
@@ -97,7 +105,8 @@ class Sweeping:
             self.study.tell(attempt.number, state=TrialState.PRUNED)
             return False
         if attempt.n_reported == N_REPORTS:
-            self.study.tell(attempt.number, value)
+            others = [-value] * (len(self.study.directions) - 1)
+            self.study.tell(attempt.number, [value, *others])
             return False
         if attempt.index in self.fragile and self.fate.random() < 0.2:
             self._try_again(attempt)
@@ -132,6 +141,11 @@ def test_failures_change_no_decision(spec: PrunerSpec, n_at_once: int, lag: int)
     stormy = Sweeping(spec, n_at_once, range(N_TRIALS), lag)
     assert stormy.run() == expected
     assert stormy.n_failed > N_TRIALS
+
+
+@pytest.mark.parametrize("spec", [MEDIAN, ASHA, HYPERBAND], ids=lambda spec: spec.name)
+def test_other_objectives_change_no_decision(spec: PrunerSpec) -> None:
+    assert Sweeping(spec, 1, n_objectives=2).run() == Sweeping(spec, 1).run()
 
 
 @pytest.mark.parametrize("index", range(3, N_TRIALS, 5))

@@ -220,8 +220,9 @@ def test_a_published_configuration_is_a_study_without_a_search() -> None:
         (["sweep.objectives=final_loss"], "^sweep.objectives=final_loss: must be a list"),
         (["sweep.objectives=[final_loss,final_loss]"], "names one twice$"),
         (
-            ["sweep.objectives=[final_loss,n_parameters]", "pruner=asha"],
-            r"^pruner=asha: prunes by one objective, not by the 2 of sweep.objectives=\[final_loss,n_p",
+            ["sweep.objectives=[n_parameters,final_loss]", "pruner=asha"],
+            r"^pruner=asha: prunes by the training loss, which is not the first of sweep.objectives="
+            r"\[n_parameters,final_loss\]; put one of final_distance, .* first, or give pruner=none$",
         ),
         (
             [
@@ -238,6 +239,12 @@ def test_a_published_configuration_is_a_study_without_a_search() -> None:
 )
 def test_wrong_objectives_and_repeats_are_refused(overrides: list[str], message: str) -> None:
     refuse([TEXTURE, *overrides], message)
+
+
+def test_several_objectives_are_pruned_if_the_first_follows_the_loss() -> None:
+    for objectives in ("[final_loss,n_parameters]", "[final_distance,seconds_per_step]"):
+        config = plan_of("pruner=asha", f"sweep.objectives={objectives}").config
+        assert (config.pruner.name, len(config.sweep.objectives)) == ("asha", 2)
 
 
 def test_ten_configurations_are_the_same_for_every_texture() -> None:
