@@ -6,7 +6,10 @@ import importlib.util
 
 from nca.cli.errors import ConfigError
 
-__all__ = ["check_extra"]
+__all__ = ["WEIGHTS", "WEIGHTS_OPTION", "check_extra"]
+
+WEIGHTS = "features.weights"
+WEIGHTS_OPTION = {WEIGHTS: "file of a VGG-16 state dict, to measure rated outputs through it too"}
 
 
 def check_extra() -> None:

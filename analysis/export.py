@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from analysis import WEIGHTS, WEIGHTS_OPTION
 from nca.cli.errors import exit_on_error
 from nca.cli.options import Command, atomic_output, read_out_path
 from nca.records.paths import RECORD_OPTIONS, read_record_paths
@@ -17,6 +18,7 @@ COMMAND = Command(
     "Write the trials of studies as a table, or as a folder that analysis.report reads.",
     {
         "study": "name of the study, or names as A,B",
+        **WEIGHTS_OPTION,
         "out": "FILE.csv, FILE.parquet or a folder to write; default STUDY.csv",
         **RECORD_OPTIONS,
     },
@@ -32,10 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = options["study"].split(",")
     out = read_out_path(options, "out", f"{names[0].replace('/', '-')}.csv", KINDS)
     from analysis.export_folder import write_exported
+    from analysis.measures import measure_outputs
     from analysis.runs import join_with_provenance, read_study
 
     paths = read_record_paths(options)
-    studies = [read_study(paths, name) for name in names]
+    studies = [measure_outputs(read_study(paths, name), options.get(WEIGHTS)) for name in names]
     if not out.suffix:
         with atomic_output(out) as partial:
             n_trials = write_exported(studies, paths, partial)

@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis import check_extra
+from analysis import WEIGHTS, WEIGHTS_OPTION, check_extra
 from nca.cli.errors import ConfigError, exit_on_error
 from nca.cli.options import Command, atomic_output, read_out_path
 from nca.records.paths import RECORD_OPTIONS, read_record_paths
@@ -36,6 +36,7 @@ COMMAND = Command(
     {
         "study": "name of the study, or names as A,B",
         "exported": "folder that analysis.export has written, in place of a study",
+        **WEIGHTS_OPTION,
         "out": "folder to write; default report-STUDY",
         **RECORD_OPTIONS,
     },
@@ -73,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out = read_out_path(options, "out", f"report-{Path(source.split(',')[0]).name}")
     check_extra()
     from analysis.export_folder import read_exported
+    from analysis.measures import measure_outputs
     from analysis.runs import read_study
 
     paths = read_record_paths(options)
@@ -82,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tables = read_exported(Path(source).expanduser())
     if all(table.trials.empty for table in tables):
         raise ConfigError(f"{source}: no trial has ended yet")
+    tables = [measure_outputs(table, options.get(WEIGHTS)) for table in tables]
     with atomic_output(out) as partial:
         write_report(tables, paths, partial)
         names = sorted(file.name for file in partial.iterdir())
@@ -124,6 +127,7 @@ def make_sections(tables: Sequence[StudyTable], paths: RecordPaths) -> Iterator[
 
     from analysis.figures import comparisons, examples, parameters
     from analysis.figures.drawing import LOSS
+    from analysis.figures.measures import plot_measures
     from analysis.ratings.agreement import describe_agreement
     from analysis.runs import join_studies
 
@@ -139,6 +143,7 @@ def make_sections(tables: Sequence[StudyTable], paths: RecordPaths) -> Iterator[
     plots = [comparisons.plot_rating_against_loss(compared), examples.plot_examples(tables)]
     notes = list(describe_agreement([table.ratings for table in tables]))
     yield Section("Rating against final loss", plots, notes=notes)
+    yield Section("Which measure sees what a viewer sees", [plot_measures(unsuggested)])
     tried = complete[complete["study"] == main.name].dropna(subset=main.params)
     yield from _analyze_parameters(main, tried, compared[compared["texture"] == main.texture])
     first = "roundleaf" if "roundleaf" in set(compared["texture"]) else str(compared["texture"].min())

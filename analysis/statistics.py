@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -57,10 +57,10 @@ def log10_std(values: Sequence[float] | Vector) -> Estimate:
     return Estimate(found, found / factor, found * factor)
 
 
-def _jackknife_margin(without: Vector) -> float:
-    """Return the half width of a statistic's 95% interval from its values without each observation."""
+def _jackknife_margin(without: Vector, confidence: float = CONFIDENCE) -> float:
+    """Return the half width of a statistic's interval from its values without each observation."""
     n = len(without)
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * without.std() * math.sqrt(n - 1))
+    return float(stats.t.ppf((1 + confidence) / 2, n - 1) * without.std() * math.sqrt(n - 1))
 
 
 def correlate(x: Sequence[float] | Vector, y: Sequence[float] | Vector, kind: Kind) -> Estimate:
@@ -104,19 +104,54 @@ def correlate_within(
     """
     if len(set(groups)) == 1 and len(set(clusters)) == len(clusters):
         return correlate(x, y, kind)
-    one, other = (_center(each, groups, kind) for each in (x, y))
-    _, cluster = np.unique(np.asarray(clusters, str), return_inverse=True)
-    sums = np.array([np.bincount(cluster, product) for product in (one * other, one**2, other**2)])
-    sums = np.column_stack([sums.sum(axis=1), sums.sum(axis=1, keepdims=True) - sums])  # of all; without each
-    if not (sums[1:, 0] > 0).all():
+    found, *without = _leave_one_out(x, y, groups, clusters, kind)
+    if not np.isfinite([found, *without]).all():
         return UNDEFINED
     with np.errstate(invalid="ignore", divide="ignore"):
-        found, *without = sums[0] / np.sqrt(sums[1] * sums[2])
         z = np.arctanh(np.clip(found, -1 + 1e-12, 1 - 1e-12))
         margin = _jackknife_margin(np.arctanh(np.clip(without, -1 + 1e-12, 1 - 1e-12)))
     if len(without) < MIN_PAIRS or math.isnan(margin):
         return Estimate(float(found), -1.0, 1.0)
     return Estimate(float(found), float(np.tanh(z - margin)), float(np.tanh(z + margin)))
+
+
+def _leave_one_out(
+    x: Vector, y: Vector, groups: Sequence[Any], clusters: Sequence[Any], kind: Kind
+) -> Vector:
+    """Return the correlation within groups, and those without each cluster; NaN where it is not defined."""
+    one, other = (_center(each, groups, kind) for each in (x, y))
+    _, cluster = np.unique(np.asarray(clusters, str), return_inverse=True)
+    sums = np.array([np.bincount(cluster, product) for product in (one * other, one**2, other**2)])
+    sums = np.column_stack([sums.sum(axis=1), sums.sum(axis=1, keepdims=True) - sums])
+    products = sums[1] * sums[2]
+    return np.asarray(sums[0] / np.sqrt(np.where(products > 0, products, np.nan)))
+
+
+def compare_within(
+    measures: Mapping[str, Vector], y: Vector, groups: Sequence[Any], clusters: Sequence[Any]
+) -> dict[str, tuple[Estimate, Estimate]]:
+    """Return each measure's rank correlation with y within groups, and its distance from the strongest one.
+
+    The strongest, the most negative one, comes first. A measure whose interval of the distance is above 0
+    follows y less closely than the first one. These are jackknife intervals over clusters, and wider than
+    95%: adjusted by Bonferroni's rule for all pairs, because the first is chosen after seeing all.
+
+    Args:
+        measures: A value per observation, by name.
+        y: Values, which fall where the measures rise.
+        groups: Group of each observation.
+        clusters: Cluster of each observation, see `correlate_within`.
+    """
+    found = {name: _leave_one_out(x, y, groups, clusters, "spearman") for name, x in measures.items()}
+    order = sorted(found, key=lambda name: found[name][0])
+    confidence = 1 - (1 - CONFIDENCE) / max(1, math.comb(len(order), 2))
+    compared = {}
+    for name in order:
+        behind, *without = found[name] - found[order[0]]
+        margin = _jackknife_margin(np.array(without), confidence)
+        own = correlate_within(measures[name], y, groups, clusters, "spearman")
+        compared[name] = own, Estimate(float(behind), behind - margin, behind + margin)
+    return compared
 
 
 def _center(values: Vector, groups: Sequence[Any], kind: Kind) -> Vector:

@@ -19,6 +19,7 @@ from sklearn.decomposition import PCA
 from analysis.export import main as export
 from analysis.figures.clusters import fit_umap
 from analysis.figures.drawing import figure_text, make_figure
+from analysis.measures import measure_outputs
 from analysis.ratings.ratings import Rating, Ratings, now
 from analysis.report import main, make_sections, write_report
 from analysis.runs import StudyTable, read_study
@@ -31,6 +32,7 @@ FIGURES = {
     "losses_by_texture",
     "rating_against_loss",
     "examples",
+    "measures",
     "parameters",
     "importances",
     "interactions",
@@ -66,7 +68,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> RecordPaths:
 
 @pytest.fixture(scope="module")
 def tables(paths: RecordPaths) -> list[StudyTable]:
-    return [read_study(paths, name) for name in ("leaf", "petal")]
+    return [measure_outputs(read_study(paths, name)) for name in ("leaf", "petal")]
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from scipy import stats
 from analysis import statistics
 from analysis.statistics import (
     Kind,
+    compare_within,
     correlate,
     correlate_within,
     log10_std,
@@ -69,6 +70,22 @@ def test_differences_between_groups_do_not_count_as_correlation() -> None:
     x = draw.normal(size=40)
     found = correlate_within(x, np.exp(x), list(groups), list(clusters), "spearman")
     assert found.value == pytest.approx(1.0)
+
+
+def test_measures_are_told_apart_as_rarely_as_they_should() -> None:
+    """Of three equal measures one is behind in one of twenty samples; one with more noise mostly."""
+    draw, apart, found = np.random.default_rng(6), 0, 0
+    groups, clusters = [0] * 20 + [1] * 20, list(range(40))
+    for _ in range(200):
+        y = draw.normal(size=40)
+        measures = {str(n): -y + draw.normal(size=40) for n in range(3)}
+        apart += any(behind.low > 0 for _, behind in compare_within(measures, y, groups, clusters).values())
+        compared = compare_within({"worse": -y + 6 * draw.normal(size=40), **measures}, y, groups, clusters)
+        found += compared["worse"][1].low > 0
+    assert apart / 200 < 0.08
+    assert found / 200 > 0.7
+    own, behind = compare_within({"same": -y, "again": -y}, y, groups, clusters)["again"]
+    assert (own.value, behind.value, behind.low, behind.high) == pytest.approx((-1, 0, 0, 0))
 
 
 def test_the_interval_of_a_standard_deviation_covers_the_truth() -> None:
