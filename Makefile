@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup sweep test test-all cluster-test check ui dashboard study figures bench torture clean
+.PHONY: help setup sweep test test-all cluster-test check ui dashboard study figures docs bench torture clean
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | column -t -s '|'
@@ -82,6 +82,10 @@ study: $(READY) ## train the trials of docs/study.md, some hours; goes on where 
 
 figures: $(READY) ## draw every figure of docs/study.md again from its tables
 	$(BIN)/python -m analysis.report exported=docs/study out=docs/study/figures
+
+docs: $(READY) ## the documents as a site in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo build/site/index.html
 
 bench: $(READY) ## time and memory against the reference algorithm, side by side; BENCH=--quick takes a minute
 	$(BIN)/python -m benchmarks.table $(BENCH)
