@@ -1,6 +1,7 @@
 """`python -m analysis.report study=S`: the figures of studies, with statistics, in one HTML file.
 
-A figure that has too few trials is replaced by a sentence that tells what to run.
+It opens with the best outputs beside their targets. A figure that has too few trials is replaced by a
+sentence that tells what to run; a section of such sentences alone stands at the end.
 """
 
 from __future__ import annotations
@@ -63,6 +64,11 @@ class Section:
     best: tuple[str, Sequence[dict[str, Any]]] = ("", ())
     notes: Sequence[str] = ()
 
+    @property
+    def wanting(self) -> bool:
+        """Whether it has only sentences in place of figures."""
+        return all(isinstance(plot, str) for plot in self.plots) and not (self.html or self.best[1])
+
 
 @exit_on_error(SweepError, OSError)
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -98,13 +104,15 @@ def write_report(tables: Sequence[StudyTable], paths: RecordPaths, out: Path) ->
     from matplotlib import rc_context
 
     from analysis.figures.drawing import STYLE
+    from analysis.figures.examples import list_openings
     from analysis.runs import mark_textures
 
     tables = mark_textures(tables)
 
     out.mkdir(parents=True, exist_ok=True)
     with rc_context(STYLE):
-        sections = [(s, [_save(plot, out) for plot in s.plots]) for s in make_sections(tables, paths)]
+        sections = list(make_sections(tables, paths))
+        shown = [(each, [_save(plot, out) for plot in each.plots]) for each in sections if not each.wanting]
     main_study = max(tables, key=lambda table: len(table.trials)).name
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)
     environment.filters["code"] = functools.partial(_format_code, study=main_study)
@@ -113,7 +121,9 @@ def write_report(tables: Sequence[StudyTable], paths: RecordPaths, out: Path) ->
         environment.get_template(PAGE).render(
             title=main_study if len(tables) == 1 else f"{main_study} and {len(tables) - 1} more",
             facts=list(map(_describe, tables)),
-            sections=sections,
+            openings=list_openings(tables),
+            sections=shown,
+            wanting=[(each.title, [*each.plots, *each.notes]) for each in sections if each.wanting],
             made=datetime.now().strftime("%Y-%m-%d %H:%M"),
         ),
         encoding="utf-8",
@@ -153,10 +163,8 @@ def make_sections(tables: Sequence[StudyTable], paths: RecordPaths) -> Iterator[
     yield Section(f"Suggestions that were tried: {main.name}", [comparisons.plot_suggestions(tried)])
     curves = pd.concat([table.curves.assign(study=table.name) for table in tables])
     plots = [parameters.plot_curves(curves[["study", "trial", "step", "loss"]], trials)]
-    heading, by = "", LOSS
-    if trials["texture"].nunique() > 1 and all(examples.RELATIVE_LOSS in table.trials for table in tables):
-        heading, by = ", by loss relative to the target's energy", examples.RELATIVE_LOSS
-    best = heading, examples.list_best(complete, tables, paths, by)
+    by = examples.choose_order(complete)
+    best = f", by {examples.ORDERS[by]}", examples.list_best(complete, tables, paths, by)
     notes = [*describe_costs(trials), *describe_noise(compared)]
     yield Section("Curves, costs, the best", plots, best=best, notes=notes)
 
@@ -251,7 +259,7 @@ def _save(plot: Plot | str, out: Path) -> dict[str, str]:
     plot.figure.savefig(out / f"{plot.name}.svg")
     plot.data.to_csv(out / f"{plot.name}.csv", index=False)
     png = base64.b64encode((out / f"{plot.name}.png").read_bytes()).decode()
-    return {"text": " ".join(plot.text), "url": f"data:image/png;base64,{png}"}
+    return {"text": " ".join(plot.text), "file": f"{plot.name}.png", "url": f"data:image/png;base64,{png}"}
 
 
 def _log(tables: Sequence[StudyTable], paths: RecordPaths, files: Sequence[Path]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,13 +20,20 @@ from analysis.figures.drawing import (
     make_figure,
 )
 from analysis.ratings.ratings import MAX_RATING
-from analysis.runs import StudyTable
+from analysis.runs import StudyTable, join_studies
 from nca.outputs.html_page import data_url
+from nca.outputs.verdict import describe_distance
 from nca.records.paths import RecordPaths
 
 DISTANCE = "final_distance"
-RELATIVE_LOSS = "final_loss_relative"
+ORDERS = {  # what the best trials are best by: the first that all of them have
+    DISTANCE: "texture distance",
+    "final_loss_relative": "loss relative to the target's energy",
+    LOSS: "final loss",
+}
 N_BEST = 10  # rows of the table of the best trials
+N_OPENING = 3  # outputs beside the target
+MAX_OPENINGS = 6  # textures
 PUBLISHED = {
     "set 5": {"model.channels": 15, "model.hidden_channels": 96, "model.filters": 4},
     "set 8": {"model.channels": 6, "model.hidden_channels": 32, "model.filters": 6},
@@ -113,6 +120,42 @@ def find_published(tables: Sequence[StudyTable]) -> dict[tuple[str, str], tuple[
             for _, row in complete.iterrows():
                 found[name, table.texture] = (table, row)
     return found
+
+
+def choose_order(trials: pd.DataFrame) -> str:
+    """Return the first column of `ORDERS` that all complete trials have."""
+    return next((name for name in ORDERS if name in trials and trials[name].notna().all()), LOSS)
+
+
+def list_openings(tables: Sequence[StudyTable]) -> list[list[tuple[str, str]]]:
+    """Return pictures with captions for each texture: the target and the best outputs of all studies."""
+    by_texture: dict[str, list[StudyTable]] = {}
+    for table in tables:
+        by_texture.setdefault(table.texture, []).append(table)
+    openings = []
+    for texture, own in list(by_texture.items())[:MAX_OPENINGS]:
+        target, trials = own[0].pictures.target(), join_studies(own)
+        complete = trials[trials["reason"] == "complete"].dropna(subset=[LOSS])
+        if target is None or complete.empty:
+            continue
+        found = [(data_url(target), f"{format_texture(texture)}: the target")]
+        studies = {table.name: table for table in own}
+        for row in complete.nsmallest(N_OPENING, choose_order(complete)).to_dict("records"):
+            output = studies[row["study"]].pictures.output(row["trial"])
+            if output is not None:
+                found.append((data_url(output), _describe(row)))
+        openings.append(found)
+    return openings
+
+
+def _describe(row: Mapping[Any, Any]) -> str:
+    """Return what a trial came to, in words."""
+    parts = [f"final loss {row[LOSS]:.3g}"]
+    if not pd.isna(row.get(DISTANCE)):
+        parts.insert(0, f"texture distance {row[DISTANCE]:.2f}: {describe_distance(row[DISTANCE])}")
+    if not pd.isna(row["rating"]):
+        parts.append(f"rated {row['rating']:.2g} of {MAX_RATING}")
+    return f"trial {row['trial']} of {row['study']}, {', '.join(parts)}"
 
 
 def list_best(

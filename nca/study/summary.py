@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nca.outputs.verdict import GOOD, describe_distance
 from nca.records.paths import DASHBOARD, RecordPaths
 from nca.study.plan import Plan
 from nca.tracking.outbox import find_outboxes
@@ -27,12 +28,10 @@ def describe_end(plan: Plan, summary: Summary) -> Iterator[str]:
         yield _describe_pruning(plan, summary)
     for rank, trial in zip(RANKS, summary.ranking, strict=False):
         yield f"{rank} trial {trial.number}, {_describe(plan, trial.values, trial.params, trial.user_attrs)}"
+    if summary.best is not None and DISTANCE in summary.best.user_attrs:
+        yield f"result: {_judge(plan, summary.best.user_attrs[DISTANCE])}"
     if len(plan.config.sweep.objectives) > 1:
-        yield f"Pareto front: {len(summary.front)} trials that no other trial beats in every objective"
-        for trial in summary.front[:SHOWN_FRONT]:
-            yield f"  trial {trial.number}, {_describe(plan, trial.values, trial.params, trial.user_attrs)}"
-        if len(summary.front) > SHOWN_FRONT:
-            yield f"  and {len(summary.front) - SHOWN_FRONT} more, in the dashboard"
+        yield from _describe_front(plan, summary)
     yield from _describe_paths(plan, summary)
     if summary.at_limit:
         yield "stopped at its limit: run the same command with a larger one to continue"
@@ -40,6 +39,28 @@ def describe_end(plan: Plan, summary: Summary) -> Iterator[str]:
         yield "stopped before its total: run the same command to continue"
     else:
         yield "more trials: run the same command with a larger sweep.n_trials" if plan.space else "done"
+
+
+def _describe_front(plan: Plan, summary: Summary) -> Iterator[str]:
+    yield f"Pareto front: {len(summary.front)} trials that no other trial beats in every objective"
+    for trial in summary.front[:SHOWN_FRONT]:
+        yield f"  trial {trial.number}, {_describe(plan, trial.values, trial.params, trial.user_attrs)}"
+    if len(summary.front) > SHOWN_FRONT:
+        yield f"  and {len(summary.front) - SHOWN_FRONT} more, in the dashboard"
+
+
+def _judge(plan: Plan, distance: float) -> str:
+    """Return whether the best texture is good, and how to get a better one."""
+    text, trial = describe_distance(distance), plan.config.trial
+    if distance <= GOOD:
+        return text
+    if trial.model.name == "srnca":
+        return f"{text}; experiment=distill grows better textures sooner"
+    drops = [2 * step for step in trial.train.drop_steps or ()]
+    longer = [f"train.steps={2 * trial.train.steps}", *([f"train.drop_steps={drops}"] if drops else ())]
+    return (
+        f"{text}; for a better one, train more trials, or longer ones: {' '.join(longer).replace(', ', ',')}"
+    )
 
 
 def _describe_pruning(plan: Plan, summary: Summary) -> str:

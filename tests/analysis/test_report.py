@@ -174,7 +174,37 @@ def test_every_figure_is_written_with_its_data(report: Path) -> None:
         assert not pd.read_csv(folder / f"{name}.csv").empty
     page = report.read_text()
     assert "http" not in re.sub(r'href="[^"]*"', "", page.partition("<body>")[0])
-    assert page.count('<img src="data:image/png') == len(FIGURES)
+    assert page.count('<div class="wide drawn"><a href=') == len(FIGURES)
+
+
+def test_the_report_opens_with_the_best_outputs_beside_their_targets(
+    report: Path, tables: list[StudyTable]
+) -> None:
+    """A row of pictures for each texture: the target, then the trials of least distance."""
+    opening = report.read_text().partition("<nav>")[0]
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", opening)
+    assert len(captions) == opening.count("<img ") == 8
+    for table, own in zip(tables, (captions[:4], captions[4:]), strict=True):
+        assert own[0] == f"{table.texture.replace('_', ' ')}: the target"
+        best = table.trials.nsmallest(3, "final_distance")
+        expected = [
+            f"trial {row.trial} of {table.name}, texture distance {row.final_distance:.2f}: "
+            for row in best.itertuples()
+        ]
+        assert [each.startswith(begin) for each, begin in zip(own[1:], expected, strict=True)] == [True] * 3
+    assert "rated " in captions[1]
+    assert "rated " not in captions[5]
+
+
+def test_sections_without_a_figure_stand_at_the_end(tmp_path: Path) -> None:
+    paths = make_study(tmp_path, 4, 0)
+    page = write_report([read_study(paths, "leaf")], paths, tmp_path / "out").read_text()
+    contents, _, rest = page.partition("</nav>")
+    assert "Clusters of configurations" not in contents
+    figures, _, wanting = rest.partition("What more data would show")
+    assert "Clusters of configurations" in wanting
+    assert "Clusters of configurations" not in figures
+    assert "<h2 id" not in wanting
 
 
 def test_correlations_are_those_of_the_data(report: Path, tables: list[StudyTable]) -> None:

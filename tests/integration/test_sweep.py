@@ -207,6 +207,8 @@ def test_output_names_the_best_trial_and_its_picture(finished: Finished, records
     distance = records.children[best.number].data.metrics["final_distance"]
     told = f"best: trial {best.number}, final loss {best.value:.6g}, final distance {distance:.6g}, "
     assert told in finished.output
+    advice = "result: poor, little but the target's colors; experiment=distill grows better textures sooner\n"
+    assert advice in finished.output
     pictures = re.findall(r"^best output: (.+)$", finished.output, re.MULTILINE)
     assert size_of(Path(pictures[0])) == output_size(records.children[best.number])
     (viewer,) = re.findall(r"^viewer: (.+)$", finished.output, re.MULTILINE)
