@@ -55,7 +55,13 @@ def exit_on_error(*also: type[Exception]) -> Iterator[None]:
     mistakes: tuple[type[Exception], ...] = (ConfigError, *also)
     try:
         _check_surroundings()
-        yield
+        try:
+            yield
+        except SystemExit as end:
+            if end.code:
+                raise
+            check_output()
+            raise
         check_output()
     except mistakes as error:
         kept = ""

@@ -93,6 +93,19 @@ def test_what_only_prints_ends_well_or_with_one_line(
     assert re.fullmatch(line, done.stderr)
 
 
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_program_that_ends_itself_well_says_that_its_output_is_lost(code: int) -> None:
+    program = (
+        f"from nca.cli.errors import exit_on_error\nwith exit_on_error(): print(1); raise SystemExit({code})"
+    )
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == (code or 2)
+    assert done.stderr.startswith("error: stdout cannot be written") == (code == 0)
+
+
 def test_words_that_are_no_text_are_refused_in_one_line(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "nca.sweep", "texture=roundleaf", b"sweep.study=\xff"],
