@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from sweeps.trials import (
     LOW_MEMORY,
     N_STEPS,
     OUT_OF_MEMORY,
+    OWNER,
     REASON,
     RETRY_OF,
     SUGGESTED,
@@ -37,6 +38,8 @@ from sweeps.trials import (
 SAME_FAILURES = 3  # the first ones of a study
 FAILURES_IN_A_ROW = 5  # of a coordinator, after their retries
 DIVERGED_IN_A_ROW = 20  # part of a search space may diverge
+# So many interruptions of a trial under one coordinator, without a step, end the trial:
+INTERRUPTIONS_IN_A_ROW = 5
 
 
 class TrialQueue:
@@ -147,9 +150,11 @@ class TrialQueue:
         reason = reason_of(trial)
         once = min(1, self._retries)
         limit = {"killed": self._retries, "crashed": once, OUT_OF_MEMORY: once}.get(reason, 0)
-        if limit == 0:
-            return reason == "interrupted"
+        if limit == 0 and reason != "interrupted":
+            return False
         attempts = group_attempts(self.trials()[: trial.number + 1])[first_attempt(trial)]
+        if reason == "interrupted":
+            return not _is_stuck(attempts)
         return sum(reason_of(each) == reason for each in attempts) <= limit
 
     def queue_again(self, trial: FrozenTrial) -> None:
@@ -187,6 +192,20 @@ class TrialQueue:
         if row and len(row) >= (DIVERGED_IN_A_ROW if reason_of(row[0]) == "diverged" else FAILURES_IN_A_ROW):
             return _describe_failures(f"the last {len(row)}", row[-1], folders)
         return None
+
+
+def _is_stuck(attempts: Sequence[FrozenTrial]) -> bool:
+    """Return whether a trial is interrupted again and again under one coordinator, and gets no further.
+
+    A coordinator that dies or stops interrupts a trial once. More often it is interrupted by a signal that
+    another program sends to its workers, or by coordinators that take each other for dead.
+    """
+    owner = attempts[-1].user_attrs.get(OWNER)
+    last = [each for each in attempts if each.user_attrs.get(OWNER) == owner][-INTERRUPTIONS_IN_A_ROW:]
+    if owner is None or len(last) < INTERRUPTIONS_IN_A_ROW:
+        return False
+    n_steps = [int(each.user_attrs.get(N_STEPS, 0)) for each in last]
+    return {reason_of(each) for each in last} == {"interrupted"} and max(n_steps) == n_steps[0]
 
 
 def _describe_failures(which: str, last: FrozenTrial, folders: Path) -> str:

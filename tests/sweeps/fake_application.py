@@ -2,6 +2,7 @@
 
 What a trial does is a list of acts, one per attempt, the last for all further ones:
 `succeed`, `crash`, `exit N`, `kill`, `exhaust` memory unless `low_memory`, `exhaust always`, `diverge`,
+`interrupt` itself after a step more than before, `interrupt at once`,
 `sleep S`, `hang` until asked to stop, `hang deaf` even then, `after N` once trial N has started, `report S`
 of its own value every S seconds until pruned.
 """
@@ -115,6 +116,10 @@ def report(trial: RunningTrial, argument: str) -> Result | None:
     return None
 
 
+def interrupt(trial: RunningTrial, argument: str) -> Result | None:
+    return Result("interrupted", attributes={"n_steps": 0 if argument else len(read_started(trial.folder))})
+
+
 def exhaust(trial: RunningTrial, argument: str) -> Result | None:
     return Result("out_of_memory") if argument or not trial.low_memory else None
 
@@ -128,6 +133,7 @@ ACTS: dict[str, Callable[[RunningTrial, str], Result | None]] = {
     "diverge": lambda trial, _: Result("diverged", attributes={"error": "loss nan"}),
     "sleep": lambda trial, seconds: time.sleep(float(seconds)),
     "hang": hang,
+    "interrupt": interrupt,
     "after": after,
     "report": report,
 }

@@ -267,6 +267,24 @@ def test_one_trial_that_dies_again_and_again_does_not_end_the_sweep(tmp_path: Pa
     assert len(read_started(sweep.trial_folder(0))) == 3
 
 
+INTERRUPTED = ["interrupt at once"] * 8 + ["succeed"]
+
+
+def test_a_trial_that_is_interrupted_at_each_start_is_not_started_for_ever(tmp_path: Path) -> None:
+    acts = {"0": INTERRUPTED, "1": ["interrupt"] * 8 + ["succeed"]}
+    sweep = Sweep(str(tmp_path), n_trials=2, workers=1, retries=0, acts=acts)
+    assert sweep.run().counts == {"interrupted": 1, "complete": 1}
+    assert len(read_started(sweep.trial_folder(0))) == 5
+    assert_at_its_total(sweep)
+
+
+def test_interruptions_of_every_trial_end_the_sweep(tmp_path: Path) -> None:
+    acts = {str(number): INTERRUPTED for number in range(60)}
+    sweep = Sweep(str(tmp_path), n_trials=6, workers=1, acts=acts)
+    with pytest.raises(SweepError, match=r"the last 5 trials all failed \(interrupted\): see .*log\.txt"):
+        sweep.run()
+
+
 def test_failures_after_a_success_do_not_end_the_sweep(tmp_path: Path) -> None:
     sweep = Sweep(str(tmp_path), n_trials=4, workers=1, otherwise="crash", retries=0, acts={"0": ["succeed"]})
     assert sweep.run().counts == {"complete": 1, "crashed": 3}
