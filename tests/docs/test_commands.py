@@ -178,10 +178,10 @@ def test_make_study_at_reduced_size(tmp_path: Path) -> None:
         f"RUNS_DIR={tmp_path}",
     ]
     done = run(["make", "study", *small, f"STUDY_OUT={tmp_path / 'study'}"], ROOT)
-    assert f"{tmp_path / 'study'}: 7 trials" in done.stdout
+    assert f"{tmp_path / 'study'}: 9 trials" in done.stdout
     sheets = {file.stem for file in (tmp_path / "study").glob("*.png")}
-    assert {"roundleaf-seeds", "roundleaf-set5", "gray_scott-spots-set8"} < sheets
-    assert len(sheets) == 7
+    assert {"roundleaf-seeds", "roundleaf-fifty-munca", "roundleaf-srnca", "gray_scott-spots-set8"} < sheets
+    assert len(sheets) == 9
 
 
 @pytest.mark.slow
@@ -205,6 +205,7 @@ def test_make_help_lists_what_the_documents_name() -> None:
         "dashboard",
         "study",
         "figures",
+        "docs",
         "bench",
         "torture",
         "clean",
