@@ -1,4 +1,4 @@
-"""`python -m tools.background_figures [FOLDER]`: draws the figures of docs/background.md."""
+"""`python -m tools.background_figures [FOLDER]`: draws the figures of README.md and docs/background.md."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from analysis.figures.drawing import STYLE, make_figure
-from nca.automaton.model import plain_rollout
+from nca.automaton.model import erase_disc, plain_rollout
 from nca.automaton.seeding import Streams
 from nca.cli.errors import ConfigError, exit_on_error
 from nca.cli.options import atomic_output
@@ -21,17 +21,21 @@ from nca.config.schema import FeaturesConfig, GrayScottTexture, PlantTexture
 from nca.loss.features import load_extractor
 from nca.loss.gram import GramLoss
 from nca.outputs.model_file import TrainedAutomaton, load_model
-from nca.outputs.pictures import grow
+from nca.outputs.pictures import grow, to_pixels
 from nca.textures.load import load_pixels
 
 USAGE = "python -m tools.background_figures [FOLDER]"
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "tests" / "data" / "orchid_petal.safetensors"
+FIRST_MODEL = ROOT / "tests" / "data" / "roundleaf.safetensors"
 PRESETS = ("spots", "labyrinth", "coral")
 CPU = torch.device("cpu")
 SIZE = 128
 GROWTH_AT = (0, 8, 16, 32, 64, 128, 400)  # CA steps
 REACH_STEPS = (1, 4, 16)  # CA steps back
+FIRST_SIZE = 96  # pixels that the first figure's automaton grows, from a target of 64
+HEALING_AT = (12, 200)  # CA steps after a disc is erased
+HOLE = 0.22  # radius, in sides of the grid
 AGE = 180  # CA steps before the state whose pixel the reach figure shows
 
 
@@ -50,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise ConfigError(f"{folder} is not a folder: {USAGE}")
         trained = load_model(MODEL)
         drawings = {
+            "first": lambda: draw_first(load_model(FIRST_MODEL)),
             "reaction_diffusion": draw_reaction_diffusion,
             "growth": lambda: draw_growth(trained),
             "reach": lambda: draw_reach(trained),
@@ -60,6 +65,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
             with rc_context(STYLE), atomic_output(out) as partial:
                 draw().savefig(partial)
             print(out)
+
+
+def draw_first(trained: TrainedAutomaton) -> Figure:
+    """Draw a target, what a trained automaton grows from noise, and how it heals a hole."""
+    model = trained.automaton
+    (grown,) = grow(model, FIRST_SIZE, (AGE,), Streams(0, CPU))
+    hole = erase_disc(grown, HOLE, (FIRST_SIZE / 2, FIRST_SIZE / 2))
+    states = [grown, hole, *grow(model, FIRST_SIZE, HEALING_AT, Streams(0, CPU), state=hole)]
+    target = load_pixels(trained.config.texture, trained.config.train.size)
+    pictures = [target, *(to_pixels(model.rgb(state)) for state in states)]
+    titles = ["target", f"grown from noise, {AGE} CA steps", "a hole"]
+    titles += [f"{n_steps} CA steps later" for n_steps in HEALING_AT]
+    widths = [len(picture) for picture in pictures]
+    figure = Figure(figsize=(11, 2.75), layout="constrained", dpi=110)
+    grid = figure.subplots(1, len(pictures), width_ratios=widths)
+    for axes, picture, title in zip(grid, pictures, titles, strict=True):
+        axes.imshow(picture, interpolation="nearest")
+        axes.set_axis_off()
+        axes.set_title(title)
+    return figure
 
 
 def draw_reaction_diffusion() -> Figure:

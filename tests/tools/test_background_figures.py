@@ -1,4 +1,4 @@
-"""The figures of docs/background.md show what the text says."""
+"""The figures of README.md and docs/background.md show what the text says."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from tools.background_figures import MODEL, main
 def test_every_figure_is_drawn_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main([str(tmp_path)])
     names = [Path(line).name for line in capsys.readouterr().out.splitlines()]
-    text = (Path(__file__).parents[2] / "docs" / "background.md").read_text()
+    root = Path(__file__).parents[2]
+    text = "".join((root / name).read_text() for name in ("README.md", "docs/background.md"))
     for name in names:
-        assert f"](images/{name})" in text
+        assert f"images/{name})" in text
         with Image.open(tmp_path / name) as picture:
             assert np.asarray(picture.convert("L")).std() > 5
 
