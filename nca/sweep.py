@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from nca.cli.errors import EXIT_INTERRUPTED, ConfigError, exit_on_error
 from nca.cli.options import SWEEP_FLAGS, split_overrides
-from nca.config.schema import name_texture
+from nca.config.schema import ImageTexture, name_texture
 from nca.loss.vgg_weights import resolve_features
 from nca.study.plan import Plan, has_study, make_plans, resolve
 from sweeps import SweepError
@@ -49,7 +49,7 @@ def run_studies(overrides: Sequence[str]) -> list[Summary]:
                 call(check_environment, trial, plan.config.executor.name == "ray")
             _check_device(plan)
         resolved = [resolve(plan) for plan in asked]
-        for note in sorted({note for _, note in resolved if note}):
+        for note in sorted(({plan.note for plan in asked} | {note for _, note in resolved}) - {""}):
             print(note)
         plans = [plan for plan, _ in resolved]
         inputs = [call(check_inputs, plan.config.trial) for plan in plans]
@@ -158,11 +158,17 @@ def dry_run(overrides: Sequence[str]) -> None:
     """Print what a sweep would do: space, totals, estimated time. Trains nothing, creates nothing.
 
     Raises:
-        ConfigError: If a key is unknown or a value out of range.
+        ConfigError: If a key is unknown, a value out of range, or a file no image.
         SweepError: If the sampler cannot draw from the space.
     """
-    for plan in make_plans(overrides):
+    from nca.textures.load import load_pixels
+
+    plans = make_plans(overrides)
+    for plan in plans:
         _check_device(plan)
+        if isinstance(plan.config.trial.texture, ImageTexture):
+            load_pixels(plan.config.trial.texture, plan.config.trial.train.size)
+    for plan in plans:
         config, trial = plan.config, plan.config.trial
         features = resolve_features(trial.features, trial.loss, use_network=False)
         undecided = trial.features.name == "auto" and features.name == "random_filters"
@@ -184,6 +190,8 @@ def dry_run(overrides: Sequence[str]) -> None:
             print(f"{label:10}{text}")
         if trial.model.name == "srnca" and trial.loss.name == "gram":
             print(f"{'see also':10}{BETTER}")
+    for note in sorted({plan.note for plan in plans if plan.note}):
+        print(f"{'images':10}{note}")
     print("nothing was started; add -m to start")
 
 

@@ -23,10 +23,14 @@ from nca.cli.errors import ConfigError, nearest
 from nca.cli.options import FLAGS_HELP, HELP_FLAGS, PRINTING_FLAGS, read_runs_dir, read_text
 from nca.config.files import CONF, find_option, is_config_dir, option_names, own_folder, read_comments
 from nca.config.overrides import COMMAS, is_space_file, parse, quote, quote_text
+from nca.config.schema import clean_name
 from nca.config.validation import flatten
 
 ANY_TEXTURE = "texture=roundleaf"  # composition needs one
 MORE_OPTIONS = {"search": ", or the path of a FILE.yaml"}
+
+# ${stem:${texture.path}} in names of studies
+OmegaConf.register_new_resolver("stem", lambda path: clean_name(Path(path).stem), replace=True)
 
 
 def compose_plain(config_name: str, overrides: Sequence[str]) -> dict[str, Any]:

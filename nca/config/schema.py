@@ -319,7 +319,12 @@ def name_texture(texture: Texture) -> str:
 
 
 def name_study(config: TrialConfig) -> str:
-    """Return texture-model-loss-features without gram, with _ for what file names may not have everywhere."""
+    """Return texture-model-loss-features without gram."""
     loss = () if config.loss.name == "gram" else (config.loss.name,)
     parts = (name_texture(config.texture), config.model.name, *loss, config.features.name)
-    return "-".join("".join(c if c.isalnum() or c in "_." else "_" for c in part) for part in parts)
+    return "-".join(map(clean_name, parts))
+
+
+def clean_name(text: str) -> str:
+    """Return a text with _ for what file names may not have everywhere."""
+    return "".join(c if c.isalnum() or c in "_." else "_" for c in text)

@@ -14,9 +14,11 @@ from nca.cli.errors import ConfigError, nearest
 from nca.config.schema import (
     FREE_OF_TRAIN,
     FeaturesConfig,
+    ImageTexture,
     LossConfig,
     ModelConfig,
     SweepConfig,
+    Texture,
     TrainConfig,
     TrialConfig,
     build_sweep,
@@ -25,6 +27,7 @@ from nca.config.schema import (
 )
 from nca.loss.vgg_weights import resolve_features
 from nca.records.paths import is_study_name
+from nca.textures.image_paths import find_images
 from sweeps.space import Choice, Domain, Interval, Scalar, check_sampler
 from sweeps.storage.sqlite import SQLITE
 
@@ -52,10 +55,12 @@ class Plan:
     Args:
         config: The config.
         space: What the sampler varies, by dotted key.
+        note: A line on the folder that the plan's image is from, empty if there is none.
     """
 
     config: SweepConfig
     space: dict[str, Domain]
+    note: str = ""
 
     def trial_config(self, params: Mapping[str, Any], trial_index: int) -> TrialConfig:
         """Return the config of a trial: its params, and training seeds that no other trial has."""
@@ -85,7 +90,7 @@ class Plan:
 
 
 def make_plans(argv: Sequence[str]) -> list[Plan]:
-    """Return the plans of a command line, one per combination of its textures, models and features.
+    """Return the plans of a command line, one per combination of its textures, images, models and features.
 
     Raises:
         ConfigError: If a key is unknown or a value out of range.
@@ -100,17 +105,29 @@ def make_plans(argv: Sequence[str]) -> list[Plan]:
             raise ConfigError(f"{group}={','.join(names)}: takes one name; only {several} take several")
     choices = [[f"{group}={name}" for name in names] for group, names in overrides.groups.items()]
     plans = [
-        _make_plan([*overrides.plain, *chosen], overrides.domains) for chosen in itertools.product(*choices)
+        plan
+        for chosen in itertools.product(*choices)
+        for plan in _make_plans_of_images([*overrides.plain, *chosen], overrides.domains)
     ]
-    given = {study for plan in plans if (study := plan.config.sweep.study) is not None}
     for plan in plans:
         _check_name(plan.name if plan.config.sweep.study is None else plan.config.sweep.study)
-    if given and len(given) < len(plans):
-        raise ConfigError(
-            f"sweep.study={min(given)}: one name for {len(plans)} studies; leave it out, or make it differ: "
-            "'sweep.study=${texture.name}-NAME'"
-        )
+    _check_names(plans)
     return plans
+
+
+def _make_plans_of_images(overrides: list[str], domains: Mapping[str, Domain]) -> list[Plan]:
+    """Return a plan per image file; the plan alone if the texture is another one, or a single file."""
+    from nca.config.overrides import quote_text
+
+    plan = _make_plan(overrides, domains)
+    texture = plan.config.trial.texture
+    if not isinstance(texture, ImageTexture):
+        return [plan]
+    paths, note = find_images(texture.path)
+    if paths == [texture.path]:
+        return [plan]
+    each = ([*overrides, f"texture.path={quote_text(path)}"] for path in paths)
+    return [replace(_make_plan(own, domains), note=note) for own in each]
 
 
 def _make_plan(overrides: list[str], domains: Mapping[str, Domain]) -> Plan:
@@ -148,6 +165,32 @@ def _check_name(study: str) -> None:
             f"sweep.study={shown}: must be a name of 1 to {MAX_NAME_BYTES} bytes without / = , and control "
             "characters, must not begin with - or . or a space, and not be reserved; give sweep.study=NAME"
         )
+
+
+def _check_names(plans: Sequence[Plan]) -> None:
+    """Check that no two studies have one name.
+
+    Raises:
+        ConfigError: If two do.
+    """
+    given = {study for plan in plans if (study := plan.config.sweep.study) is not None}
+    if given and len(given) < len(plans):
+        of_images = isinstance(plans[0].config.trial.texture, ImageTexture)
+        own = "${stem:${texture.path}}" if of_images else "${texture.name}"
+        raise ConfigError(
+            f"sweep.study={min(given)}: one name for {len(plans)} studies; leave it out, or make it differ: "
+            f"'sweep.study={own}-NAME'"
+        )
+    textures: dict[str, Texture] = {}
+    for plan in plans:
+        texture = plan.config.trial.texture
+        other = textures.setdefault(plan.name, texture)
+        if other != texture:
+            first, second = (getattr(each, "path", each.name) for each in (other, texture))
+            raise ConfigError(
+                f"{first} and {second} would both be study {plan.name}; rename one, or give each its own "
+                "command with sweep.study=NAME"
+            )
 
 
 def _check_searchable(key: str) -> None:

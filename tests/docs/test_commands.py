@@ -48,6 +48,7 @@ def test_there_are_commands() -> None:
 def overrides_of(command: str, tmp_path: Path) -> list[str]:
     image = tmp_path / "image.png"
     Image.effect_noise((40, 40), 60).convert("RGB").save(image)
+    command = command.replace("texture.path=FOLDER", f"texture.path={tmp_path}")
     return shlex.split(command.replace("PATH", str(image)))
 
 

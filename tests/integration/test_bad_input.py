@@ -42,9 +42,9 @@ CASES = {
         ("texture=image", "texture.path={files}/text.png"),
         r"/text\.png is not an image that Pillow can read",
     ),
-    "folder as an image": (
-        ("texture=image", "texture.path={files}"),
-        r"is a folder: give the path of an image",
+    "folder without an image": (
+        ("texture=image", "texture.path={files}/none"),
+        r"/none:? (is )?a folder",
     ),
     "misspelt key": (
         ("texture=roundleaf", "train.stesp=3"),
@@ -170,6 +170,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "truncated.png").write_bytes(whole[: len(whole) // 2])
     Image.new("RGB", (1, 1)).save(folder / "pixel.png")
     (folder / "empty.png").touch()
+    (folder / "none").mkdir()
     with contextlib.closing(sqlite3.connect(folder / "other.db")) as other:
         other.execute("create table something (id integer)")
     (folder / "text.png").write_text("no image " * 100)

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from nca import sweep
 from nca.cli.errors import ConfigError
@@ -60,6 +61,26 @@ def test_a_dry_run_whose_reader_goes_away_ends_as_usual(tmp_path: Path) -> None:
         program.stdout.close()
         assert program.stderr.read() == b""
     assert program.returncode == 0
+
+
+def test_a_dry_run_shows_the_studies_of_all_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (32, 32), "green").save(tmp_path / name)
+    dry_run(["texture=image", f"texture.path={tmp_path}", "features=random_filters"])
+    printed = capsys.readouterr().out
+    for stem in ("a", "b"):
+        assert f"study     {stem}-srnca-random_filters\ntexture   {stem} (file), 128 px\n" in printed
+    assert f"images    {tmp_path}: 2 images\n" in printed
+
+
+@pytest.mark.parametrize("path", ["", "/c.png", "/c.png,{}/a.png"])
+def test_a_dry_run_refuses_a_file_that_is_no_image(path: str, tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32), "green").save(tmp_path / "a.png")
+    (tmp_path / "c.png").write_text("no image")
+    with pytest.raises(ConfigError, match=r"/c\.png is not an image that Pillow can read"):
+        dry_run(["texture=image", f"texture.path={tmp_path}{path.format(tmp_path)}"])
 
 
 def test_a_space_whose_largest_trial_does_not_fit_into_the_memory_is_refused(tmp_path: Path) -> None:

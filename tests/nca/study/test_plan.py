@@ -93,6 +93,51 @@ def test_losses_make_a_study_each() -> None:
     assert plan_of("loss=sliced", "loss.directions=16,32").space["loss.directions"] == Choice((16, 32))
 
 
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Return a folder of three images, of which plans look at the names alone."""
+    for name in ("b.png", "a (1).jpg", "x,y.png", "notes.txt"):
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def test_images_make_a_study_each(images: Path) -> None:
+    plans = make_plans(["texture=image", f"texture.path={images}", "model=srnca,distill"])
+    names = [f"{stem}-{model}-auto" for model in ("srnca", "distill") for stem in ("a__1_", "b", "x_y")]
+    assert [plan.name for plan in plans] == names
+    assert {plan.note for plan in plans} == {f"{images}: 3 images, 1 other file left out"}
+    assert all(plan.space == plan_of(f"model={plan.config.trial.model.name}").space for plan in plans)
+    given = make_plans(["texture=image", f"texture.path={images}/x,y.png,{images}/b.png"])
+    assert [plan.name for plan in given] == ["x_y-srnca-auto", "b-srnca-auto"]
+
+
+def test_a_study_of_an_image_is_the_same_however_the_image_was_found(images: Path) -> None:
+    found = make_plans(["texture=image", f"texture.path={images}", "model.channels=6"])
+    (images / "a new one.png").touch()
+    later = make_plans(["texture=image", f"texture.path={images}", "model.channels=6"])
+    assert len(later) == len(found) + 1
+    for plan in found:
+        path = getattr(plan.config.trial.texture, "path", "")
+        (alone,) = make_plans(["texture=image", f"texture.path={path}", "model.channels=6"])
+        assert (alone.config, alone.space) == (plan.config, plan.space)
+        assert any((each.config, each.space) == (plan.config, plan.space) for each in later)
+
+
+def test_names_of_studies_of_several_images(images: Path) -> None:
+    paths = f"texture.path={images}/b.png,{images}/x,y.png"
+    plans = make_plans(["texture=image", paths, "sweep.study=${stem:${texture.path}}-ten"])
+    assert [plan.name for plan in plans] == ["b-ten", "x_y-ten"]
+    refuse(
+        ["texture=image", paths, "sweep.study=mine"],
+        r"^sweep\.study=mine: one name for 2 studies; .*'sweep\.study=\$\{stem:\$\{texture\.path\}\}-NAME'$",
+    )
+    (images / "b.jpg").touch()
+    refuse(
+        ["texture=image", f"texture.path={images}"],
+        r"/b\.jpg and .*/b\.png would both be study b-srnca-auto;",
+    )
+
+
 def test_one_name_serves_several_studies_where_it_distinguishes_them() -> None:
     plans = make_plans(["texture=roundleaf,alocasia", "sweep.study=${texture.name}-mine"])
     assert [plan.name for plan in plans] == ["roundleaf-mine", "alocasia-mine"]
