@@ -15,7 +15,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from benchmarks.cases import LEARNING_RATE, N_STEPS, SET_5, SIZE_PX, UPDATE_RATE, FixedTrainer, make_ours
 from nca.config.schema import (
@@ -72,6 +74,9 @@ class Silent:
 
     def progress(self, n_steps: int, total_steps: int, loss: float) -> None:
         """Ignore the progress."""
+
+    def show(self, output: NDArray[np.uint8], target: NDArray[np.uint8]) -> None:
+        """Ignore the pictures."""
 
     def report(self, n_steps: int, smoothed: float) -> bool:
         """Return True: training continues."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 import statistics
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nca.cli.errors import EXIT_INTERRUPTED, ConfigError, exit_on_error
-from nca.cli.options import SWEEP_FLAGS, split_overrides
+from nca.cli.options import PLAIN_FLAG, SWEEP_FLAGS, split_overrides
 from nca.config.schema import ImageTexture, name_texture
 from nca.loss.vgg_weights import resolve_features
 from nca.study.plan import Plan, has_study, make_plans, resolve
@@ -38,7 +39,7 @@ def run_studies(overrides: Sequence[str]) -> list[Summary]:
     """
     from nca.study.checks import check_environment, check_inputs, separate_process
     from nca.study.spec import sweep_spec
-    from nca.study.summary import describe_end
+    from nca.study.summary import describe_end, find_pictures
     from sweeps.coordinator import Coordinator
     from sweeps.progress import Progress
 
@@ -56,13 +57,14 @@ def run_studies(overrides: Sequence[str]) -> list[Summary]:
     specs = [sweep_spec(plan, _application(plan), found) for plan, found in zip(plans, inputs, strict=True)]
     executors = [_make_executor(plan) for plan in plans]
     summaries = []
+    progress = Progress()
     for plan, spec, executor in zip(plans, specs, executors, strict=True):
-        progress = Progress()
         size = f"{_n_trials(plan)} trials, {executor.n_slots} at once"
         progress.print(f"study {plan.name}: {size}, {plan.config.sampler.name}")
         summaries.append(Coordinator(spec, executor, progress).run())
         for line in describe_end(plan, summaries[-1]):
             progress.print(line)
+        progress.print_pictures(find_pictures(plan, summaries[-1]))
         if summaries[-1].interrupted and not summaries[-1].at_limit:
             break
     return summaries
@@ -222,6 +224,9 @@ def _estimate(plan: Plan) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the entry point; exit code 0 done, 2 bad input, 130 stopped before its total."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
+    if PLAIN_FLAG in argv:
+        os.environ["TERM"] = "dumb"
+        argv = [word for word in argv if word != PLAIN_FLAG]
     with exit_on_error(SweepError):
         flags, overrides = split_overrides(argv)
         if not flags:

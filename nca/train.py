@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nca.cli.errors import EXIT_INTERRUPTED, ConfigError, exit_on_error, nearest
 from nca.cli.options import SWEEP_FLAGS, split_overrides
@@ -20,6 +21,10 @@ from nca.loss.vgg_weights import resolve_features
 from nca.records.paths import SINGLE_RUNS
 from nca.training.rerun import RERUN_OPTIONS, Rerun, parse_rerun
 from sweeps import SweepError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 KEYS = {*RERUN_OPTIONS, *(item.name for item in fields(TrialConfig)), "experiment"}  # those without a dot
 MEMORY_KEYS = ("batch_size", "size", "max_ca_steps", "pool_size")
@@ -57,6 +62,9 @@ class _Console:
         if not self._live and (time.monotonic() - self._printed_at > LINE_EVERY_S or n_steps == total_steps):
             print(f"step {n_steps}/{total_steps} loss {loss:.4g}", flush=True)
             self._printed_at = time.monotonic()
+
+    def show(self, output: NDArray[np.uint8], target: NDArray[np.uint8]) -> None:
+        """Do nothing: a single run shows no pictures."""
 
     def report(self, n_steps: int, smoothed: float) -> bool:
         """Return True: a single run is never pruned."""

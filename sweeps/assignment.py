@@ -13,6 +13,8 @@ from sweeps.files import write_atomically
 ASSIGNMENT_FILE = "assignment.json"
 PROGRESS_FILE = "progress.json"
 LOG_FILE = "log.txt"  # output of the trial's processes
+PICTURE_FILE = "latest.png"  # what the trial has made so far, while it runs
+TARGET_FILE = "target.png"  # what it should become
 
 
 @dataclass(frozen=True)

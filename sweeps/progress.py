@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, ConsoleDimensions
-from rich.live import Live
+from rich.console import Console, ConsoleDimensions, Group
 from rich.table import Table
 from rich.text import Text
+
+from sweeps.live import LiveDisplay, draw_lines, print_frame
+from sweeps.pictures import LIVE_PLACES, Picture, Strip, erase
+from sweeps.terminal import find_graphics, shows_text_alone
 
 LINE_EVERY_S = 30.0
 AROUND_ROWS = 8  # lines of a terminal that the table takes besides its rows
 MIN_WIDTH_WITH_PARAMS = 110  # columns of a terminal
 LINES_OF_PARAMS = 3  # on a terminal of that width
 MAX_IN_LINE = 8
-REFRESH_PER_S = 2
 BLOCKS = "▁▂▃▄▅▆▇█"
 CURVE_WIDTH = 10
 MAX_LOSSES = 64  # kept of a trial
@@ -110,32 +112,51 @@ class Progress:
     """Shows the progress of a sweep; used from the coordinator's thread.
 
     Args:
-        console: Output; a terminal gets the live table.
+        console: Output; a terminal gets the live table, with pictures if it can show them.
     """
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console()
-        live = Live(console=self._console, refresh_per_second=REFRESH_PER_S, transient=True)
-        self._live = live if self._console.is_terminal else None
+        self._graphics = find_graphics(self._console)
+        self._live: LiveDisplay | None = None
         self._shown_at = time.monotonic()
+        self._place = LIVE_PLACES  # of the next picture that stays
 
     def __enter__(self) -> Progress:
-        if self._live is not None:
+        if not shows_text_alone(self._console):
+            self._live = LiveDisplay(self._console, erase(self._graphics))
             self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._live is not None:
             self._live.stop()
+            self._live = None
 
     def print(self, text: str) -> None:
         """Print a line, above the table."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def show(self, headline: str, running: Sequence[TrialProgress]) -> None:
-        """Show the running trials: in the table, or without a terminal in a line at intervals."""
+    def print_pictures(self, pictures: Sequence[Picture]) -> None:
+        """Print pictures side by side, where the terminal can show them."""
+        if self._graphics is not None:
+            width, height = self._console.size
+            strip = Strip(pictures, width, height - 1, self._graphics, self._place)
+            if strip.overlays:
+                self._place += len(strip.overlays)
+                print_frame(self._console, strip.text, strip.overlays)
+
+    def show(self, headline: str, running: Sequence[TrialProgress], pictures: Sequence[Picture] = ()) -> None:
+        """Show the running trials: in the table, or without a terminal in a line at intervals.
+
+        Args:
+            headline: The state of the sweep.
+            running: The running trials.
+            pictures: Shown below the table, as far as there is room.
+        """
         if self._live is not None:
-            self._live.update(make_table(headline, running, self._console.size))
+            table = make_table(headline, running, self._console.size)
+            self._show(self._live, table, pictures)
         elif time.monotonic() - self._shown_at >= LINE_EVERY_S:
             self._shown_at = time.monotonic()
             texts = [
@@ -146,6 +167,15 @@ class Progress:
             ]
             texts += [f"and {len(running) - MAX_IN_LINE} more"] * (len(running) > MAX_IN_LINE)
             self.print(f"{headline}; running {', '.join(texts) or 'nothing'}")
+
+    def _show(self, live: LiveDisplay, table: Table, pictures: Sequence[Picture]) -> None:
+        if self._graphics is None or not pictures:
+            live.show(table)
+            return
+        width, height = self._console.size
+        n_free = height - 1 - len(draw_lines(self._console, table))
+        strip = Strip(pictures, width, n_free, self._graphics)
+        live.show(Group(table, strip.text) if strip.overlays else table, strip.overlays)
 
 
 def make_table(headline: str, running: Sequence[TrialProgress], terminal: ConsoleDimensions) -> Table:

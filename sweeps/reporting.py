@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -12,8 +13,9 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from sweeps.application import Application, DashboardNotes
-from sweeps.assignment import LOG_FILE, read_progress
+from sweeps.assignment import LOG_FILE, PICTURE_FILE, TARGET_FILE, read_progress
 from sweeps.dashboard import save_notes
+from sweeps.pictures import Picture
 from sweeps.progress import Progress, TrialProgress, estimate_left_s, format_duration, format_params
 from sweeps.spec import Summary, SweepSpec
 from sweeps.trial_queue import TrialQueue
@@ -60,10 +62,15 @@ class Reporter:
         self.progress.print(f"trial {trial.number} {event}: {format_params(trial.params)}")
 
     def print_end(self, trial: FrozenTrial, running: TrialProgress | None) -> None:
-        """Print how a trial ended; its progress is None if another coordinator started it."""
+        """Print how a trial ended, and delete the picture of it that the live table showed.
+
+        Its progress is None if another coordinator started it.
+        """
         value = f" {trial.values[0]:.4g}" if trial.values else ""
         took = failure = ""
         if running is not None:
+            with contextlib.suppress(OSError):  # there is none, or the disk is read-only
+                (running.folder / PICTURE_FILE).unlink()
             seconds = time.monotonic() - running.started_at
             took = f" after {format_duration(seconds)}"
             if trial.state == TrialState.COMPLETE:
@@ -106,7 +113,10 @@ class Reporter:
         trials, n_trials = self.queue.trials(), self.queue.n_trials
         n_to_come = max(0, n_trials - len(final_trials(trials)) - len(running))
         left_s = estimate_left_s(running, self._durations_s, n_to_come, n_slots)
-        self.progress.show(make_headline(self.spec.study.name, trials, n_trials, left_s), running)
+        headline = make_headline(self.spec.study.name, trials, n_trials, left_s)
+        pictures = [Picture("target", trial.folder / TARGET_FILE) for trial in running[:1]]
+        pictures += [Picture(f"trial {trial.number}", trial.folder / PICTURE_FILE) for trial in running]
+        self.progress.show(headline, running, pictures)
 
     def close(self, *, at_limit: bool) -> Summary:
         """End the application's records of the sweep; return its result."""

@@ -12,7 +12,7 @@ from typing import NoReturn
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 
-from sweeps.assignment import PROGRESS_FILE, Assignment
+from sweeps.assignment import PICTURE_FILE, PROGRESS_FILE, TARGET_FILE, Assignment
 from sweeps.files import write_atomically
 from sweeps.pruning import Pruning
 from sweeps.study import trial_id
@@ -62,6 +62,11 @@ class RunningTrial:
             progress = {"n_steps": n_steps, "total_steps": total_steps, "loss": loss, "at": now}
             write_atomically(self.folder / PROGRESS_FILE, json.dumps(progress))
             self._written_at = now
+
+    def show(self, output: bytes, target: bytes) -> None:
+        """Write PNG files of the output so far and of its target, which the live table shows."""
+        write_atomically(self.folder / TARGET_FILE, target)
+        write_atomically(self.folder / PICTURE_FILE, output)
 
     def report(self, n_steps: int, value: float) -> bool:
         """Record an intermediate value; return False to prune the trial.

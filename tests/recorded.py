@@ -7,8 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -33,6 +35,7 @@ class FakeListener:
     ) -> None:
         self.losses: dict[int, float] = {}
         self.reports: dict[int, float] = {}
+        self.shown: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]] = []
         self._prune_at, self._stop_at, self._fail_at = prune_at, stop_at, fail_at
         self._error = error or ZeroDivisionError("on purpose")
 
@@ -41,6 +44,9 @@ class FakeListener:
         self.losses[n_steps] = loss
         if n_steps == self._fail_at:
             raise self._error
+
+    def show(self, output: NDArray[np.uint8], target: NDArray[np.uint8]) -> None:
+        self.shown.append((output, target))
 
     def report(self, n_steps: int, smoothed: float) -> bool:
         self.reports[n_steps] = smoothed

@@ -19,6 +19,7 @@ from sweeps.storage.sqlite import RESERVED
 
 HELP_FLAGS = {"--help", "-h"}
 SWEEP_FLAGS = {"--multirun", "-m"}
+PLAIN_FLAG = "--plain"  # of nca.sweep: lines of text alone
 _PRINTED = ("job", "hydra", "all")
 _DESCRIBED = ("", "all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 PRINTING_FLAGS = {"--cfg": _PRINTED, "-c": _PRINTED, "--info": _DESCRIBED, "-i": _DESCRIBED}  # with values
@@ -27,6 +28,7 @@ CONFIG_DIR = "--config-dir"
 FLAGS_HELP = {  # of command lines with overrides
     f"{CONFIG_DIR} DIR": "a folder of your own beside conf/, as DIR/experiment/NAME.yaml; docs/own_parts.md",
     "-m, --multirun": "start the sweep; of nca.sweep alone, which plans it without this flag",
+    PLAIN_FLAG: "of a sweep, lines of text alone: no live table, no pictures, no colors",
     "-c, --cfg job": "print the config; hydra: Hydra's own; all: both; with --resolve: values for ${...}",
     "-i, --info all": "print how it is composed, or config, defaults, defaults-tree, plugins, searchpath",
     "-h, --help": "print this page, for the options that are given",
@@ -189,7 +191,7 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         if name not in OVERRIDE_FLAGS or value not in PRINTING_FLAGS.get(name, ("",)):
             raise ConfigError(
                 f"{name} {value}".rstrip() + ": only --help, --cfg job (or hydra, all), --info, "
-                "--config-dir DIR and, for nca.sweep, -m are understood as flags"
+                "--config-dir DIR and, for nca.sweep, -m and --plain are understood as flags"
             )
         flags.append(f"{name}={value}" if value else name)
     return flags, overrides

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from nca.config.schema import TrialConfig
 from nca.tracking.run_lock import hold
@@ -101,6 +106,9 @@ class _RunListener:
     def progress(self, n_steps: int, total_steps: int, loss: float) -> None:
         self.trial.progress(self.index * total_steps + n_steps, self.repeats * total_steps, loss)
 
+    def show(self, output: NDArray[np.uint8], target: NDArray[np.uint8]) -> None:
+        self.trial.show(_encode_png(output), _encode_png(target))
+
     def report(self, n_steps: int, smoothed: float) -> bool:
         return self.index > 0 or self.trial.report(n_steps, smoothed)
 
@@ -109,3 +117,9 @@ class _RunListener:
 
     def cancelled(self) -> bool:
         return self.trial.cancelled()
+
+
+def _encode_png(pixels: NDArray[np.uint8]) -> bytes:
+    png = io.BytesIO()
+    Image.fromarray(pixels).save(png, "png")
+    return png.getvalue()

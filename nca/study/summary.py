@@ -11,6 +11,8 @@ from nca.outputs.verdict import GOOD, describe_distance
 from nca.records.paths import DASHBOARD, RecordPaths
 from nca.study.plan import Plan
 from nca.tracking.outbox import find_outboxes
+from sweeps.assignment import TARGET_FILE
+from sweeps.pictures import Picture
 from sweeps.progress import format_params
 from sweeps.spec import Summary
 from sweeps.trials import first_attempt
@@ -63,6 +65,22 @@ def _judge(plan: Plan, distance: float) -> str:
     )
 
 
+def find_pictures(plan: Plan, summary: Summary) -> list[Picture]:
+    """Return the pictures of the target and of the best outputs; their files may be missing."""
+    trials, _ = _record_paths(plan).study_folders(plan.name)
+    folders = [trials / str(first_attempt(trial)) for trial in summary.ranking[: len(RANKS)]]
+    outputs = [
+        Picture(f"{rank} trial {trial.number}", folder / "output.png")
+        for rank, trial, folder in zip(RANKS, summary.ranking, folders, strict=False)
+    ]
+    return [Picture("target", folder / TARGET_FILE) for folder in folders[:1]] + outputs
+
+
+def _record_paths(plan: Plan) -> RecordPaths:
+    trial = plan.config.trial
+    return RecordPaths(Path(trial.runs_dir).absolute(), plan.config.sweep.storage, trial.tracking.uri)
+
+
 def _describe_pruning(plan: Plan, summary: Summary) -> str:
     whole = plan.config.trial.train.steps * plan.config.sweep.repeats
     n_saved = sum(whole - n_steps for n_steps in summary.pruned_after)
@@ -72,9 +90,9 @@ def _describe_pruning(plan: Plan, summary: Summary) -> str:
 
 def _describe_paths(plan: Plan, summary: Summary) -> Iterator[str]:
     """Yield files, commands, and addresses of the servers that `make` starts."""
-    config, best, trial = plan.config, summary.best, plan.config.trial
+    best, trial = summary.best, plan.config.trial
     longer = f"train.steps={2 * trial.train.steps}"
-    paths = RecordPaths(Path(trial.runs_dir).absolute(), config.sweep.storage, trial.tracking.uri)
+    paths = _record_paths(plan)
     trials, artifacts = paths.study_folders(plan.name)
     overrides = [word for word in paths.cli_overrides() if not word.startswith("tracking.uri")]
     uri, experiment = trial.tracking.uri, summary.links.get("mlflow_experiment_id")

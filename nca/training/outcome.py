@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from nca.tracking.tracker import Status
 from sweeps.files import write_atomically
 
@@ -59,6 +62,12 @@ class Listener(Protocol):
 
     def progress(self, n_steps: int, total_steps: int, loss: float) -> None:
         """Receive the numbers of finished and of all steps, and the loss of the last finished one."""
+
+    def show(self, output: NDArray[np.uint8], target: NDArray[np.uint8]) -> None:
+        """Receive the outputs so far side by side and their target as pixels, (height, width, 3).
+
+        Called 32 times a run, and after steps 0, 1, 3, 7, ...
+        """
 
     def report(self, n_steps: int, smoothed: float) -> bool:
         """Receive the smoothed loss, 32 times a run; return False to prune the run."""

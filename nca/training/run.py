@@ -176,7 +176,9 @@ class _Run:
 
         The first eighth of a run has no best model.
         """
-        self.tracker.log_image(to_pixels(self.trainer.output), step)
+        pixels = to_pixels(self.trainer.output)
+        self.tracker.log_image(pixels, step)
+        self.listener.show(pixels, self.target)
         if self.config.train.keep == "best" and 8 * step >= self.config.train.steps:
             self.trainer.keep_best(self.measure_outputs()[0])
 
@@ -192,8 +194,10 @@ class _Run:
         self.listener.progress(n_steps, total_steps, losses[-1])
         if n_steps < total_steps:
             n_reports = n_steps // self.report_every - (n_steps - len(record.fetched)) // self.report_every
-            if n_reports and not self.listener.report(n_steps, smoothed_loss(losses)):
-                return "pruned"
+            if n_reports:
+                self.listener.show(to_pixels(self.trainer.output), self.target)
+                if not self.listener.report(n_steps, smoothed_loss(losses)):
+                    return "pruned"
             if self.listener.cancelled():
                 return "stopped"
             if self.listener.interrupt_requested():

@@ -23,7 +23,14 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweeps import SweepError
-from sweeps.assignment import ASSIGNMENT_FILE, LOG_FILE, PROGRESS_FILE, read_assignment
+from sweeps.assignment import (
+    ASSIGNMENT_FILE,
+    LOG_FILE,
+    PICTURE_FILE,
+    PROGRESS_FILE,
+    TARGET_FILE,
+    read_assignment,
+)
 from sweeps.executors.base import Ended
 from sweeps.executors.ray_task import UPLOADS, Mailbox, StoredFolder, TaskSpec, file_exists, run_trial
 from sweeps.executors.slots import Slot
@@ -249,12 +256,13 @@ class RayExecutor:
         return ended
 
     def _fetch_progress(self) -> None:
-        """Copy logs and progress of running trials from the storage, every few seconds."""
+        """Copy logs, progress and pictures of running trials from the storage, every few seconds."""
         if self.storage_path is None or time.monotonic() - self._fetched_at < FETCH_EVERY_S:
             return
         self._fetched_at = time.monotonic()
         folders = [spec.folder for _, spec in self._running.values()]
-        files = [folder / name for folder in folders for name in (LOG_FILE, PROGRESS_FILE)]
+        names = (LOG_FILE, PROGRESS_FILE, PICTURE_FILE, TARGET_FILE)
+        files = [folder / name for folder in folders for name in names]
         addresses = [f"{StoredFolder(self.storage_path, file.parent).address}/{file.name}" for file in files]
         contents = fsspec.url_to_fs(self.storage_path)[0].cat_ranges(addresses, None, None)
         for file, content in zip(files, contents, strict=True):

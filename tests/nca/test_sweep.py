@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 from nca import sweep
 from nca.cli.errors import ConfigError
 from nca.study.plan import make_plans
-from nca.sweep import _make_slots, dry_run, run_studies
+from nca.sweep import _make_slots, dry_run, main, run_studies
 from nca.training import preflight
 from sweeps.executors import slots
 
@@ -114,3 +115,12 @@ def test_exit_codes(summary: dict[str, object], code: int, monkeypatch: pytest.M
     with pytest.raises(SystemExit) as end:
         sweep.run_and_exit([])
     assert end.value.code == code
+
+
+def test_a_plain_command_line_is_as_on_a_dumb_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    main(["--plain", "texture=roundleaf", f"runs_dir={tmp_path}"])
+    assert capsys.readouterr().out.endswith("nothing was started; add -m to start\n")
+    assert os.environ["TERM"] == "dumb"

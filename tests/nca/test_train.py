@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mlflow import MlflowClient
+from numpy.typing import NDArray
 from PIL import Image
 
 import nca
@@ -43,6 +45,9 @@ class Silent:
     """A listener that lets a run go on."""
 
     def progress(self, n_steps: int, total_steps: int, loss: float) -> None:
+        pass
+
+    def show(self, output: NDArray[np.uint8], target: NDArray[np.uint8]) -> None:
         pass
 
     def report(self, n_steps: int, smoothed: float) -> bool:

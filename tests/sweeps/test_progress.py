@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from rich.console import Console, ConsoleDimensions
 
+from sweeps.pictures import Picture
 from sweeps.progress import (
     CURVE_WIDTH,
     LINE_EVERY_S,
@@ -24,6 +26,8 @@ from sweeps.progress import (
     format_params,
     make_table,
 )
+from sweeps.terminal import Graphics
+from tools.terminal import Session, run_in_terminal
 
 WIDTH = 100
 
@@ -211,3 +215,122 @@ def screen(text: str) -> list[str]:
             case _ if part[0] not in "\x1b\r":
                 lines[at] += part
     return [line.rstrip() for line in lines if line.strip()]
+
+
+SHOW = """
+import sys
+from pathlib import Path
+from sweeps.output import protect_output
+from sweeps.pictures import Picture
+from sweeps.progress import Progress, TrialProgress
+
+protect_output()
+running = [TrialProgress(3, 0, Path(), {"x": 1}, n_steps=10, total_steps=40, loss=0.5)]
+pictures = [Picture("target", Path(sys.argv[1])), Picture("trial 3", Path(sys.argv[2]))]
+progress = Progress()
+with progress:
+    progress.print("trial 3 starts: x=1")
+    progress.show("leaf: 3/8 trials, " + "a long headline " * 6, running, pictures)
+    progress.print("SHOWN")
+    progress.show("leaf: 4/8 trials", [])
+progress.print("study leaf: 4 complete")
+progress.print_pictures(pictures)
+"""
+EXACT = b"\x1bP1$r0;38:2::1:2:3m\x1b\\\x1b[?64;22c"
+
+
+def show_in_terminal(tmp_path: Path, **options: Any) -> Session:
+    """Run `SHOW` in a terminal, with a picture of four colors and a red one."""
+    quarters = Image.new("RGB", (24, 24), "#102030")
+    quarters.paste("#ff8040", (12, 0, 24, 12))
+    quarters.save(tmp_path / "target.png")
+    Image.new("RGB", (24, 24), "red").save(tmp_path / "trial.png")
+    files = [str(tmp_path / name) for name in ("target.png", "trial.png")]
+    return run_in_terminal(f"import sys; sys.argv[1:] = {files!r}\n{SHOW}", **options)
+
+
+def test_a_terminal_shows_the_colors_of_pictures_below_the_table_and_at_the_end(tmp_path: Path) -> None:
+    session = show_in_terminal(tmp_path, answers=EXACT)
+    assert session.code == 0
+    redrawn = session.output.index(b"SHOWN")
+    for _ in range(2):  # pictures
+        redrawn = session.output.index(b"\x1b8", redrawn) + len(b"\x1b8")
+    for screen, words in ((session.screen(redrawn), "10/40"), (session.screen(), "4 complete")):
+        assert any(words in line for line in screen.display)
+        caption = next(row for row, line in enumerate(screen.display) if line.startswith("target  "))
+        cells = [screen.buffer[caption - 12 + row] for row in range(12)]
+        assert {cell.data for row in cells for cell in (row[0], row[23], row[26], row[49])} == {"▀"}
+        assert [(cells[0][at].fg, cells[0][at].bg) for at in (0, 12, 26)] == [
+            ("102030", "102030"),
+            ("ff8040", "ff8040"),
+            ("ff0000", "ff0000"),
+        ]
+        assert cells[6][12].fg == "102030"
+        assert cells[0][24].data == cells[0][50].data == " "
+
+
+def test_at_the_end_the_table_is_gone(tmp_path: Path) -> None:
+    text = [line for line in show_in_terminal(tmp_path, answers=EXACT).text if line and "▀" not in line]
+    assert text == ["trial 3 starts: x=1", "SHOWN", "study leaf: 4 complete", f"{'target':26}trial 3"]
+
+
+@pytest.mark.parametrize("answers", [b"", b"\x1b[?6", b"\x1b[?62;22c"])
+def test_a_terminal_that_answers_little_or_nothing_gets_256_colors(tmp_path: Path, answers: bytes) -> None:
+    session = show_in_terminal(tmp_path, answers=answers)
+    assert session.code == 0
+    assert b"\x1b[38;5;196;48;5;196m" + "▀".encode() in session.output
+    assert b"38;2;" not in session.output.replace(b"\x1b[38;2;1;2;3m\x1bP$qm", b"")  # but for the question
+
+
+@pytest.mark.parametrize(
+    ("answers", "codes"),
+    [
+        (b"\x1b_Gi=1;OK\x1b\\\x1b[?62;22c", b"\x1b_Ga=T,f=100,"),
+        (b"\x1b[6;20;10t\x1b[?62;4;22c", b'\x1bP0;1;0q"1;1;240;240'),
+    ],
+)
+def test_pictures_are_sent_as_the_terminal_takes_them(tmp_path: Path, answers: bytes, codes: bytes) -> None:
+    session = show_in_terminal(tmp_path, answers=answers)
+    assert session.output.count(codes) >= 2 * 2
+    assert "▀".encode() not in session.output
+    assert session.output.count(b"\x1b_Ga=d,d=I,") >= 32 * codes.startswith(b"\x1b_G")
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}],
+    ids=str,
+)
+def test_text_alone_where_a_terminal_should_get_no_more(tmp_path: Path, environment: dict[str, str]) -> None:
+    session = show_in_terminal(tmp_path, answers=EXACT, environment=environment)
+    lines = ["trial 3 starts: x=1", "SHOWN", "study leaf: 4 complete"]
+    assert session.output.decode("ascii") == "".join(f"{line}\r\n" for line in lines)
+
+
+def test_elsewhere_than_on_a_terminal_text_alone(tmp_path: Path) -> None:
+    command = (
+        f"import subprocess, sys\nprint(subprocess.check_output([sys.executable, '-c', {SHOW!r}, 'a', 'b']))"
+    )
+    session = run_in_terminal(command)
+    assert session.text[0] == repr(b"trial 3 starts: x=1\nSHOWN\nstudy leaf: 4 complete\n")
+    assert b"\x1b" not in session.output
+
+
+WITH_PICTURES = {(16, 1), (24, 1), (24, 3), (50, 1), (50, 3), (50, 12)}
+
+
+@pytest.mark.parametrize("n_running", [1, 3, 12, 40])
+@pytest.mark.parametrize(("columns", "lines"), [(20, 5), (80, 16), (80, 24), (160, 50)])
+def test_table_and_pictures_are_never_higher_than_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_running: int, columns: int, lines: int
+) -> None:
+    monkeypatch.setattr("sweeps.progress.find_graphics", lambda _: Graphics("blocks"))
+    Image.new("RGB", (24, 24), "red").save(tmp_path / "a.png")
+    text = io.StringIO()
+    shown = Progress(Console(file=text, width=columns, height=lines, force_terminal=True))
+    pictures = [Picture(f"trial {number}", tmp_path / "a.png") for number in range(n_running)]
+    with shown:
+        shown.show(HEADLINE, [row(number) for number in range(n_running)], pictures)
+        before = text.getvalue()
+    assert ("▀" in before) == ((lines, n_running) in WITH_PICTURES)
+    assert before.count("\n") < lines or "▀" not in before

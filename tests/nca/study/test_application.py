@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import torch
 from mlflow import MlflowClient
+from PIL import Image
 
 from nca.config.schema import TrialConfig
 from nca.study.application import TextureSweep
 from nca.training.outcome import Outcome
+from sweeps.assignment import PICTURE_FILE, TARGET_FILE
 from sweeps.running_trial import RunningTrial
 from tests.builders import trial_config
 
@@ -90,6 +92,17 @@ def test_a_trial_that_nobody_wants_ends_with_its_loss_and_picture(tmp_path: Path
     assert result.attributes["last_loss"] > 0
     assert "final_loss" not in result.attributes
     assert [picture.exists() for picture in result.pictures] == [True]
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_a_trial_writes_its_output_so_far_and_its_target(tmp_path: Path, repeats: int) -> None:
+    trial = Trial(tmp_path)
+    trial.config["sweep"]["repeats"] = repeats
+    trial.interrupt_in = 3
+    assert TextureSweep().run(trial).reason == "interrupted"
+    for name in (PICTURE_FILE, TARGET_FILE):
+        with Image.open(tmp_path / name) as image:
+            assert image.height == 16
 
 
 def test_only_want_of_memory_is_recorded_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -200,6 +200,16 @@ def test_reports_are_the_smoothed_losses_but_not_the_last(tmp_path: Path) -> Non
     assert all(value == smoothed_loss(losses[:n]) for n, value in listener.reports.items())
 
 
+def test_outputs_and_target_are_shown_as_training_goes_on(tmp_path: Path) -> None:
+    listener = FakeListener()
+    train_untracked(trial_config(tmp_path), tmp_path / "trial", listener)
+    n_recorded = sum(is_picture_step(step, STEPS) for step in range(STEPS))
+    assert len(listener.shown) == len(listener.reports) + n_recorded
+    for name, shown in zip(("output.png", "target.png"), listener.shown[-1], strict=True):
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "trial" / name)), shown)
+    assert not np.array_equal(listener.shown[0][0], listener.shown[-1][0])
+
+
 def test_of_losses_fetched_together_the_last_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
