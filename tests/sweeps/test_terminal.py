@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import select
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
+from PIL import Image
 
 from sweeps.terminal import Graphics, read_answers
-from tools.terminal import run_in_terminal
+from tools.terminal import IN_SESSION, ROOT, run_in_terminal
 
 KITTY, XTERM, SIXEL = "\x1b_Gi=1;OK\x1b\\", "\x1b[?64;1;2;6;22c", "\x1b[?63;1;2;4;6c"
 CELL, EXACT = "\x1b[6;20;10t", "\x1bP1$r0;38:2::1:2:3m\x1b\\"
@@ -85,3 +92,53 @@ def test_without_an_input_the_terminal_is_asked_all_the_same(redirection: str) -
     command = f"import subprocess, sys; subprocess.run(['bash', '-c', {shell!r}, sys.executable, {FIND!r}])"
     session = run_in_terminal(command, answers=(KITTY + XTERM).encode())
     assert "found Graphics(kind='kitty'" in session.text[0]
+
+
+SHOW_ON = """
+import os, signal, sys
+from pathlib import Path
+from sweeps.output import protect_output
+from sweeps.pictures import Picture
+from sweeps.progress import Progress, TrialProgress
+
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+protect_output()
+progress = Progress()
+with progress:
+    for step in range(9):
+        trial = TrialProgress(3, 0, Path(), {}, n_steps=step, total_steps=40)
+        progress.show("leaf", [trial], [Picture("target", Path("a.png"))])
+        if step == 4:
+            os.mkfifo("closed")
+            open("closed").read()  # until it is
+            progress.print("trial 3 complete")
+progress.print_pictures([Picture("target", Path("a.png"))])
+os._exit(7)
+"""
+
+
+@pytest.mark.parametrize("kind", ["blocks", "kitty"])
+def test_a_terminal_that_is_closed_ends_neither_table_nor_pictures(tmp_path: Path, kind: str) -> None:
+    Image.new("RGB", (24, 24), "red").save(tmp_path / "a.png")
+    ours, theirs = os.openpty()
+    environment = {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "PYTHONUTF8": "1"}
+    program = subprocess.Popen(
+        [sys.executable, "-c", IN_SESSION + SHOW_ON],
+        cwd=tmp_path,
+        env=environment,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    shown = b""
+    while (can_read := bool(select.select([ours], [], [], 0.05)[0])) or not (tmp_path / "closed").exists():
+        if can_read:
+            shown += os.read(ours, 65536)
+        if kind == "kitty" and shown.endswith(b"\x1b[c"):
+            os.write(ours, (KITTY + XTERM).encode())
+    assert (b"\x1b_Ga=T" if kind == "kitty" else "▀".encode()) in shown
+    os.close(ours)
+    (tmp_path / "closed").write_text("")
+    assert program.wait() == 7
