@@ -157,20 +157,17 @@ def _n_trials(plan: Plan) -> int:
 
 
 def dry_run(overrides: Sequence[str]) -> None:
-    """Print what a sweep would do: space, totals, estimated time. Trains nothing, creates nothing.
+    """Print what a sweep would do: space, totals, estimated time. Trains nothing, creates the preview alone.
 
     Raises:
         ConfigError: If a key is unknown, a value out of range, or a file no image.
         SweepError: If the sampler cannot draw from the space.
     """
-    from nca.textures.load import load_pixels
-
     plans = make_plans(overrides)
     for plan in plans:
         _check_device(plan)
-        if isinstance(plan.config.trial.texture, ImageTexture):
-            load_pixels(plan.config.trial.texture, plan.config.trial.train.size)
-    for plan in plans:
+    squares = _view_targets(plans)
+    for plan, square in zip(plans, squares, strict=True):
         config, trial = plan.config, plan.config.trial
         features = resolve_features(trial.features, trial.loss, use_network=False)
         undecided = trial.features.name == "auto" and features.name == "random_filters"
@@ -180,6 +177,7 @@ def dry_run(overrides: Sequence[str]) -> None:
         for label, text in (
             ("study", named.name),
             ("texture", f"{name_texture(trial.texture)} ({trial.texture.source}), {trial.train.size} px"),
+            *([("target", square)] if square else []),
             ("model", trial.model.name),
             ("loss", trial.loss.name),
             ("features", features.name + " (vgg16 if its weights can be downloaded)" * undecided),
@@ -194,7 +192,38 @@ def dry_run(overrides: Sequence[str]) -> None:
             print(f"{'see also':10}{BETTER}")
     for note in sorted({plan.note for plan in plans if plan.note}):
         print(f"{'images':10}{note}")
+    if any(squares):
+        print(f"{'preview':10}{plans[0].config.sweep.preview or 'sweep.preview=FILE.png shows the targets'}")
     print("nothing was started; add -m to start")
+
+
+def _view_targets(plans: Sequence[Plan]) -> list[str]:
+    """Read the images of plans, and write their preview if one is asked for.
+
+    Returns:
+        For each plan which square of its image is the target; empty for other textures without a preview.
+
+    Raises:
+        ConfigError: If an image cannot be read or has no such square, or the preview cannot be written.
+    """
+    from nca.cli.options import atomic_output
+    from nca.textures import preview
+
+    out = plans[0].config.sweep.preview
+    texts: dict[tuple[str, int], str] = {}
+    rows = []
+    for plan in plans:
+        texture, size = plan.config.trial.texture, plan.config.trial.train.size
+        if (repr(texture), size) in texts or not (out or isinstance(texture, ImageTexture)):
+            continue
+        view = preview.view_target(texture, size)
+        texts[repr(texture), size] = preview.describe_view(view)
+        rows += [preview.draw_row(name_texture(texture), view)] if out else []
+    if out:
+        with atomic_output(Path(out).expanduser()) as partial:
+            preview.join_rows(rows).save(partial)
+    trials = [plan.config.trial for plan in plans]
+    return [texts.get((repr(trial.texture), trial.train.size), "") for trial in trials]
 
 
 def _estimate(plan: Plan) -> str:

@@ -29,6 +29,7 @@ TEXT_KEYS = {  # of paths, addresses and names, in which commas, brackets and th
     "texture.path",
     "features.weights",
     "sweep.study",
+    "sweep.preview",
     "sweep.warm_start",
     "sweep.storage",
     "tracking.uri",

@@ -20,13 +20,28 @@ class PlantTexture:
     url: str
 
 
+MIN_SIDE_PX = 16  # of an image, and of the part that is taken from it: the smallest size of training
+
+
 @dataclass(frozen=True)
 class ImageTexture:
-    """An image file."""
+    """An image file, and which part of it is the target; see `nca.textures.image_file.view_image`."""
 
     name: str
     source: Literal["file"]
     path: str
+    crop: list[int] | None = None
+    scale: float | None = in_range(0, 64, open_low=True, default=None)
+
+    def __post_init__(self) -> None:
+        if self.crop is None:
+            return
+        left, top, width, height = self.crop if len(self.crop) == 4 else (-1, -1, 0, 0)
+        if min(left, top) < 0 or min(width, height) < MIN_SIDE_PX:
+            raise ConfigError(
+                f"texture.crop={self.crop}: must be [LEFT,TOP,WIDTH,HEIGHT] in px of the image, the first "
+                f"two 0 or more, the others {MIN_SIDE_PX} or more; or null"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +177,8 @@ OLDER_TRAIN = {"min_ca_steps": None, "overflow_weight": 0.0, "gradient_per_ca_st
 OLDER_TRAIN |= {"drop_steps": None, "keep_checkpoint": False, "optimizer": "adam", "warmup_steps": 0}
 OLDER_TRAIN |= {"reseed_every": 8, "damage_every": None}
 
+ADDED = ("crop", "scale")  # keys of a texture that studies begun before them lack, where they are null
+
 # Keys of a config, and of its `train`, that do not affect the results.
 FREE = ("tracking", "outputs", "device", "runs_dir")
 FREE_OF_TRAIN = {"rollout", "recompute", "cuda_graph", "keep_checkpoint"}
@@ -232,6 +249,7 @@ class SweepSettings:
     """The study: its name, size, storage, objectives and limits."""
 
     study: str | None
+    preview: str | None
     objectives: list[Objective]
     repeats: int = in_range(1, 100)
     warm_start: str | None
@@ -304,7 +322,8 @@ def training_values(config: TrialConfig) -> dict[str, Any]:
     """Return the values that affect the results of a run."""
     values = {key: value for key, value in asdict(config).items() if key not in FREE}
     train = {key: value for key, value in values["train"].items() if key not in FREE_OF_TRAIN}
-    return values | {"train": train}
+    texture = {key: v for key, v in values["texture"].items() if v is not None or key not in ADDED}
+    return values | {"train": train, "texture": texture}
 
 
 def name_texture(texture: Texture) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from nca.cli.errors import ConfigError, nearest
+from nca.cli.options import read_out_path
 from nca.config.schema import (
     FREE_OF_TRAIN,
     FeaturesConfig,
@@ -42,6 +43,7 @@ FIXED |= {f"train.{key}" for key in FREE_OF_TRAIN}
 SEARCHABLE = {f"{group}.{item.name}" for group, part in SCHEMAS.items() for item in fields(part)} - FIXED
 UNITS_S = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 PRUNED_BY = ("final_distance", "final_loss", "final_loss_median", "final_loss_relative")  # the loss predicts
+PREVIEW_SUFFIXES = (".png",)
 MAX_NAME_BYTES = 200  # of a study; those of files are limited to 255
 MAX_SHOWN = 40  # characters of a name that is refused
 NAME = re.compile(r"[^-. =,][^=,]*")
@@ -262,6 +264,8 @@ def _first_and_last(interval: Interval) -> list[float]:
 def _check_settings(config: SweepConfig) -> None:
     read_duration("sweep.timeout", config.sweep.timeout)
     read_duration("sweep.storage_timeout", config.sweep.storage_timeout)
+    if config.sweep.preview is not None:
+        read_out_path({"sweep.preview": config.sweep.preview}, "sweep.preview", "", PREVIEW_SUFFIXES)
     objectives = config.sweep.objectives
     shown = f"sweep.objectives=[{','.join(objectives)}]"
     if len(set(objectives)) < len(objectives):

@@ -13,7 +13,7 @@ import numpy as np
 from nca.cli.errors import ConfigError, nearest
 from nca.config.schema import GrayScottTexture, ImageTexture, PlantTexture, Texture
 from nca.textures import gray_scott
-from nca.textures.image_file import Pixels, read_image
+from nca.textures.image_file import Pixels, View, read_image, view_image
 from nca.textures.photo import fetch_photo
 
 if TYPE_CHECKING:
@@ -31,6 +31,11 @@ def load_texture(texture: Texture, size: int) -> Float[Tensor, "3 size size"]:
 
     pixels = load_pixels(texture, size)
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous().float() / 255.0
+
+
+def view_texture(texture: ImageTexture, size: int) -> View:
+    """Return the image file of a texture and the square of it that is the target, see `view_image`."""
+    return view_image(Path(texture.path).expanduser(), size, texture.crop, texture.scale)
 
 
 def load_pixels(texture: Texture, size: int) -> Pixels:
@@ -54,7 +59,7 @@ def load_pixels(texture: Texture, size: int) -> Pixels:
                 raise ConfigError(f"texture.name={texture.name}: must be one of {', '.join(drawn)}{hint}")
             return read_image(path, size)
         case ImageTexture():
-            return read_image(Path(texture.path).expanduser(), size)
+            return view_texture(texture, size).resample()
         case GrayScottTexture():
             return _render(texture, size)
 

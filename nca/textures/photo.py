@@ -8,7 +8,8 @@ import tempfile
 from pathlib import Path
 
 from nca.cli.errors import ConfigError
-from nca.textures.image_file import MIN_SIDE_PX, read_image
+from nca.config.schema import MIN_SIDE_PX
+from nca.textures.image_file import read_image
 
 _DOWNLOAD_TIMEOUT_S = 10.0
 _CACHE_VARIABLE = "NCA_CACHE"

@@ -47,7 +47,7 @@ def test_there_are_commands() -> None:
 
 def overrides_of(command: str, tmp_path: Path) -> list[str]:
     image = tmp_path / "image.png"
-    Image.effect_noise((40, 40), 60).convert("RGB").save(image)
+    Image.effect_noise((640, 480), 60).convert("RGB").save(image)
     command = command.replace("texture.path=FOLDER", f"texture.path={tmp_path}")
     return shlex.split(command.replace("PATH", str(image)))
 
@@ -129,7 +129,8 @@ def test_sweep_is_composed_and_checked(
     argv = [argument for argument in overrides_of(command, tmp_path)[3:] if argument != "-m"]
     main([*argv, "features=random_filters", f"runs_dir={tmp_path / 'runs'}"])
     assert "nothing was started; add -m to start" in capsys.readouterr().out
-    assert [path.name for path in tmp_path.iterdir()] == ["image.png"]
+    written = {"preview.png"} if "sweep.preview=preview.png" in command else set()
+    assert {path.name for path in tmp_path.iterdir()} == {"image.png"} | written
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,10 @@ CASES = {
         ("texture=image", "texture.path={files}/none"),
         r"/none:? (is )?a folder",
     ),
+    "crop out of an image": (
+        ("texture=image", "texture.path={files}/small.png", "texture.crop=[20,0,16,16]"),
+        r"texture\.crop=\[20,0,16,16\]: reaches out of .*/small\.png, which is 32 x 32 px; must be",
+    ),
     "misspelt key": (
         ("texture=roundleaf", "train.stesp=3"),
         r"unknown key 'train\.stesp'.*train\.steps",
@@ -171,6 +175,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Image.new("RGB", (1, 1)).save(folder / "pixel.png")
     (folder / "empty.png").touch()
     (folder / "none").mkdir()
+    Image.new("RGB", (32, 32)).save(folder / "small.png")
     with contextlib.closing(sqlite3.connect(folder / "other.db")) as other:
         other.execute("create table something (id integer)")
     (folder / "text.png").write_text("no image " * 100)

@@ -84,6 +84,42 @@ def test_a_dry_run_refuses_a_file_that_is_no_image(path: str, tmp_path: Path) ->
         dry_run(["texture=image", f"texture.path={tmp_path}{path.format(tmp_path)}"])
 
 
+def test_the_preview_is_all_that_a_dry_run_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (90, 60), "green").save(tmp_path / name)
+    part = ["texture.crop=[10,0,60,60]", "texture.scale=0.5", "train.size=16", "model=srnca,distill"]
+    images = ["texture=image", f"texture.path={tmp_path}", *part, "features=random_filters"]
+    dry_run([*images, f"runs_dir={tmp_path}/runs"])
+    printed = capsys.readouterr().out
+    assert printed.count("target    32 x 32 px at 24,14 of 90 x 60 px, scale 0.5\n") == 4
+    assert "preview   sweep.preview=FILE.png shows the targets\n" in printed
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.png", "b.png"]
+    out = tmp_path / "shown,1.png"
+    dry_run([*images, f"runs_dir={tmp_path}/runs", f"sweep.preview={out}"])
+    assert f"preview   {out}\n" in capsys.readouterr().out
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.png", "b.png", out.name]
+    with Image.open(out) as shown:
+        assert shown.height > 2 * 384  # a row for each image, not for each study
+    dry_run(["texture=roundleaf", "train.size=32", f"sweep.preview={out}", f"runs_dir={tmp_path}/runs"])
+    assert "target    32 x 32 px at 0,0 of 32 x 32 px, scale 1\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("preview", "message"),
+    [
+        ("{}/a.gif", r"^sweep\.preview=.*/a\.gif: must end with one of \.png$"),
+        ("{}/no/a.png", r"^sweep\.preview=.*: .*/no is not a folder$"),
+        ("{}/a.png", r"/a\.png: cannot be written \("),
+    ],
+)
+def test_a_preview_that_cannot_be_written_is_one_line(preview: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(ConfigError, match=message) as error:
+        dry_run(["texture=roundleaf", f"sweep.preview={preview.format(tmp_path)}"])
+    assert "\n" not in str(error.value)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
+
+
 def test_a_space_whose_largest_trial_does_not_fit_into_the_memory_is_refused(tmp_path: Path) -> None:
     (plan,) = make_plans(["texture=roundleaf", "train.pool_size=null,8,1000000000000", "model.channels=6,9"])
     (trial,) = plan.largest_trials

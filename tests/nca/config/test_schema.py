@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -225,7 +226,9 @@ def test_a_part_that_is_no_mapping_is_refused() -> None:
 def test_the_source_picks_the_kind_of_texture(values: dict[str, Any], schema: type) -> None:
     built = build(TrialConfig, {**asdict(trial_config()), "texture": values}).texture
     assert type(built) is schema
-    assert asdict(built) == values
+    assert {
+        key: value for key, value in asdict(built).items() if key in values or value is not None
+    } == values
 
 
 @pytest.mark.parametrize(
@@ -260,6 +263,30 @@ def test_a_union_of_number_and_text_takes_both_and_nothing_else() -> None:
         "workers=many: must be a whole number, 1 to 1024 or auto",
     )
     refuse(ExecutorConfig, {**values, "workers": 0}, "workers=0")
+
+
+IMAGE = {"name": "image", "source": "file", "path": "a.png"}
+
+
+@pytest.mark.parametrize(
+    "crop", [[0, 0, 16], [0, 0, 16, 16, 16], [-1, 0, 16, 16], [0, -1, 16, 16], [0, 0, 15, 16], [0, 0, 16, 15]]
+)
+def test_a_crop_that_is_no_rectangle_of_pixels_is_refused(crop: list[int]) -> None:
+    shown = re.escape(str(crop))
+    refuse(
+        ImageTexture, {**IMAGE, "crop": crop}, rf"texture\.crop={shown}: must be \[LEFT,TOP,WIDTH,HEIGHT\]"
+    )
+
+
+def test_a_crop_and_a_scale_are_numbers() -> None:
+    assert build(ImageTexture, {**IMAGE, "crop": [0, 0, 16, 16], "scale": 1}) == ImageTexture(
+        "image", "file", "a.png", [0, 0, 16, 16], 1.0
+    )
+    refuse(
+        ImageTexture, {**IMAGE, "crop": [0.5, 0, 16, 16]}, "crop=.*: must be a list .* each a whole number"
+    )
+    for scale in (0, -1, 65):
+        refuse(ImageTexture, {**IMAGE, "scale": scale}, rf"scale={scale}: must be a number, in \(0, 64\]")
 
 
 def test_studies_are_named_after_texture_model_loss_and_features() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 from pathlib import Path
 
@@ -9,9 +11,12 @@ import pytest
 from PIL import Image
 
 from nca.cli.errors import ConfigError
+from nca.config.schema import training_values
 from nca.study.plan import Plan, make_plans
 from nca.study.spec import TrialConfigs, pruner_spec, sampler_spec, study_spec
 from nca.training.inputs import hash_inputs
+from sweeps import SweepError
+from sweeps.study import check_fingerprint
 
 
 def plan_of(*overrides: str) -> Plan:
@@ -57,6 +62,26 @@ def test_the_fixed_values_of_a_study_hold_hashes_instead_of_paths(tmp_path: Path
     assert spec.fixed.keys().isdisjoint(plan.space)
     assert spec.storage == f"sqlite:///{tmp_path}/optuna.db"
     assert spec.space == plan.space
+
+
+def test_the_part_of_an_image_is_fixed_only_where_it_is_given() -> None:
+    """Studies and runs that were begun before crop and scale existed stay the same."""
+    (plan,) = make_plans(["texture=image", "texture.path=a.png"])
+    assert training_values(plan.config.trial)["texture"] == {
+        "name": "image",
+        "source": "file",
+        "path": "a.png",
+    }
+    specs = {"": study_spec(plan, {})}
+    for override in ("texture.crop=[1,2,30,40]", "texture.scale=0.25"):
+        (plan,) = make_plans(["texture=image", "texture.path=a.png", override])
+        specs[override] = study_spec(plan, {})
+    crop, scale = list(specs.values())[1:]
+    assert (crop.fixed["texture.crop"], scale.fixed["texture.scale"]) == ([1, 2, 30, 40], 0.25)
+    for ours, others in itertools.permutations(specs.values(), 2):
+        with pytest.raises(SweepError, match=r"texture\.(crop|scale) .* -> "):
+            check_fingerprint(ours, json.loads(json.dumps(others.fingerprint)))
+    assert specs[""].fixed.keys().isdisjoint({"texture.crop", "texture.scale"})
 
 
 def test_only_what_a_result_depends_on_is_fixed() -> None:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from nca.cli.errors import ConfigError
-from nca.textures.image_file import read_image
+from nca.textures.image_file import read_image, view_image
 from tests.nca.textures.pictures import SIDE, assert_one_line, checkered, save
 
 RAMP = np.tile(np.linspace(0, 255, SIDE).astype(np.uint8), (SIDE, 1))
@@ -264,3 +264,80 @@ def test_whatever_pillow_writes_is_read_or_refused_in_one_line(kind: str, tmp_pa
         assert shape == (16, 16, 3)
         assert refusal.startswith(f"{file} ")
         assert "\n" not in refusal
+
+
+def many_colored(width: int, height: int) -> Image.Image:
+    """Return a picture in which every pixel has a color of its own."""
+    column, row = np.meshgrid(np.arange(width), np.arange(height))
+    return Image.fromarray(np.stack([column, row, column ^ row], axis=-1).astype(np.uint8))
+
+
+def test_a_crop_is_taken_pixel_by_pixel(tmp_path: Path) -> None:
+    image = many_colored(60, 40)
+    path = save(tmp_path / "a.png", image)
+    pixels = view_image(path, 16, [30, 7, 16, 16]).resample()
+    assert np.array_equal(pixels, np.asarray(image)[7:23, 30:46])
+    view = view_image(path, 16, [20, 4, 40, 36])  # its middle
+    assert (view.box, view.source.size) == ((22, 4, 58, 40), (60, 40))
+
+
+def test_a_crop_counts_pixels_as_viewers_show_them(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned to the right by a quarter
+    image = many_colored(60, 40)
+    path = save(tmp_path / "a.png", image, exif=exif)
+    turned = np.asarray(image.transpose(Image.Transpose.ROTATE_270))
+    assert turned.shape[:2] == (60, 40)
+    assert np.array_equal(view_image(path, 16, [3, 40, 16, 16]).resample(), turned[40:56, 3:19])
+    with pytest.raises(ConfigError, match=r"\[30,7,16,16\]: reaches out of .*a\.png, which is 40 x 60 px"):
+        view_image(path, 16, [30, 7, 16, 16])
+
+
+def test_the_scale_determines_how_much_is_shown(tmp_path: Path) -> None:
+    image = many_colored(200, 100)
+    path = save(tmp_path / "a.png", image)
+    assert view_image(path, 32, scale=0.5).box == (68, 18, 132, 82)
+    assert view_image(path, 32, scale=1).box == (84, 34, 116, 66)
+    assert view_image(path, 32, [0, 0, 80, 100], 0.5).box == (8, 18, 72, 82)
+    assert np.array_equal(view_image(path, 32, scale=1).resample(), np.asarray(image)[34:66, 84:116])
+    assert view_image(path, 64, scale=1).side == 2 * view_image(path, 32, scale=1).side
+
+
+def test_without_crop_and_scale_the_largest_centered_square_is_shown(tmp_path: Path) -> None:
+    image = many_colored(61, 40)
+    path = save(tmp_path / "a.png", image)
+    square = image.crop((10, 0, 50, 40)).resize((16, 16), Image.Resampling.LANCZOS)
+    assert np.array_equal(read_image(path, 16), np.asarray(square))
+    assert np.array_equal(view_image(path, 16, [0, 0, 61, 40]).resample(), np.asarray(square))
+    assert np.array_equal(view_image(path, 16, scale=16 / 40).resample(), np.asarray(square))
+
+
+@pytest.mark.parametrize(
+    ("crop", "scale", "message"),
+    [
+        (
+            [45, 0, 16, 16],
+            None,
+            r"^texture\.crop=\[45,0,16,16\]: reaches out of .*, which is 60 x 40 px; must",
+        ),
+        ([0, 25, 16, 16], None, r"^texture\.crop=\[0,25,16,16\]: reaches out of"),
+        (
+            None,
+            0.3,
+            r"^texture\.scale=0\.3: a target of 16 px would show 53 px of .* 40 px; must be 0\.4 to 1,",
+        ),
+        (
+            [0, 0, 20, 40],
+            0.5,
+            r"^texture\.scale=0\.5: .* show 32 px .* of 20 px; must be 0\.8 to 1, or null$",
+        ),
+        (None, 2.0, r"^texture\.scale=2: a target of 16 px would show 8 px of"),
+    ],
+)
+def test_a_square_that_the_image_does_not_have_is_one_line(
+    crop: list[int] | None, scale: float | None, message: str, tmp_path: Path
+) -> None:
+    path = save(tmp_path / "a.png", many_colored(60, 40))
+    with pytest.raises(ConfigError, match=message) as error:
+        view_image(path, 16, crop, scale)
+    assert_one_line(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,19 @@ def test_image_texture_is_read_from_its_path(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("HOME", str(tmp_path))
     pixels = load_pixels(ImageTexture(name="image", source="file", path="~/a.png"), SIDE)
     assert np.array_equal(pixels, np.asarray(checkered()))
+
+
+def test_a_part_of_an_image_has_the_hash_of_a_file_that_holds_this_part(tmp_path: Path) -> None:
+    whole = Image.effect_noise((90, 60), 60).convert("RGB")
+    save(tmp_path / "whole.png", whole)
+    save(tmp_path / "part.png", whole.crop((40, 10, 80, 50)))
+    paths = [str(tmp_path / f"{name}.png") for name in ("part", "whole")]
+    part = ImageTexture("image", "file", paths[0])
+    same = ImageTexture("image", "file", paths[1], crop=[40, 10, 40, 40])
+    others = [ImageTexture("image", "file", paths[1]), dataclasses.replace(same, scale=1.0)]
+    hashes = [texture_hash(load_pixels(each, SIDE)) for each in (part, same, *others)]
+    assert hashes[0] == hashes[1]
+    assert len(set(hashes)) == 3
 
 
 def gray_scott(
