@@ -25,6 +25,7 @@ SWEEP = "import runpy, sys; sys.argv[1:] = {!r}; runpy.run_module('nca.sweep', r
 ANY_COLOR = b"\x1bP1$r0;38:2::1:2:3m\x1b\\\x1b[?64;22c"  # answers of a terminal that shows no pictures
 CELL_PX = 9, 18
 FONT_PX = 15
+AT_END = 14  # lines of a sweep's end: its last one, the pictures and their captions; paths stand above
 COLORS = {"fg": "#d0d0d0", "bg": "#101010"}  # where a program chose none
 UPPER_HALF, FIRST_EIGHTH, FULL_BLOCK = "▀", "▁", "█"
 COLUMNS, LINES = 80, 24
@@ -120,18 +121,19 @@ def _follow(terminal: int, program: subprocess.Popen[bytes], answers: bytes) -> 
             return output
 
 
-def draw_screen(screen: pyte.Screen) -> Image.Image:
-    """Return a picture of a screen, but for its empty lines at the end."""
+def draw_screen(screen: pyte.Screen, n_shown: int | None = None) -> Image.Image:
+    """Return a picture of a screen's last lines, or of all, but for empty ones at the end."""
     fonts = Path(mpl.get_data_path()) / "fonts" / "ttf"
     plain, bold = (ImageFont.truetype(fonts / f"DejaVuSansMono{kind}.ttf", FONT_PX) for kind in ("", "-Bold"))
     n_lines = max(row for row, line in enumerate(screen.display) if line.strip()) + 1
     width, height = CELL_PX
-    image = Image.new("RGB", (screen.columns * width, n_lines * height), COLORS["bg"])
+    first = 0 if n_shown is None else max(0, n_lines - n_shown)
+    image = Image.new("RGB", (screen.columns * width, (n_lines - first) * height), COLORS["bg"])
     pen = ImageDraw.Draw(image)
-    for row in range(n_lines):
+    for row in range(first, n_lines):
         for column in range(screen.columns):
             cell = screen.buffer[row][column]
-            left, top = column * width, row * height
+            left, top = column * width, (row - first) * height
             fg, bg = _color(cell.fg, "fg"), _color(cell.bg, "bg")
             pen.rectangle((left, top, left + width - 1, top + height - 1), fill=bg)
             if cell.data == UPPER_HALF:
@@ -155,7 +157,7 @@ def main() -> None:
     session = run_in_terminal(code, answers=ANY_COLOR, columns=int(columns), lines=int(lines))
     drawn = session.output.rindex(b"\x1b8", 0, session.output.index(b" complete ")) + len(b"\x1b8")
     draw_screen(session.screen(drawn)).save(f"{out}-running.png", optimize=True)
-    draw_screen(session.screen()).save(f"{out}-end.png", optimize=True)
+    draw_screen(session.screen(), AT_END).save(f"{out}-end.png", optimize=True)
 
 
 if __name__ == "__main__":
