@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sweeps import SweepError
 from sweeps.ownership import fail_stale
 from sweeps.storage.optuna_storage import open_storage
-from sweeps.study import FINGERPRINT, LINKS, UID, find_study, trial_id
+from sweeps.study import FINGERPRINT, LINKS, UID, find_study, read_records, trial_id
 from sweeps.trial_queue import TrialQueue
 from sweeps.trials import (
     STOP,
@@ -93,13 +93,13 @@ class Studies:
         orphaned = [summarize(trial) for trial in queue.abandoned()]
         trials = queue.trials()
         running = [summarize(trial) for trial in trials if trial.state == TrialState.RUNNING]
-        final, ranking = final_trials(trials), ranked(trials)
+        final, ranking, records = final_trials(trials), ranked(trials), read_records(study)
         times = [at for t in trials for at in (t.datetime_start, t.datetime_complete) if at is not None]
         return StudyStatus(
             name=name,
-            uid=study.user_attrs.get(UID),
+            uid=records.get(UID),
             objectives=study.metric_names or ["value"] * len(study.directions),
-            links=study.user_attrs.get(LINKS, {}),
+            links=records.get(LINKS, {}),
             counts=count_reasons(final),
             best=summarize(ranking[0]) if ranking else None,
             failed=[summarize(t) for t in final if t.state == TrialState.FAIL],
@@ -123,7 +123,7 @@ class Studies:
 
     def fixed(self, name: str) -> dict[str, Any]:
         """Return the values that a study does not search, by dotted key."""
-        fingerprint: dict[str, dict[str, Any]] = self._find(name).user_attrs.get(FINGERPRINT, {})
+        fingerprint: dict[str, dict[str, Any]] = read_records(self._find(name)).get(FINGERPRINT, {})
         return dict(fingerprint.get("fixed", {}))
 
     def attributes(self, name: str, prefix: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from sweeps.samplers import ask, make_sampler
 from sweeps.space import n_configurations
 from sweeps.spec import Summary, SweepSpec
 from sweeps.storage.optuna_storage import StorageError, open_storage
-from sweeps.study import LINKS, check_folders, open_study
+from sweeps.study import LINKS, check_folders, open_study, read_records, write_record
 from sweeps.trial_queue import TrialQueue
 from sweeps.trials import LOW_MEMORY, OUT_OF_MEMORY, OWNER, STOP, first_attempt, reason_of, trial_index
 from sweeps.warm_start import queue_configurations, read_configurations
@@ -98,11 +98,11 @@ class Coordinator:
         self._recovery.recover()
 
     def _open_records(self) -> dict[str, str]:
-        known = self._study.user_attrs.get(LINKS, {})
+        known = read_records(self._study).get(LINKS, {})
         config = {**self._config, "links": known, "uid": self._queue.uid()}
         links = self._application.open_study(self._study.study_name, config)
         if links != known:
-            self._study.set_user_attr(LINKS, links)
+            write_record(self._study, LINKS, links)
         return links
 
     def _run(self) -> Summary:
@@ -244,9 +244,10 @@ class Coordinator:
                 # A trial without a heartbeat is never stale: the first is recorded here, others by workers.
                 warnings.filterwarnings("ignore", message="Heartbeat of storage")
                 trial = ask(self._study, self._spec.sampler, self._spec.study.space)
-            self._storage.record_heartbeat(self._queue.trial_id(trial.number))
+            id_ = self._queue.trial_id(trial.number)
+            self._storage.record_heartbeat(id_)
             with contextlib.suppress(UpdateFinishedTrialError):  # another coordinator took it for abandoned
-                trial.set_user_attr(OWNER, describe_owner())
+                self._storage.set_trial_system_attr(id_, OWNER, describe_owner())
                 return trial
 
     def _start(self, trial: Trial) -> None:

@@ -12,7 +12,7 @@ from optuna.storages import fail_stale_trials
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from sweeps.trials import OWNER
+from sweeps.trials import owner_of
 
 MACHINE_ID = Path("/etc/machine-id")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -48,7 +48,7 @@ def is_abandoned(trial: FrozenTrial) -> bool:
     process runs: an owner with this process id is taken for an earlier one. A trial without an owner lost its
     coordinator between the two writes that create it, unless it is being created.
     """
-    owner, ours = trial.user_attrs.get(OWNER), describe_owner()
+    owner, ours = owner_of(trial), describe_owner()
     if owner is None:
         return True
     if any(owner.get(key) != ours[key] for key in ("host", "machine", "pid_namespace")):

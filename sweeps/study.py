@@ -18,7 +18,7 @@ from sweeps.space import Space, describe
 
 SHOWN_DIFFERENCES = 5
 
-# Keys of the attributes that the engine writes to studies.
+# Keys of the engine's records of studies.
 FINGERPRINT = "fingerprint"
 LINKS = "links"  # what the application returned when the study was opened
 UID = "uid"  # unique id among the studies of all storages
@@ -66,6 +66,20 @@ def find_study(storage: RDBStorage, name: str) -> Study | None:
         return None
 
 
+def read_records(study: Study) -> dict[str, Any]:
+    """Return what the engine keeps with a study.
+
+    It lies in system attributes, which the dashboard does not show; in studies of an earlier version, in user
+    attributes.
+    """
+    return {**study.user_attrs, **study._storage.get_study_system_attrs(study._study_id)}
+
+
+def write_record(study: Study, key: str, value: Any) -> None:
+    """Write or replace one of the records that `read_records` returns; JSON."""
+    study._storage.set_study_system_attr(study._study_id, key, value)
+
+
 def open_study(spec: StudySpec, storage: RDBStorage) -> Study:
     """Open a study, and create it if it does not exist.
 
@@ -78,9 +92,9 @@ def open_study(spec: StudySpec, storage: RDBStorage) -> Study:
         directions=["minimize"] * len(spec.objectives),
         load_if_exists=True,
     )
-    recorded = study.user_attrs.get(FINGERPRINT)
+    recorded = read_records(study).get(FINGERPRINT)
     if recorded is None:
-        study.set_user_attr(FINGERPRINT, spec.fingerprint)
+        write_record(study, FINGERPRINT, spec.fingerprint)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.set_metric_names(list(spec.objectives))

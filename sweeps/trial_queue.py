@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sweeps.assignment import LOG_FILE
 from sweeps.ownership import is_abandoned
 from sweeps.storage.optuna_storage import RetryingStorage
-from sweeps.study import FINGERPRINT, UID, trial_id
+from sweeps.study import FINGERPRINT, UID, read_records, trial_id, write_record
 from sweeps.trials import (
     ERROR,
     FIRST_ATTEMPT,
@@ -70,11 +70,11 @@ class TrialQueue:
 
     def uid(self) -> str:
         """Return the study's unique id, which tells it from studies of its name in other storages."""
-        if UID not in self.study.user_attrs:
+        if UID not in read_records(self.study):
             with self.study_lock():
-                if UID not in self.study.user_attrs:
-                    self.study.set_user_attr(UID, uuid.uuid4().hex)
-        return str(self.study.user_attrs[UID])
+                if UID not in read_records(self.study):
+                    write_record(self.study, UID, uuid.uuid4().hex)
+        return str(read_records(self.study)[UID])
 
     def trials(self) -> list[FrozenTrial]:
         """Return all trials as last read; read-only."""
@@ -170,7 +170,7 @@ class TrialQueue:
 
     def _params_of(self, trial: FrozenTrial) -> dict[str, Any]:
         """Return a trial's params; if its coordinator died while drawing them, those that were queued."""
-        space: dict[str, Any] = self.study.user_attrs.get(FINGERPRINT, {}).get("space", {})
+        space: dict[str, Any] = read_records(self.study).get(FINGERPRINT, {}).get("space", {})
         is_whole = space.keys() <= trial.params.keys()
         return trial.params if is_whole else dict(trial.system_attrs.get("fixed_params", {}))
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+OWNER = "owner"  # system attribute: host, boot and process id of the coordinator
+
 # Keys of user attributes that the engine writes to trials.
 SUGGESTED = "suggested_by"  # method that suggested the trial, which is run on top of the total
 REASON = "reason"  # why the trial ended
@@ -19,7 +21,6 @@ FIRST_ATTEMPT = "first_attempt"  # number of the first attempt, which names the 
 RETRY_OF = "retry_of"  # number of the attempt before
 LOW_MEMORY = "low_memory"  # whether an earlier attempt ran out of memory
 WARM_START = "warm_start"  # study and number of the trial whose params it repeats
-OWNER = "owner"  # host, boot and process id of the coordinator
 STOP = "stop"  # request to stop: on a running trial, or on a study for its running sweeps
 N_STEPS = "n_steps"  # training steps, written by the application
 ERROR = "error"  # one line, written by the worker or the application
@@ -40,6 +41,7 @@ class TrialSummary:
         reports: Intermediate values by training step.
         started_at: Start of this attempt.
         seconds: Duration of this attempt; None before its end.
+        owner: Host and process id of the coordinator; empty if unknown.
     """
 
     number: int
@@ -51,6 +53,7 @@ class TrialSummary:
     reports: Mapping[int, float]
     started_at: datetime | None
     seconds: float | None
+    owner: str = ""
 
     @property
     def value(self) -> float | None:
@@ -62,15 +65,10 @@ class TrialSummary:
         """Error message; empty if there is none."""
         return str(self.attributes.get(ERROR, ""))
 
-    @property
-    def owner(self) -> str:
-        """Host and process id of the coordinator; empty if unknown."""
-        owner = self.attributes.get(OWNER)
-        return "" if owner is None else f"{owner['host']}, process {owner['pid']}"
-
 
 def summarize(trial: FrozenTrial) -> TrialSummary:
     """Return the summary of a trial."""
+    owner = owner_of(trial)
     return TrialSummary(
         number=trial.number,
         first_attempt=first_attempt(trial),
@@ -81,7 +79,14 @@ def summarize(trial: FrozenTrial) -> TrialSummary:
         reports=trial.intermediate_values,
         started_at=trial.datetime_start,
         seconds=None if trial.duration is None else trial.duration.total_seconds(),
+        owner="" if owner is None else f"{owner['host']}, process {owner['pid']}",
     )
+
+
+def owner_of(trial: FrozenTrial) -> dict[str, Any] | None:
+    """Return the coordinator of a trial, which an earlier version kept as a user attribute."""
+    owner: dict[str, Any] | None = trial.system_attrs.get(OWNER, trial.user_attrs.get(OWNER))
+    return owner
 
 
 def reason_of(trial: FrozenTrial) -> str:

@@ -69,7 +69,7 @@ class RetryingStorage(RDBStorage):
         timeout_s: Seconds for which a call retries.
         on_unavailable: Called with the reason before each retry; an exception that it raises ends the call.
         failed_at: When the server was last found to be unavailable, on the monotonic clock.
-        skip_running_with: User attribute; a running trial that has it is not read again before it ends. With
+        skip_running_with: System attribute; a running trial with it is not read again before it ends. With
             hundreds of running trials, reading them is most of a coordinator's work. None to read all.
             Studies that use it must share one cache.
     """
@@ -124,7 +124,7 @@ class RetryingStorage(RDBStorage):
             return []
         found = super()._get_trials(study_id, states, wanted, max(wanted))
         running = (
-            t for t in found if t.state == TrialState.RUNNING and self.skip_running_with in t.user_attrs
+            t for t in found if t.state == TrialState.RUNNING and self.skip_running_with in t.system_attrs
         )
         self._known_running = (self._known_running - wanted) | {trial._trial_id for trial in running}
         return found

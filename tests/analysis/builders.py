@@ -13,7 +13,7 @@ from PIL import Image
 
 from nca.records.paths import RecordPaths, read_record_paths
 from sweeps.storage.optuna_storage import open_storage
-from sweeps.study import FINGERPRINT, LINKS
+from sweeps.study import FINGERPRINT, LINKS, write_record
 
 STUDY = "leaf"
 DISTRIBUTIONS = {
@@ -38,9 +38,9 @@ def make_study(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(["final_loss"])
-    study.set_user_attr(LINKS, {"mlflow_experiment_id": "1", "mlflow_run_id": "parent"})
+    write_record(study, LINKS, {"mlflow_experiment_id": "1", "mlflow_run_id": "parent"})
     fixed = {"texture.name": texture, "texture.source": "drawn", "train.steps": 32, "train.size": 128}
-    study.set_user_attr(FINGERPRINT, {"space": {}, "fixed": {**fixed, "model.name": "srnca"}})
+    write_record(study, FINGERPRINT, {"space": {}, "fixed": {**fixed, "model.name": "srnca"}})
     target = runs / "trials" / name / "0" / "artifacts"
     target.mkdir(parents=True)
     Image.fromarray(draw.integers(0, 256, (128, 128, 3), np.uint8)).save(target / "target.png")

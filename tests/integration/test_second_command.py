@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sweeps.study import read_records
 from tests.integration.commands import SMALL, listing, run_module, run_python, sweep
 from tests.integration.conftest import Finished
 from tests.integration.records import Records, complete_trials, copy_records, load_study, study_names
@@ -96,7 +97,7 @@ def test_two_textures_make_two_studies_and_a_plain_value_is_not_searched(
         (trial,) = complete_trials(study)
         assert "model.channels" not in trial.params
         assert trial.params["model.filters"] in {4, 5}
-        fingerprint = study.user_attrs["fingerprint"]
+        fingerprint = read_records(study)["fingerprint"]
         assert fingerprint["fixed"]["model.channels"] == 7
         assert fingerprint["space"]["model.filters"] == "choice(4, 5)"
         hashes.add(fingerprint["fixed"]["texture.hash"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import signal
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -33,7 +34,7 @@ from sweeps.ownership import describe_owner
 from sweeps.progress import Progress
 from sweeps.space import to_distributions
 from sweeps.storage.optuna_storage import open_storage
-from sweeps.study import UID, find_study, open_study
+from sweeps.study import FINGERPRINT, LINKS, UID, find_study, open_study, read_records, write_record
 from sweeps.trials import (
     FIRST_ATTEMPT,
     OWNER,
@@ -128,7 +129,7 @@ def test_a_worker_gets_what_was_drawn_and_its_own_config(tmp_path: Path) -> None
         assert trial.params.keys() == SPACE.keys()
         assert trial.values == [float(trial.number)]
         assert trial.user_attrs["n_steps"] == N_STEPS
-        assert trial.user_attrs[OWNER] == describe_owner()
+        assert trial.system_attrs[OWNER] == describe_owner()
 
 
 def test_the_summary_names_the_best_trial_and_closes_the_records(tmp_path: Path) -> None:
@@ -214,11 +215,49 @@ def test_queued_configurations_run_first_and_on_top_of_the_total(tmp_path: Path)
 def test_links_are_kept_with_the_study_and_reach_every_worker(tmp_path: Path) -> None:
     sweep = Sweep(str(tmp_path), n_trials=1)
     assert sweep.run().links == {"opened": "fake"}
-    study_of(sweep).set_user_attr("links", {"opened": "kept from before"})
+    write_record(study_of(sweep), LINKS, {"opened": "kept from before"})
     raised = replace(sweep, n_trials=2)
     assert raised.run().links == {"opened": "kept from before"}
     started = (sweep.trial_folder(1) / "started.txt").read_text()
     assert started.strip().endswith("kept from before")
+
+
+def test_a_study_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    sweeps = [Sweep(str(tmp_path / name), n_trials=2, sampler="tpe") for name in ("now", "earlier")]
+    for sweep in sweeps:
+        Path(sweep.folder).mkdir()
+        sweep.run()
+        study = study_of(sweep)
+        study.enqueue_trial({"x": 0.5, "y": 2})
+        with pytest.warns(UserWarning, match="Heartbeat of storage"):
+            orphan = study.ask(to_distributions(SPACE))
+        study._storage.set_trial_system_attr(orphan._trial_id, OWNER, describe_owner())
+    now, earlier = sweeps
+    uid = read_records(study_of(earlier))[UID]
+    with sqlite3.connect(Path(earlier.folder) / "optuna.db") as database:  # where these were
+        for kind, keys in {"study": (FINGERPRINT, LINKS, UID), "trial": (OWNER,)}.items():
+            for key in keys:
+                columns = f"{kind}_id, key, value_json"
+                database.execute(
+                    f"INSERT INTO {kind}_user_attributes ({columns}) "
+                    f"SELECT {columns} FROM {kind}_system_attributes WHERE key = ?",
+                    (key,),
+                )
+                database.execute(f"DELETE FROM {kind}_system_attributes WHERE key = ?", (key,))
+    assert {FINGERPRINT, LINKS, UID} <= study_of(earlier).user_attrs.keys()
+    assert all(OWNER in trial.user_attrs for trial in trials_of(earlier))
+    status = Studies(earlier.storage).status("fake")
+    assert (status.uid, status.links) == (uid, {"opened": "fake"})
+    here = describe_owner()
+    orphans = [(trial.number, trial.owner) for trial in status.orphaned]
+    assert orphans == [(2, f"{here['host']}, process {here['pid']}")]
+    with pytest.raises(SweepError, match=r"sweep\.objectives value -> other"):
+        replace(earlier, objectives=("other",)).run()
+    for sweep in sweeps:
+        assert replace(sweep, n_trials=5).run().links == {"opened": "fake"}
+    first, second = ([(t.params, t.values, t.state) for t in trials_of(sweep)] for sweep in sweeps)
+    assert first == second
+    assert read_records(study_of(earlier))[UID] == uid
 
 
 def test_without_a_terminal_the_output_is_a_line_per_start_and_end(tmp_path: Path) -> None:
@@ -482,10 +521,10 @@ def test_folders_of_trials_that_the_storage_does_not_know_are_refused_and_kept(t
     with pytest.raises(SweepError, match=r"holds trial 0 of a study that sweep\.storage=.* does not know"):
         other.run()
     assert study_names(other) == []
-    uid = study_of(sweep).user_attrs[UID]
+    uid = read_records(study_of(sweep))[UID]
     assert read_started(sweep.trial_folder(0)) == before
     assert replace(sweep, n_trials=2).run().counts == {"complete": 2}
-    assert study_of(sweep).user_attrs[UID] == uid
+    assert read_records(study_of(sweep))[UID] == uid
 
 
 def test_a_trial_that_cannot_be_started_is_queued_again(tmp_path: Path) -> None:

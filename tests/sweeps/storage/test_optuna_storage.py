@@ -76,15 +76,15 @@ def test_running_trials_with_an_owner_are_read_again_when_they_run_no_longer(tmp
     study = optuna.load_study(study_name="shared", storage=ours)
     first, owned, orphan = (other.ask() for _ in range(3))
     other.tell(first, 0.5)
-    owned.set_user_attr("owner", 1)
+    theirs.set_trial_system_attr(owned._trial_id, "owner", 1)
 
     def status() -> list[tuple[str, dict[str, int]]]:
-        return [(t.state.name, t.user_attrs) for t in study.get_trials(deepcopy=False)]
+        return [(t.state.name, t.user_attrs | t.system_attrs) for t in study.get_trials(deepcopy=False)]
 
     for _ in range(2):
         assert status() == [("COMPLETE", {}), ("RUNNING", {"owner": 1}), ("RUNNING", {})]
     owned.set_user_attr("later", 2)
-    orphan.set_user_attr("owner", 3)
+    theirs.set_trial_system_attr(orphan._trial_id, "owner", 3)
     assert status() == [("COMPLETE", {}), ("RUNNING", {"owner": 1}), ("RUNNING", {"owner": 3})]
     newest = other.ask()
     other.enqueue_trial({})
