@@ -6,11 +6,12 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from nca.cli.errors import ConfigError, exit_on_error
 from nca.cli.options import Command, read_number, read_runs_dir
+from nca.records.paths import RecordPaths
 from nca.tracking.relocation import check_not_relocated, connect
 from sweeps import SweepError
 from sweeps.storage.sqlite import SQLITE
@@ -20,6 +21,7 @@ PORTS = {"ui": 5000, "dashboard": 8080}
 STORES = {"ui": "mlflow.db", "dashboard": "optuna.db"}
 MAX_PORT = 65535
 N_PORTS = 20
+SHOWN_STUDIES = 5  # whose addresses are printed
 COMMAND = Command(
     "nca.serve",
     "Serve the pages of MLflow or of the Optuna dashboard on this machine, until ctrl-C.",
@@ -33,11 +35,12 @@ COMMAND = Command(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the page's URL and replace this process by the server; exit code 2 on bad input.
+    """Print the pages' URLs and replace this process by the server; exit code 2 on bad input.
 
     Raises:
         ConfigError: Never: it becomes one line and exit code 2.
     """
+    newest: dict[int, str] = {}
     with exit_on_error(SweepError):
         options, (kind,), _ = COMMAND.read(arguments)
         if kind == "ui" and "sweep.storage" in options:
@@ -53,11 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             from sweeps.storage.optuna_storage import open_storage
 
-            open_storage(address, create=False)  # the dashboard would create tables, or end with a traceback
+            # Without it the dashboard would create tables, or end with a traceback.
+            studies = open_storage(address, create=False).get_all_studies()
+            newest = {study._study_id: study.study_name for study in studies[: -SHOWN_STUDIES - 1 : -1]}
     if kind == "ui":
         _serve_mlflow(store, runs, port)
     else:
-        _serve_dashboard(address, runs, port)
+        _serve_dashboard(address, runs, port, newest)
 
 
 def free_port(options: Mapping[str, str], default: int) -> int:
@@ -79,9 +84,9 @@ def free_port(options: Mapping[str, str], default: int) -> int:
 
 
 def _serve_mlflow(store: Path, runs: Path, port: int) -> None:
-    newest = _newest_experiment(store)
-    page = f"/{newest}/runs?workflowType=machine_learning" if newest else ""
-    print(f"MLflow: http://{LOOPBACK}:{port}/#/experiments{page}", flush=True)
+    server = f"http://{LOOPBACK}:{port}"
+    for line in describe_pages(store, RecordPaths(runs, "", server)):
+        print(line, flush=True)
     for name, value in [("DISABLE_TELEMETRY", "true"), ("SERVER_ENABLE_JOB_EXECUTION", "false")]:
         os.environ.setdefault(f"MLFLOW_{name}", value)
     where = ["--backend-store-uri", f"{SQLITE}{store}"]
@@ -89,18 +94,38 @@ def _serve_mlflow(store: Path, runs: Path, port: int) -> None:
     _replace_process("mlflow", "server", *where, "--host", LOOPBACK, "--port", str(port), "--workers", "1")
 
 
-def _newest_experiment(store: Path) -> str | None:
-    """Return the id of the experiment last used, read by SQL, as importing MLflow takes seconds."""
+def describe_pages(store: Path, paths: RecordPaths) -> Iterator[str]:
+    """Yield a line for each page of the experiments last used: of a study its trials and their charts.
+
+    Args:
+        store: MLflow's SQLite file, read by SQL, as importing MLflow takes seconds.
+        paths: With the address of its server.
+    """
+    from nca.tracking.saved_view import VIEW_TAG
+
     with connect(store, "ro") as connection:
-        row = connection.execute(
-            "SELECT experiment_id FROM experiments WHERE lifecycle_stage = 'active' AND experiment_id != 0 "
-            "ORDER BY last_update_time DESC, experiment_id DESC LIMIT 1"
-        ).fetchone()
-    return None if row is None else str(row[0])
+        rows = connection.execute(
+            "SELECT e.experiment_id, name, t.key FROM experiments e LEFT JOIN experiment_tags t "
+            "ON t.experiment_id = e.experiment_id AND t.key = ? "
+            "WHERE lifecycle_stage = 'active' AND e.experiment_id != 0 "
+            "ORDER BY last_update_time DESC, e.experiment_id DESC LIMIT ?",
+            (VIEW_TAG, SHOWN_STUDIES),
+        ).fetchall()
+    for number, name, view in rows:
+        experiment = str(number)
+        if view is None:  # of single runs, or of a study of an earlier version
+            yield f"MLflow, runs of {name}: {paths.mlflow_url(experiment)}"
+        else:
+            yield f"MLflow, trials of {name}: {paths.study_url(experiment)}"
+            yield f"MLflow, charts of {name}: {paths.study_url(experiment, charts=True)}"
+    yield f"MLflow, all experiments: {paths.tracking}/#/experiments"
 
 
-def _serve_dashboard(address: str, runs: Path, port: int) -> None:
-    print(f"Optuna dashboard: http://{LOOPBACK}:{port}/dashboard", flush=True)
+def _serve_dashboard(address: str, runs: Path, port: int, newest: Mapping[int, str]) -> None:
+    page = f"http://{LOOPBACK}:{port}/dashboard"
+    print(f"Optuna, all studies: {page}", flush=True)
+    for number, name in newest.items():
+        print(f"Optuna, {name}: {page}/studies/{number}", flush=True)
     artifacts = runs / "artifacts" / "optuna"
     artifacts.mkdir(parents=True, exist_ok=True)
     where = ["--host", LOOPBACK, "--port", str(port), "--artifact-dir", str(artifacts)]

@@ -68,6 +68,13 @@ class RecordPaths:
         path += f"/artifacts/{artifact}" if artifact else ""
         return f"{base}/#/experiments/{experiment}/{path}?workflowType=machine_learning"
 
+    def study_url(self, experiment: str, *, charts: bool = False) -> str:
+        """Return the URL at which MLflow shows the saved view of a study: its table, or its charts."""
+        from nca.tracking.saved_view import VIEW
+
+        mode = "&compareRunsMode=CHART" * charts
+        return f"{self.mlflow_url(experiment)}&viewStateShareKey={VIEW}{mode}"
+
     def study_folders(self, study: str) -> list[Path]:
         """Return the two folders of a study, of its trials and of its runs' artifacts."""
         return [self.runs / "trials" / study, self.runs / "artifacts" / study]

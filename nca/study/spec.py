@@ -93,6 +93,7 @@ class TrialConfigs:
             "study": self._plan.name,
             "storage": sweep.storage,
             "objectives": sweep.objectives,
+            "space": list(self._plan.space),
             "repeats": sweep.repeats,
         }
         return asdict(config) | {"sweep": settings}

@@ -108,7 +108,7 @@ def _describe_paths(plan: Plan, summary: Summary) -> Iterator[str]:
             yield f"continue: {paths.command('nca.train', f'run={run}', longer)}"
     if uri is not None and experiment is not None:
         start = "" if at_server else f"make ui{_serve(overrides[:1])}, "
-        yield f"MLflow: {start}{paths.mlflow_url(experiment)}"
+        yield f"MLflow: {start}{paths.study_url(experiment)}"
     if uri is not None and (waiting := find_outboxes(trials, uri)):
         deliver = shlex.join(["deliver", f"tracking.uri={uri}", f"runs_dir={paths.runs}"])
         yield f"{len(waiting)} runs have records that wait for MLflow: python -m nca.studies {deliver}"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nca.cli.errors import ConfigError
 from nca.tracking.client import mlflow_errors
 from nca.tracking.relocation import relative_path_tag
+from nca.tracking.saved_view import VIEW_TAG, encode_view
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -70,6 +72,20 @@ class Experiments:
         if owner is not None and OWNER not in experiment.tags:  # of a version without owners
             self._client.set_experiment_tag(id_, OWNER, owner)
         return id_
+
+    def save_view(self, id_: str, objectives: Sequence[str], params: Sequence[str], last_step: int) -> None:
+        """Save, or bring up to date, the view in which MLflow's page shows the trials of a study.
+
+        Args:
+            id_: Its experiment.
+            objectives: Metrics that it minimizes.
+            params: What it searches, by dotted key.
+            last_step: Training step of the outputs shown.
+        """
+        experiment = self._client.get_experiment(id_)
+        view = encode_view(objectives, params, last_step, experiment.creation_time or 0)
+        if experiment.tags.get(VIEW_TAG) != view:
+            self._client.set_experiment_tag(id_, VIEW_TAG, view)
 
     def find(self, name: str, owner: str | None = None) -> str | None:
         """Return the id of an experiment, also of one in MLflow's trash.

@@ -14,6 +14,7 @@ import pytest
 from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support import expected_conditions
 from selenium.webdriver.support.ui import WebDriverWait
 
 TIMEOUT_S = 90.0  # a server imports for long where the cores are busy
@@ -50,6 +51,12 @@ def wait_for_image(browser: Chrome, width: int) -> None:
     script = "return [...document.images].some(i => i.complete && i.naturalWidth >= arguments[0])"
     wait = WebDriverWait(browser, TIMEOUT_S)
     wait.until(lambda _: browser.execute_script(script, width), "the page never showed a picture")
+
+
+def close_assistant(browser: Chrome) -> None:
+    """Close the panel that takes a quarter of MLflow's page, once for this browser."""
+    close = (By.CSS_SELECTOR, "[data-component-id='mlflow.assistant.chat_panel.close']")
+    WebDriverWait(browser, TIMEOUT_S).until(expected_conditions.element_to_be_clickable(close)).click()
 
 
 def save_screenshot(browser: Chrome, name: str, tmp_path: Path) -> None:

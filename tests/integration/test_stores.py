@@ -29,7 +29,7 @@ from tests.builders import trial_config
 from tests.templates import make_mlflow_database
 
 STUDY = "leaf"
-SETTINGS = {"sweep": {"study": STUDY}}
+SETTINGS = {"sweep": {"study": STUDY, "objectives": ["final_loss"], "space": ["model.channels"]}}
 
 
 class Store:
@@ -41,7 +41,7 @@ class Store:
         self.client = MlflowClient(self.uri)
 
     def open(self, links: dict[str, str], uid: str = "ours") -> dict[str, str]:
-        return TextureSweep().open_study(STUDY, asdict(self.config) | {"links": links, "uid": uid})
+        return TextureSweep().open_study(STUDY, asdict(self.config) | {"links": links, "uid": uid} | SETTINGS)
 
     def status(self, run_id: str) -> str:
         return str(self.client.get_run(run_id).info.status)

@@ -11,7 +11,13 @@ from selenium.webdriver.support import expected_conditions
 from selenium.webdriver.support.ui import WebDriverWait
 
 from nca.records.paths import MLFLOW_UI, RecordPaths
-from tests.integration.browsing import TIMEOUT_S, save_screenshot, wait_for_image, wait_for_text
+from tests.integration.browsing import (
+    TIMEOUT_S,
+    close_assistant,
+    save_screenshot,
+    wait_for_image,
+    wait_for_text,
+)
 from tests.integration.conftest import WEBGL, Finished, Serve
 from tests.integration.records import Records
 
@@ -21,12 +27,31 @@ pytestmark = pytest.mark.slow
 def test_mlflow_opens_at_the_studys_runs(
     serve: Serve, browser: Chrome, finished: Finished, tmp_path: Path
 ) -> None:
+    browser.set_window_size(2400, 1000)  # columns out of sight are not drawn
     browser.get(serve("nca.serve", "ui"))
-    wait_for_text(browser, finished.name, "4 matching runs")
-    # The parent run stands alone at first; its button unfolds the trials.
-    browser.find_element(By.CSS_SELECTOR, "[role=row] [col-id*='Run Name'] button").click()
-    wait_for_text(browser, finished.name, "trial 0", "trial 1", "trial 2")
+    close_assistant(browser)
+    wait_for_text(browser, finished.name, "3 matching runs", "trial 0", "trial 1", "trial 2")
+    wait_for_text(browser, "final_distance", "final_loss", "model.update_rate", "complete")
+    cells = browser.find_elements(By.CSS_SELECTOR, "[role=gridcell][col-id*='final_distance']")
+    distances = [float(cell.text) for cell in cells]
+    assert len(distances) == 3
+    assert distances == sorted(distances)
     save_screenshot(browser, "mlflow_runs", tmp_path)
+
+
+def test_mlflow_shows_outputs_losses_and_parameters(serve: Serve, browser: Chrome, tmp_path: Path) -> None:
+    browser.set_window_size(1400, 2000)  # charts out of sight are not drawn
+    browser.get(f"{serve('nca.serve', 'ui')}&compareRunsMode=CHART")
+    close_assistant(browser)
+    wait_for_text(browser, "3 matching runs", "Outputs (1)", "trial 0")
+    wait_for_image(browser, width=34)
+    save_screenshot(browser, "mlflow_charts", tmp_path)
+    charts = "return [...document.querySelectorAll('.js-plotly-plot')].map(p => p.layout.yaxis?.type ?? "
+    charts += "p.data[0].type)"
+    WebDriverWait(browser, TIMEOUT_S).until(
+        lambda b: "log" in b.execute_script(charts), "no loss on a logarithmic axis"
+    )
+    wait_for_text(browser, "Loss", "Parameters and results")
 
 
 def test_the_dashboard_shows_a_trials_output(

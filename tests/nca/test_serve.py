@@ -13,7 +13,8 @@ import pytest
 
 from nca import serve
 from nca.cli.errors import ConfigError
-from nca.serve import LOOPBACK, PORTS, _newest_experiment, free_port
+from nca.records.paths import RecordPaths
+from nca.serve import LOOPBACK, PORTS, SHOWN_STUDIES, describe_pages, free_port
 from nca.tracking.store import MlflowStore
 
 
@@ -105,14 +106,29 @@ def test_a_free_port_is_taken_as_asked(taken: int) -> None:
     assert free_port({"port": str(free)}, taken) == free
 
 
-def test_the_ui_opens_at_the_experiment_last_used(mlflow_uri: str, tmp_path: Path) -> None:
-    file = tmp_path / "mlflow.db"
-    assert _newest_experiment(file) is None
-    store = MlflowStore(mlflow_uri)
-    first = store.experiments.open("one", tmp_path / "artifacts")
-    assert _newest_experiment(file) == first
-    second = store.experiments.open("two", tmp_path / "artifacts")
-    assert _newest_experiment(file) == second
+def test_the_ui_names_the_pages_of_the_studies_last_used(mlflow_uri: str, tmp_path: Path) -> None:
+    file, paths = tmp_path / "mlflow.db", RecordPaths(tmp_path, "", "http://host:1")
+    all_ = "MLflow, all experiments: http://host:1/#/experiments"
+    assert list(describe_pages(file, paths)) == [all_]
+    experiments = MlflowStore(mlflow_uri).experiments
+    first = experiments.open("one", tmp_path / "artifacts")
+    second = experiments.open("two", tmp_path / "artifacts")
+    experiments.save_view(second, ["final_loss"], ["model.channels"], 11)
+    runs = "http://host:1/#/experiments/{}/runs?workflowType=machine_learning".format
+    trials = f"{runs(second)}&viewStateShareKey=trials"
+    assert list(describe_pages(file, paths)) == [
+        f"MLflow, trials of two: {trials}",
+        f"MLflow, charts of two: {trials}&compareRunsMode=CHART",
+        f"MLflow, runs of one: {runs(first)}",
+        all_,
+    ]
+    for number in range(SHOWN_STUDIES):
+        experiments.open(f"more {number}", tmp_path / "artifacts")
+    *shown, last = describe_pages(file, paths)
+    assert [line.partition(":")[0] for line in shown] == [
+        f"MLflow, runs of more {n}" for n in range(4, -1, -1)
+    ]
+    assert last == all_
 
 
 def test_a_mistake_loads_neither_torch_nor_mlflow() -> None:

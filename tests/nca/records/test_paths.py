@@ -11,7 +11,7 @@ import pytest
 from nca.cli.errors import ConfigError
 from nca.config.compose import compose_plain
 from nca.records.paths import RecordPaths, disk_usage, is_study_name, read_record_paths
-from nca.serve import _newest_experiment
+from nca.serve import describe_pages
 from nca.study.plan import make_plans
 from nca.tracking.client import check_address
 from sweeps import SweepError
@@ -80,7 +80,9 @@ def test_databases_are_in_a_folder_with_any_other_character(tmp_path: Path) -> N
     assert store is not None
     experiment = store.experiments.open("leaf", runs / "artifacts" / "leaf")
     store.tracker(store.create_run(experiment, "trial 0")).log_text("text", "note.txt")
-    assert _newest_experiment(runs / "mlflow.db") == experiment
+    assert f"/experiments/{experiment}/runs" in next(
+        describe_pages(runs / "mlflow.db", RecordPaths.in_folder(runs))
+    )
     assert list(tmp_path.iterdir()) == [runs]
     assert {file.name for file in runs.rglob("*") if file.suffix in {".db", ".txt"}} == {
         "mlflow.db",

@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from nca.config.schema import TrialConfig
+from nca.outputs.contact_sheet import GAP_PX, SIDE_PX
 from nca.study.application import TextureSweep
 from nca.training.outcome import Outcome
 from sweeps.assignment import PICTURE_FILE, TARGET_FILE
@@ -27,7 +28,7 @@ class Trial(RunningTrial):
     def __init__(self, folder: Path, uri: str | None = None) -> None:
         self.folder, self.links, self.low_memory, self.first_attempt = folder, {}, False, 0
         self.study_name, self.number = "leaf", 0
-        settings = {"objectives": ["final_loss"], "repeats": 1}
+        settings = {"objectives": ["final_loss"], "repeats": 1, "space": ["model.channels"]}
         self.n_seen, self.interrupt_in, self.cancel_in = 0, 10**6, 10**6
         self.config: dict[str, Any] = asdict(trial_config(folder, uri=uri)) | {"sweep": settings}
 
@@ -135,7 +136,9 @@ def test_a_configuration_is_trained_once_per_seed_and_its_objectives_are_means(t
     assert result.values == [pytest.approx(sum(losses) / 3), alone.attributes["n_parameters"]]
     assert result.attributes["final_loss_sd"] == pytest.approx(torch.tensor(losses).std().item(), rel=1e-4)
     assert result.attributes["n_steps"] == 3 * alone.attributes["n_steps"]
-    assert len(result.pictures) == 3
+    assert result.pictures == [tmp_path / "target_and_output.png"]
+    with Image.open(result.pictures[0]) as picture:  # the target and the output of each seed
+        assert picture.width == 4 * (SIDE_PX + GAP_PX) + GAP_PX
     assert (tmp_path / "output.png").exists()
 
 
@@ -181,7 +184,7 @@ def test_the_metrics_of_a_study_are_recorded_once_however_often_its_sweep_is_rep
     tmp_path: Path, mlflow_uri: str
 ) -> None:
     trial, application = Trial(tmp_path, uri=mlflow_uri), TextureSweep()
-    config, links = {**trial.config, "sweep": {"study": "leaf"}}, dict[str, str]()
+    config, links = {**trial.config, "sweep": trial.config["sweep"] | {"study": "leaf"}}, dict[str, str]()
     for _ in range(2):
         links = application.open_study("leaf", config | {"links": links, "uid": "ours"})
         application.close_study(config, links, {"n_trials": 3.0, "best_value": 0.5})

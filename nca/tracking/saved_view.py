@@ -1,0 +1,98 @@
+"""The saved view in which MLflow's page shows the trials of a study: columns, order and charts.
+
+MLflow keeps a saved view as a tag of its experiment: a JSON object with the view's name, its times and the
+state of the page, which is deflated JSON in base 64. Views that a person saves have ids made of the time and
+random letters, so this one replaces none of them.
+
+Source: the tag that MLflow 3.17.2 writes when a view is saved in its page; the charts are those of its
+mlflow/server/js/src/experiment-tracking/components/runs-charts/runs-charts.types.ts.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from nca.tracking.tracker import IMAGE_KEY, PARENT_TAG
+
+VIEW = "trials"  # its id, in addresses
+VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
+NAME = "Trials, the best first"  # in the page's menu
+DISTANCE = "final_distance"
+OUTPUTS, STUDY, OTHERS = "nca-outputs", "nca-study", "nca-metrics"  # ids of the page's sections
+OUTPUTS_PX = 560  # height of the image grid: two rows
+COLUMN_PX, LETTER_PX = 40, 8  # width of a column: both ends, and a letter of its name
+
+
+def encode_view(objectives: Sequence[str], params: Sequence[str], last_step: int, created_at_ms: int) -> str:
+    """Return the value of the tag VIEW_TAG.
+
+    Args:
+        objectives: Metrics that the study minimizes.
+        params: What it searches, by dotted key.
+        last_step: Training step of the outputs shown.
+        created_at_ms: When the experiment was created, in milliseconds since 1970.
+    """
+    page = json.dumps(_page(list(dict.fromkeys([DISTANCE, *objectives])), params, last_step))
+    state = f"deflate;{base64.b64encode(zlib.compress(page.encode())).decode()}"
+    return json.dumps({"name": NAME, "createdAt": created_at_ms, "updatedAt": created_at_ms, "state": state})
+
+
+def _page(metrics: Sequence[str], params: Sequence[str], last_step: int) -> dict[str, Any]:
+    """Return the state of the page: trials without their parent run, by texture distance."""
+    columns = [*(f"metrics.`{key}`" for key in metrics), *(f"params.`{key}`" for key in params)]
+    columns += ["tags.`reason`", "attributes.`Duration`"]
+    return {
+        "searchFilter": f"tags.`{PARENT_TAG}` != ''",
+        "orderByKey": f"metrics.`{DISTANCE}`",
+        "orderByAsc": True,
+        "selectedColumns": columns,
+        "columnOrder": columns,
+        "columnWidths": {key: COLUMN_PX + LETTER_PX * len(key.split("`")[1]) for key in columns},
+        "compareRunCharts": list(_charts(metrics, params, last_step)),
+        "compareRunSections": [
+            {"uuid": OUTPUTS, "name": "Outputs", "display": True, "columns": 1, "cardHeight": OUTPUTS_PX},
+            {"uuid": STUDY, "name": "Losses and parameters", "display": True, "columns": 2},
+            {"uuid": OTHERS, "name": "Model metrics", "display": False},  # MLflow adds charts of all others
+        ],
+        "isAccordionReordered": True,  # the sections keep this order
+    }
+
+
+def _charts(metrics: Sequence[str], params: Sequence[str], last_step: int) -> Iterator[dict[str, Any]]:
+    """Yield an image grid, the loss on a logarithmic axis, and parallel coordinates."""
+    common = {"deleted": False, "isGenerated": False}
+    yield common | {
+        "uuid": "nca-images",
+        "metricSectionId": OUTPUTS,
+        "type": "IMAGE",
+        "imageKeys": [IMAGE_KEY],
+        "step": last_step,
+        "showRunParams": False,  # dozens of lines that push the picture out of sight
+    }
+    yield common | {
+        "uuid": "nca-loss",
+        "metricSectionId": STUDY,
+        "type": "LINE",
+        "displayName": "Loss",
+        "metricKey": "loss",
+        "selectedMetricKeys": ["loss"],
+        "xAxisKey": "step",
+        "xAxisScaleType": "linear",
+        "scaleType": "log",
+        "lineSmoothness": 0,
+        "useGlobalXaxisKey": False,
+        "useGlobalLineSmoothing": False,
+    }
+    yield common | {
+        "uuid": "nca-parallel",
+        "metricSectionId": STUDY,
+        "type": "PARALLEL",
+        "displayName": "Parameters and results",
+        "selectedParams": list(params),
+        "selectedMetrics": list(metrics),
+        "showAllRuns": True,
+    }

@@ -1,0 +1,71 @@
+"""The saved view of a study in MLflow: what its tag holds. What a browser shows is tested as a whole."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from nca.tracking.saved_view import VIEW_TAG, encode_view
+from nca.tracking.store import MlflowStore
+
+MAX_TAG_CHARS = 5000  # of an experiment in the servers of MLflow 3.0; later ones take 20,000
+
+
+def page_of(tag: str) -> dict[str, Any]:
+    view = json.loads(tag)
+    assert view["createdAt"] == view["updatedAt"] == 7
+    prefix, _, data = view["state"].partition(";")
+    assert prefix == "deflate"
+    return dict(json.loads(zlib.decompress(base64.b64decode(data))))
+
+
+def test_trials_are_sorted_by_distance_beside_objectives_and_params() -> None:
+    page = page_of(encode_view(["final_loss", "final_distance"], ["model.channels", "train.size"], 11, 7))
+    assert page["searchFilter"] == "tags.`mlflow.parentRunId` != ''"
+    assert (page["orderByKey"], page["orderByAsc"]) == ("metrics.`final_distance`", True)
+    assert page["selectedColumns"] == [
+        "metrics.`final_distance`",
+        "metrics.`final_loss`",
+        "params.`model.channels`",
+        "params.`train.size`",
+        "tags.`reason`",
+        "attributes.`Duration`",
+    ]
+    charts = {chart["type"]: chart for chart in page["compareRunCharts"]}
+    assert (charts["IMAGE"]["imageKeys"], charts["IMAGE"]["step"]) == (["output"], 11)
+    assert (charts["LINE"]["metricKey"], charts["LINE"]["scaleType"]) == ("loss", "log")
+    assert charts["PARALLEL"]["selectedParams"] == ["model.channels", "train.size"]
+    assert charts["PARALLEL"]["selectedMetrics"] == ["final_distance", "final_loss"]
+    sections = {section["uuid"] for section in page["compareRunSections"]}
+    assert {chart["metricSectionId"] for chart in charts.values()} < sections
+
+
+def test_a_large_space_fits_into_a_tag() -> None:
+    objectives = ["final_loss", "final_loss_median", "final_loss_relative", "n_parameters"]
+    params = [f"train.a_rather_long_parameter_{number}" for number in range(40)]
+    assert len(encode_view(objectives, params, 10**6, 7)) < MAX_TAG_CHARS
+
+
+def test_a_view_is_brought_up_to_date_beside_a_persons_own(
+    mlflow_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, experiments = MlflowClient(mlflow_uri), MlflowStore(mlflow_uri).experiments
+    id_ = experiments.open("leaf", tmp_path / "artifacts")
+    own = "mlflow.sharedViewState.1795988615735s5vl7f22"
+    client.set_experiment_tag(id_, own, "by hand")
+    experiments.save_view(id_, ["final_loss"], ["model.channels"], 11)
+    first = client.get_experiment(id_)
+    assert first.creation_time is not None
+    assert first.tags[VIEW_TAG] == encode_view(["final_loss"], ["model.channels"], 11, first.creation_time)
+    experiments.save_view(id_, ["final_loss"], ["model.channels", "model.filters"], 11)
+    second = client.get_experiment(id_)
+    assert second.tags[VIEW_TAG] != first.tags[VIEW_TAG]
+    assert second.tags[own] == "by hand"
+    monkeypatch.setattr(MlflowClient, "set_experiment_tag", lambda *_: pytest.fail("written again"))
+    experiments.save_view(id_, ["final_loss"], ["model.channels", "model.filters"], 11)
