@@ -42,15 +42,19 @@ class Result:
 
 @dataclass(frozen=True)
 class DashboardNotes:
-    """Markdown notes for the Optuna dashboard.
+    """Notes for the Optuna dashboard, in Markdown, and what it shows beside them.
 
     Args:
         study: Note on the study; empty for none.
-        trials: Notes on trials, by number.
+        trials: Notes on trials, by number; each begins with the pictures of its trial's result.
+        pictures: Image files of the study, with which its note begins; one replaces the one of its name.
+        plots: Plots of the study, by an id for HTML: Plotly figures in JSON.
     """
 
     study: str = ""
     trials: Mapping[int, str] = field(default_factory=dict)
+    pictures: Sequence[Path] = ()
+    plots: Mapping[str, str] = field(default_factory=dict)
 
 
 class Application(Protocol):
@@ -80,7 +84,8 @@ class Application(Protocol):
     ) -> DashboardNotes:
         """Show the finished trials; called in a thread of the coordinator at intervals and at the end.
 
-        A note is saved only where there is none. An exception is printed and does not end the sweep.
+        A note is saved only where there is none; pictures and plots are replaced. An exception is printed and
+        does not end the sweep.
         """
 
     def close_study(

@@ -101,7 +101,7 @@ class Reporter:
     def _save_notes(self, notes: Future[DashboardNotes]) -> None:
         """Save the notes, once they are made, or print why there are none."""
         try:
-            save_notes(self.queue.study, self.queue.storage, notes.result())
+            save_notes(self.queue.study, self.queue.storage, notes.result(), self.spec.artifacts)
         except Exception as error:  # no reason to end the sweep
             self.progress.print(f"the study could not be shown: {type(error).__name__}: {error}")
         self._notes, self._shown_at = None, time.monotonic()

@@ -18,6 +18,7 @@ from nca.config.validation import build
 from nca.outputs.contact_sheet import make_contact_sheet
 from nca.records.paths import RecordPaths
 from nca.study.dashboard_notes import make_notes
+from nca.study.dashboard_plot import PLOT, plot_results
 from nca.tracking.client import load_mlflow, mlflow_errors
 from nca.tracking.store import MlflowStore
 from sweeps.application import DashboardNotes, Result
@@ -97,7 +98,7 @@ class TextureSweep:
     def show_study(
         self, config: Mapping[str, Any], links: Mapping[str, str], trials: Sequence[TrialSummary]
     ) -> DashboardNotes:
-        """Draw all outputs, the best first, for the parent run; return notes on all trials."""
+        """Draw target and all outputs, the best first; return notes on all trials."""
         trial, study = _trial_config(config), config["sweep"]["study"]
         runs, uri = Path(trial.runs_dir), trial.tracking.uri
         store = None if uri is None else MlflowStore(uri)
@@ -110,13 +111,17 @@ class TextureSweep:
             (folder / str(each.first_attempt) / "output.png", f"{each.number}: {value}")
             for each, value in zip(ranked, values, strict=True)
         ]
-        if any(path.exists() for path, _ in entries):
-            sheet = folder / CONTACT_SHEET
-            make_contact_sheet(entries[:MAX_IN_SHEET]).save(sheet)
+        paths, sheet = RecordPaths(runs.absolute(), config["sweep"]["storage"], uri), folder / CONTACT_SHEET
+        has_outputs = any(path.exists() for path, _ in entries)
+        if has_outputs:
+            target = paths.find_target(study)
+            targets = [] if target is None else [(target, "target")]
+            make_contact_sheet([*targets, *entries[:MAX_IN_SHEET]]).save(sheet)
             if store is not None:
                 store.log_file(links["mlflow_run_id"], sheet)
-        paths = RecordPaths(runs.absolute(), config["sweep"]["storage"], uri)
-        return make_notes(study, trial, paths, links, trials)
+        notes = make_notes(study, trial, paths, links, trials)
+        plots = {PLOT: plot_results(trials, config["sweep"]["objectives"])}
+        return replace(notes, pictures=[sheet] * has_outputs, plots=plots)
 
     def close_study(
         self, config: Mapping[str, Any], links: Mapping[str, str], summary: Mapping[str, float]

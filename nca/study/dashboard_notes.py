@@ -11,9 +11,10 @@ from nca.records.paths import RecordPaths
 from sweeps.application import DashboardNotes
 from sweeps.trials import TrialSummary
 
+DISTANCE, LOSS = "final_distance", "final_loss"  # shown whatever the objectives are
 SHOWN_METRICS = (
-    "final_distance",
-    "final_loss",
+    DISTANCE,
+    LOSS,
     "final_loss_median",
     "final_loss_relative",
     "last_distance",
@@ -55,8 +56,9 @@ def _describe_study(
         f"model {config.model.name}, loss {config.loss.name}, features {config.features.name}"
     )
     if "mlflow_experiment_id" in links:
-        page = paths.mlflow_url(links["mlflow_experiment_id"])
-        yield f"[MLflow]({page}): curves and files, while `make ui` runs"
+        experiment = links["mlflow_experiment_id"]
+        table, charts = paths.study_url(experiment), paths.study_url(experiment, charts=True)
+        yield f"MLflow, while `make ui` runs: [all trials]({table}), [outputs and losses]({charts})"
     yield f"All outputs: {_code(paths.command('analysis.gallery', f'study={study}'))}"
 
 
@@ -65,8 +67,8 @@ def _describe_trial(
 ) -> Iterator[str]:
     error = trial.attributes.get("error")
     yield f"**{trial.reason}**" if error is None else f"**{trial.reason}**: {_plain(str(error))}"
-    yield _table({key.rpartition(".")[2]: value for key, value in trial.params.items()})
-    yield _table({key: trial.attributes[key] for key in SHOWN_METRICS if key in trial.attributes})
+    yield _table("result", {key: trial.attributes[key] for key in SHOWN_METRICS if key in trial.attributes})
+    yield _table("parameter", {key.rpartition(".")[2]: value for key, value in trial.params.items()})
     run = trial.attributes.get("mlflow_run_id")
     if run is None or "mlflow_experiment_id" not in links:
         yield f"Files: {_code(str(paths.study_folders(study)[0] / str(trial.first_attempt)))}"
@@ -78,11 +80,13 @@ def _describe_trial(
     yield f"{_code(paths.command('nca.train', f'run={run}'))} repeats it"
 
 
-def _table(values: Mapping[str, Any]) -> str:
-    """Return a table of one row."""
-    names = [key.replace("_", " ") for key in values]
-    cells = [f"{value:.4g}" if isinstance(value, float) else _plain(str(value)) for value in values.values()]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (names, ["---"] * len(names), cells))
+def _table(kind: str, values: Mapping[str, Any]) -> str:
+    """Return a table of two columns, which a phone has room for; empty without values."""
+    rows = [(kind, "value"), ("---", "---:")]
+    for key, value in values.items():
+        text = f"{value:.4g}" if isinstance(value, float) else _plain(str(value))
+        rows.append((key.replace("_", " "), text))
+    return "\n".join(f"| {name} | {text} |" for name, text in rows) if values else ""
 
 
 def _plain(text: str) -> str:

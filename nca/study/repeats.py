@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nca.config.schema import TrialConfig
+from nca.outputs.contact_sheet import make_contact_sheet
 from nca.tracking.run_lock import hold
 from nca.tracking.store import MlflowStore
 from nca.tracking.tracker import Tracker
@@ -24,6 +25,7 @@ from sweeps.application import Result
 from sweeps.assignment import LOG_FILE
 from sweeps.running_trial import RunningTrial
 
+PICTURE = "target_and_output.png"  # in the dashboard
 LOCK_TIMEOUT_S = 300.0  # for an earlier worker, which stops at its next heartbeat, and for a delivery
 
 
@@ -47,9 +49,10 @@ class Repeats:
             if outcomes[-1].reason != "complete":
                 break
         last = outcomes[-1]
-        pictures = [outcome.picture for outcome in outcomes if outcome.picture is not None]
-        if len(self._configs) > 1 and pictures:
-            shutil.copy(pictures[0], self._trial.folder / "output.png")
+        outputs = [outcome.picture for outcome in outcomes if outcome.picture is not None]
+        if len(self._configs) > 1 and outputs:
+            shutil.copy(outputs[0], self._trial.folder / "output.png")
+        pictures = [self._draw(outputs)] if outputs else []
         attributes = self.attributes | {"n_steps": sum(outcome.n_steps for outcome in outcomes)}
         if last.reason != "complete":
             return Result(last.reason, attributes=attributes | last.metrics, pictures=pictures)
@@ -59,6 +62,16 @@ class Repeats:
                 values = [outcome.metrics[key] for outcome in outcomes]
                 attributes |= {f"{key}_of_seeds": values, f"{key}_sd": statistics.stdev(values)}
         return Result("complete", [metrics[key] for key in objectives], attributes | metrics, pictures)
+
+    def _draw(self, outputs: Sequence[Path]) -> Path:
+        """Draw the target beside an output of each run, with captions."""
+        captions = (
+            ["output"] if len(self._configs) == 1 else [f"seed {config.seed}" for config in self._configs]
+        )
+        target = outputs[0].with_name("target.png")
+        drawn = make_contact_sheet([(target, "target"), *zip(outputs, captions, strict=False)])
+        drawn.save(self._trial.folder / PICTURE)
+        return self._trial.folder / PICTURE
 
     def _train_one(self, index: int) -> Outcome:
         trial, config, repeats = self._trial, self._configs[index], len(self._configs)

@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mlflow.entities import Run
 from optuna.trial import Trial
@@ -16,6 +17,8 @@ from yaml import safe_load
 
 from nca.config.compose import compose_plain
 from nca.config.validation import flatten
+from nca.outputs.contact_sheet import GAP_PX, SIDE_PX
+from sweeps.study import read_records
 from tests.integration.commands import SMALL, listing, run_module
 from tests.integration.conftest import Finished
 from tests.integration.records import Records, complete_trials
@@ -72,7 +75,7 @@ def test_experiment_holds_a_finished_parent_and_a_finished_run_per_trial(records
 def test_links_lead_from_optuna_to_mlflow_and_back(records: Records) -> None:
     parent = records.parents[0]
     assert records.experiment is not None
-    assert records.study.user_attrs["links"] == {
+    assert read_records(records.study)["links"] == {
         "mlflow_experiment_id": records.experiment.experiment_id,
         "mlflow_run_id": parent.info.run_id,
     }
@@ -187,18 +190,23 @@ def test_runs_record_where_they_come_from(records: Records) -> None:
         tags = run.data.tags
         assert not {key for key, form in expected.items() if not re.fullmatch(form, tags.get(key, ""))}
     hashes = {run.data.tags["texture.hash"] for run in records.children.values()}
-    assert hashes == {records.study.user_attrs["fingerprint"]["fixed"]["texture.hash"]}
+    assert hashes == {read_records(records.study)["fingerprint"]["fixed"]["texture.hash"]}
 
 
-def test_optuna_shows_each_trials_output(finished: Finished, records: Records) -> None:
+def test_optuna_shows_each_trials_output_beside_the_target(finished: Finished, records: Records) -> None:
     from optuna.artifacts import get_all_artifact_meta
 
     for trial in records.study.get_trials():
         metas = get_all_artifact_meta(trial, storage=records.study._storage)
-        assert [(meta.filename, meta.mimetype) for meta in metas] == [("output.png", "image/png")]
+        assert [(meta.filename, meta.mimetype) for meta in metas] == [("target_and_output.png", "image/png")]
         stored = finished.runs / "artifacts" / "optuna" / metas[0].artifact_id
-        output = records.files(records.children[trial.number]) / "output.png"
-        assert stored.read_bytes() == output.read_bytes()
+        with Image.open(stored) as shown:
+            both = np.asarray(shown)
+        for left, name in ((GAP_PX, "target.png"), (2 * GAP_PX + SIDE_PX, "output.png")):
+            with Image.open(records.files(records.children[trial.number]) / name) as picture:
+                first = np.asarray(picture.convert("RGB"))[:, : picture.height]
+            scale = SIDE_PX // len(first)
+            assert (both[GAP_PX : GAP_PX + SIDE_PX : scale, left : left + SIDE_PX : scale] == first).all()
 
 
 def test_output_names_the_best_trial_and_its_picture(finished: Finished, records: Records) -> None:
