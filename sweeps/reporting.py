@@ -83,10 +83,8 @@ class Reporter:
     def show_study(self, every_s: float) -> None:
         """Let the application show the study in a thread, unless it did so less than `every_s` seconds ago.
 
-        A server that hangs delays no trial. The notes are saved by the next call.
+        A server that hangs delays no trial. The notes are saved by `show_progress`, once they are made.
         """
-        if self._notes is not None and self._notes.done():
-            self._save_notes(self._notes)
         if self._notes is None and time.monotonic() - self._shown_at >= every_s:
             trials = [summarize(trial) for trial in final_trials(self.queue.trials())]
             self._notes = Future()
@@ -107,7 +105,9 @@ class Reporter:
         self._notes, self._shown_at = None, time.monotonic()
 
     def show_progress(self, running: Sequence[TrialProgress], n_slots: int) -> None:
-        """Show the running trials with their last progress under a headline."""
+        """Show the running trials with their last progress under a headline; save notes that are made."""
+        if self._notes is not None and self._notes.done():
+            self._save_notes(self._notes)
         for trial in running:
             trial.update(read_progress(trial.folder))
         trials, n_trials = self.queue.trials(), self.queue.n_trials

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from sweeps.trials import TrialSummary
 
 PLOT = "nca-results"  # its id
 DIGITS = 5
-GRAY = "#888"  # legible on white and on black
+GRAY, FAINT, CLEAR = "#888", "rgba(136,136,136,0.25)", "rgba(0,0,0,0)"  # on white and on black
 
 
 def plot_results(trials: Sequence[TrialSummary], objectives: Sequence[str]) -> str:
@@ -23,25 +22,29 @@ def plot_results(trials: Sequence[TrialSummary], objectives: Sequence[str]) -> s
     """
     data: list[dict[str, Any]] = []
     layout: dict[str, Any] = {
-        "title": {"text": "Results"},
+        "title": {"text": "Results", "x": 0.02},
         "showlegend": False,
-        "xaxis": {"title": {"text": "trial"}},
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
+        "xaxis": {"title": {"text": "trial"}, "gridcolor": FAINT, "zeroline": False},
+        "paper_bgcolor": CLEAR,
+        "plot_bgcolor": CLEAR,
+        "modebar": {"bgcolor": CLEAR, "color": GRAY},
         "font": {"color": GRAY},
     }
     metrics = dict.fromkeys([DISTANCE, *objectives, LOSS])
     shown = [m for m in metrics if any(m in trial.attributes for trial in trials)]
     for row, metric in enumerate(shown, 1):
         points = sorted((t.number, float(t.attributes[metric])) for t in trials if metric in t.attributes)
-        least = itertools.accumulate(points, lambda best, point: min(best, point, key=lambda p: p[1]))
-        steps = list(dict.fromkeys(least))  # each trial that is better than all before it
+        steps = points[:1]  # each trial that is better than all before it
+        for point in points:
+            if point[1] < steps[-1][1]:
+                steps.append(point)
         steps.append((points[-1][0], steps[-1][1]))
         axis, line = f"y{row}" if row > 1 else "y", {"shape": "hv", "color": GRAY}
         data.append(_trace(points, axis, metric, mode="markers"))
         data.append(_trace(steps, axis, f"least {metric}", mode="lines", line=line))
         scale = "log" if steps[-1][1] > 0 else "linear"
-        layout[axis.replace("y", "yaxis")] = {"title": {"text": metric.replace("_", " ")}, "type": scale}
+        title = {"text": metric.replace("_", " ")}
+        layout[axis.replace("y", "yaxis")] = {"title": title, "type": scale, "gridcolor": FAINT}
     layout["grid"] = {"rows": len(shown), "columns": 1, "pattern": "coupled"}
     return json.dumps({"data": data, "layout": layout})
 
