@@ -101,7 +101,7 @@ def describe_pages(store: Path, paths: RecordPaths) -> Iterator[str]:
         store: MLflow's SQLite file, read by SQL, as importing MLflow takes seconds.
         paths: With the address of its server.
     """
-    from nca.tracking.saved_view import VIEW_TAG
+    from nca.tracking.saved_views import TAG, TRIALS
 
     with connect(store, "ro") as connection:
         rows = connection.execute(
@@ -109,7 +109,7 @@ def describe_pages(store: Path, paths: RecordPaths) -> Iterator[str]:
             "ON t.experiment_id = e.experiment_id AND t.key = ? "
             "WHERE lifecycle_stage = 'active' AND e.experiment_id != 0 "
             "ORDER BY last_update_time DESC, e.experiment_id DESC LIMIT ?",
-            (VIEW_TAG, SHOWN_STUDIES),
+            (f"{TAG}{TRIALS}", SHOWN_STUDIES),
         ).fetchall()
     for number, name, view in rows:
         experiment = str(number)

@@ -69,11 +69,11 @@ class RecordPaths:
         return f"{base}/#/experiments/{experiment}/{path}?workflowType=machine_learning"
 
     def study_url(self, experiment: str, *, charts: bool = False) -> str:
-        """Return the URL at which MLflow shows the saved view of a study: its table, or its charts."""
-        from nca.tracking.saved_view import VIEW
+        """Return the URL at which MLflow shows a saved view of a study: the table of trials or the charts."""
+        from nca.tracking.saved_views import CHARTS, TRIALS
 
-        mode = "&compareRunsMode=CHART" * charts
-        return f"{self.mlflow_url(experiment)}&viewStateShareKey={VIEW}{mode}"
+        view = f"{CHARTS}&compareRunsMode=CHART" if charts else TRIALS
+        return f"{self.mlflow_url(experiment)}&viewStateShareKey={view}"
 
     def study_folders(self, study: str) -> list[Path]:
         """Return the two folders of a study, of its trials and of its runs' artifacts."""

@@ -52,7 +52,7 @@ class TextureSweep:
             artifacts = Path(trial.runs_dir) / "artifacts" / study
             experiment = store.experiments.open(study, artifacts, config["uid"])
             settings, last_step = config["sweep"], trial.train.steps - 1
-            store.experiments.save_view(experiment, settings["objectives"], settings["space"], last_step)
+            store.experiments.save_views(experiment, settings["objectives"], settings["space"], last_step)
             known = links.get("mlflow_experiment_id") == experiment and store.has_run(links["mlflow_run_id"])
             run_id = links["mlflow_run_id"] if known else store.create_run(experiment, study)
             run = store.tracker(run_id)

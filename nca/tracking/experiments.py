@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from nca.cli.errors import ConfigError
 from nca.tracking.client import mlflow_errors
 from nca.tracking.relocation import relative_path_tag
-from nca.tracking.saved_view import VIEW_TAG, encode_view
+from nca.tracking.saved_views import encode_views
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -73,8 +73,8 @@ class Experiments:
             self._client.set_experiment_tag(id_, OWNER, owner)
         return id_
 
-    def save_view(self, id_: str, objectives: Sequence[str], params: Sequence[str], last_step: int) -> None:
-        """Save, or bring up to date, the view in which MLflow's page shows the trials of a study.
+    def save_views(self, id_: str, objectives: Sequence[str], params: Sequence[str], last_step: int) -> None:
+        """Save, or bring up to date, the views in which MLflow's page shows a study.
 
         Args:
             id_: Its experiment.
@@ -83,9 +83,10 @@ class Experiments:
             last_step: Training step of the outputs shown.
         """
         experiment = self._client.get_experiment(id_)
-        view = encode_view(objectives, params, last_step, experiment.creation_time or 0)
-        if experiment.tags.get(VIEW_TAG) != view:
-            self._client.set_experiment_tag(id_, VIEW_TAG, view)
+        views = encode_views(objectives, params, last_step, experiment.creation_time or 0)
+        for tag, view in views.items():
+            if experiment.tags.get(tag) != view:
+                self._client.set_experiment_tag(id_, tag, view)
 
     def find(self, name: str, owner: str | None = None) -> str | None:
         """Return the id of an experiment, also of one in MLflow's trash.

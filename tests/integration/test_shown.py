@@ -25,7 +25,13 @@ from nca.outputs.model_file import load_model
 from nca.outputs.viewer import describe_facts, make_viewer
 from nca.records.paths import MLFLOW_UI, RecordPaths
 from nca.textures.load import load_pixels
-from tests.integration.browsing import TIMEOUT_S, save_screenshot, wait_for_image, wait_for_text
+from tests.integration.browsing import (
+    TIMEOUT_S,
+    close_assistant,
+    save_screenshot,
+    wait_for_image,
+    wait_for_text,
+)
 from tests.integration.conftest import WEBGL, Finished, Serve
 
 pytestmark = pytest.mark.slow
@@ -128,11 +134,15 @@ def test_mlflow(serve: Serve, browser: Chrome, shown: Finished, tmp_path: Path) 
     table = read_study(paths, shown.name)
     at = serve("nca.serve", "ui", shown=shown.runs).partition("/#")[0]
     experiment = table.links["mlflow_experiment_id"]
-    browser.get(paths.mlflow_url(experiment).replace(MLFLOW_UI, at))
-    wait_for_text(browser, shown.name, "matching runs")
-    browser.find_element(By.CSS_SELECTOR, "[role=row] [col-id*='Run Name'] button").click()
-    wait_for_text(browser, "trial 0", "trial 1")
+    browser.get(paths.study_url(experiment).replace(MLFLOW_UI, at))
+    close_assistant(browser)
+    wait_for_text(browser, shown.name, "matching runs", "trial 0", "trial 1", "final_distance")
     save_screenshot(browser, "mlflow_runs", tmp_path)
+    browser.set_window_size(1400, 1500)
+    browser.get(paths.study_url(experiment, charts=True).replace(MLFLOW_UI, at))
+    wait_for_text(browser, "Outputs (1)", "Parallel Coordinates")
+    wait_for_image(browser, width=34)
+    save_screenshot(browser, "mlflow_charts", tmp_path)
     best = table.trials.sort_values("final_loss").iloc[0]["mlflow_run_id"]
     browser.get(paths.mlflow_url(experiment, best, "viewer.html").replace(MLFLOW_UI, at))
     frame = WebDriverWait(browser, TIMEOUT_S).until(

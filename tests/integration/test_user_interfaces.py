@@ -41,7 +41,8 @@ def test_mlflow_opens_at_the_studys_runs(
 
 def test_mlflow_shows_outputs_losses_and_parameters(serve: Serve, browser: Chrome, tmp_path: Path) -> None:
     browser.set_window_size(1400, 2000)  # charts out of sight are not drawn
-    browser.get(f"{serve('nca.serve', 'ui')}&compareRunsMode=CHART")
+    table = serve("nca.serve", "ui")
+    browser.get(table.replace("Key=trials", "Key=charts&compareRunsMode=CHART"))
     close_assistant(browser)
     wait_for_text(browser, "3 matching runs", "Outputs (1)", "trial 0")
     wait_for_image(browser, width=34)
@@ -51,7 +52,7 @@ def test_mlflow_shows_outputs_losses_and_parameters(serve: Serve, browser: Chrom
     WebDriverWait(browser, TIMEOUT_S).until(
         lambda b: "log" in b.execute_script(charts), "no loss on a logarithmic axis"
     )
-    wait_for_text(browser, "Loss", "Parameters and results")
+    wait_for_text(browser, "loss", "Parallel Coordinates")
 
 
 def test_the_dashboard_shows_a_trials_output(

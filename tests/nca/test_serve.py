@@ -113,12 +113,12 @@ def test_the_ui_names_the_pages_of_the_studies_last_used(mlflow_uri: str, tmp_pa
     experiments = MlflowStore(mlflow_uri).experiments
     first = experiments.open("one", tmp_path / "artifacts")
     second = experiments.open("two", tmp_path / "artifacts")
-    experiments.save_view(second, ["final_loss"], ["model.channels"], 11)
+    experiments.save_views(second, ["final_loss"], ["model.channels"], 11)
     runs = "http://host:1/#/experiments/{}/runs?workflowType=machine_learning".format
-    trials = f"{runs(second)}&viewStateShareKey=trials"
+    view = f"{runs(second)}&viewStateShareKey="
     assert list(describe_pages(file, paths)) == [
-        f"MLflow, trials of two: {trials}",
-        f"MLflow, charts of two: {trials}&compareRunsMode=CHART",
+        f"MLflow, trials of two: {view}trials",
+        f"MLflow, charts of two: {view}charts&compareRunsMode=CHART",
         f"MLflow, runs of one: {runs(first)}",
         all_,
     ]

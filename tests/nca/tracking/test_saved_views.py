@@ -1,4 +1,4 @@
-"""The saved view of a study in MLflow: what its tag holds. What a browser shows is tested as a whole."""
+"""The saved views of a study in MLflow: what their tags hold. What a browser shows is tested as a whole."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from nca.tracking.saved_view import VIEW_TAG, encode_view
+from nca.tracking.saved_views import encode_views
 from nca.tracking.store import MlflowStore
 
 MAX_TAG_CHARS = 5000  # of an experiment in the servers of MLflow 3.0; later ones take 20,000
@@ -26,8 +26,13 @@ def page_of(tag: str) -> dict[str, Any]:
 
 
 def test_trials_are_sorted_by_distance_beside_objectives_and_params() -> None:
-    page = page_of(encode_view(["final_loss", "final_distance"], ["model.channels", "train.size"], 11, 7))
-    assert page["searchFilter"] == "tags.`mlflow.parentRunId` != ''"
+    views = encode_views(["final_loss", "final_distance"], ["model.channels", "train.size"], 11, 7)
+    assert list(views) == ["mlflow.sharedViewState.trials", "mlflow.sharedViewState.charts"]
+    page, with_outputs = map(page_of, views.values())
+    trials = page.pop("searchFilter")
+    assert trials == "tags.`mlflow.parentRunId` != ''"
+    assert with_outputs.pop("searchFilter") == f"{trials} and attributes.status != 'KILLED'"
+    assert page == with_outputs
     assert (page["orderByKey"], page["orderByAsc"]) == ("metrics.`final_distance`", True)
     assert page["selectedColumns"] == [
         "metrics.`final_distance`",
@@ -49,23 +54,24 @@ def test_trials_are_sorted_by_distance_beside_objectives_and_params() -> None:
 def test_a_large_space_fits_into_a_tag() -> None:
     objectives = ["final_loss", "final_loss_median", "final_loss_relative", "n_parameters"]
     params = [f"train.a_rather_long_parameter_{number}" for number in range(40)]
-    assert len(encode_view(objectives, params, 10**6, 7)) < MAX_TAG_CHARS
+    assert max(map(len, encode_views(objectives, params, 10**6, 7).values())) < MAX_TAG_CHARS
 
 
-def test_a_view_is_brought_up_to_date_beside_a_persons_own(
+def test_views_are_brought_up_to_date_beside_a_persons_own(
     mlflow_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, experiments = MlflowClient(mlflow_uri), MlflowStore(mlflow_uri).experiments
     id_ = experiments.open("leaf", tmp_path / "artifacts")
     own = "mlflow.sharedViewState.1795988615735s5vl7f22"
     client.set_experiment_tag(id_, own, "by hand")
-    experiments.save_view(id_, ["final_loss"], ["model.channels"], 11)
+    experiments.save_views(id_, ["final_loss"], ["model.channels"], 11)
     first = client.get_experiment(id_)
     assert first.creation_time is not None
-    assert first.tags[VIEW_TAG] == encode_view(["final_loss"], ["model.channels"], 11, first.creation_time)
-    experiments.save_view(id_, ["final_loss"], ["model.channels", "model.filters"], 11)
+    views = encode_views(["final_loss"], ["model.channels"], 11, first.creation_time)
+    assert views.items() <= first.tags.items()
+    experiments.save_views(id_, ["final_loss"], ["model.channels", "model.filters"], 11)
     second = client.get_experiment(id_)
-    assert second.tags[VIEW_TAG] != first.tags[VIEW_TAG]
+    assert not views.items() & second.tags.items()
     assert second.tags[own] == "by hand"
     monkeypatch.setattr(MlflowClient, "set_experiment_tag", lambda *_: pytest.fail("written again"))
-    experiments.save_view(id_, ["final_loss"], ["model.channels", "model.filters"], 11)
+    experiments.save_views(id_, ["final_loss"], ["model.channels", "model.filters"], 11)

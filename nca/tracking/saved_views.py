@@ -1,8 +1,8 @@
-"""The saved view in which MLflow's page shows the trials of a study: columns, order and charts.
+"""The saved views in which MLflow's page shows a study: a table of its trials, and charts.
 
 MLflow keeps a saved view as a tag of its experiment: a JSON object with the view's name, its times and the
 state of the page, which is deflated JSON in base 64. Views that a person saves have ids made of the time and
-random letters, so this one replaces none of them.
+random letters, so these replace none of them.
 
 Source: the tag that MLflow 3.17.2 writes when a view is saved in its page; the charts are those of its
 mlflow/server/js/src/experiment-tracking/components/runs-charts/runs-charts.types.ts.
@@ -18,17 +18,21 @@ from typing import Any
 
 from nca.tracking.tracker import IMAGE_KEY, PARENT_TAG
 
-VIEW = "trials"  # its id, in addresses
-VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
-NAME = "Trials, the best first"  # in the page's menu
+TRIALS, CHARTS = "trials", "charts"  # ids of the views, in addresses
+TAG = "mlflow.sharedViewState."  # of an experiment, with the id
+NAMES = {TRIALS: "Trials, the best first", CHARTS: "Charts"}  # in the page's menu
+PARENT = f"tags.`{PARENT_TAG}` != ''"
+SHOWN = {TRIALS: PARENT, CHARTS: f"{PARENT} and attributes.status != 'KILLED'"}  # those have no last output
 DISTANCE = "final_distance"
 OUTPUTS, STUDY, OTHERS = "nca-outputs", "nca-study", "nca-metrics"  # ids of the page's sections
 OUTPUTS_PX = 560  # height of the image grid: two rows
 COLUMN_PX, LETTER_PX = 40, 8  # width of a column: both ends, and a letter of its name
 
 
-def encode_view(objectives: Sequence[str], params: Sequence[str], last_step: int, created_at_ms: int) -> str:
-    """Return the value of the tag VIEW_TAG.
+def encode_views(
+    objectives: Sequence[str], params: Sequence[str], last_step: int, created_at_ms: int
+) -> dict[str, str]:
+    """Return the tags of a study's experiment that hold the views.
 
     Args:
         objectives: Metrics that the study minimizes.
@@ -36,17 +40,21 @@ def encode_view(objectives: Sequence[str], params: Sequence[str], last_step: int
         last_step: Training step of the outputs shown.
         created_at_ms: When the experiment was created, in milliseconds since 1970.
     """
-    page = json.dumps(_page(list(dict.fromkeys([DISTANCE, *objectives])), params, last_step))
-    state = f"deflate;{base64.b64encode(zlib.compress(page.encode())).decode()}"
-    return json.dumps({"name": NAME, "createdAt": created_at_ms, "updatedAt": created_at_ms, "state": state})
+    page = _page(list(dict.fromkeys([DISTANCE, *objectives])), params, last_step)
+    times = {"createdAt": created_at_ms, "updatedAt": created_at_ms}
+    views = {}
+    for id_, name in NAMES.items():
+        state = json.dumps(page | {"searchFilter": SHOWN[id_]})
+        deflated = base64.b64encode(zlib.compress(state.encode())).decode()
+        views[f"{TAG}{id_}"] = json.dumps({"name": name, **times, "state": f"deflate;{deflated}"})
+    return views
 
 
 def _page(metrics: Sequence[str], params: Sequence[str], last_step: int) -> dict[str, Any]:
-    """Return the state of the page: trials without their parent run, by texture distance."""
+    """Return the state of the page: trials by texture distance."""
     columns = [*(f"metrics.`{key}`" for key in metrics), *(f"params.`{key}`" for key in params)]
     columns += ["tags.`reason`", "attributes.`Duration`"]
     return {
-        "searchFilter": f"tags.`{PARENT_TAG}` != ''",
         "orderByKey": f"metrics.`{DISTANCE}`",
         "orderByAsc": True,
         "selectedColumns": columns,
@@ -77,7 +85,6 @@ def _charts(metrics: Sequence[str], params: Sequence[str], last_step: int) -> It
         "uuid": "nca-loss",
         "metricSectionId": STUDY,
         "type": "LINE",
-        "displayName": "Loss",
         "metricKey": "loss",
         "selectedMetricKeys": ["loss"],
         "xAxisKey": "step",
@@ -91,7 +98,6 @@ def _charts(metrics: Sequence[str], params: Sequence[str], last_step: int) -> It
         "uuid": "nca-parallel",
         "metricSectionId": STUDY,
         "type": "PARALLEL",
-        "displayName": "Parameters and results",
         "selectedParams": list(params),
         "selectedMetrics": list(metrics),
         "showAllRuns": True,
