@@ -20,7 +20,7 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # as under nohup
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Before the hook: Numba compiles no wrappers.
-from nca.automaton import cpu_distill, cpu_munca, cpu_winograd  # noqa: F401
+from nca.automaton import cpu_distill, cpu_linear, cpu_munca, cpu_winograd  # noqa: F401
 
 hook = install_import_hook(["nca"], "tests.typecheck.check")
 hook.__enter__()

@@ -42,9 +42,10 @@ BLOCK_CELLS = 512  # of a block, at least one row: its features fit the second-l
 ROW_PADDING = 48
 
 
-def compiled(function: Kernel) -> Kernel:
+def compiled(function: Kernel, *, inline: bool = False) -> Kernel:
     """Compile a function at its first call, and keep the machine code on disk if there is a folder for it."""
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": set(FASTMATH)}
+    options["forceinline"] = inline
     config: Any = numba.config
     before = config.CACHE_DIR
     folder = cache_folder(before)
@@ -54,6 +55,11 @@ def compiled(function: Kernel) -> Kernel:
     finally:
         config.CACHE_DIR = before
     return kernel
+
+
+def inlined(function: Kernel) -> Kernel:
+    """Compile a function as a part of those that call it: a call costs more than a few strips."""
+    return compiled(function, inline=True)
 
 
 @functools.cache

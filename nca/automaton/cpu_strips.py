@@ -119,6 +119,7 @@ def add_up(_: Any, strip: Any) -> Any:
 
 
 @infer_global(operator.add)
+@infer_global(operator.mul)
 @infer_global(operator.sub)
 class _Arithmetic(AbstractTemplate):
     def generic(self, arguments: Any, _: Any) -> Any:
@@ -135,6 +136,52 @@ def _add(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
 @extending.lower_builtin(operator.sub, Strip, Strip)  # type: ignore[untyped-decorator]
 def _subtract(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
     return builder.fsub(*arguments, flags=FASTMATH)
+
+
+@extending.lower_builtin(operator.mul, Strip, Strip)  # type: ignore[untyped-decorator]
+def _multiply(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+    return builder.fmul(*arguments, flags=FASTMATH)
+
+
+@intrinsic
+def load_mask(_: Any, mask: Any, index: Any, strip: Any) -> Any:
+    """Return a strip like `strip` of the values of a mask from an index on, along its last dimension."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = context.get_value_type(strip)
+        bytes_ = ir.VectorType(ir.IntType(8), kind.count)
+        pointer = _pointer(context, builder, signature.args[0], arguments, bytes_)
+        return builder.sitofp(builder.load(pointer, align=1), kind)
+
+    return strip(mask, types.UniTuple(types.intp, mask.ndim), strip), generate
+
+
+@intrinsic
+def clamp(_: Any, strip: Any) -> Any:
+    """Return a strip clamped to [0, 1]; NaN stays NaN."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        (value,) = arguments
+        for order, limit in (("<", 0.0), (">", 1.0)):
+            bound = ir.Constant(value.type, value.type.count * [limit])
+            value = builder.select(builder.fcmp_ordered(order, value, bound), bound, value)
+        return value
+
+    return strip(strip), generate
+
+
+@intrinsic
+def pass_clamp(_: Any, grad: Any, clamped: Any) -> Any:
+    """Return the gradient of a value from that of its clamped one: 0 where that is at a limit."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        grad, clamped = arguments
+        zero, one = (ir.Constant(grad.type, grad.type.count * [limit]) for limit in (0.0, 1.0))
+        for order, limit in (("<=", zero), (">=", one)):
+            grad = builder.select(builder.fcmp_ordered(order, clamped, limit), zero, grad)
+        return grad
+
+    return grad(grad, clamped), generate
 
 
 @intrinsic

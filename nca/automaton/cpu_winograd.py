@@ -13,18 +13,45 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
 
-from nca.automaton.cpu_kernels import compiled, n_lanes
-from nca.automaton.cpu_strips import fill, load, store, transpose
+from nca.automaton.cpu_kernels import compiled, inlined, n_lanes
+from nca.automaton.cpu_strips import REGISTER_BYTES, fill, load, store, transpose
 from nca.automaton.cpu_tiles import make_tile
 
 TILE = 2  # outputs per side of a tile
 POSITIONS = (TILE + 2) ** 2  # of a patch
-PANEL_REGISTERS = 2
 TILE_ROWS = 6
+KERNEL_TRANSFORM = ((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1))
 ROW_PADDING = 16  # values: rows a power of two apart would share few sets of the cache
 
-product_tile = make_tile(TILE_ROWS, PANEL_REGISTERS, adds=False)
+narrow_tile = make_tile(TILE_ROWS, 1, adds=False)
+wide_tile = make_tile(TILE_ROWS, 2, adds=False)
+
+
+def make_panels(weight: Float[Tensor, "output input 3 3"], n_registers: int) -> Float[Tensor, "16 _ input _"]:
+    """Return a kernel's matrix of each position, in panels of columns that are `n_registers` wide."""
+    width = n_registers * REGISTER_BYTES // weight.element_size()
+    positions = torch.einsum("oik,pk->pio", weight.flatten(2), _kernel_transform(weight.dtype))
+    positions = F.pad(positions, (0, -len(weight) % width))
+    panels: Tensor = positions.unflatten(2, (-1, width)).transpose(1, 2).contiguous()
+    return panels
+
+
+def sum_panels(grads: Float[Tensor, "16 input output"]) -> Float[Tensor, "output input 3 3"]:
+    """Return the gradient of a kernel from those of each position's matrix."""
+    grad = torch.einsum("pio,pk->oik", grads, _kernel_transform(grads.dtype))
+    kernel: Tensor = grad.unflatten(2, (3, 3))
+    return kernel
+
+
+def _kernel_transform(dtype: torch.dtype) -> Float[Tensor, "16 9"]:
+    matrix = torch.tensor(KERNEL_TRANSFORM, dtype=torch.float64)
+    transform: Tensor = torch.kron(matrix, matrix)
+    return transform.to(dtype)
 
 
 @compiled
@@ -42,30 +69,44 @@ def mirror(panels: Any, out: Any, first: int, last: int) -> None:
                     transpose(panels, (position, panel, i, o), out, place)
 
 
-@compiled
+@inlined
 def load_cell(image: Any, row: int, x: int, c: int) -> Any:
-    """Return a strip of channels of a cell of `image`; 0 outside of it."""
-    if row < 0 or x < 0 or row >= image.shape[0] or x >= image.shape[1]:
+    """Return a strip of a cell's channels, which may reach behind it; 0 for a row or column below 0."""
+    if row < 0 or x < 0:
         return fill(image.dtype.type(0))
     return load(image, (row, x, c))
 
 
-@compiled
-def transform_column(image: Any, row: int, x: int, c: int) -> Any:
-    """Return the transform of four cells below each other, from `row` on."""
-    a, b = load_cell(image, row, x, c), load_cell(image, row + 1, x, c)
-    d, e = load_cell(image, row + 2, x, c), load_cell(image, row + 3, x, c)
+@inlined
+def index_in(index: int, size: int, wraps: bool) -> int:
+    """Return an index on a torus if it wraps; else, -1 for one outside of `size`."""
+    if 0 <= index < size:
+        return index
+    return index % size if wraps else -1
+
+
+@inlined
+def transform_column(image: Any, rows: tuple[int, int, int, int], x: int, c: int, wraps: bool) -> Any:
+    """Return the transform of four cells of a column."""
+    x = index_in(x, image.shape[1], wraps)
+    a, b = load_cell(image, rows[0], x, c), load_cell(image, rows[1], x, c)
+    d, e = load_cell(image, rows[2], x, c), load_cell(image, rows[3], x, c)
     return a - d, b + d, d - b, b - e
 
 
 @compiled
-def transform_patches(image: Any, row: int, n: int, out: Any, first: int) -> None:
+def transform_patches(image: Any, row: int, n: int, wraps: bool, out: Any, first: int) -> None:
     """Set `out[:, first : first + n]` to the transformed patches of `n` tiles; `row` is the first one's."""
+    height = image.shape[0]
+    above, here = index_in(row - 1, height, wraps), index_in(row, height, wraps)
+    below, last_ = index_in(row + 1, height, wraps), index_in(row + 2, height, wraps)
+    rows = above, here, below, last_
     for c in range(0, image.shape[2], n_lanes(image)):
-        left, center = transform_column(image, row - 1, -1, c), transform_column(image, row - 1, 0, c)
+        left = transform_column(image, rows, -1, c, wraps)
+        center = transform_column(image, rows, 0, c, wraps)
         for t in range(n):
-            right = transform_column(image, row - 1, TILE * t + 1, c)
-            last = transform_column(image, row - 1, TILE * t + 2, c)
+            right = transform_column(image, rows, TILE * t + 1, c, wraps)
+            last = transform_column(image, rows, TILE * t + 2, c, wraps)
             place = first + t
             for i in range(4):
                 store(out, (4 * i, place, c), left[i] - right[i])
@@ -83,10 +124,14 @@ def multiply_positions(patches: Any, panels: Any, n: int, out: Any) -> None:
         for panel in range(n_panels):
             for t in range(0, n, TILE_ROWS):
                 place = (position, t, panel * width)
-                product_tile(patches, (position, t, 0), panels, (position, panel, 0, 0), n_inputs, out, place)
+                a, b = (position, t, 0), (position, panel, 0, 0)
+                if width == n_lanes(out):
+                    narrow_tile(patches, a, panels, b, n_inputs, out, place)
+                else:
+                    wide_tile(patches, a, panels, b, n_inputs, out, place)
 
 
-@compiled
+@inlined
 def sum_column(products: Any, x: int, t: int, c: int) -> Any:
     """Return the transform of a column of products to that of a tile."""
     a, b = load(products, (x, t, c)), load(products, (4 + x, t, c))
@@ -94,7 +139,7 @@ def sum_column(products: Any, x: int, t: int, c: int) -> Any:
     return a + b + d, b - d - e
 
 
-@compiled
+@inlined
 def sum_tile(products: Any, t: int, c: int) -> Any:
     """Return the four outputs of a tile, row by row."""
     a, b = sum_column(products, 0, t, c), sum_column(products, 1, t, c)
@@ -114,7 +159,7 @@ def convolve(images: Any, panels: Any, bias: Any, out: Any, n_rows: int, first: 
         start, stop = block * n_rows, min((block + 1) * n_rows, batch * rows)
         for row in range(start, stop):
             image = images[row // rows]
-            transform_patches(image, row % rows * TILE, columns, patches, (row - start) * columns)
+            transform_patches(image, row % rows * TILE, columns, False, patches, (row - start) * columns)
         multiply_positions(patches, panels, (stop - start) * columns, products)
         for row in range(start, stop):
             write_tiles(products, (row - start) * columns, bias, out[row // rows], row % rows * TILE)

@@ -11,41 +11,48 @@ import math
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from nca.automaton.fast_rules import AutogradRule, LinearRule, Rule, fold_kernel
-from nca.automaton.grids import PaddedGrid, PlanarGrid
+from nca.automaton.grids import SLACK_BYTES, Grid
 from nca.automaton.model import Automaton, State, normalize_gradient
 from nca.automaton.rules import Distill, Munca, Srnca
-
-Grid = type[PaddedGrid] | type[PlanarGrid]
 
 
 def prepare_rule(model: Automaton) -> tuple[Callable[..., Rule], tuple[Tensor, ...]]:
     """Return a constructor of the rule and its weights, through which autograd reaches the model's."""
+    on_cpu = model.kernels.device.type == "cpu"
     if isinstance(model, Srnca):
-        return LinearRule, (fold_kernel(model),)
-    if model.kernels.device.type == "cpu" and isinstance(model, Distill | Munca):
-        from nca.automaton import cpu_rules
-
-        rule = cpu_rules.CpuDistillRule if isinstance(model, Distill) else cpu_rules.CpuMuncaRule
+        return (_cpu_rules().CpuLinearRule if on_cpu else LinearRule), (fold_kernel(model),)
+    if on_cpu and isinstance(model, Distill | Munca):
+        rules = _cpu_rules()
+        rule = rules.CpuDistillRule if isinstance(model, Distill) else rules.CpuMuncaRule
         return functools.partial(rule, model.kernels), tuple(model.parameters())
     return functools.partial(AutogradRule, model), tuple(model.parameters())
+
+
+def _cpu_rules() -> ModuleType:
+    from nca.automaton import cpu_rules  # loads Numba
+
+    return cpu_rules
 
 
 class _Tape:
     """Buffers for the states and masks of up to `n_steps` consecutive CA steps."""
 
-    def __init__(self, state: State, n_steps: int, mask_channels: int, grid: Grid) -> None:
+    def __init__(self, state: State, n_steps: int, mask_channels: int, grid: type[Grid]) -> None:
         batch, _, height, width = state.shape
         self.states = [grid.empty(state) for _ in range(n_steps + 1)]
-        self.masks = state.new_empty(n_steps, batch, height, width, mask_channels, dtype=torch.int8)
+        n_values = n_steps * batch * height * width * mask_channels
+        masks = state.new_empty(n_values + SLACK_BYTES, dtype=torch.int8)
+        self.masks = masks[:n_values].view(n_steps, batch, height, width, mask_channels)
         self._key = (state.shape, state.dtype, state.device, mask_channels, grid)
 
-    def fits(self, state: State, n_steps: int, mask_channels: int, grid: Grid) -> bool:
+    def fits(self, state: State, n_steps: int, mask_channels: int, grid: type[Grid]) -> bool:
         """Return whether the tape can hold `n_steps` CA steps of such a state."""
         key = (state.shape, state.dtype, state.device, mask_channels, grid)
         return self._key == key and len(self.masks) >= n_steps
@@ -83,7 +90,7 @@ class Rollout:
         final: Tensor = _Rollout.apply(context, state, *weights)
         return final
 
-    def acquire_tape(self, state: State, n_steps: int, mask_channels: int, grid: Grid) -> _Tape:
+    def acquire_tape(self, state: State, n_steps: int, mask_channels: int, grid: type[Grid]) -> _Tape:
         """Return a tape for at least `n_steps` CA steps: the spare one if it fits, else a new one."""
         spare, self._spare = self._spare, None
         if spare is not None and spare.fits(state, n_steps, mask_channels, grid):
@@ -119,9 +126,7 @@ class _RolloutContext:
             state, mask = tape.states[step], tape.masks[step]
             state.wrap()
             mask.copy_(self.model.draw_mask(shape, generator).permute(0, 2, 3, 1))
-            rule.forward(state, mask, tape.states[step + 1])
-            if self.model.config.clamp:
-                tape.states[step + 1].interior.clamp_(0.0, 1.0)
+            rule.forward(state, mask, tape.states[step + 1], clamp=self.model.config.clamp)
 
     def recompute(self, rule: Rule, tape: _Tape, segment: _Segment) -> None:
         """Compute a segment again with the same masks; the stream `masks` does not advance."""
@@ -176,7 +181,7 @@ class _Rollout(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         context, tape = ctx.context, ctx.tape
         rule = context.make_rule(*ctx.saved_tensors)
-        grad = grad_output.clone(memory_format=rule.grid.memory_format).permute(0, 2, 3, 1)
+        grad = rule.grid.copy(grad_output)
         for segment in reversed(ctx.segments):
             if segment is not ctx.on_tape:
                 context.recompute(rule, tape, segment)
@@ -184,8 +189,6 @@ class _Rollout(torch.autograd.Function):
             for step in reversed(range(segment.n_steps)):
                 if context.normalize:
                     normalize_gradient(grad)
-                if context.model.config.clamp:
-                    clamped = tape.states[step + 1].interior
-                    torch.ops.aten.hardtanh_backward.grad_input(grad, clamped, 0, 1, grad_input=grad)
-                rule.backward(tape.states[step], tape.masks[step], grad)
+                clamped = tape.states[step + 1] if context.model.config.clamp else None
+                grad = rule.backward(tape.states[step], tape.masks[step], grad, clamped)
         return (None, grad.permute(0, 3, 1, 2), *rule.weight_grads())

@@ -1,8 +1,8 @@
 """Update rules on grids of their own layout: one CA step forward, and its gradients, by hand.
 
 The rule `srnca` is linear between clamps: perception and both convolutions fold into one 3x3 convolution. On
-a CPU, `distill` and `munca` have compiled loops (`nca.automaton.cpu_rules`). On other devices, autograd
-computes their gradients, of one CA step at a time.
+a CPU, all rules have compiled loops (`nca.automaton.cpu_rules`). On other devices, autograd computes the
+gradients of `distill` and `munca`, of one CA step at a time.
 """
 
 from __future__ import annotations
@@ -15,16 +15,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int8
 from torch import Tensor
 
-from nca.automaton.grids import PaddedGrid, PlanarGrid
+from nca.automaton.grids import Grid, PaddedGrid, PlanarGrid
 from nca.automaton.model import Automaton
 from nca.automaton.rules import Srnca
 
 Mask = Int8[Tensor, "batch height width mask_channel"]  # 1 where a cell takes the update
 Gradient = Float[Tensor, "batch height width channel"]
-
-# oneDNN's kernel gradient is slower by a third with 13 to 15 input channels than with 16.
-FAST_CHANNELS = 16
-SLOW_CHANNELS = range(13, 16)
 
 
 class Rule(ABC):
@@ -34,22 +30,38 @@ class Rule(ABC):
         grid: The layout of its states.
     """
 
-    grid: type[PaddedGrid] | type[PlanarGrid]
+    grid: type[Grid]
 
     @abstractmethod
-    def forward(self, state: Any, mask: Mask, out: Any) -> None:
-        """Compute one CA step without a clamp, from a wrapped state to the interior of `out`."""
+    def forward(self, state: Any, mask: Mask, out: Any, *, clamp: bool) -> None:
+        """Compute one CA step, from a wrapped state to the interior of `out`."""
 
     @abstractmethod
-    def backward(self, state: Any, mask: Mask, grad: Gradient) -> None:
-        """Turn the gradient with respect to `state + mask * delta` into that of `state`, in place.
+    def backward(self, state: Any, mask: Mask, grad: Gradient, clamped: Any | None) -> Gradient:
+        """Return the gradient with respect to `state` from that of the next state, which may change.
 
-        `grad` has the layout of a grid's interior, without a margin.
+        Args:
+            state: The state before the CA step, wrapped.
+            mask: Its update mask.
+            grad: Has the layout of a grid's interior, without a margin.
+            clamped: The next state, if it was clamped.
         """
 
     @abstractmethod
     def weight_grads(self) -> tuple[Tensor, ...]:
         """Return the weights' gradients, in the order of the constructor's arguments."""
+
+
+def clamp_if(out: Any, clamp: bool) -> None:
+    """Clamp the interior of a grid to [0, 1] if `clamp`."""
+    if clamp:
+        out.interior.clamp_(0.0, 1.0)
+
+
+def pass_clamp(grad: Gradient, clamped: Any | None) -> None:
+    """Turn the gradient of a clamped state, if it is one, into that before the clamp, in place."""
+    if clamped is not None:
+        torch.ops.aten.hardtanh_backward.grad_input(grad, clamped.interior, 0, 1, grad_input=grad)
 
 
 class LinearRule(Rule):
@@ -61,40 +73,29 @@ class LinearRule(Rule):
         self._kernel = _channels_last(kernel)
         # The state's gradient is a convolution with the kernel mirrored, inputs and outputs exchanged.
         self._mirrored = _channels_last(kernel.transpose(0, 1).flip(2, 3))
-        n_added = FAST_CHANNELS - len(kernel) if len(kernel) in SLOW_CHANNELS else 0
-        self._widened = _channels_last(F.pad(kernel, (0, 0, 0, 0, 0, n_added)))
-        self._kernel_grad = torch.zeros_like(self._widened)
-        self._wide_state: Tensor | None = None
+        self._kernel_grad = torch.zeros_like(self._kernel)
         self._buffer: PaddedGrid | None = None
 
-    def forward(self, state: PaddedGrid, mask: Mask, out: PaddedGrid) -> None:
+    def forward(self, state: PaddedGrid, mask: Mask, out: PaddedGrid, *, clamp: bool) -> None:
         """Compute one CA step."""
         delta = F.conv2d(state.image, self._kernel).permute(0, 2, 3, 1)
         torch.addcmul(state.interior, mask.to(delta.dtype), delta, out=out.interior)
+        clamp_if(out, clamp)
 
-    def backward(self, state: PaddedGrid, mask: Mask, grad: Tensor) -> None:
-        """Turn the gradient of the next state into that of `state`."""
+    def backward(self, state: PaddedGrid, mask: Mask, grad: Gradient, clamped: PaddedGrid | None) -> Gradient:
+        """Return the gradient of `state`."""
+        pass_clamp(grad, clamped)
         grad_delta = grad * mask.to(grad.dtype)
-        image = self._widen(state)
-        self._kernel_grad += _kernel_grad(grad_delta.permute(0, 3, 1, 2), image, self._widened)
+        self._kernel_grad += _kernel_grad(grad_delta.permute(0, 3, 1, 2), state.image, self._kernel)
         self._buffer = self._buffer or state.empty_like()
         self._buffer.interior.copy_(grad_delta)
         self._buffer.wrap()
         grad += F.conv2d(self._buffer.image, self._mirrored).permute(0, 2, 3, 1)
+        return grad
 
     def weight_grads(self) -> tuple[Tensor, ...]:
         """Return the gradients of the weights."""
-        return (self._kernel_grad[:, : len(self._kernel)],)
-
-    def _widen(self, state: PaddedGrid) -> Tensor:
-        """Return the state's image with zero channels added, as many as the widened kernel takes."""
-        n_channels = self._widened.shape[1]
-        if n_channels == len(self._kernel):
-            return state.image
-        if self._wide_state is None:
-            self._wide_state = state.padded.new_zeros(*state.padded.shape[:3], n_channels)
-        self._wide_state[..., : len(self._kernel)] = state.padded
-        return self._wide_state.permute(0, 3, 1, 2)
+        return (self._kernel_grad,)
 
 
 class AutogradRule(Rule):
@@ -107,14 +108,16 @@ class AutogradRule(Rule):
         self._weights = weights
         self._grads = [torch.zeros_like(weight) for weight in weights]
 
-    def forward(self, state: PlanarGrid, mask: Mask, out: PlanarGrid) -> None:
+    def forward(self, state: PlanarGrid, mask: Mask, out: PlanarGrid, *, clamp: bool) -> None:
         """Compute one CA step."""
         with torch.no_grad():
             delta = self._model.delta(state.planes)
         torch.addcmul(state.planes, mask.permute(0, 3, 1, 2).to(delta.dtype), delta, out=out.planes)
+        clamp_if(out, clamp)
 
-    def backward(self, state: PlanarGrid, mask: Mask, grad: Gradient) -> None:
-        """Turn the gradient of the next state into that of `state`."""
+    def backward(self, state: PlanarGrid, mask: Mask, grad: Gradient, clamped: PlanarGrid | None) -> Gradient:
+        """Return the gradient of `state`."""
+        pass_clamp(grad, clamped)
         planes = state.planes.detach().requires_grad_()
         with torch.enable_grad():
             delta = self._model.delta(planes)
@@ -123,6 +126,7 @@ class AutogradRule(Rule):
         grad_state, *grads = torch.autograd.grad(delta, inputs, grad_delta)
         grad += grad_state.permute(0, 2, 3, 1)
         torch._foreach_add_(self._grads, grads)
+        return grad
 
     def weight_grads(self) -> tuple[Tensor, ...]:
         """Return the gradients of the weights."""

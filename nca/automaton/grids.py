@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+SLACK_BYTES = 64  # compiled loops read and write whole vector registers
+
 
 class PaddedGrid:
     """A periodic grid of values, channels-last, with a margin of one cell; its attributes are views."""
@@ -33,6 +35,11 @@ class PaddedGrid:
         return PaddedGrid(torch.empty_like(self.padded))
 
     @classmethod
+    def copy(cls, values: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch _ _ channel"]:
+        """Return a copy of values in the layout of an interior, without a margin."""
+        return values.clone(memory_format=cls.memory_format).permute(0, 2, 3, 1)
+
+    @classmethod
     def empty(cls, like: Float[Tensor, "batch channel height width"]) -> PaddedGrid:
         """Return an uninitialized grid for states like `like`."""
         batch, channels, height, width = like.shape
@@ -58,3 +65,37 @@ class PlanarGrid:
     def empty(cls, like: Float[Tensor, "batch channel height width"]) -> PlanarGrid:
         """Return an uninitialized grid for states like `like`."""
         return cls(torch.empty_like(like, memory_format=torch.contiguous_format))
+
+    @classmethod
+    def copy(cls, values: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch _ _ channel"]:
+        """Return a copy of values in the layout of an interior."""
+        return values.clone(memory_format=cls.memory_format).permute(0, 2, 3, 1)
+
+
+class CellGrid:
+    """A periodic grid of values, channels-last, with `SLACK_BYTES` behind each row; `interior` is a view."""
+
+    memory_format = torch.channels_last
+
+    def __init__(self, cells: Float[Tensor, "batch height width channel"]) -> None:
+        self.interior = cells
+
+    def wrap(self) -> None:
+        """Do nothing: there is no margin."""
+
+    @classmethod
+    def empty(cls, like: Float[Tensor, "batch channel height width"]) -> CellGrid:
+        """Return an uninitialized grid for states like `like`."""
+        batch, channels, height, width = like.shape
+        n_values = width * channels
+        rows = like.new_empty(batch, height, n_values + SLACK_BYTES // like.element_size())
+        return cls(rows[..., :n_values].unflatten(2, (width, channels)))
+
+    @classmethod
+    def copy(cls, values: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch _ _ channel"]:
+        """Return the interior of a grid of such values."""
+        interior = cls.empty(values).interior
+        return interior.copy_(values.permute(0, 2, 3, 1))
+
+
+Grid = PaddedGrid | PlanarGrid | CellGrid

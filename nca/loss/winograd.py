@@ -11,13 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nca.automaton.cpu_kernels import run_blocks
-from nca.automaton.cpu_strips import REGISTER_BYTES
-from nca.automaton.cpu_winograd import PANEL_REGISTERS, TILE, convolve, mirror
+from nca.automaton.cpu_winograd import TILE, convolve, make_panels, mirror
 
 Images = Float[Tensor, "batch input height width"]
 Outputs = Float[Tensor, "batch output height width"]
 
-KERNEL_TRANSFORM = ((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1))
+PANEL_REGISTERS = 2
 TILES_PER_BLOCK = 96  # at most, or one row: their patches and products fit the second-level cache
 
 
@@ -30,13 +29,9 @@ class WinogradConvolution:
 
     def __init__(self, weight: Float[Tensor, "output input 3 3"], bias: Float[Tensor, " output"]) -> None:
         self._n_outputs, self._n_inputs = weight.shape[:2]
-        width = PANEL_REGISTERS * REGISTER_BYTES // weight.element_size()
-        n_added = -self._n_outputs % width, -self._n_inputs % width
-        weight = F.pad(weight, (0, 0, 0, 0, 0, n_added[1], 0, n_added[0]))
-        transform = _kronecker_square(KERNEL_TRANSFORM, weight.dtype)
-        positions = torch.einsum("oik,pk->pio", weight.flatten(2), transform)
-        self._panels = positions.unflatten(2, (-1, width)).transpose(1, 2).contiguous()
-        self._bias = F.pad(bias, (0, n_added[0]))
+        panels = make_panels(weight, PANEL_REGISTERS)
+        self._panels = F.pad(panels, (0, 0, 0, -self._n_inputs % panels.shape[-1]))
+        self._bias = F.pad(bias, (0, -self._n_outputs % panels.shape[-1]))
 
     def __call__(self, images: Images) -> Outputs:
         """Return the convolution, channels-last; the images get gradients."""
@@ -85,9 +80,3 @@ class _Convolution(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[None, Tensor]:
         return None, ctx.convolution.backward(grad_output)
-
-
-def _kronecker_square(rows: tuple[tuple[float, ...], ...], dtype: torch.dtype) -> Tensor:
-    """Return the two-dimensional transform of a flattened square: the Kronecker square of `rows`."""
-    matrix = torch.tensor(rows, dtype=torch.float64)
-    return torch.kron(matrix, matrix).to(dtype)

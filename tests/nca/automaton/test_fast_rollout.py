@@ -12,8 +12,8 @@ from torch import Tensor
 
 from nca.automaton import fast_rollout
 from nca.automaton.fast_rollout import Rollout
-from nca.automaton.fast_rules import AutogradRule, fold_kernel
-from nca.automaton.grids import PaddedGrid, PlanarGrid
+from nca.automaton.fast_rules import AutogradRule, LinearRule, fold_kernel
+from nca.automaton.grids import CellGrid, PlanarGrid
 from nca.automaton.model import Automaton, plain_rollout
 from nca.automaton.rules import Srnca, make_automaton
 from nca.automaton.seeding import Streams
@@ -105,18 +105,37 @@ def test_gradients_do_not_depend_on_the_number_of_threads(name: str) -> None:
     torch.set_num_threads(n_threads)
     for others in found[1:]:
         for first, other in zip(found[0], others, strict=True):
+            # PyTorch folds the kernel.
             assert torch.equal(first, other) or (name == "srnca" and relative_error(other, first) < 1e-6)
 
 
-@pytest.mark.parametrize("name", ["distill", "munca"])
-def test_gradients_by_autograd_of_one_step_at_a_time_agree(
-    name: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("clamp", [True, False])
+@pytest.mark.parametrize("name", RULES)
+def test_gradients_by_the_rules_of_other_devices_agree(
+    name: str, clamp: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def prepare(model: Automaton) -> object:
+        if isinstance(model, Srnca):
+            return LinearRule, (fold_kernel(model),)
         return functools.partial(AutogradRule, model), tuple(model.parameters())
 
     monkeypatch.setattr(fast_rollout, "prepare_rule", prepare)
-    expect_equal_gradients(automaton(name), normalize=True)
+    expect_equal_gradients(automaton(name, clamp=clamp), normalize=True)
+
+
+@pytest.mark.parametrize("channels", [3, 5, 9, 17, 33])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3), (5, 16), (17, 7)])
+def test_the_folded_rule_agrees_on_grids_of_any_size(channels: int, height: int, width: int) -> None:
+    """Tiles of 2x2 cells, strips of channels and blocks of rows do not divide them."""
+    model, found = automaton("srnca", channels=channels), []
+    for run in (plain_rollout, rollout):
+        model.zero_grad()
+        state = torch.rand(3, channels, height, width, generator=generator(1)).requires_grad_()
+        final = run(model, state, 3, generator(2))
+        final.square().sum().backward()
+        found.append([final, state.grad, *(parameter.grad for parameter in model.parameters())])
+    for plain, fast in zip(*found, strict=True):
+        assert relative_error(fast, plain) < 1e-5
 
 
 def test_a_normalized_gradient_has_norm_one_per_sample() -> None:
@@ -147,7 +166,7 @@ def test_a_recomputed_rollout_keeps_few_states() -> None:
     for run in kept.values():
         run(model, states(model).requires_grad_(), 64, generator())
     n_states = {
-        kind: len(run.acquire_tape(states(model), 1, model.channels, PaddedGrid).states)
+        kind: len(run.acquire_tape(states(model), 1, model.channels, CellGrid).states)
         for kind, run in kept.items()
     }
     assert n_states == {False: 65, True: 9}
@@ -168,7 +187,7 @@ def test_a_rollout_without_gradients_keeps_two_states(name: str, mask: str) -> N
     model, run = automaton(name, mask=mask), Rollout()
     with torch.no_grad():
         run(model, states(model), 64, generator())
-    grid = PaddedGrid if name == "srnca" else PlanarGrid
+    grid = CellGrid if name == "srnca" else PlanarGrid
     assert len(run.acquire_tape(states(model), 1, model.mask_channels, grid).states) == 2
 
 
@@ -250,9 +269,9 @@ def test_buffers_are_reused_once_the_graph_is_freed() -> None:
         assert plain is not None
         assert relative_error(fast, plain) < 1e-5
     del first, second, output
-    spare = rollout.acquire_tape(states(model), 4, model.channels, PaddedGrid)
+    spare = rollout.acquire_tape(states(model), 4, model.channels, CellGrid)
     rollout.release_tape(spare)
-    assert rollout.acquire_tape(states(model), 3, model.channels, PaddedGrid) is spare
+    assert rollout.acquire_tape(states(model), 3, model.channels, CellGrid) is spare
 
 
 @pytest.mark.parametrize("kind", ROLLOUTS)
