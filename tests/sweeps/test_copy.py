@@ -111,7 +111,7 @@ def test_a_copy_that_fails_leaves_nothing(
     def fill_the_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("optuna.study.Study.set_user_attr", fill_the_disk)
+    monkeypatch.setattr("sweeps.storage.optuna_storage.RetryingStorage.set_study_system_attr", fill_the_disk)
     refuse([f"from={sweep.storage}", f"to={to}"], "No space left on device", capsys)
     assert read_trials(to) == []
     monkeypatch.undo()
