@@ -138,6 +138,7 @@ def make_sections(tables: Sequence[StudyTable], paths: RecordPaths) -> Iterator[
     from analysis.figures import comparisons, examples, parameters
     from analysis.figures.drawing import LOSS
     from analysis.figures.measures import plot_measures
+    from analysis.figures.studies import plot_studies
     from analysis.ratings.agreement import describe_agreement
     from analysis.runs import join_studies
 
@@ -150,6 +151,7 @@ def make_sections(tables: Sequence[StudyTable], paths: RecordPaths) -> Iterator[
     notes = [f"Not compared with {main.name} because of other fixed values: {', '.join(not_compared)}."]
     plots = [comparisons.plot_losses_by_texture(compared)]
     yield Section("Final losses by texture", plots, notes=notes if not_compared else [])
+    yield Section("Studies of one texture beside each other", [plot_studies(complete, tables)])
     plots = [comparisons.plot_rating_against_loss(compared), examples.plot_examples(tables)]
     notes = list(describe_agreement([table.ratings for table in tables]))
     yield Section("Rating against final loss", plots, notes=notes)

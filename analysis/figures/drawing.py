@@ -61,10 +61,16 @@ def figure_text(text: str) -> str:
     return f"{' ' * text.startswith('_')}{text}".replace("$", r"\$")
 
 
-def make_figure(n_rows: int = 1, n_columns: int = 1, width: float = 7.0, height: float = 4.4) -> Figure:
-    """Return an empty figure with a grid of axes; sizes are in inches."""
+def make_figure(
+    n_rows: int = 1,
+    n_columns: int = 1,
+    width: float = 7.0,
+    height: float = 4.4,
+    ratios: Sequence[float] | None = None,
+) -> Figure:
+    """Return an empty figure with a grid of axes; sizes are in inches, `ratios` those of column widths."""
     figure = Figure(figsize=(width, height), layout="constrained", dpi=150)
-    figure.subplots(n_rows, n_columns, squeeze=False)
+    figure.subplots(n_rows, n_columns, squeeze=False, width_ratios=ratios)
     return figure
 
 

@@ -8,10 +8,12 @@ from scipy import stats
 
 from analysis import statistics
 from analysis.statistics import (
+    Estimate,
     Kind,
     compare_within,
     correlate,
     correlate_within,
+    estimate_shift,
     log10_std,
     min_detectable_correlation,
     permutation_p,
@@ -86,6 +88,55 @@ def test_measures_are_told_apart_as_rarely_as_they_should() -> None:
     assert found / 200 > 0.7
     own, behind = compare_within({"same": -y, "again": -y}, y, groups, clusters)["again"]
     assert (own.value, behind.value, behind.low, behind.high) == pytest.approx((-1, 0, 0, 0))
+
+
+@pytest.mark.parametrize("sizes", [(4, 4), (5, 12), (10, 10), (50, 20)])
+@pytest.mark.parametrize("kind", ["normal", "skewed"])
+def test_the_interval_of_a_shift_covers_the_truth(sizes: tuple[int, int], kind: str) -> None:
+    draw, covered = np.random.default_rng(8), 0
+    for _ in range(600):
+        x, y = ((draw.normal(size=n) if kind == "normal" else draw.gumbel(size=n)) for n in sizes)
+        found = estimate_shift(x, y + 0.7)
+        covered += found.low <= 0.7 <= found.high
+    assert 0.93 <= covered / 600 <= 0.99
+
+
+@pytest.mark.parametrize("n", [6, 10, 40])
+def test_the_interval_of_a_paired_shift_covers_the_truth_and_is_narrower(n: int) -> None:
+    draw, covered, narrower = np.random.default_rng(9), 0, 0
+    for _ in range(600):
+        x = 3 * draw.normal(size=n)
+        y = x + 0.7 + draw.normal(size=n)
+        found, unpaired = estimate_shift(x, y, paired=True), estimate_shift(x, y)
+        covered += found.low <= 0.7 <= found.high
+        narrower += found.high - found.low < unpaired.high - unpaired.low
+    assert 0.93 <= covered / 600 <= 0.99
+    assert narrower / 600 > 0.8
+
+
+def test_intervals_of_shifts_agree_with_the_tests_of_scipy() -> None:
+    """An interval leaves out 0 where the test rejects at 5%, except on its edge."""
+    draw = np.random.default_rng(10)
+    for _ in range(100):
+        x, y = draw.normal(size=12), draw.normal(size=12) + 0.8
+        for paired, p in (
+            (False, stats.mannwhitneyu(x, y).pvalue),
+            (True, stats.wilcoxon(x, y).pvalue),
+        ):
+            found = estimate_shift(x, y, paired=paired)
+            if not 0.03 < p < 0.07:
+                assert (found.low > 0 or found.high < 0) == (p < 0.05)
+    assert estimate_shift(np.array([1.0, 2.0]), np.array([4.0, 6.0])).value == 3.5
+    assert estimate_shift(np.array([1.0, 9.0]), np.array([4.0, 6.0]), paired=True).value == 0.0
+
+
+def test_too_few_values_have_an_unbounded_shift() -> None:
+    zeros = np.zeros(60)
+    for n_x, n_y in ((3, 3), (2, 4), (1, 38)):
+        assert estimate_shift(zeros[:n_x], zeros[:n_y] + 1) == Estimate(1.0, -np.inf, np.inf)
+    assert estimate_shift(zeros[:4], zeros[:4] + 1) == Estimate(1.0, 1.0, 1.0)
+    assert estimate_shift(zeros[:5], zeros[:5] + 1, paired=True) == Estimate(1.0, -np.inf, np.inf)
+    assert estimate_shift(zeros[:6], zeros[:6] + 1, paired=True) == Estimate(1.0, 1.0, 1.0)
 
 
 def test_the_interval_of_a_standard_deviation_covers_the_truth() -> None:
