@@ -12,7 +12,7 @@ import pandas as pd
 from optuna.distributions import IntDistribution, distribution_to_json, json_to_distribution
 
 from analysis.ratings.ratings import Rating
-from analysis.runs import StudyTable, join_with_provenance
+from analysis.runs import IMAGE_PATH, StudyTable, join_with_provenance
 from analysis.trial_pictures import make_sheet, open_sheet
 from nca.cli.errors import ConfigError
 from nca.cli.options import read_text
@@ -21,7 +21,6 @@ from nca.records.paths import RecordPaths
 TRIALS, CURVES, RATINGS = "trials.csv", "curves.csv", "ratings.csv"  # of all studies; first column: `study`
 STUDIES = "studies.json"  # the other facts of each study
 TYPES = {"trial": "int64", "step": "int64", "loss": float, "final_loss": float, "rating": float}
-PATH = "texture.path"  # without its folder
 PRIVATE = ("folder", "host", "mlflow_run_id")  # columns without a meaning on other machines
 
 
@@ -40,7 +39,10 @@ def write_exported(tables: Sequence[StudyTable], paths: RecordPaths, folder: Pat
             "objectives": list(table.objectives),
             "columns": [name for name in table.trials.columns if name not in PRIVATE],
             "distributions": {key: distribution_to_json(each) for key, each in table.distributions.items()},
-            "fixed": {key: Path(value).name if key == PATH else value for key, value in table.fixed.items()},
+            "fixed": {
+                key: Path(value).name if key == IMAGE_PATH else value  # without its folder
+                for key, value in table.fixed.items()
+            },
         }
         for table in tables
     }

@@ -16,11 +16,12 @@ from analysis.ratings.ratings import Rating, Ratings, mean_ratings
 from analysis.trial_pictures import Pictures, read_output, read_target
 from nca.records.paths import RecordPaths, read_record_paths
 from sweeps.admin import StudyStatus
+from sweeps.assignment import ASSIGNMENT_FILE
 from sweeps.trials import TrialSummary
 
 # Attributes of a trial that are columns of their own, or not results.
 NOT_RESULTS = ("error", "first_attempt", "low_memory", "owner", "reason", "retry_of", "stop", "warm_start")
-HASH = "texture.hash"
+HASH, IMAGE_PATH = "texture.hash", "texture.path"
 MARK_LENGTH = 6  # hex digits of it
 # Values of a study that `join_with_provenance` repeats in each row.
 FIXED = ("texture.name", "texture.source", "texture.preset", HASH, "features.name", "features.hash")
@@ -72,7 +73,7 @@ class StudyTable:
             case "photo":
                 name = f"{name} photo"
             case "file":
-                name = Path(self.fixed.get("texture.path", name)).stem
+                name = Path(self.fixed.get(IMAGE_PATH, name)).stem
         return " ".join(filter(None, (name, self.fixed.get("texture.preset"), self.texture_mark)))
 
 
@@ -112,13 +113,24 @@ def read_study(paths: RecordPaths, name: str) -> StudyTable:
         name,
         state.objectives,
         dict(state.links),
-        studies.fixed(name),
+        studies.fixed(name) | _read_image_path(paths.study_folders(name)[0]),
         trials,
         distributions,
         pd.DataFrame(curves, columns=["trial", "step", "loss"]),
         ratings,
         Pictures(lambda: read_target(paths, name), lambda trial: read_output(folders[trial])),
     )
+
+
+def _read_image_path(folder: Path) -> dict[str, str]:
+    """Return `texture.path` as a trial of the study was given it, because the study itself holds its hash.
+
+    Empty if the texture is no image file, or no trial's folder is there.
+    """
+    for file in folder.glob(f"*/{ASSIGNMENT_FILE}"):
+        path = json.loads(file.read_text(encoding="utf-8"))["config"]["texture"].get("path")
+        return {} if path is None else {IMAGE_PATH: path}
+    return {}
 
 
 def _make_row(state: StudyStatus, note: TrialSummary, folder: Path) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from analysis.runs import StudyTable, join_studies, load, mark_textures, read_study
+from analysis.runs import StudyTable, join_studies, join_with_provenance, load, mark_textures, read_study
 from sweeps import SweepError
 from tests.analysis.builders import STUDY, make_study
 
@@ -68,6 +69,21 @@ def test_different_textures_have_different_names(
     marked = mark_textures(tables)
     assert [each.texture for each in marked] == textures
     assert sorted(set(join_studies(marked)["texture"])) == sorted(set(textures))
+
+
+@pytest.mark.parametrize("path", ["/a/bark (1).png", None])
+def test_the_path_of_an_image_is_that_of_a_trial(tmp_path: Path, path: str | None) -> None:
+    """The study itself holds the hash of the image and not its path."""
+    paths = make_study(tmp_path, 3)
+    assert "texture.path" not in read_study(paths, STUDY).fixed  # the folders are not there, or are older
+    texture = {"name": "image", "source": "file"} | ({} if path is None else {"path": path})
+    assignment = json.dumps({"config": {"texture": texture}})
+    (tmp_path / "trials" / STUDY / "1" / "assignment.json").write_text(assignment)
+    table = read_study(paths, STUDY)
+    assert table.fixed.get("texture.path") == path
+    table = replace(table, fixed={**table.fixed, "texture.source": "file"})
+    assert table.texture == ("bark (1)" if path else "roundleaf")
+    assert "texture.path" not in join_with_provenance([table], paths)
 
 
 def test_loading_needs_the_name_alone(tmp_path: Path) -> None:
