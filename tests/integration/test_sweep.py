@@ -67,7 +67,7 @@ def test_experiment_holds_a_finished_parent_and_a_finished_run_per_trial(records
     assert parent.info.run_name == records.study.study_name
     assert {run.data.tags["mlflow.parentRunId"] for run in records.children.values()} == {parent.info.run_id}
     with Image.open(records.files(parent) / "contact_sheet.png") as sheet:
-        assert sheet.size == (3 * 136 + 8, 152 + 8)  # three outputs of 128 px with their captions
+        assert sheet.size == (4 * 136 + 8, 152 + 8)  # target and three outputs of 128 px with their captions
     best = records.study.best_value
     assert parent.data.metrics == {"n_trials": 3.0, "best_value": pytest.approx(best, rel=1e-12)}
 
