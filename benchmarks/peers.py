@@ -49,6 +49,7 @@ TURN_S = 60.0  # of a run, until another one goes on
 WEIGHTS_KEY = "features.weights="
 RANDOM = "seeded random weights"
 TIMED = "step_seconds.json"
+LABEL_PT = 6.5  # above an output; longer ones would meet
 SECONDS, DISTANCE, VGG_RATIO = 0, 2, 3  # columns of a curve
 MEASURES = {DISTANCE: "texture distance", VGG_RATIO: "VGG ratio"}
 COLORS = dict(zip(NAMES, ("#d95f02", "#7570b3", "#e7298a", "#1b9e77", "#66a61e"), strict=True))
@@ -230,7 +231,7 @@ def draw_outputs(axes: Any, folder: Path, names: Sequence[str]) -> None:
     white = np.full((side, side // 16, 3), 255, dtype=np.uint8)
     axes.imshow(np.concatenate([piece for column in columns for piece in (column, white)], axis=1))
     for index, label in enumerate(("target", *sheets)):
-        axes.text(index * (side + side // 16), -side // 16, label, fontsize=8)
+        axes.text(index * (side + side // 16), -side // 16, label, fontsize=LABEL_PT)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
