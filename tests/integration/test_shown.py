@@ -140,7 +140,7 @@ def test_mlflow(serve: Serve, browser: Chrome, shown: Finished, tmp_path: Path) 
     save_screenshot(browser, "mlflow_runs", tmp_path)
     browser.set_window_size(1400, 1500)
     browser.get(paths.study_url(experiment, charts=True).replace(MLFLOW_UI, at))
-    wait_for_text(browser, "Outputs (1)", "Parallel Coordinates")
+    wait_for_text(browser, "Outputs", "Parallel Coordinates")
     wait_for_image(browser, width=34)
     save_screenshot(browser, "mlflow_charts", tmp_path)
     best = table.trials.sort_values("final_loss").iloc[0]["mlflow_run_id"]
