@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from nca.cli.errors import EXIT_INTERRUPTED, ConfigError, exit_on_error
 from nca.cli.options import PLAIN_FLAG, SWEEP_FLAGS, split_overrides
 from nca.config.schema import ImageTexture, name_texture
-from nca.loss.vgg_weights import resolve_features
+from nca.loss.vgg_weights import check_weights, resolve_features
 from nca.study.plan import Plan, has_study, make_plans, resolve
 from sweeps import SweepError
 from sweeps.space import describe, n_configurations
@@ -160,12 +160,16 @@ def dry_run(overrides: Sequence[str]) -> None:
     """Print what a sweep would do: space, totals, estimated time. Trains nothing, creates the preview alone.
 
     Raises:
-        ConfigError: If a key is unknown, a value out of range, or a file no image.
+        ConfigError: If a key is unknown, a value out of range, or the texture or the weights cannot be read.
         SweepError: If the sampler cannot draw from the space.
     """
+    from nca.textures.load import check_name
+
     plans = make_plans(overrides)
     for plan in plans:
         _check_device(plan)
+        check_name(plan.config.trial.texture)
+        check_weights(plan.config.trial.features)
     squares = _view_targets(plans)
     for plan, square in zip(plans, squares, strict=True):
         config, trial = plan.config, plan.config.trial

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -199,6 +200,10 @@ class TrialConfig:
     seed: int = in_range(0)
     device: str
     runs_dir: str
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise ConfigError(f"device={self.device}: must be auto, cuda, cuda:N or cpu")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ import os
 import urllib.request
 from pathlib import Path
 
+from nca.cli.errors import ConfigError
 from nca.config.schema import FeaturesConfig, LossConfig
 
 WEIGHTS_SHA256 = "397923af"  # its first digits
@@ -29,6 +30,18 @@ def resolve_features(config: FeaturesConfig, loss: LossConfig, *, use_network: b
     if config.weights is not None or imagenet_weights_path().exists() or (use_network and _can_download()):
         return FeaturesConfig("vgg16", config.weights)
     return FeaturesConfig("random_filters")
+
+
+def check_weights(config: FeaturesConfig) -> None:
+    """Check that the weights that a config names are a file.
+
+    Raises:
+        ConfigError: If they are not.
+    """
+    if config.weights is not None and not Path(config.weights).expanduser().is_file():
+        raise ConfigError(
+            f"features.weights={config.weights}: no such file; give the path of a VGG-16 state dict"
+        )
 
 
 def hash_weights(config: FeaturesConfig) -> str:

@@ -52,37 +52,67 @@ def load_pixels(texture: Texture, size: int) -> Pixels:
         case PlantTexture(source="photo"):
             return read_image(fetch_photo(texture.name, texture.url), size)
         case PlantTexture():
-            path = ASSETS / f"{texture.name}.png"
-            if not path.is_file():
-                drawn = sorted(asset.stem for asset in ASSETS.glob("*.png"))
-                hint = nearest(texture.name, drawn)
-                raise ConfigError(f"texture.name={texture.name}: must be one of {', '.join(drawn)}{hint}")
-            return read_image(path, size)
+            return read_image(_find_drawing(texture.name), size)
         case ImageTexture():
             return view_texture(texture, size).resample()
         case GrayScottTexture():
             return _render(texture, size)
 
 
+def check_name(texture: Texture) -> None:
+    """Check the name of a drawn plant or of a preset.
+
+    Raises:
+        ConfigError: If there is none of that name.
+    """
+    match texture:
+        case GrayScottTexture():
+            _find_rates(texture)
+        case PlantTexture(source="drawn"):
+            _find_drawing(texture.name)
+
+
+def _find_drawing(name: str) -> Path:
+    """Return the file of a drawn plant.
+
+    Raises:
+        ConfigError: If there is none of that name.
+    """
+    path = ASSETS / f"{name}.png"
+    if not path.is_file():
+        drawn = sorted(asset.stem for asset in ASSETS.glob("*.png"))
+        raise ConfigError(f"texture.name={name}: must be one of {', '.join(drawn)}{nearest(name, drawn)}")
+    return path
+
+
 def _render(texture: GrayScottTexture, size: int) -> Pixels:
-    """Render a Gray-Scott texture; the config's feed and kill rates override the preset's.
+    """Render a Gray-Scott texture.
 
     Raises:
         ConfigError: If the preset is unknown or the rates leave no pattern.
+    """
+    rates = _find_rates(texture)
+    pixels = _simulate(rates, size=size, n_steps=gray_scott.N_STEPS, seed=texture.seed)
+    if (pixels == pixels[0, 0]).all():
+        given = f"texture.feed={rates.feed:g} texture.kill={rates.kill:g}"
+        raise ConfigError(f"{given}: the reaction leaves no pattern, choose rates closer to a preset's")
+    return pixels.copy()
+
+
+def _find_rates(texture: GrayScottTexture) -> gray_scott.GrayScottRates:
+    """Return the rates of a preset, in place of which the config may have others.
+
+    Raises:
+        ConfigError: If the preset is unknown.
     """
     presets = gray_scott.PRESETS
     if texture.preset not in presets:
         hint = nearest(texture.preset, presets)
         raise ConfigError(f"texture.preset={texture.preset}: must be one of {', '.join(presets)}{hint}")
     overrides = {"feed": texture.feed, "kill": texture.kill}
-    rates = dataclasses.replace(
+    return dataclasses.replace(
         presets[texture.preset], **{name: rate for name, rate in overrides.items() if rate is not None}
     )
-    pixels = _simulate(rates, size=size, n_steps=gray_scott.N_STEPS, seed=texture.seed)
-    if (pixels == pixels[0, 0]).all():
-        given = f"texture.feed={rates.feed:g} texture.kill={rates.kill:g}"
-        raise ConfigError(f"{given}: the reaction leaves no pattern, choose rates closer to a preset's")
-    return pixels.copy()
 
 
 def texture_hash(pixels: Pixels) -> str:

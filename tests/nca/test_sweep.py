@@ -54,6 +54,31 @@ def test_a_device_that_no_trial_would_see_is_refused(
         run_studies(["texture=roundleaf", *overrides])
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["texture=image", "texture.path={folder}/nope.png"],
+            r"nope\.png does not exist: give the path of an",
+        ),
+        (["texture=image", "texture.path={folder}"], r"is a folder: give the path of an image file"),
+        (["texture=image", "texture.path=https://example.com/a.png"], r"a\.png does not exist"),
+        (["texture=gray_scott", "texture.preset=corral"], r"texture\.preset=corral: must be one of .*coral"),
+        (
+            ["texture=roundleaf", "features=vgg16", "features.weights=no.pth"],
+            r"weights=no\.pth: no such file",
+        ),
+        (["texture=roundleaf", "device=foo"], r"device=foo: must be auto, cuda, cuda:N or cpu"),
+    ],
+)
+def test_a_dry_run_refuses_files_and_names_that_are_not_there(
+    overrides: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        dry_run([each.replace("{folder}", str(tmp_path)) for each in overrides])
+    assert capsys.readouterr().out == ""
+
+
 def test_a_dry_run_whose_reader_goes_away_ends_as_usual(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "nca.sweep", "texture=roundleaf", f"runs_dir={tmp_path}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:

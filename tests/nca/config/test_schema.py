@@ -254,6 +254,12 @@ def test_bad_textures_are_refused(values: dict[str, Any], message: str) -> None:
     refuse(TrialConfig, {**asdict(trial_config()), "texture": values}, message)
 
 
+@pytest.mark.parametrize("name", ["", "gpu", "cpu:0", "cuda:", "cuda:x", "cuda:-1", "CPU"])
+def test_unknown_devices_are_refused(name: str) -> None:
+    values = asdict(trial_config()) | {"device": name}
+    refuse(TrialConfig, values, f"device={name}: must be auto, cuda, cuda:N or cpu")
+
+
 def test_a_union_of_number_and_text_takes_both_and_nothing_else() -> None:
     values = {"name": "local", "workers": 2, "threads": "auto", "gpus": 0, "trials_per_gpu": 1}
     assert asdict(build(ExecutorConfig, values)) == {**values, "address": None, "storage_path": None}

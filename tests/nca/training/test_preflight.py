@@ -128,12 +128,6 @@ def test_devices_are_picked_by_name() -> None:
     assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@pytest.mark.parametrize("name", ["", "gpu", "cpu:0", "cuda:", "cuda:x", "cuda:-1", "CPU"])
-def test_unknown_devices_are_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"device={name}: must be auto, cuda, cuda:N or cpu"):
-        pick_device(name)
-
-
 def test_a_gpu_that_is_not_there_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"device=cuda:99: \d+ CUDA devices found here; use device=cpu"):
         pick_device("cuda:99")
