@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -105,30 +104,21 @@ def _write_viewer(trained: TrainedAutomaton, pictures: dict[str, Pixels], size: 
 def _write_pictures(
     trained: TrainedAutomaton, size: int, seed: int, ca_steps: int | None, n_frames: int, out: Path
 ) -> None:
-    """Write the picture of a grown texture or an animation of its growth; a terminal shows the time left."""
+    """Write the picture of a grown texture or an animation of its growth; stderr shows how far it is."""
     import torch
-    from PIL import Image
-    from rich.console import Console
-    from rich.progress import track
 
     from nca.automaton.seeding import Streams
     from nca.outputs import pictures
+    from nca.training.device import keep_freed_memory
 
+    keep_freed_memory()
     if out.suffix == ".png":
-        age = round(pictures.CA_STEPS_PER_PX * size) if ca_steps is None else ca_steps
-        ages = [*range(0, age, pictures.CA_STEPS_PER_FRAME), age]
-    else:
-        every = ca_steps or pictures.CA_STEPS_PER_FRAME
-        ages = list(range(0, n_frames * every, every))
-    model = trained.automaton
-    images = map(model.rgb, pictures.grow(model, size, ages, Streams(seed, torch.device("cpu"))))
-    console = Console(stderr=True)
-    shown = track(images, "growing", len(ages), console=console, disable=not console.is_terminal)
-    if out.suffix == ".png":
-        (grown,) = deque(shown, maxlen=1)
-        Image.fromarray(pictures.to_pixels(grown)).save(out)
-    else:
-        pictures.save_animation(shown, out)
+        trained.grow(size, ca_steps, seed).save(out)
+        return
+    every = ca_steps or pictures.CA_STEPS_PER_FRAME
+    model, streams = trained.automaton, Streams(seed, torch.device("cpu"))
+    states = pictures.grow(model, size, range(0, n_frames * every, every), streams)
+    pictures.save_animation(map(model.rgb, pictures.watch(states, n_frames)), out)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ class TrainedAutomaton:
     metrics: Mapping[str, float]
 
     def grow(self, size: int | None = None, ca_steps: int | None = None, seed: int = 0) -> Image.Image:
-        """Return the texture that grows from a seed state.
+        """Return the texture that grows from a seed state; stderr shows how far it is, if it takes long.
 
         Args:
             size: Side in pixels, a multiple of 16; the trained one if not given.
@@ -45,7 +45,7 @@ class TrainedAutomaton:
             seed: Seed of the seed state and the update masks.
         """
         side = size or self.config.train.size
-        return Image.fromarray(render_texture(self.automaton, side, seed, ca_steps))
+        return Image.fromarray(render_texture(self.automaton, side, seed, ca_steps, watched=True))
 
 
 def save_model(

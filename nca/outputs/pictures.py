@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import sys
+import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -24,6 +27,7 @@ FRAME_MS = 80  # of a GIF
 FRAMES_PER_S = 25  # of a video
 CODECS = {".mp4": "libx264", ".webm": "libvpx-vp9"}
 ANIMATION_SIDE_PX = 256  # smaller textures are enlarged to about this
+LINE_EVERY_S = 10.0  # of progress, where there is no terminal
 GAP_PX = 2
 WHITE = 255
 
@@ -66,11 +70,33 @@ def grow(
         yield state
 
 
-def render_texture(model: Automaton, size: int, seed: int, ca_steps: int | None = None) -> Pixels:
-    """Return the texture that grows from a seed state, by default for 1.5 CA steps per pixel of the side."""
+def render_texture(
+    model: Automaton, size: int, seed: int, ca_steps: int | None = None, *, watched: bool = False
+) -> Pixels:
+    """Return the texture that grows from a seed state, by default for 1.5 CA steps per pixel of the side.
+
+    Where it is `watched`, stderr shows how far it is.
+    """
     age = round(CA_STEPS_PER_PX * size) if ca_steps is None else ca_steps
-    (state,) = grow(model, size, (age,), Streams(seed, model.kernels.device))
+    ages = [*range(0, age, CA_STEPS_PER_FRAME), age] if watched else [age]
+    states = grow(model, size, ages, Streams(seed, model.kernels.device))
+    (state,) = deque(watch(states, len(ages)) if watched else states, maxlen=1)
     return to_pixels(model.rgb(state))
+
+
+def watch(states: Iterable[State], n: int) -> Iterator[State]:
+    """Yield `n` states; stderr shows how many have come, in a bar on a terminal, else in a line at times."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    printed_at = time.monotonic()
+    bar = track(states, "growing", n, console=console, disable=not console.is_terminal, transient=True)
+    for count, state in enumerate(bar, start=1):
+        if not console.is_terminal and time.monotonic() - printed_at > LINE_EVERY_S:
+            print(f"growing: {count / n:.0%}", file=sys.stderr, flush=True)
+            printed_at = time.monotonic()
+        yield state
 
 
 def save_growth(model: Automaton, size: int, seed: int, path: Path) -> None:

@@ -72,6 +72,17 @@ def test_a_terminal_shows_how_far_it_is(
     assert "100%" in found.err
 
 
+@pytest.mark.parametrize("out", ["p.png", "a.gif"])
+def test_without_a_terminal_lines_on_stderr_tell_how_far_it_is(
+    run: str, tmp_path: Path, out: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("nca.outputs.pictures.LINE_EVERY_S", 0.0)  # as if each frame took long
+    file = render(tmp_path, f"run={run}", "frames=7", f"out={out}")
+    found = capsys.readouterr()
+    assert found.out == f"{file}\n"
+    assert found.err.endswith("growing: 100%\n")
+
+
 @pytest.mark.parametrize("kind", ["mp4", "webm"])
 def test_a_video_has_its_frames(run: str, tmp_path: Path, kind: str) -> None:
     video = render(tmp_path, f"run={run}", "size=32", "frames=9", f"out=a.{kind}")
