@@ -78,7 +78,9 @@ class StudyTable:
 
 
 def load(study: str, *, runs_dir: str | Path = "mlruns", storage: str | None = None) -> pd.DataFrame:
-    """Return the finished trials of a study, one row each; the columns are those of `StudyTable.trials`.
+    """Return the finished trials of a study, one row each.
+
+    The columns are those of `StudyTable.trials`, and every value of `model` and `train` that is not searched.
 
     Args:
         study: Name of the study.
@@ -89,7 +91,7 @@ def load(study: str, *, runs_dir: str | Path = "mlruns", storage: str | None = N
         SweepError: If there is no such study.
     """
     options = {"runs_dir": str(runs_dir)} | ({} if storage is None else {"sweep.storage": storage})
-    return read_study(read_record_paths(options), study).trials
+    return _add_fixed(read_study(read_record_paths(options), study))
 
 
 def read_study(paths: RecordPaths, name: str) -> StudyTable:
@@ -143,7 +145,7 @@ def _make_row(state: StudyStatus, note: TrialSummary, folder: Path) -> dict[str,
         "folder": str(folder / str(note.first_attempt)),
         "warm_start": note.attributes.get("warm_start"),
         **note.params,
-        **dict(zip(state.objectives, note.values, strict=False)),
+        **(dict(zip(state.objectives, note.values, strict=True)) if note.reason == "complete" else {}),
         **{key: value for key, value in results.items() if isinstance(value, int | float | str)},
         **{key: json.dumps(value) for key, value in results.items() if isinstance(value, list)},
     }
@@ -155,12 +157,17 @@ def join_with_provenance(tables: Sequence[StudyTable], paths: RecordPaths) -> pd
     return pd.concat([part for part in parts if not part.empty] or parts)
 
 
-def _add_provenance(table: StudyTable, paths: RecordPaths) -> pd.DataFrame:
+def _add_fixed(table: StudyTable) -> pd.DataFrame:
     trials = table.trials.copy()
-    trials.insert(0, "study", table.name)
     for key in sorted(table.fixed.keys() - set(trials.columns)):
         if key in FIXED or key.startswith(FIXED_PREFIXES):
             trials[key] = [table.fixed[key]] * len(trials)
+    return trials
+
+
+def _add_provenance(table: StudyTable, paths: RecordPaths) -> pd.DataFrame:
+    trials = _add_fixed(table)
+    trials.insert(0, "study", table.name)
     store, experiment = paths.open_tracking(), table.links.get("mlflow_experiment_id")
     if store is None or experiment is None or "mlflow_run_id" not in trials:
         return trials

@@ -36,7 +36,7 @@ class TrialSummary:
     Args:
         first_attempt: Number of the first attempt, which names the folder.
         reason: Why it ended; `running` or `waiting` before.
-        values: One value per objective of a complete trial; the last report of a pruned one.
+        values: One value per objective of a complete trial; the last report of a pruned one, a training loss.
         attributes: User attributes, of the engine and of the application.
         reports: Intermediate values by training step.
         started_at: Start of this attempt.

@@ -6,7 +6,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import optuna
+import pandas as pd
 import pytest
+from optuna.trial import TrialState, create_trial
 
 from analysis.runs import StudyTable, join_studies, join_with_provenance, load, mark_textures, read_study
 from sweeps import SweepError
@@ -84,6 +87,25 @@ def test_the_path_of_an_image_is_that_of_a_trial(tmp_path: Path, path: str | Non
     table = replace(table, fixed={**table.fixed, "texture.source": "file"})
     assert table.texture == ("bark (1)" if path else "roundleaf")
     assert "texture.path" not in join_with_provenance([table], paths)
+
+
+def test_a_pruned_trial_has_no_final_loss(tmp_path: Path) -> None:
+    paths = make_study(tmp_path, 3)
+    study = optuna.load_study(study_name=STUDY, storage=paths.storage)
+    reports, known = {8: 0.5}, {"reason": "pruned", "last_loss_median": 0.5}
+    study.add_trial(
+        create_trial(state=TrialState.PRUNED, value=0.5, intermediate_values=reports, user_attrs=known)
+    )
+    last = read_study(paths, STUDY).trials.iloc[-1]
+    assert (last["trial"], last["reason"], last["last_loss_median"]) == (3, "pruned", 0.5)
+    assert pd.isna(last["final_loss"])
+
+
+def test_a_loaded_study_has_a_column_for_every_parameter_searched_or_fixed(tmp_path: Path) -> None:
+    make_study(tmp_path, 3)
+    best = load(STUDY, runs_dir=tmp_path).nsmallest(2, "final_loss")
+    columns = ["trial", "final_loss", "model.channels", "train.size", "model.name"]
+    assert best[columns].iloc[0, 3:].tolist() == [128, "srnca"]
 
 
 def test_loading_needs_the_name_alone(tmp_path: Path) -> None:
