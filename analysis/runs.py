@@ -39,9 +39,9 @@ class StudyTable:
         objectives: Names of what it minimizes.
         links: Ids of its other records, by name.
         fixed: Values that are not searched, by dotted key.
-        trials: One row per finished trial, by number: `trial`, `reason`, `began`, `seconds`, `folder`,
-            `warm_start`, `rating` (the mean over raters), each parameter, each result under its metric's
-            name, `mlflow_run_id`.
+        trials: One row per finished trial: `trial` (number of its first attempt), `reason`, `began`, `seconds`,
+            `folder`, `warm_start`, `rating` (the mean over raters), each parameter, each result under its
+            metric's name, `mlflow_run_id`.
         distributions: Distribution of each searched parameter, by dotted key.
         curves: Smoothed losses: `trial`, `step` (training step), `loss`.
         ratings: All ratings.
@@ -110,7 +110,7 @@ def read_study(paths: RecordPaths, name: str) -> StudyTable:
     rating = trials["trial"].map(mean_ratings(ratings)).astype(float)
     trials.insert(trials.columns.get_loc("warm_start") + 1, "rating", rating)
     folders = dict(zip(trials["trial"], trials["folder"], strict=True))
-    curves = [(note.number, step, loss) for note in notes for step, loss in note.reports.items()]
+    curves = [(note.first_attempt, step, loss) for note in notes for step, loss in note.reports.items()]
     return StudyTable(
         name,
         state.objectives,
@@ -138,7 +138,7 @@ def _read_image_path(folder: Path) -> dict[str, str]:
 def _make_row(state: StudyStatus, note: TrialSummary, folder: Path) -> dict[str, Any]:
     results = {key: value for key, value in note.attributes.items() if key not in NOT_RESULTS}
     return {
-        "trial": note.number,
+        "trial": note.first_attempt,
         "reason": note.reason,
         "began": note.started_at,
         "seconds": note.seconds,

@@ -107,18 +107,17 @@ def show_study(paths: RecordPaths, name: str) -> None:
     print(f"study    {name}: {counts or 'no finished trials'}, {state.n_queued} queued")
     if state.best is not None:
         values = ", ".join(f"{k} {v:.6g}" for k, v in zip(state.objectives, state.best.values, strict=True))
-        print(f"best     trial {state.best.number}, {values}, {format_params(state.best.params)}")
+        print(f"best     trial {state.best.first_attempt}, {values}, {format_params(state.best.params)}")
         print(f"         {folders[0] / str(state.best.first_attempt) / 'output.png'}")
     for trial in state.running:
-        print(f"running  trial {trial.number}, {_describe_running(trial, folders[0])}")
+        print(f"running  trial {trial.first_attempt}, {_describe_running(trial, folders[0])}")
     for trial in state.orphaned:
         owner = trial.owner or "its process"
-        print(f"orphaned trial {trial.number}, {owner} is gone: python -m nca.studies repair")
+        print(f"orphaned trial {trial.first_attempt}, {owner} is gone: python -m nca.studies repair")
     for trial in state.failed[:MAX_FAILURES]:
         reason = f"{trial.reason}: {trial.error}" if trial.error else trial.reason
-        print(
-            f"failed   trial {trial.number} {reason}, see {folders[0] / str(trial.first_attempt) / 'log.txt'}"
-        )
+        first = trial.first_attempt
+        print(f"failed   trial {first} {reason}, see {folders[0] / str(first) / 'log.txt'}")
     if len(state.failed) > MAX_FAILURES:
         print(f"failed   and {len(state.failed) - MAX_FAILURES} more")
     print(f"steps    {state.n_steps} trained, not counting running trials")
@@ -223,7 +222,7 @@ def _check_idle(paths: RecordPaths, name: str, state: StudyStatus | None) -> Non
         ConfigError: If a trial is running, or the files belong to a study in another storage.
     """
     if state is not None and state.running:
-        numbers = ", ".join(str(trial.number) for trial in state.running)
+        numbers = ", ".join(str(trial.first_attempt) for trial in state.running)
         raise ConfigError(f"study '{name}': running trials: {numbers}; python -m nca.studies stop {name}")
     trials = paths.study_folders(name)[0]
     for lock in trials.rglob(LOCK_FILE):

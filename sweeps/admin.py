@@ -113,13 +113,17 @@ class Studies:
         )
 
     def trials(self, name: str) -> list[TrialSummary]:
-        """Return the finished trials of a study by number, each with the reports of all its attempts."""
+        """Return the finished trials of a study by first attempt, each with the reports of all attempts."""
         trials = self._find(name).get_trials(deepcopy=False)
         merged = {first: merge_attempts(attempts) for first, attempts in group_attempts(trials).items()}
         return [
             replace(summarize(trial), reports=merged[first_attempt(trial)].intermediate_values)
-            for trial in final_trials(trials)
+            for trial in sorted(final_trials(trials), key=first_attempt)
         ]
+
+    def first_attempts(self, name: str) -> dict[int, int]:
+        """Return the number of the first attempt at each trial, which names it, by that of any attempt."""
+        return {t.number: first_attempt(t) for t in self._find(name).get_trials(deepcopy=False)}
 
     def fixed(self, name: str) -> dict[str, Any]:
         """Return the values that a study does not search, by dotted key."""
@@ -152,22 +156,27 @@ class Studies:
     def stop(self, name: str, number: int | None = None) -> None:
         """Ask a running trial to end with its results so far, or without a number all sweeps of the study.
 
+        Args:
+            name: The study.
+            number: Of any attempt at the trial.
+
         Raises:
             SweepError: If nothing is running.
         """
         status = self.status(name)
-        running = [trial.number for trial in status.running]
+        running = {trial.first_attempt: trial.number for trial in status.running}
         listed = f"running trials: {', '.join(map(str, running))}" if running else "no trial is running"
-        if number is None:
+        first = number if number is None else self.first_attempts(name).get(number, number)
+        if first is None:
             if not running:
                 raise SweepError(f"study '{name}': {listed}")
             self._find(name).set_user_attr(STOP, uuid4().hex)
-        elif number not in running:
+        elif first not in running:
             reason = status.reasons.get(str(number))
             state = f"is {reason}" if reason else "does not exist"
             raise SweepError(f"study '{name}': trial {number} {state}; {listed}")
         else:
-            self._storage.set_trial_user_attr(trial_id(self._storage, name, number), STOP, True)
+            self._storage.set_trial_user_attr(trial_id(self._storage, name, running[first]), STOP, True)
 
     def repair(self, name: str) -> int:
         """Fail orphaned trials and queue them again; return their number.

@@ -170,7 +170,7 @@ class Coordinator:
         if self._n_stops:
             return False
         running = [trial for trial in self._queue.trials() if trial.state == TrialState.RUNNING]
-        others = [trial.number for trial in running + self._queue.pending_retries()]
+        others = [first_attempt(trial) for trial in running + self._queue.pending_retries()]
         if others and not self._is_waiting:
             self._progress.print(f"waiting for trials of other sweeps: {', '.join(map(str, others))}")
         self._is_waiting = bool(others)
@@ -254,9 +254,10 @@ class Coordinator:
         try:
             self._launch(self._queue.reread(trial.number))
         except Exception as error:  # no other process would know that it does not run
-            self._queue.retry(self._queue.fail(trial.number, "interrupted"))
+            failed = self._queue.fail(trial.number, "interrupted")
+            self._queue.retry(failed)
             self._error = error
-            self._stop(f"stopping, as trial {trial.number} cannot be started")
+            self._stop(f"stopping, as trial {first_attempt(failed)} cannot be started")
 
     def _launch(self, trial: FrozenTrial) -> None:
         spec, number, folder = self._spec, trial.number, self._spec.folder_of(trial)
@@ -277,7 +278,7 @@ class Coordinator:
         )
         write_assignment(folder, assignment)
         slot = self._executor.start(number, folder)
-        self._running[number] = TrialProgress(number, slot, folder, trial.params)
+        self._running[number] = TrialProgress(first_attempt(trial), slot, folder, trial.params)
         self._reporter.print_start(trial)
 
     def _index_of(self, trial: FrozenTrial) -> int:

@@ -18,6 +18,7 @@ from sweeps.output import protect_output
 from sweeps.ownership import is_abandoned
 from sweeps.storage.optuna_storage import RetryingStorage, first_line, open_storage
 from sweeps.study import find_study
+from sweeps.trials import first_attempt
 
 USAGE = (
     "python -m sweeps.copy from=ADDRESS to=ADDRESS [study=NAME,...] [artifacts=FOLDER to_artifacts=FOLDER]"
@@ -104,7 +105,7 @@ def copy_study(name: str, source: RetryingStorage, target: RetryingStorage) -> S
     if running:
         orphaned = is_abandoned(running[0])
         state = "is orphaned; repair the study first" if orphaned else "is running; stop the sweep first"
-        raise SweepError(f"study '{name}': trial {running[0].number} {state}")
+        raise SweepError(f"study '{name}': trial {first_attempt(running[0])} {state}")
     if find_study(target, name) is not None:
         raise SweepError(f"study '{name}': exists in to=; choose others with study=NAME, or delete it there")
     try:

@@ -33,6 +33,7 @@ class TrialProgress:
     """The progress of a running trial.
 
     Args:
+        number: Of the first attempt.
         started_at: Start, on the monotonic clock.
         n_steps: Finished training steps.
         total_steps: Training steps of the whole trial; 0 if not known yet.

@@ -58,8 +58,8 @@ class Reporter:
         """Print that a trial starts."""
         first = first_attempt(trial)
         n_attempts = len(group_attempts(self.queue.trials()[: trial.number]).get(first, ())) + 1
-        event = "starts" if first == trial.number else f"resumes trial {first} (attempt {n_attempts})"
-        self.progress.print(f"trial {trial.number} {event}: {format_params(trial.params)}")
+        event = "starts" if first == trial.number else f"resumes (attempt {n_attempts})"
+        self.progress.print(f"trial {first} {event}: {format_params(trial.params)}")
 
     def print_end(self, trial: FrozenTrial, running: TrialProgress | None) -> None:
         """Print how a trial ended, and delete the picture of it that the live table showed.
@@ -78,7 +78,7 @@ class Reporter:
         if trial.state == TrialState.FAIL:
             error = trial.user_attrs.get(ERROR, "")
             failure = f"{': ' * bool(error)}{error}, see {self.spec.folder_of(trial) / LOG_FILE}"
-        self.progress.print(f"trial {trial.number} {reason_of(trial)}{value}{took}{failure}")
+        self.progress.print(f"trial {first_attempt(trial)} {reason_of(trial)}{value}{took}{failure}")
 
     def show_study(self, every_s: float) -> None:
         """Let the application show the study in a thread, unless it did so less than `every_s` seconds ago.
@@ -149,7 +149,7 @@ def make_headline(study: str, trials: Sequence[FrozenTrial], n_trials: int, left
     parts = [f"{study}: {len(finished)}/{n_trials} trials"]
     parts += [f"{count} {reason}" for reason, count in counts if reason != "complete"]
     if ranking:
-        parts.append(f"best {ranking[0].values[0]:.4g} (trial {ranking[0].number})")
+        parts.append(f"best {ranking[0].values[0]:.4g} (trial {first_attempt(ranking[0])})")
     if left_s is not None:
         parts.append(f"{format_duration(left_s)} left")
     return ", ".join(parts)

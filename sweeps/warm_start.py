@@ -14,7 +14,7 @@ from sweeps import SweepError
 from sweeps.space import Space, to_distributions
 from sweeps.storage.optuna_storage import NoStudiesError, open_storage
 from sweeps.study import find_study
-from sweeps.trials import WARM_START, ranked
+from sweeps.trials import WARM_START, first_attempt, ranked
 
 MAX_CONFIGURATIONS = 5  # and at most half of the trials
 
@@ -50,7 +50,7 @@ def best_configurations(study: Study, space: Space) -> dict[int, dict[str, Any]]
     for trial in ranked(study.get_trials(deepcopy=False)):
         params = {key: trial.params[key] for key in distributions.keys() & trial.params.keys()}
         if params and all(_contains(distributions[key], value) for key, value in params.items()):
-            found.setdefault(json.dumps(params, sort_keys=True), (trial.number, params))
+            found.setdefault(json.dumps(params, sort_keys=True), (first_attempt(trial), params))
     return dict(found.values())
 
 

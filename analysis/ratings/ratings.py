@@ -9,7 +9,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
@@ -30,7 +30,7 @@ class Rating:
     """A rating of one output by one person.
 
     Args:
-        trial: Number of the trial.
+        trial: Number of the trial's first attempt.
         rater: Name of the person.
         repeat: 0 for the first rating of the output by this rater, 1 for the repeat.
         rating: 0 to 5.
@@ -94,13 +94,18 @@ class Ratings:
         self._studies.status(study)
 
     def all(self) -> list[Rating]:
-        """Return all ratings, the oldest first."""
-        found = []
+        """Return all ratings, the oldest first.
+
+        Earlier versions stored the number of the attempt that was rated.
+        """
+        found, first = [], self._studies.first_attempts(self.study)
         for key, value in self._studies.attributes(self.study, KEY).items():
             if value is not None:  # None: removed
                 trial, repeat, rater = key.removeprefix(KEY).split(":", 2)
-                found.append(Rating(int(trial), rater, int(repeat), float(value["rating"]), value["at"]))
-        return sorted(found, key=lambda r: (r.at, r.trial, r.repeat))
+                number = first.get(int(trial), int(trial))
+                found.append(Rating(number, rater, int(repeat), float(value["rating"]), value["at"]))
+        found.sort(key=lambda r: (r.at, r.trial, r.repeat))
+        return list({rating.key: rating for rating in found}.values())
 
     def add(self, rating: Rating) -> None:
         """Store a rating; it replaces an earlier one with the same trial, rater and repeat."""
@@ -108,13 +113,17 @@ class Ratings:
 
     def remove(self, rating: Rating) -> None:
         """Remove a rating."""
-        self._studies.set_attribute(self.study, rating.key, None)
+        known = self._studies.attributes(self.study, KEY)
+        for number, first in self._studies.first_attempts(self.study).items():
+            key = replace(rating, trial=number).key
+            if first == rating.trial and key in known:
+                self._studies.set_attribute(self.study, key, None)
 
     def folders(self) -> dict[int, Path]:
         """Return the folders of complete trials with an output, which can be rated, by trial number."""
         trials = self._paths.study_folders(self.study)[0]
         notes = self._studies.trials(self.study)
-        complete = {n.number: trials / str(n.first_attempt) for n in notes if n.reason == "complete"}
+        complete = {n.first_attempt: trials / str(n.first_attempt) for n in notes if n.reason == "complete"}
         return {number: folder for number, folder in complete.items() if has_output(folder)}
 
     def tag_runs(self, trials: Iterable[int]) -> None:
@@ -128,7 +137,7 @@ class Ratings:
             return
         from nca.tracking.client import mlflow_errors
 
-        runs = {n.number: n.attributes.get("mlflow_run_id") for n in self._studies.trials(self.study)}
+        runs = {n.first_attempt: n.attributes.get("mlflow_run_id") for n in self._studies.trials(self.study)}
         means = mean_by_rater(self.all())
         with mlflow_errors(str(self._paths.tracking)):
             for trial in trials:

@@ -27,7 +27,7 @@ def find_orphans(paths: RecordPaths) -> Iterator[str]:
     for state in states:
         for trial in state.orphaned:
             owner = trial.owner or "its process"
-            yield f"study {state.name}: trial {trial.number} is RUNNING, {owner} is gone"
+            yield f"study {state.name}: trial {trial.first_attempt} is RUNNING, {owner} is gone"
     for experiment, run_id, reason in _orphaned_runs(paths, states, tracking):
         yield f"MLflow experiment {experiment}: run {run_id} is RUNNING, its trial is {reason}"
     for path in _orphaned_files(paths, states):

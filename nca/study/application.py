@@ -108,7 +108,7 @@ class TextureSweep:
         ranked = sorted(trials, key=lambda each: math.inf if each.value is None else each.value)
         values = [each.reason if each.value is None else f"{each.value:.3g}" for each in ranked]
         entries = [
-            (folder / str(each.first_attempt) / "output.png", f"{each.number}: {value}")
+            (folder / str(each.first_attempt) / "output.png", f"{each.first_attempt}: {value}")
             for each, value in zip(ranked, values, strict=True)
         ]
         paths, sheet = RecordPaths(runs.absolute(), config["sweep"]["storage"], uri), folder / CONTACT_SHEET

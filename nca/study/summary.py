@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from nca.outputs.verdict import GOOD, describe_distance
 from nca.records.paths import DASHBOARD, RecordPaths
@@ -15,7 +14,7 @@ from sweeps.assignment import TARGET_FILE
 from sweeps.pictures import Picture
 from sweeps.progress import format_params
 from sweeps.spec import Summary
-from sweeps.trials import first_attempt
+from sweeps.trials import TrialSummary, first_attempt, summarize
 
 DISTANCE = "final_distance"  # shown whatever the objectives are
 RANKS = ("best:", "2nd:", "3rd:")
@@ -29,7 +28,7 @@ def describe_end(plan: Plan, summary: Summary) -> Iterator[str]:
     if summary.pruned_after:
         yield _describe_pruning(plan, summary)
     for rank, trial in zip(RANKS, summary.ranking, strict=False):
-        yield f"{rank} trial {trial.number}, {_describe(plan, trial.values, trial.params, trial.user_attrs)}"
+        yield f"{rank} {_describe(plan, summarize(trial))}"
     if summary.best is not None and DISTANCE in summary.best.user_attrs:
         yield f"result: {_judge(plan, summary.best.user_attrs[DISTANCE])}"
     if len(plan.config.sweep.objectives) > 1:
@@ -46,7 +45,7 @@ def describe_end(plan: Plan, summary: Summary) -> Iterator[str]:
 def _describe_front(plan: Plan, summary: Summary) -> Iterator[str]:
     yield f"Pareto front: {len(summary.front)} trials that no other trial beats in every objective"
     for trial in summary.front[:SHOWN_FRONT]:
-        yield f"  trial {trial.number}, {_describe(plan, trial.values, trial.params, trial.user_attrs)}"
+        yield f"  {_describe(plan, summarize(trial))}"
     if len(summary.front) > SHOWN_FRONT:
         yield f"  and {len(summary.front) - SHOWN_FRONT} more, in the dashboard"
 
@@ -123,12 +122,10 @@ def _serve(overrides: Sequence[str]) -> str:
     return f" SERVE={shlex.quote(shlex.join(overrides))}" if overrides else ""
 
 
-def _describe(
-    plan: Plan, values: Sequence[float], params: Mapping[str, Any], attributes: Mapping[str, Any]
-) -> str:
-    """Return a trial's objectives, its texture distance, and its parameters."""
-    shown: dict[str, float] = dict(zip(plan.config.sweep.objectives, values, strict=True))
-    if DISTANCE in attributes:
-        shown.setdefault(DISTANCE, attributes[DISTANCE])
+def _describe(plan: Plan, trial: TrialSummary) -> str:
+    """Return a trial's number, its objectives, its texture distance, and its parameters."""
+    shown: dict[str, float] = dict(zip(plan.config.sweep.objectives, trial.values, strict=True))
+    if DISTANCE in trial.attributes:
+        shown.setdefault(DISTANCE, trial.attributes[DISTANCE])
     texts = [f"{name.replace('_', ' ')} {value:.6g}" for name, value in shown.items()]
-    return ", ".join([*texts, format_params(params)])
+    return ", ".join([f"trial {trial.first_attempt}", *texts, format_params(trial.params)])

@@ -128,7 +128,7 @@ def _find_run(paths: RecordPaths, options: Mapping[str, str]) -> str:
         return options["run"]
     complete = [each for each in paths.open_studies().trials(name) if each.reason == "complete"]
     if trial is not None:
-        complete = [each for each in complete if str(each.number) == trial]
+        complete = [each for each in complete if trial in (str(each.first_attempt), str(each.number))]
     if not complete:
         which = "no trial is complete" if trial is None else f"trial {trial} is not complete"
         raise ConfigError(f"study={name}: {which}")

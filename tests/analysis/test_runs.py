@@ -11,8 +11,11 @@ import pandas as pd
 import pytest
 from optuna.trial import TrialState, create_trial
 
+from analysis.ratings.ratings import Rating, Ratings
 from analysis.runs import StudyTable, join_studies, join_with_provenance, load, mark_textures, read_study
+from nca.records.paths import RecordPaths
 from sweeps import SweepError
+from sweeps.trials import FIRST_ATTEMPT, RETRY_OF
 from tests.analysis.builders import STUDY, make_study
 
 
@@ -99,6 +102,35 @@ def test_a_pruned_trial_has_no_final_loss(tmp_path: Path) -> None:
     last = read_study(paths, STUDY).trials.iloc[-1]
     assert (last["trial"], last["reason"], last["last_loss_median"]) == (3, "pruned", 0.5)
     assert pd.isna(last["final_loss"])
+
+
+def retry_last(paths: RecordPaths) -> None:
+    """Add to a study a second attempt at trial 2, with the number 3."""
+    study = optuna.load_study(study_name=STUDY, storage=paths.storage)
+    known = {"reason": "complete", FIRST_ATTEMPT: 2, RETRY_OF: 2}
+    study.add_trial(create_trial(state=TrialState.COMPLETE, value=0.5, user_attrs=known))
+
+
+def test_a_retried_trial_has_the_number_of_its_first_attempt(tmp_path: Path) -> None:
+    paths = make_study(tmp_path, 3)
+    retry_last(paths)
+    table = read_study(paths, STUDY)
+    assert table.trials["trial"].tolist() == [0, 1, 2]
+    assert table.trials["final_loss"][2] == 0.5
+    assert set(table.curves["trial"]) == {0, 1, 2}
+
+
+def test_ratings_of_an_attempt_are_those_of_its_trial(tmp_path: Path) -> None:
+    paths = make_study(tmp_path, 3)
+    retry_last(paths)
+    ratings = Ratings(paths, STUDY)
+    ratings.add(Rating(3, "eve", 0, 2.0, "2026-01-01"))  # as earlier versions stored it
+    assert read_study(paths, STUDY).trials["rating"].tolist()[2] == 2.0
+    ratings.add(Rating(2, "eve", 0, 4.0, "2026-01-02"))
+    (rating,) = ratings.all()
+    assert (rating.trial, rating.rating) == (2, 4.0)
+    ratings.remove(rating)
+    assert ratings.all() == []
 
 
 def test_a_loaded_study_has_a_column_for_every_parameter_searched_or_fixed(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_a_device_that_no_trial_would_see_is_refused(
             ["texture=image", "texture.path={folder}/nope.png"],
             r"nope\.png does not exist: give the path of an",
         ),
-        (["texture=image", "texture.path={folder}"], r"is a folder: give the path of an image file"),
+        (["texture=image", "texture.path={folder}"], r"a folder without images; must hold files"),
         (["texture=image", "texture.path=https://example.com/a.png"], r"a\.png does not exist"),
         (["texture=gray_scott", "texture.preset=corral"], r"texture\.preset=corral: must be one of .*coral"),
         (

@@ -20,7 +20,7 @@ from sweeps.admin import Studies
 from sweeps.ownership import describe_owner
 from sweeps.storage.optuna_storage import open_storage
 from sweeps.study import open_study
-from sweeps.trials import FIRST_ATTEMPT, OWNER, RETRY_OF
+from sweeps.trials import FIRST_ATTEMPT, OWNER, RETRY_OF, STOP
 from tests.sweeps.fake_application import Sweep
 
 pytestmark = pytest.mark.filterwarnings("ignore:Heartbeat of storage is supposed:UserWarning")
@@ -132,6 +132,23 @@ def test_a_retried_trial_has_the_reports_of_all_its_attempts(tmp_path: Path) -> 
     (note,) = Studies(sweep.storage).trials("fake")
     assert (note.number, note.first_attempt) == (1, 0)
     assert note.reports == {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4}
+
+
+def test_a_trial_is_stopped_by_the_number_of_any_of_its_attempts(tmp_path: Path) -> None:
+    sweep = Sweep(str(tmp_path))
+    study = open_study(sweep.spec().study, open_storage(sweep.storage))
+    first, second = (study.ask() for _ in range(2))
+    second.set_user_attr(FIRST_ATTEMPT, 0)
+    second.set_user_attr(RETRY_OF, 0)
+    second.set_user_attr(OWNER, describe_owner())
+    study.tell(first, state=TrialState.FAIL)
+    studies = Studies(sweep.storage)
+    for number in (0, 1):
+        second.set_user_attr(STOP, False)
+        studies.stop("fake", number)
+        assert study.get_trials()[1].user_attrs[STOP] is True
+    with pytest.raises(SweepError, match="trial 2 does not exist; running trials: 0"):
+        studies.stop("fake", 2)
 
 
 def test_a_deleted_study_is_gone_with_its_pictures_and_no_other(ended: Sweep, tmp_path: Path) -> None:

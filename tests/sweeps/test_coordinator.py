@@ -272,6 +272,23 @@ def test_without_a_terminal_the_output_is_a_line_per_start_and_end(tmp_path: Pat
     assert lines[3].endswith(f"see {sweep.trial_folder(1) / 'log.txt'}")
 
 
+def test_a_retried_trial_is_called_by_the_number_of_its_first_attempt(tmp_path: Path) -> None:
+    out = io.StringIO()
+    acts, values = {"1": ["crash", "succeed"]}, {"1": -1.0}
+    sweep = Sweep(str(tmp_path), n_trials=3, workers=1, acts=acts, values=values)
+    summary = sweep.run(Console(file=out))
+    assert summary.best is not None
+    assert (first_attempt(summary.best), summary.best.number > 1) == (1, True)
+    lines = [line.partition(":")[0].partition(" after")[0] for line in out.getvalue().splitlines()]
+    assert [line for line in lines if line.startswith("trial 1")] == [
+        "trial 1 starts",
+        "trial 1 crashed",
+        "trial 1 resumes (attempt 2)",
+        "trial 1 complete -1",
+    ]
+    assert {int(line.split()[1]) for line in lines} == {first_attempt(t) for t in trials_of(sweep)}
+
+
 class Interrupting(io.StringIO):
     """A file, which is not reentrant; a signal arrives while the start of trial 0 is written to it."""
 
