@@ -39,9 +39,9 @@ class StudyTable:
         objectives: Names of what it minimizes.
         links: Ids of its other records, by name.
         fixed: Values that are not searched, by dotted key.
-        trials: One row per finished trial: `trial` (number of its first attempt), `reason`, `began`, `seconds`,
-            `folder`, `warm_start`, `rating` (the mean over raters), each parameter, each result under its
-            metric's name, `mlflow_run_id`.
+        trials: One row per finished trial: `trial` (number of its first attempt), `reason`, `began`,
+            `seconds`, `folder`, `warm_start`, `rating` (the mean over raters), each parameter, each result
+            under its metric's name, `mlflow_run_id`.
         distributions: Distribution of each searched parameter, by dotted key.
         curves: Smoothed losses: `trial`, `step` (training step), `loss`.
         ratings: All ratings.

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from nca.config.schema import TrainConfig
 from nca.outputs.verdict import GOOD, describe_distance
 from nca.records.paths import DASHBOARD, RecordPaths
 from nca.study.plan import Plan
@@ -57,11 +58,13 @@ def _judge(plan: Plan, distance: float) -> str:
         return text
     if trial.model.name == "srnca":
         return f"{text}; experiment=distill grows better textures sooner"
-    drops = [2 * step for step in trial.train.drop_steps or ()]
-    longer = [f"train.steps={2 * trial.train.steps}", *([f"train.drop_steps={drops}"] if drops else ())]
-    return (
-        f"{text}; for a better one, train more trials, or longer ones: {' '.join(longer).replace(', ', ',')}"
-    )
+    return f"{text}; for a better one, train more trials, or longer ones: {' '.join(_longer(trial.train))}"
+
+
+def _longer(train: TrainConfig) -> list[str]:
+    """Return the overrides for twice the steps, with drops of the learning rate in proportion."""
+    drops = ",".join(str(2 * step) for step in train.drop_steps or ())
+    return [f"train.steps={2 * train.steps}", *([f"train.drop_steps=[{drops}]"] if drops else ())]
 
 
 def find_pictures(plan: Plan, summary: Summary) -> list[Picture]:
@@ -69,7 +72,7 @@ def find_pictures(plan: Plan, summary: Summary) -> list[Picture]:
     trials, _ = _record_paths(plan).study_folders(plan.name)
     folders = [trials / str(first_attempt(trial)) for trial in summary.ranking[: len(RANKS)]]
     outputs = [
-        Picture(f"{rank} trial {trial.number}", folder / "output.png")
+        Picture(f"{rank} trial {first_attempt(trial)}", folder / "output.png")
         for rank, trial, folder in zip(RANKS, summary.ranking, folders, strict=False)
     ]
     return [Picture("target", folder / TARGET_FILE) for folder in folders[:1]] + outputs
@@ -90,7 +93,6 @@ def _describe_pruning(plan: Plan, summary: Summary) -> str:
 def _describe_paths(plan: Plan, summary: Summary) -> Iterator[str]:
     """Yield files, commands, and addresses of the servers that `make` starts."""
     best, trial = summary.best, plan.config.trial
-    longer = f"train.steps={2 * trial.train.steps}"
     paths = _record_paths(plan)
     trials, artifacts = paths.study_folders(plan.name)
     overrides = [word for word in paths.cli_overrides() if not word.startswith("tracking.uri")]
@@ -104,7 +106,11 @@ def _describe_paths(plan: Plan, summary: Summary) -> Iterator[str]:
             url = paths.mlflow_url(str(experiment), run, viewer.name)
             yield f"viewer: {url if at_server else viewer}"
             yield f"render: {paths.command('nca.render', f'run={run}', 'size=512', 'out=grown.png')}"
-            yield f"continue: {paths.command('nca.train', f'run={run}', longer)}"
+            if trial.train.keep_checkpoint:
+                yield f"continue: {paths.command('nca.train', f'run={run}', _longer(trial.train)[0])}"
+            else:
+                again = paths.command("nca.train", f"run={run}", *_longer(trial.train))
+                yield f"train again from step 0, twice as long: {again}"
     if uri is not None and experiment is not None:
         start = "" if at_server else f"make ui{_serve(overrides[:1])}, "
         yield f"MLflow: {start}{paths.study_url(experiment)}"

@@ -105,9 +105,10 @@ def parse_rerun(argv: Sequence[str]) -> Rerun:
         return Rerun(config, f"repeats run {run}", {"repeats": run}, None, threads, tags)
     config = replace(config, train=replace(config.train, drop_steps=drop_steps(earlier.train)))
     checkpoint = _find_checkpoint(paths, run, n_before)
-    description = f"continues run {run} from step {n_before if checkpoint else 0}"
+    description = f"continues run {run} from step {n_before}"
     if checkpoint is None:
-        description += ", as it kept no checkpoint (train.keep_checkpoint)"
+        description = f"trains run {run} again for {n_after} steps, from step 0: it kept no checkpoint, as "
+        description += "with train.keep_checkpoint=true"
     return Rerun(config, description, {"continues": run}, checkpoint, threads, tags)
 
 
