@@ -173,6 +173,8 @@ class _Page:
             if picture is None:
                 raise ConfigError(f"{folder / 'output.png'}: cannot be read; reload the page")
             body |= {"token": token, "target": data_url(self.target), "output": data_url(picture)}
+        else:  # with the study's name, which tells what the outputs are
+            body["command"] = self.ratings.report_command
         return jsonify(body)
 
 

@@ -93,6 +93,11 @@ class Ratings:
         self._studies = paths.open_studies()
         self._studies.status(study)
 
+    @property
+    def report_command(self) -> str:
+        """The command that draws the ratings beside losses."""
+        return self._paths.command("analysis.report", f"study={self.study}")
+
     def all(self) -> list[Rating]:
         """Return all ratings, the oldest first.
 

@@ -29,6 +29,16 @@ def wait_for_progress(browser: Chrome, text: str) -> None:
     )
 
 
+def check_zoom(browser: Chrome) -> None:
+    """Check that a click enlarges the pictures and Z makes them small again."""
+    output = browser.find_element(By.ID, "output")
+    small = output.size["width"]
+    output.click()
+    assert output.size["width"] > 1.5 * small
+    browser.find_element(By.TAG_NAME, "body").send_keys("z")
+    assert output.size["width"] == small
+
+
 @pytest.mark.slow
 def test_outputs_are_rated_by_keyboard_and_a_restart_goes_on(
     serve: Serve, browser: Chrome, finished: Finished, tmp_path: Path
@@ -41,6 +51,7 @@ def test_outputs_are_rated_by_keyboard_and_a_restart_goes_on(
     wait_for_image(browser, width=16)
     assert all(trial not in browser.page_source for trial in ("update_rate", "final_loss", finished.name))
     first = browser.find_element(By.ID, "output").get_attribute("src")
+    check_zoom(browser)
     press(browser, "4", "Ada: 1 done, 2 left")
     assert browser.find_element(By.ID, "output").get_attribute("src") != first
     press(browser, "u", "Ada: 0 done, 3 left")
@@ -49,13 +60,14 @@ def test_outputs_are_rated_by_keyboard_and_a_restart_goes_on(
     save_screenshot(browser, "rating_page", tmp_path)
 
     restarted = serve("analysis.rate", f"study={finished.name}", "rater=Ada")
-    browser.get(restarted)
-    browser.find_element(By.ID, "rater").send_keys(Keys.ENTER)
+    browser.get(restarted)  # begins at once
     wait_for_progress(browser, "Ada: 1 done, 2 left")
     press(browser, "0", "Ada: 2 done, 1 left")
     browser.find_elements(By.CSS_SELECTOR, "#scale button")[2].click()
     wait_for_progress(browser, "Ada: 3 done, 0 left")
     assert browser.find_element(By.ID, "finished").is_displayed()
+    command = browser.find_element(By.ID, "command").text
+    assert command.startswith(f"python -m analysis.report study={finished.name}")
 
     browser.get(address)  # another rater, beside the first
     browser.find_element(By.ID, "rater").send_keys("bob", Keys.ENTER)

@@ -213,6 +213,16 @@ def test_the_page_shows_only_target_and_output(client: FlaskClient) -> None:
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
 
 
+def test_the_end_shows_the_next_command(client: FlaskClient, ratings: Ratings) -> None:
+    for trial in ratings.folders():
+        ratings.add(Rating(trial, "ada", 0, 3.0, now()))
+    shown = ask(client, "/next")
+    while "token" in shown:
+        assert "command" not in shown
+        shown = ask(client, "/rate", token=shown["token"], rating=3)
+    assert str(shown["command"]).startswith(f"python -m analysis.report study={STUDY} runs_dir=")
+
+
 def test_a_rating_is_stored_and_can_be_undone(client: FlaskClient, ratings: Ratings) -> None:
     first = ask(client, "/next")
     second = ask(client, "/rate", token=first["token"], rating=4)
