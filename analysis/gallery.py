@@ -61,6 +61,7 @@ def make_gallery(table: StudyTable, paths: RecordPaths, folder: Path) -> str:
         trial["links"] = _links(table, paths, row, folder)
     data = {
         "columns": columns,
+        "params": table.params,
         "sort": objective,
         "example": f"{objective.rpartition('.')[2]}<0.001  reason=complete",
         "target": _thumbnail(table.pictures.target()),

@@ -76,3 +76,22 @@ def test_500_trials_load_sort_filter_and_enlarge(browser: Chrome, page: Path) ->
     browser.find_element(By.ID, "close").click()
     assert not dialog.is_displayed()
     assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def test_few_trials_are_shown_larger_and_those_that_did_not_end_are_marked(
+    browser: Chrome, page: Path, tmp_path: Path
+) -> None:
+    paths = make_study(tmp_path, 4)
+    file = tmp_path / "gallery.html"
+    file.write_text(make_gallery(read_study(paths, STUDY), paths, tmp_path))
+    browser.get(page.as_uri())
+    small = browser.find_element(By.CLASS_NAME, "card").size["width"]
+    browser.get(file.as_uri())
+    cards = browser.find_elements(By.CLASS_NAME, "card")
+    assert cards[0].size["width"] > 1.5 * small
+    assert ["unfinished" in str(card.get_attribute("class")) for card in cards] == [False] * 3 + [True]
+    assert captions(browser)[3] == "3: diverged"
+    cards[0].click()
+    facts = browser.find_element(By.ID, "facts").text.splitlines()
+    assert facts[:2] == ["Parameters", facts[1]]
+    assert facts.index("Results") == 4
