@@ -26,7 +26,8 @@ COMMAND = Command(
     "Render a trained automaton: a viewer (.html), a picture (.png) or an animation (.gif, .mp4, .webm).",
     {
         "run": "id of an MLflow run, or path of a run's folder or of a model.safetensors",
-        "size": f"height and width in px, a multiple of {MULTIPLE_PX} up to {MAX_PX}; default as trained",
+        "size": f"side in px, a multiple of {MULTIPLE_PX} to {MAX_PX}; "
+        "default as trained, in a viewer 128 at least",
         "frames": f"frames of an animation, 1 to {MAX_FRAMES}; default 300",
         "ca_steps": "CA steps of a picture, default 1.5 per px of its side, or per frame, default 4",
         "seed": "seed of the seed state and the random updates, 0 or more; default 0",
@@ -56,13 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from nca.outputs.model_file import load_model
 
         trained = load_model(paths.fetch(run, MODEL))
-        side = size or trained.config.train.size
         shown = _read_pictures(trained, paths, run) if out.suffix == ".html" else {}
         with atomic_output(out) as partial:
             if shown:
-                _write_viewer(trained, shown, side, partial)
+                _write_viewer(trained, shown, size, partial)
             else:
-                _write_pictures(trained, side, seed, ca_steps, n_frames, partial)
+                _write_pictures(trained, size or trained.config.train.size, seed, ca_steps, n_frames, partial)
         print(out)
 
 
@@ -94,10 +94,11 @@ def _read_pictures(trained: TrainedAutomaton, paths: RecordPaths, run: str) -> d
 
 def _write_viewer(trained: TrainedAutomaton, pictures: dict[str, Pixels], size: int, out: Path) -> None:
     from nca.config.schema import name_study
-    from nca.outputs.viewer import describe_facts, make_viewer
+    from nca.outputs.viewer import GRID_SIDE, describe_facts, make_viewer
 
     facts = describe_facts(trained.config, trained.metrics)
-    page = make_viewer(trained.automaton, size, pictures, facts, name_study(trained.config))
+    side = size or max(GRID_SIDE, trained.config.train.size)
+    page = make_viewer(trained.automaton, side, pictures, facts, name_study(trained.config))
     out.write_text(page, encoding="utf-8")
 
 

@@ -18,13 +18,15 @@ from nca.cli.options import SWEEP_FLAGS, split_overrides
 from nca.config.schema import TrainConfig, TrialConfig, name_study, training_values
 from nca.config.validation import build
 from nca.loss.vgg_weights import resolve_features
-from nca.records.paths import SINGLE_RUNS
+from nca.records.paths import SINGLE_RUNS, RecordPaths
 from nca.training.rerun import RERUN_OPTIONS, Rerun, parse_rerun
 from sweeps import SweepError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from nca.tracking.tracker import Tracker
 
 KEYS = {*RERUN_OPTIONS, *(item.name for item in fields(TrialConfig)), "experiment"}  # those without a dot
 MEMORY_KEYS = ("batch_size", "size", "max_ca_steps", "pool_size")
@@ -161,7 +163,23 @@ def _train_in(folder: Path, config: TrialConfig, name: str, tags: Mapping[str, s
     for key, value in outcome.metrics.items():
         print(f"{key}: {value:.6g}")
     print(f"{outcome.reason}: {outcome.picture}")
+    if outcome.reason == "complete":
+        for line in _describe_next(folder, config, tracker):
+            print(line)
     return 0 if outcome.reason == "complete" else 1
+
+
+def _describe_next(folder: Path, config: TrialConfig, tracker: Tracker) -> Iterator[str]:
+    """Yield where a run's viewer is, and commands to go on with."""
+    uri, runs = config.tracking.uri, Path(config.runs_dir).absolute()
+    paths = RecordPaths(runs, RecordPaths.in_folder(runs).storage, uri)
+    viewer = folder / "artifacts" / "viewer.html"
+    if tracker.run_id is not None:
+        viewer = paths.study_folders(SINGLE_RUNS)[1] / tracker.run_id / "artifacts" / "viewer.html"
+    if viewer.exists():  # not at a server
+        yield f"viewer: {viewer}"
+    run = f"run={tracker.run_id or folder}"
+    yield f"render: {paths.command('nca.render', run, 'size=512', 'out=grown.png')}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

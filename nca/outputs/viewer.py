@@ -21,6 +21,7 @@ from nca.config.schema import ModelConfig, TrialConfig
 from nca.outputs.html_page import data_url, fill_template
 
 TEMPLATE = Path(__file__).with_name("assets") / "viewer.html"
+GRID_SIDE = 128  # cells at least; fewer look like noise, enlarged to the page's picture
 PICTURE_SIDE_PX = 128  # larger pictures are reduced to it
 LABELS = {  # of other facts: their keys with spaces
     "name": "model",

@@ -83,7 +83,8 @@ class Repeats:
             try:
                 if outcome is None:
                     tracker.log_file = trial.folder / LOG_FILE
-                    return train(config, folder, tracker, _RunListener(trial, index, repeats))
+                    title = f"{trial.study_name}, {self._name(config)}"
+                    return train(config, folder, tracker, _RunListener(trial, index, repeats), title)
                 tracker.finish(STATUS[outcome.reason])
                 return outcome
             finally:
@@ -97,15 +98,19 @@ class Repeats:
             return Tracker()
         store = MlflowStore(uri)
         if outcome is None:
-            seed = f", seed {config.seed}" if len(self._configs) > 1 else ""
             return store.open_run(
                 folder,
                 trial.links["mlflow_experiment_id"],
-                name=f"trial {trial.first_attempt}{seed}",
+                name=self._name(config),
                 parent_run_id=trial.links["mlflow_run_id"],
                 params=asdict(config),
             )
         return store.tracker(outcome.run_id, folder) if store.has_run(outcome.run_id) else Tracker()
+
+    def _name(self, config: TrialConfig) -> str:
+        """Return the name of a run: the trial's number, and the seed where there are several."""
+        seed = f", seed {config.seed}" if len(self._configs) > 1 else ""
+        return f"trial {self._trial.first_attempt}{seed}"
 
 
 @dataclass(frozen=True)

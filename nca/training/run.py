@@ -37,7 +37,7 @@ from nca.outputs.pictures import (
     to_pixels,
 )
 from nca.outputs.robustness import N_CA_STEPS, measure_robustness
-from nca.outputs.viewer import describe_facts, make_viewer
+from nca.outputs.viewer import GRID_SIDE, describe_facts, make_viewer
 from nca.records.paths import MODEL
 from nca.textures.load import load_pixels, load_texture
 from nca.tracking.store import RUN_ID
@@ -87,7 +87,9 @@ def make_loss(
     return SlicedLoss(extractor, target, config.directions, config.norm)
 
 
-def train(config: TrialConfig, folder: Path, tracker: Tracker, listener: Listener) -> Outcome:
+def train(
+    config: TrialConfig, folder: Path, tracker: Tracker, listener: Listener, title: str | None = None
+) -> Outcome:
     """Train from the folder's last checkpoint, or from the start, and record everything.
 
     Args:
@@ -95,6 +97,7 @@ def train(config: TrialConfig, folder: Path, tracker: Tracker, listener: Listene
         folder: Folder of this run alone; holds its checkpoints while it trains.
         tracker: Records the run, and ends it.
         listener: Receives every fetched loss; may end the run.
+        title: Of its viewer; the name that a study of its own would have if not given.
 
     Raises:
         ConfigError: If an input has been deleted since it was checked.
@@ -111,7 +114,7 @@ def train(config: TrialConfig, folder: Path, tracker: Tracker, listener: Listene
             trainer.load_state(restored)
             print(f"continues from its checkpoint after step {trainer.step - 1}", flush=True)
         tracker.set_tags(describe_run(device) | hash_inputs(config))
-        run = _Run(config, folder, tracker, listener, trainer, checkpoints)
+        run = _Run(config, folder, tracker, listener, trainer, checkpoints, title or name_study(config))
         return run.finish(run.train())
     except BaseException as error:
         _record_failure(tracker, error)
@@ -149,6 +152,7 @@ class _Run:
     listener: Listener
     trainer: Trainer
     checkpoints: Checkpoints
+    title: str
 
     def __post_init__(self) -> None:
         self.target = load_pixels(self.config.texture, self.config.train.size)  # the file may be deleted
@@ -292,8 +296,9 @@ class _Run:
         save_model(model, asdict(config), files / MODEL, metrics)
         if reason != "diverged":
             pictures = {"target": self.target, "output": to_pixels(self.output[:1])}
-            facts = describe_facts(config, metrics)
-            page = make_viewer(model, config.train.size, pictures, facts, name_study(config))
+            run = {} if self.tracker.run_id is None else {"MLflow run": self.tracker.run_id}
+            facts, side = describe_facts(config, metrics) | run, max(GRID_SIDE, config.train.size)
+            page = make_viewer(model, side, pictures, facts, self.title)
             (files / "viewer.html").write_text(page, encoding="utf-8")
         for name in ("output.png", "target.png"):
             shutil.copy(files / name, self.folder / name)

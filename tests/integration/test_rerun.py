@@ -114,6 +114,9 @@ def test_a_longer_run_continues_as_if_it_had_never_ended(
     )
     assert (f"continues run {run} from step {N_STEPS}" if kept else again) in out
     assert longer.data.tags["continues"] == first.info.run_id
+    (viewer,) = re.findall("^viewer: (.+)$", out, re.MULTILINE)
+    assert longer.info.run_id in Path(viewer).read_text()
+    assert f"\nrender: python -m nca.render run={longer.info.run_id} size=512" in out
     uninterrupted = train(
         runs, *TINY, f"train.steps={MORE}", f"train.drop_steps=[{N_STEPS // 3}]", "device=auto"
     )

@@ -221,6 +221,7 @@ def test_output_names_the_best_trial_and_its_picture(finished: Finished, records
     assert size_of(Path(pictures[0])) == output_size(records.children[best.number])
     (viewer,) = re.findall(r"^viewer: (.+)$", finished.output, re.MULTILINE)
     assert Path(viewer) == records.files(records.children[best.number]) / "viewer.html"
+    assert f"<h1>{finished.name}, trial {best.number}</h1>" in Path(viewer).read_text()
     for number in TRIALS:
         assert f"trial {number} starts: " in finished.output
         assert f"trial {number} complete " in finished.output

@@ -43,6 +43,7 @@ def test_a_viewer_is_made_of_any_run(run: str, tmp_path: Path, capsys: pytest.Ca
     assert capsys.readouterr().out == f"{page}\n"
     assert '"size": 64' in page.read_text()
     assert "roundleaf-distill-random_filters" in page.read_text()
+    assert '"size": 128' in render(tmp_path, f"run={run}", "out=w.html").read_text()
 
 
 def test_a_picture_has_the_size_that_was_asked_for_and_is_nca_load_s(run: str, tmp_path: Path) -> None:
