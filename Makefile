@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 
 .PHONY: help setup sweep test test-all cluster-test check ui dashboard study figures docs bench torture clean
 
-help: ## list what there is
+help: ## list what there is; every program, as python -m nca.sweep or analysis.gallery, has --help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | column -t -s '|'
 
 setup: $(READY) ## make .venv with the pinned packages
@@ -19,13 +19,13 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 
-sweep: $(READY) ## a short real sweep: roundleaf, three trials, a few minutes
+sweep: $(READY) ## a short real sweep: roundleaf, three trials, a few minutes; SWEEP='KEY=VALUE ...' adds to its command
 	$(BIN)/python -m nca.sweep -m texture=roundleaf experiment=quick sweep.study=quick $(SWEEP)
 
 # A thread each: processes that share the cores with two threads each wait for each other, thrice as long.
 pytest = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --ignore tests/cluster
 
-test: $(READY) ## run the tests, but for the slow ones: minutes
+test: $(READY) ## run the tests, but for the slow ones: minutes; PYTEST='tests/nca -x' runs a part
 	$(pytest) -m 'not slow' $(PYTEST)
 
 test-all: $(READY) ## run all tests but those of a cluster
@@ -41,10 +41,10 @@ check: $(READY) ## format, lint, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-ui: $(READY) ## MLflow on loopback
+ui: $(READY) ## MLflow on loopback; SERVE='port=5055 runs_dir=FOLDER' gives another port or folder
 	@$(BIN)/python -m nca.serve ui $(SERVE)
 
-dashboard: $(READY) ## Optuna dashboard on loopback, with images
+dashboard: $(READY) ## Optuna dashboard on loopback, with images; SERVE= as for ui
 	@$(BIN)/python -m nca.serve dashboard $(SERVE)
 
 # The study of docs/study.md; STUDY holds more words for every sweep.

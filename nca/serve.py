@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from nca.cli.errors import ConfigError, exit_on_error
 from nca.cli.options import Command, read_number, read_runs_dir
-from nca.records.paths import RecordPaths
+from nca.records.paths import UI_ADDRESS, RecordPaths
 from nca.tracking.relocation import check_not_relocated, connect
 from sweeps import SweepError
 from sweeps.storage.sqlite import SQLITE
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         address = options.get("sweep.storage", f"{SQLITE}{store}")
         if address == f"{SQLITE}{store}" and not store.exists():
             raise ConfigError(f"{store} does not exist: run a sweep first, or give runs_dir=FOLDER")
-        port = free_port(options, PORTS[kind])
+        port = free_port(options, PORTS[kind], f", or make {kind} SERVE=port=N")
         if kind == "ui":
             check_not_relocated(store)
         else:
@@ -65,8 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _serve_dashboard(address, runs, port, newest)
 
 
-def free_port(options: Mapping[str, str], default: int) -> int:
+def free_port(options: Mapping[str, str], default: int, hint: str = "") -> int:
     """Return the requested port, or the first free one of N_PORTS from the default one on.
+
+    Args:
+        options: Of the command line.
+        default: Where to begin.
+        hint: End of the error line, on other ways to give a port.
 
     Raises:
         ConfigError: If it is not a port, or taken.
@@ -80,13 +86,16 @@ def free_port(options: Mapping[str, str], default: int) -> int:
             except OSError:
                 continue
             return port
-    raise ConfigError(f"port {first} is taken; give another with port=N")
+    raise ConfigError(f"port {first} is taken; give another with port=N{hint}")
 
 
 def _serve_mlflow(store: Path, runs: Path, port: int) -> None:
-    server = f"http://{LOOPBACK}:{port}"
-    for line in describe_pages(store, RecordPaths(runs, "", server)):
+    address = f"http://{LOOPBACK}:{port}"
+    for line in describe_pages(store, RecordPaths(runs, "", address)):
         print(line, flush=True)
+    if address != RecordPaths.in_folder(runs).ui_address:  # for links that are made from now on
+        with contextlib.suppress(OSError):  # a read-only folder is shown too
+            (runs / UI_ADDRESS).write_text(address, encoding="utf-8")
     for name, value in [("DISABLE_TELEMETRY", "true"), ("SERVER_ENABLE_JOB_EXECUTION", "false")]:
         os.environ.setdefault(f"MLFLOW_{name}", value)
     where = ["--backend-store-uri", f"{SQLITE}{store}"]

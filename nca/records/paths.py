@@ -26,6 +26,7 @@ MODEL = "model.safetensors"  # file name of a run's trained automaton
 SINGLE_RUNS = "single-runs"  # MLflow experiment and folder of runs outside any study
 RESERVED = {"", ".", "..", SINGLE_RUNS, "optuna", "Default"}  # folders and experiments that are no study's
 MLFLOW_UI, DASHBOARD = "http://127.0.0.1:5000", "http://127.0.0.1:8080/dashboard"  # where `make` serves them
+UI_ADDRESS = "ui_address"  # file in `runs_dir` with the last address of `make ui`, if that was another
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class RecordPaths:
     def mlflow_url(self, experiment: str, run: str | None = None, artifact: str | None = None) -> str:
         """Return the URL at which MLflow shows an experiment, a run or one of its artifacts."""
         on_server = self.tracking is not None and self.tracking.startswith("http")
-        base = str(self.tracking).rstrip("/") if on_server else MLFLOW_UI
+        base = str(self.tracking).rstrip("/") if on_server else self.ui_address
         path = f"runs/{run}" if run else "runs"
         path += f"/artifacts/{artifact}" if artifact else ""
         return f"{base}/#/experiments/{experiment}/{path}?workflowType=machine_learning"
@@ -74,6 +75,14 @@ class RecordPaths:
 
         view = f"{CHARTS}&compareRunsMode=CHART" if charts else TRIALS
         return f"{self.mlflow_url(experiment)}&viewStateShareKey={view}"
+
+    @property
+    def ui_address(self) -> str:
+        """The address at which `make ui` was last served; its default if it never was."""
+        try:
+            return (self.runs / UI_ADDRESS).read_text(encoding="utf-8").strip() or MLFLOW_UI
+        except (OSError, ValueError):
+            return MLFLOW_UI
 
     def study_folders(self, study: str) -> list[Path]:
         """Return the two folders of a study, of its trials and of its runs' artifacts."""

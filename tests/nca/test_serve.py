@@ -90,8 +90,29 @@ def test_what_is_no_port_is_refused(port: str, tmp_path: Path, capsys: pytest.Ca
 
 
 def test_a_taken_port_is_refused_if_it_was_asked_for(taken: int) -> None:
-    with pytest.raises(ConfigError, match=f"port {taken} is taken; give another with port=N"):
+    with pytest.raises(ConfigError, match=f"port {taken} is taken; give another with port=N$"):
         free_port({"port": str(taken)}, PORTS["ui"])
+
+
+@pytest.mark.parametrize("kind", ["ui", "dashboard"])
+def test_the_words_of_make_are_named_too(
+    kind: str, taken: int, mlflow_uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "optuna.db").touch()
+    error = refuse([kind, f"runs_dir={tmp_path}", f"port={taken}"], capsys)
+    assert error == f"error: port {taken} is taken; give another with port=N, or make {kind} SERVE=port=N\n"
+
+
+def test_links_lead_to_the_port_at_which_the_ui_was_last_served(
+    mlflow_uri: str, tmp_path: Path, taken: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "_replace_process", lambda *_: None)
+    paths = RecordPaths.in_folder(tmp_path)
+    assert paths.mlflow_url("1").startswith("http://127.0.0.1:5000/#/experiments/1/")
+    port = free_port({}, taken)
+    serve.main(["ui", f"runs_dir={tmp_path}", f"port={port}"])
+    assert paths.mlflow_url("1", "run").startswith(f"http://127.0.0.1:{port}/#/experiments/1/runs/run")
+    assert RecordPaths(tmp_path, "", "http://host:1").mlflow_url("1").startswith("http://host:1/#")
 
 
 def test_else_the_next_free_port_is_taken(taken: int) -> None:

@@ -140,7 +140,7 @@ def test_a_trial_is_stopped_by_the_number_of_any_of_its_attempts(tmp_path: Path)
     first, second = (study.ask() for _ in range(2))
     second.set_user_attr(FIRST_ATTEMPT, 0)
     second.set_user_attr(RETRY_OF, 0)
-    second.set_user_attr(OWNER, describe_owner())
+    second.set_user_attr(OWNER, describe_owner() | {"pid": os.getppid()})
     study.tell(first, state=TrialState.FAIL)
     studies = Studies(sweep.storage)
     for number in (0, 1):
