@@ -6,6 +6,7 @@ import importlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -89,9 +90,13 @@ class Application(Protocol):
         """
 
     def close_study(
-        self, config: Mapping[str, Any], links: Mapping[str, str], summary: Mapping[str, float]
+        self,
+        config: Mapping[str, Any],
+        links: Mapping[str, str],
+        summary: Mapping[str, float],
+        ended_at: datetime | None,
     ) -> None:
-        """End the records of a sweep; called in the coordinator."""
+        """End the records of a sweep, whose last trial ended at a time; called in the coordinator."""
 
 
 def load_application(path: str) -> Application:

@@ -130,7 +130,8 @@ class Reporter:
         values = {"n_trials": float(len(finished))}
         if ranking:
             values["best_value"] = ranking[0].values[0]
-        self.application.close_study(self.config, self.links, values)
+        ends = [trial.datetime_complete for trial in finished if trial.datetime_complete is not None]
+        self.application.close_study(self.config, self.links, values, max(ends, default=None))
         return Summary(
             counts=count_reasons(finished),
             ranking=ranking,

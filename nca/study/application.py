@@ -10,6 +10,7 @@ import math
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -124,9 +125,16 @@ class TextureSweep:
         return replace(notes, pictures=[sheet] * has_outputs, plots=plots)
 
     def close_study(
-        self, config: Mapping[str, Any], links: Mapping[str, str], summary: Mapping[str, float]
+        self,
+        config: Mapping[str, Any],
+        links: Mapping[str, str],
+        summary: Mapping[str, float],
+        ended_at: datetime | None,
     ) -> None:
-        """End the parent run with the metrics of the sweep's summary."""
+        """End the parent run with the metrics of the sweep's summary, at the time when its last trial ended.
+
+        So the run is not longer after a command that starts no trial.
+        """
         trial = _trial_config(config)
         uri, folder = trial.tracking.uri, Path(trial.runs_dir) / "trials" / config["sweep"]["study"]
         if uri is not None:
@@ -135,7 +143,7 @@ class TextureSweep:
                 run = store.tracker(links["mlflow_run_id"], folder)
                 run.resume()
                 run.log_metrics(summary, int(summary["n_trials"]))
-                run.finish("FINISHED")
+                run.finish("FINISHED", ended_at)
                 store.deliver(folder)
 
 

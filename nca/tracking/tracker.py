@@ -8,6 +8,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -90,13 +91,13 @@ class Tracker:
         """Set the run back to RUNNING if it had ended."""
         self.record({"kind": "status", "status": "RUNNING"})
 
-    def finish(self, status: Status) -> None:
-        """Record the log file and end the run; nothing is recorded after it."""
+    def finish(self, status: Status, at: datetime | None = None) -> None:
+        """Record the log file and end the run, now or `at` a time; nothing is recorded after it."""
         if self.log_file is not None:
             with contextlib.suppress(Exception):  # the run ends without its log
                 log = self.log_file.read_text(encoding="utf-8", errors="replace")
                 self.log_text(log[-MAX_LOG_CHARS:], self.log_file.name)
-        self.record({"kind": "status", "status": status, "at": now_ms()})
+        self.record({"kind": "status", "status": status, "at": now_ms() if at is None else to_ms(at)})
 
     def record(self, record: Record, data: Path | None = None) -> bool:
         """Discard a record.
@@ -160,9 +161,9 @@ class MlflowTracker(Tracker):
         values = {key: str(value) for key, value in flatten(params or {}).items()}
         self.record(record | {"params": values, "folder": tag})
 
-    def finish(self, status: Status) -> None:
+    def finish(self, status: Status, at: datetime | None = None) -> None:
         """End the run; print how many records are pending if the server is still unavailable."""
-        super().finish(status)
+        super().finish(status, at)
         if self._outbox is not None and not self.deliver():
             print(
                 f"{len(self._outbox)} records of this run wait for the MLflow server; they are delivered "
@@ -299,3 +300,8 @@ def describe_folder(folder: Path) -> str:
 def now_ms() -> int:
     """Return the time in milliseconds since 1970, as MLflow keeps it."""
     return int(time.time() * 1000)
+
+
+def to_ms(at: datetime) -> int:
+    """Return a time, local if it has no zone, in milliseconds since 1970."""
+    return int(at.timestamp() * 1000)

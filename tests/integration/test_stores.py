@@ -55,7 +55,7 @@ def stores(tmp_path: Path) -> list[Store]:
 def test_a_study_keeps_its_parent_run(stores: list[Store]) -> None:
     first = stores[0]
     links = first.open({})
-    TextureSweep().close_study(asdict(first.config) | SETTINGS, links, {"n_trials": 2.0, "best_value": 0.5})
+    TextureSweep().close_study(asdict(first.config) | SETTINGS, links, {"n_trials": 2.0}, None)
     assert first.status(links["mlflow_run_id"]) == "FINISHED"
     assert first.open(links) == links
     assert first.status(links["mlflow_run_id"]) == "RUNNING"
@@ -110,7 +110,7 @@ def test_a_study_without_tracking_keeps_its_links(stores: list[Store], tmp_path:
     links = stores[0].open({})
     untracked = asdict(trial_config(tmp_path / "runs")) | {"links": links, "uid": "ours"} | SETTINGS
     assert TextureSweep().open_study(STUDY, untracked) == links
-    TextureSweep().close_study(untracked, links, {"n_trials": 1.0})
+    TextureSweep().close_study(untracked, links, {"n_trials": 1.0}, None)
 
 
 def open_run(store: Store, links: dict[str, str], folder: Path) -> str:

@@ -17,6 +17,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,11 @@ class FakeSweep:
         )
 
     def close_study(
-        self, config: Mapping[str, Any], links: Mapping[str, str], summary: Mapping[str, float]
+        self,
+        config: Mapping[str, Any],
+        links: Mapping[str, str],
+        summary: Mapping[str, float],
+        ended_at: datetime | None,
     ) -> None:
         self._note(config, f"close {links['opened']} {json.dumps(dict(summary))}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from nca.training.outcome import Outcome
 from sweeps.assignment import PICTURE_FILE, TARGET_FILE
 from sweeps.running_trial import RunningTrial
 from tests.builders import trial_config
+
+ENDED_AT = datetime(2026, 1, 2, 3, 4, 5)
 
 
 class Trial(RunningTrial):
@@ -180,14 +183,16 @@ def test_a_trial_whose_worker_died_before_it_recorded_the_end_is_not_trained_aga
         assert len(client.get_metric_history(run.info.run_id, name)) == 1, name
 
 
-def test_the_metrics_of_a_study_are_recorded_once_however_often_its_sweep_is_repeated(
+def test_a_study_has_its_metrics_once_and_its_end_however_often_its_sweep_is_repeated(
     tmp_path: Path, mlflow_uri: str
 ) -> None:
     trial, application = Trial(tmp_path, uri=mlflow_uri), TextureSweep()
     config, links = {**trial.config, "sweep": trial.config["sweep"] | {"study": "leaf"}}, dict[str, str]()
     for _ in range(2):
         links = application.open_study("leaf", config | {"links": links, "uid": "ours"})
-        application.close_study(config, links, {"n_trials": 3.0, "best_value": 0.5})
+        application.close_study(config, links, {"n_trials": 3.0, "best_value": 0.5}, ENDED_AT)
     client = MlflowClient(mlflow_uri)
+    info = client.get_run(links["mlflow_run_id"]).info
+    assert (info.status, info.end_time) == ("FINISHED", ENDED_AT.timestamp() * 1000)
     for name in ("n_trials", "best_value"):
         assert len(client.get_metric_history(links["mlflow_run_id"], name)) == 1
