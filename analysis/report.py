@@ -253,15 +253,16 @@ def _format_code(text: str, study: str) -> str:
     return Markup(marked.replace("study=STUDY", html.escape(shlex.quote(f"study={study}"), quote=False)))
 
 
-def _save(plot: Plot | str, out: Path) -> dict[str, str]:
-    """Write a figure as PNG, SVG and CSV; return its caption and data URL, or a sentence alone."""
+def _save(plot: Plot | str, out: Path) -> dict[str, Any]:
+    """Write a figure as PNG, SVG and CSV; return its caption, data URL and table, or a sentence alone."""
     if isinstance(plot, str):
         return {"text": plot}
     plot.figure.savefig(out / f"{plot.name}.png")
     plot.figure.savefig(out / f"{plot.name}.svg")
     plot.data.to_csv(out / f"{plot.name}.csv", index=False)
     png = base64.b64encode((out / f"{plot.name}.png").read_bytes()).decode()
-    return {"text": " ".join(plot.text), "file": f"{plot.name}.png", "url": f"data:image/png;base64,{png}"}
+    shown = {"text": " ".join(plot.text), "file": f"{plot.name}.png", "url": f"data:image/png;base64,{png}"}
+    return shown | ({} if plot.table is None else {"table": plot.table.to_dict("split")})
 
 
 def _log(tables: Sequence[StudyTable], paths: RecordPaths, files: Sequence[Path]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -96,9 +97,8 @@ def plot_clusters(points: Points, cube: UnitCube, trials: pd.DataFrame) -> Plot 
         f"{silhouette:.2f}. Random configurations exceed {chance:.2f} in 5% of cases: these are "
         f"{'clusters' if silhouette > chance else 'neighborhoods, not clusters'}.",
         f"Largest loadings of {'; '.join(loadings)}.",
-        *describe_clusters(data),
     ]
-    return Plot("clusters", figure, data, text)
+    return Plot("clusters", figure, data, text, summarize_clusters(data))
 
 
 def describe_loadings(weights: NDArray[np.float64], names: Sequence[str]) -> str:
@@ -107,13 +107,19 @@ def describe_loadings(weights: NDArray[np.float64], names: Sequence[str]) -> str
     return ", ".join(f"{format_label(names[i])} {weights[i]:+.2f}" for i in order)
 
 
-def describe_clusters(trials: pd.DataFrame) -> Iterator[str]:
-    """Yield a sentence on each cluster: number of trials, geometric mean of the loss, mean rating."""
-    for number, inside in trials.groupby("cluster"):
-        rated = inside["rating"].dropna()
-        rating = f", mean rating {rated.mean():.2g} of {len(rated)}" if len(rated) else ""
-        loss = stats.gmean(inside[LOSS])
-        yield f"Cluster {number}: {len(inside)} configurations, mean loss {loss:.2g}{rating}."
+def summarize_clusters(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return a row on each cluster: number of trials, geometric mean of the loss, mean rating."""
+    clusters = trials.groupby("cluster")
+    ratings = clusters["rating"].agg(["mean", "count"])
+    return pd.DataFrame(
+        {
+            "cluster": list(clusters.groups),
+            "configurations": clusters.size().tolist(),
+            "mean loss (geometric)": [f"{stats.gmean(inside[LOSS]):.2g}" for _, inside in clusters],
+            "mean rating": ["" if math.isnan(mean) else f"{mean:.2g}" for mean in ratings["mean"]],
+            "rated": ratings["count"].tolist(),
+        }
+    )
 
 
 def draw_clusters(axes: Axes, x: Points, y: Points, trials: pd.DataFrame) -> None:

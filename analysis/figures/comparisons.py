@@ -46,6 +46,8 @@ MAX_NAMED = 3
 N_FITS = 200
 MARGIN = 3.0  # factor around the losses of suggestions
 MAX_LEVERAGE = 0.9  # a point with more leverage almost determines the fit
+WIDE = 10.0  # times the lower end of an interval
+VAGUE = "One or two configurations make most of the spread on {textures}: its interval tells little."
 
 
 def plot_losses_by_texture(trials: pd.DataFrame) -> Plot | str:
@@ -66,10 +68,13 @@ def plot_losses_by_texture(trials: pd.DataFrame) -> Plot | str:
         axes.legend(title="configuration", loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axes.set(yscale="log", ylabel=LOSS_AXIS, xticks=range(shared.shape[1]), xlabel="texture")
     axes.set_xticklabels([figure_text(format_texture(texture)) for texture in shared])
-    spreads = "; ".join(f"{format_texture(texture)} {log10_std(shared[texture])}" for texture in shared)
+    estimates = {format_texture(texture): log10_std(shared[texture]) for texture in shared}
+    spreads = "; ".join(f"{texture} {spread}" for texture, spread in estimates.items())
+    vague = [texture for texture, each in estimates.items() if each.high > WIDE * each.low]
     text = [
         f"{len(shared)} configurations on {shared.shape[1]} textures, one line each. Standard deviation of "
         f"the losses in orders of magnitude, with its 95% jackknife interval: {spreads}.",
+        *([VAGUE.format(textures=", ".join(vague))] if vague else ()),
         describe_widest(np.log10(shared)),
     ]
     data = shared.rename_axis(columns="texture").stack().rename(LOSS).reset_index()

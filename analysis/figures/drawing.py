@@ -33,12 +33,13 @@ STYLE: Any = sns.axes_style("whitegrid") | {  # of all figures, readable in prin
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure with the name of its files, its numbers, and the sentences of its caption."""
+    """A figure with the name of its files, its numbers, the sentences of its caption and a table below it."""
 
     name: str
     figure: Figure
     data: pd.DataFrame
     text: Sequence[str]
+    table: pd.DataFrame | None = None
 
 
 def require(n: int, found: Sized, more: str = "") -> str:

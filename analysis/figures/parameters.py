@@ -127,6 +127,12 @@ def draw_parameter(axes: Axes, trials: pd.DataFrame, name: str) -> None:
         axes.plot(10 ** smooth[:, 0] if log else smooth[:, 0], 10 ** smooth[:, 1], color=INK, lw=1.2)
 
 
+PARALLEL = (
+    "Each line is a configuration, with its values on the axes; the brighter, the smaller its final loss. "
+    "Drag along an axis to show only the lines that pass there, drag a name to move its axis."
+)
+
+
 def plot_parallel(trials: pd.DataFrame, params: Sequence[str]) -> str:
     """Return parallel coordinates of parameters and losses, plotly.js included; empty for too few trials."""
     if len(trials) < MIN_TRIALS or not params:
@@ -140,7 +146,7 @@ def plot_parallel(trials: pd.DataFrame, params: Sequence[str]) -> str:
     figure = go.Figure(go.Parcoords(line=lines, dimensions=dimensions))
     figure.update_layout(height=420, margin={"l": 60, "r": 30, "t": 60, "b": 30}, font={"size": 12})
     html: str = figure.to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False})
-    return html
+    return f"{html}<p>{PARALLEL}</p>"
 
 
 def _dimension(values: pd.Series, label: str) -> dict[str, object]:

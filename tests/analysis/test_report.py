@@ -18,11 +18,12 @@ from sklearn.decomposition import PCA
 
 from analysis.export import main as export
 from analysis.figures.clusters import fit_umap
+from analysis.figures.comparisons import plot_losses_by_texture
 from analysis.figures.drawing import figure_text, make_figure
 from analysis.measures import measure_outputs
 from analysis.ratings.ratings import Rating, Ratings, now
 from analysis.report import main, make_sections, write_report
-from analysis.runs import StudyTable, read_study
+from analysis.runs import StudyTable, join_studies, read_study
 from nca.records.paths import RecordPaths
 from tests.analysis.builders import make_study
 from tests.analysis.mistakes import expect_refusal
@@ -232,6 +233,26 @@ def test_the_parameter_that_matters_is_named_and_no_other(report: Path) -> None:
     importances = pd.read_csv(report.parent / "importances.csv").set_index("parameter")
     assert importances["importance"].idxmax() == "train.learning_rate"
     assert 0.3 < importances["importance"].max() < 0.95
+
+
+def test_clusters_are_a_table_and_parallel_coordinates_are_explained(report: Path) -> None:
+    page = report.read_text()
+    table = page.partition("<th>mean loss (geometric)</th>")[2].partition("</table>")[0]
+    sizes = [int(re.findall("<td>(.*?)</td>", row)[1]) for row in table.split("</tr>")[1:-1]]
+    assert len(sizes) >= 2
+    assert sum(sizes) == N_TRIALS
+    assert "Each line is a configuration, with its values on the axes" in page
+
+
+def test_an_interval_that_one_configuration_makes_wide_is_explained(tables: list[StudyTable]) -> None:
+    explained = "One or two configurations make most of the spread on roundleaf: its interval"
+    trials = tables[0].trials
+    outlier = trials.assign(final_loss=trials["final_loss"].where(trials["trial"] > 0, 1e9))
+    for first, is_vague in ((tables[0], False), (replace(tables[0], trials=outlier), True)):
+        trials = join_studies([first, tables[1]])
+        plot = plot_losses_by_texture(trials[trials["reason"] == "complete"])
+        assert not isinstance(plot, str)
+        assert (explained in " ".join(plot.text)) == is_vague
 
 
 def test_losses_on_two_textures_correlate(report: Path, tables: list[StudyTable]) -> None:
