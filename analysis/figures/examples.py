@@ -177,7 +177,8 @@ def list_best(
                 "loss": f"{row[LOSS]:.3g}",
                 "distance": "" if pd.isna(row.get(DISTANCE)) else f"{row[DISTANCE]:.3g}",
                 "rating": "" if pd.isna(row["rating"]) else f"{row['rating']:.2g}",
-                "params": [f"{format_label(name)} {_short(row[name])}" for name in table.params],
+                "params": [f"{format_label(name)} {_short(row[name])}" for name in table.params]
+                or ["all fixed"],
                 "links": links,
                 **{key: row[key] for key in ("study", "trial")},
             }

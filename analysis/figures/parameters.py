@@ -227,7 +227,7 @@ def plot_history(trials: pd.DataFrame) -> Plot | str:
     history.set(yscale="log", xlabel="trial", ylabel=LOSS_AXIS)
     distribution.set(xscale="log", xlabel=LOSS_AXIS, ylabel="share of trials at or below")
     if len(colors) > 1:
-        history.legend(fontsize=6)
+        history.legend(fontsize=6, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)  # above the points
     best = trials.loc[trials[LOSS].idxmin()]
     text = [f"The best loss, {best[LOSS]:.3g}, is trial {best['trial']} of {best['study']}."]
     if len(sizes) > MAX_STUDIES:

@@ -66,6 +66,8 @@ def _describe_trial(
     study: str, trial: TrialSummary, paths: RecordPaths, links: Mapping[str, str]
 ) -> Iterator[str]:
     error = trial.attributes.get("error")
+    if trial.number != trial.first_attempt:
+        yield f"A later attempt at trial {trial.first_attempt}, as it is called everywhere else"
     yield f"**{trial.reason}**" if error is None else f"**{trial.reason}**: {_plain(str(error))}"
     yield _table("result", {key: trial.attributes[key] for key in SHOWN_METRICS if key in trial.attributes})
     yield _table("parameter", {key.rpartition(".")[2]: value for key, value in trial.params.items()})

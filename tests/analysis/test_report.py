@@ -20,6 +20,7 @@ from analysis.export import main as export
 from analysis.figures.clusters import fit_umap
 from analysis.figures.comparisons import plot_losses_by_texture
 from analysis.figures.drawing import figure_text, make_figure
+from analysis.figures.examples import list_best
 from analysis.measures import measure_outputs
 from analysis.ratings.ratings import Rating, Ratings, now
 from analysis.report import main, make_sections, write_report
@@ -233,6 +234,15 @@ def test_the_parameter_that_matters_is_named_and_no_other(report: Path) -> None:
     importances = pd.read_csv(report.parent / "importances.csv").set_index("parameter")
     assert importances["importance"].idxmax() == "train.learning_rate"
     assert 0.3 < importances["importance"].max() < 0.95
+
+
+def test_a_study_that_searches_nothing_is_listed_with_its_parameters_fixed(
+    tables: list[StudyTable], paths: RecordPaths
+) -> None:
+    fixed = [replace(tables[0], distributions={})]
+    assert {tuple(row["params"]) for row in list_best(join_studies(fixed), fixed, paths, "final_loss")} == {
+        ("all fixed",)
+    }
 
 
 def test_clusters_are_a_table_and_parallel_coordinates_are_explained(report: Path) -> None:

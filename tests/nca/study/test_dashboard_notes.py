@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,11 @@ def test_names_and_errors_are_shown_as_they_are(text: str, tmp_path: Path) -> No
     trial = TrialSummary(0, 0, {"features.weights": text}, "crashed", [], {"error": text}, {}, None, None)
     config = trial_config(texture=ImageTexture(name="image", source="file", path=f"/x/{text}.png"))
     notes = make_notes(text, config, paths, {}, [trial])
+    assert not any("later attempt" in part for part in shown(notes.trials[0]))
+    retried = replace(trial, number=3)
+    assert "A later attempt at trial 0, as it is called everywhere else" in shown(
+        make_notes(text, config, paths, {}, [retried]).trials[3]
+    )
     assert text in shown(notes.study)
     assert paths.command("analysis.gallery", f"study={text}") in shown(notes.study)
     assert {f": {text}", text, str(tmp_path / "trials" / text / "0")} <= set(shown(notes.trials[0]))
