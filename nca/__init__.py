@@ -15,7 +15,11 @@ __version__ = "0.1.0"
 
 
 def load(
-    run: str | Path, *, runs_dir: str | Path = "mlruns", tracking_uri: str | None = None
+    run: str | Path,
+    *,
+    runs_dir: str | Path = "mlruns",
+    tracking_uri: str | None = None,
+    model: str | None = None,
 ) -> TrainedAutomaton:
     """Return a trained automaton; `nca.load(RUN).grow(size=512)` returns a picture of its texture.
 
@@ -23,6 +27,7 @@ def load(
         run: MLflow run id, or path of a model.safetensors or of a trial's folder.
         runs_dir: Folder of all records.
         tracking_uri: URI of the MLflow store; by default the store in `runs_dir`.
+        model: Dotted path of the class of its rule, if that is your own: its code is run.
 
     Raises:
         ConfigError: If the run does not exist or its automaton cannot be read.
@@ -31,4 +36,4 @@ def load(
     from nca.records.paths import MODEL, read_record_paths
 
     options = {"runs_dir": str(runs_dir)} | ({} if tracking_uri is None else {"tracking.uri": tracking_uri})
-    return load_model(read_record_paths(options).fetch(str(run), MODEL))
+    return load_model(read_record_paths(options).fetch(str(run), MODEL), model)

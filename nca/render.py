@@ -26,6 +26,7 @@ COMMAND = Command(
     "Render a trained automaton: a viewer (.html), a picture (.png) or an animation (.gif, .mp4, .webm).",
     {
         "run": "id of an MLflow run, or path of a run's folder or of a model.safetensors",
+        "model": "class of the run's rule, MODULE.CLASS, if that is your own: its code is run",
         "size": f"side in px, a multiple of {MULTIPLE_PX} to {MAX_PX}; "
         "default as trained, in a viewer 128 at least",
         "frames": f"frames of an animation, 1 to {MAX_FRAMES}; default 300",
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         paths, run = read_record_paths(options), options["run"]
         from nca.outputs.model_file import load_model
 
-        trained = load_model(paths.fetch(run, MODEL))
+        trained = load_model(paths.fetch(run, MODEL), options.get("model"))
         shown = _read_pictures(trained, paths, run) if out.suffix == ".html" else {}
         with atomic_output(out) as partial:
             if shown:
@@ -80,13 +81,18 @@ def _choose_file(options: dict[str, str]) -> Path:
 
 
 def _read_pictures(trained: TrainedAutomaton, paths: RecordPaths, run: str) -> dict[str, Pixels]:
-    """Return the target and the output of a run.
+    """Return the target and the output of a run, for its viewer.
 
     Raises:
-        ConfigError: If it has none, or they are damaged.
+        ConfigError: If it has none, or they are damaged, or the viewer does not know the rule.
     """
+    from nca.outputs.viewer import has_viewer
     from nca.textures.image_file import read_picture
 
+    if not has_viewer(trained.automaton):
+        raise ConfigError(
+            f"run={run}: the viewer cannot run {trained.config.model.name}; give out=FILE.png or out=FILE.gif"
+        )
     pictures = {name: read_picture(paths.fetch(run, f"{name}.png")) for name in ("target", "output")}
     first = pictures["output"][:, : trained.config.train.size]  # of those side by side
     return {**pictures, "output": first}

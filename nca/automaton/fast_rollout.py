@@ -25,12 +25,13 @@ from nca.automaton.rules import Distill, Munca, Srnca
 
 def prepare_rule(model: Automaton) -> tuple[Callable[..., Rule], tuple[Tensor, ...]]:
     """Return a constructor of the rule and its weights, through which autograd reaches the model's."""
+    # A class of a user's own may be a subclass of one of these, and change by another delta.
     on_cpu = model.kernels.device.type == "cpu"
-    if isinstance(model, Srnca):
+    if type(model) is Srnca:
         return (_cpu_rules().CpuLinearRule if on_cpu else LinearRule), (fold_kernel(model),)
-    if on_cpu and isinstance(model, Distill | Munca):
+    if on_cpu and type(model) in {Distill, Munca}:
         rules = _cpu_rules()
-        rule = rules.CpuDistillRule if isinstance(model, Distill) else rules.CpuMuncaRule
+        rule = rules.CpuDistillRule if type(model) is Distill else rules.CpuMuncaRule
         return functools.partial(rule, model.kernels), tuple(model.parameters())
     return functools.partial(AutogradRule, model), tuple(model.parameters())
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int8
 from torch import Tensor, nn
 
+from nca.automaton.seeding import Streams
 from nca.config.schema import ModelConfig
 
 State = Float[Tensor, "batch channel height width"]
@@ -37,6 +38,11 @@ class Automaton(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.register_buffer("kernels", kernels)
+
+    @classmethod
+    @abstractmethod
+    def make(cls, config: ModelConfig, streams: Streams) -> Automaton:
+        """Return an untrained automaton on the CPU; draws from the streams `filters` and `weights` alone."""
 
     @abstractmethod
     def delta(self, state: State) -> State:

@@ -19,6 +19,7 @@ from nca.automaton.perception import (
     perceive,
 )
 from nca.automaton.seeding import Streams
+from nca.config.own_class import is_own, load_class, own_code
 from nca.config.schema import ModelConfig
 
 MUNCA_STD = 1e-3  # of the first weights
@@ -147,7 +148,15 @@ RULES: dict[str, type[Srnca] | type[Distill] | type[Munca]] = {
 
 
 def make_automaton(config: ModelConfig, streams: Streams) -> Automaton:
-    """Return an untrained automaton on the CPU; draws from the streams `filters` and `weights`."""
+    """Return an untrained automaton on the CPU; draws from the streams `filters` and `weights`.
+
+    Raises:
+        OwnClassError: If its rule is a class of a user's own that cannot be imported or made.
+    """
+    if is_own(config.name):
+        with own_code("model", config.name):
+            rule = load_class("model", config.name, Automaton)  # type: ignore[type-abstract]
+            return rule.make(config, streams)
     return RULES[config.name].make(config, streams)
 
 

@@ -22,12 +22,14 @@ from yaml import YAMLError
 from nca.cli.errors import ConfigError, nearest
 from nca.cli.options import FLAGS_HELP, HELP_FLAGS, PRINTING_FLAGS, read_runs_dir, read_text
 from nca.config.files import CONF, find_option, is_config_dir, option_names, own_folder, read_comments
-from nca.config.overrides import COMMAS, is_space_file, parse, quote, quote_text
+from nca.config.overrides import COMMAS, is_space_file, name_own, parse, quote, quote_text
+from nca.config.own_class import OWN_GROUPS
 from nca.config.schema import clean_name
 from nca.config.validation import flatten
 
 ANY_TEXTURE = "texture=roundleaf"  # composition needs one
 MORE_OPTIONS = {"search": ", or the path of a FILE.yaml"}
+MORE_OPTIONS |= dict.fromkeys(OWN_GROUPS, ", or a class of yours as MODULE.CLASS")
 
 # ${stem:${texture.path}} in names of studies
 OmegaConf.register_new_resolver("stem", lambda path: clean_name(Path(path).stem), replace=True)
@@ -82,7 +84,8 @@ def _to_hydra(words: Sequence[str]) -> list[str]:
     _check_groups(overrides)
     folder = own_folder(words)
     path = [] if folder is None else [f"hydra.searchpath=[{quote_text(f'file://{folder}')}]"]
-    return [*map(_name_space, map(quote, overrides)), *path]
+    named = [_name_space(quote(each)) for word in overrides for each in name_own(word)]
+    return [*named, *path]
 
 
 def _name_space(override: str) -> str:

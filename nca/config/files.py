@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nca.cli.errors import ConfigError
 from nca.cli.options import CONFIG_DIR
+from nca.config.own_class import OWN
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # A checkout's conf/ wins over the copy that a wheel carries.
@@ -45,7 +46,8 @@ def is_config_dir(word: str) -> bool:
 def option_names(group: str, folder: Path | None = None) -> list[str]:
     """Return the options of a group, those in a user's own folder too."""
     folders = [CONF] if folder is None else [CONF, folder]
-    return sorted(file.stem for each in folders for file in (each / group).glob("*.yaml"))
+    names = sorted(file.stem for each in folders for file in (each / group).glob("*.yaml"))
+    return [name for name in names if name != OWN]
 
 
 def find_option(group: str, name: str, folder: Path | None = None) -> Path:

@@ -21,6 +21,7 @@ from hydra.errors import HydraException
 
 from nca.cli.errors import ConfigError
 from nca.config.files import CONF, is_config_dir
+from nca.config.own_class import OWN, OWN_GROUPS, is_own, is_own_option
 from sweeps import SweepError
 from sweeps.space import Choice, Domain, Interval, Scalar
 
@@ -107,6 +108,17 @@ def quote(override: str) -> str:
 def quote_text(text: str) -> str:
     """Return a text in quotes, so that Hydra takes it as it is."""
     return str(QuotedString(text, Quote.single).with_quotes())
+
+
+def name_own(override: str) -> list[str]:
+    """Return `model=MODULE.CLASS` as the option and the name that it stands for; others as they are.
+
+    An option of the class, `model.options.KEY`, need not be in conf/.
+    """
+    key, _, value = override.partition("=")
+    if key in OWN_GROUPS and is_own(value):
+        return [f"{key}={OWN}", f"++{key}.name={value}"]
+    return [f"++{override}" if is_own_option(key) else override]
 
 
 def is_space_file(value: str) -> bool:

@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nca.cli.errors import ConfigError
-from nca.config.validation import build, in_range
+from nca.config.own_class import OWN_GROUPS, check_name, check_values, is_own
+from nca.config.validation import build, in_range, set_value
+
+RULE_NAMES = ("srnca", "distill", "munca")
+LOSS_NAMES = ("gram", "sliced")
 
 
 @dataclass(frozen=True)
@@ -75,9 +79,13 @@ def _check_options(group: str, name: str, options: Mapping[str, object], *, need
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The update rule, its perception and its states; `hidden_channels` and `filters` are not of munca."""
+    """The update rule, its perception and its states.
 
-    name: Literal["srnca", "distill", "munca"]
+    `hidden_channels` and `filters` belong to srnca and distill, `options` to a class of a user's own, whose
+    name is its dotted path.
+    """
+
+    name: str
     channels: int = in_range(3, 64)
     hidden_channels: int | None = in_range(1, 1024, default=None)
     filters: int | None = in_range(1, 20, default=None)
@@ -86,21 +94,29 @@ class ModelConfig:
     clamp: bool
     seed_state: Literal["square", "zeros", "noise"]
     seed_noise: float = in_range(0, 1)
+    options: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        check_name("model", self.name, RULE_NAMES)
         sizes = {"hidden_channels": self.hidden_channels, "filters": self.filters}
-        _check_options("model", self.name, sizes, needed=self.name != "munca")
+        _check_options("model", self.name, sizes, needed=self.name in {"srnca", "distill"})
+        _check_options("model", self.name, {"options": self.options}, needed=is_own(self.name))
+        check_values("model", self.options)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """The loss; `directions` and `norm` belong to sliced."""
+    """The loss; `directions` and `norm` belong to sliced, `options` to a class of a user's own."""
 
-    name: Literal["gram", "sliced"]
+    name: str
     directions: int | None = in_range(1, 1024, default=None)
     norm: Literal["l1", "squared"] | None = None
+    options: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        check_name("loss", self.name, LOSS_NAMES)
+        _check_options("loss", self.name, {"options": self.options}, needed=is_own(self.name))
+        check_values("loss", self.options)
         options = {"directions": self.directions, "norm": self.norm}
         _check_options("loss", self.name, options, needed=self.name == "sliced")
 
@@ -172,13 +188,8 @@ class OutputsConfig:
     robustness: bool = True
 
 
-# Values of runs that were recorded before their keys existed.
-OLDER_MODEL = {"clamp": True, "seed_state": "square", "seed_noise": 0.0}
-OLDER_TRAIN = {"min_ca_steps": None, "overflow_weight": 0.0, "gradient_per_ca_step": False, "keep": "last"}
-OLDER_TRAIN |= {"drop_steps": None, "keep_checkpoint": False, "optimizer": "adam", "warmup_steps": 0}
-OLDER_TRAIN |= {"reseed_every": 8, "damage_every": None}
-
-ADDED = ("crop", "scale")  # keys of a texture that studies begun before them lack, where they are null
+# Keys of a part that what was begun before them lacks, where they are null.
+ADDED = {"texture": ("crop", "scale"), "model": ("options",), "loss": ("options",)}
 
 # Keys of a config, and of its `train`, that do not affect the results.
 FREE = ("tracking", "outputs", "device", "runs_dir")
@@ -300,35 +311,23 @@ def with_values(config: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
     parts: dict[str, Any] = {}
     for key, value in values.items():
         group, _, name = key.partition(".")
-        parts.setdefault(group, asdict(getattr(config, group)))[name] = value
+        set_value(parts.setdefault(group, asdict(getattr(config, group))), name, value)
     return replace(config, **{g: build(type(getattr(config, g)), part, f"{g}.") for g, part in parts.items()})
 
 
-def build_recorded(values: Mapping[str, Any]) -> TrialConfig:
-    """Build the config of a recorded run; what a run of an older version lacks gets the value that it had.
-
-    Raises:
-        ConfigError: If it is not a config, or its rule is no longer there.
-    """
-    tracking, model, train = ({**values.get(part, {})} for part in ("tracking", "model", "train"))
-    outputs = {"outputs": {"robustness": tracking.pop("endurance")}} if "endurance" in tracking else {}
-    if model.pop("activation", "linear") == "relu":
-        raise ConfigError(
-            f"model={model.get('name')}: the ReLU rule with a clamp is gone; train again with model=distill"
-        )
-    if "drop_step" in train:
-        drop_step = train.pop("drop_step")
-        train["drop_steps"] = None if drop_step is None else [drop_step]
-    parts = {"tracking": tracking, "model": OLDER_MODEL | model, "train": OLDER_TRAIN | train}
-    return build(TrialConfig, {"loss": {"name": "gram"}, **values, **outputs, **parts})
+def own_classes(config: TrialConfig) -> dict[str, str]:
+    """Return the dotted paths of a config's parts that are a user's own classes, by group."""
+    names = {group: getattr(config, group).name for group in OWN_GROUPS}
+    return {group: name for group, name in names.items() if is_own(name)}
 
 
 def training_values(config: TrialConfig) -> dict[str, Any]:
     """Return the values that affect the results of a run."""
     values = {key: value for key, value in asdict(config).items() if key not in FREE}
     train = {key: value for key, value in values["train"].items() if key not in FREE_OF_TRAIN}
-    texture = {key: v for key, v in values["texture"].items() if v is not None or key not in ADDED}
-    return values | {"train": train, "texture": texture}
+    for part, added in ADDED.items():
+        values[part] = {key: v for key, v in values[part].items() if v is not None or key not in added}
+    return values | {"train": train}
 
 
 def name_texture(texture: Texture) -> str:

@@ -57,6 +57,12 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def set_value(part: dict[str, Any], name: str, value: Any) -> None:
+    """Set a value of a part, or one of its `options`, whose name is `options.KEY`."""
+    key, dot, option = name.partition(".")
+    part[key] = {**(part[key] or {}), option: value} if dot else value
+
+
 def build(schema: type[T], values: Mapping[str, Any], where: str = "") -> T:
     """Build a dataclass of a schema from a plain mapping.
 

@@ -20,12 +20,12 @@ PATCHES = FeaturesConfig("patches", side=5, levels=4, unsharp=1.0)  # conf/featu
 def resolve_features(config: FeaturesConfig, loss: LossConfig, *, use_network: bool = True) -> FeaturesConfig:
     """Replace auto by what suits the loss; return others unchanged.
 
-    That is patches for sliced. For gram it is vgg16 if its weights are available, else random_filters. With
-    `use_network`, weights that can be downloaded count as available.
+    That is patches for sliced and for a class of a user's own. For gram it is vgg16 if its weights are
+    available, else random_filters. With `use_network`, weights that can be downloaded count as available.
     """
     if config.name != "auto":
         return config
-    if loss.name == "sliced" and config.weights is None:
+    if loss.name != "gram" and config.weights is None:
         return PATCHES
     if config.weights is not None or imagenet_weights_path().exists() or (use_network and _can_download()):
         return FeaturesConfig("vgg16", config.weights)

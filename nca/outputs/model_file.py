@@ -18,7 +18,9 @@ from nca.automaton.model import Automaton
 from nca.automaton.rules import RULES, make_automaton
 from nca.automaton.seeding import Streams
 from nca.cli.errors import ConfigError
-from nca.config.schema import TrialConfig, build_recorded
+from nca.config.own_class import OwnClassError, check_named
+from nca.config.recorded import build_recorded
+from nca.config.schema import TrialConfig
 from nca.outputs.pictures import render_texture
 
 
@@ -57,11 +59,17 @@ def save_model(
     path.write_bytes(save(tensors, header))  # `save_file` creates files that only their owner may read
 
 
-def load_model(path: Path) -> TrainedAutomaton:
+def load_model(path: Path, model: str | None = None) -> TrainedAutomaton:
     """Read a model file that `save_model` has written.
+
+    Args:
+        path: Of the file.
+        model: Dotted path of its rule's class, if that is a user's own: its code is run. The file alone makes
+            nothing import it.
 
     Raises:
         ConfigError: If the file is missing, damaged, or not a model file.
+        OwnClassError: If it is of a class that is not given, or that cannot be used.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -69,9 +77,16 @@ def load_model(path: Path) -> TrainedAutomaton:
             config = build_recorded(_read_object(header, "config"))
             metrics = _read_object(header, "metrics")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        _check_tensors(tensors, make_automaton(config.model, Streams(0, torch.device("cpu"))))
-        automaton = RULES[config.model.name](config.model, **tensors)
+        check_named(path, "model", config.model.name, model)
+        automaton = make_automaton(config.model, Streams(0, torch.device("cpu")))
+        _check_tensors(tensors, automaton)
+        if config.model.name in RULES:
+            automaton = RULES[config.model.name](config.model, **tensors)  # checks its kernels
+        else:
+            automaton.load_state_dict(tensors)
         final = {key: float(value) for key, value in metrics.items()}
+    except OwnClassError:
+        raise
     except (OSError, SafetensorError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ConfigError(f"{path}: not a model file ({error})") from error
     return TrainedAutomaton(automaton, config, final)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nca.automaton.fast_rules import fold_kernel
 from nca.automaton.model import FREE_RGB_OFFSET, SEED_LOW, SEED_SIDE, SEED_SPAN, Automaton
-from nca.automaton.rules import Distill, Munca, Srnca
+from nca.automaton.rules import RULES, Distill, Munca, Srnca
 from nca.config.schema import ModelConfig, TrialConfig
 from nca.outputs.html_page import data_url, fill_template
 
@@ -46,7 +46,7 @@ def make_viewer(
     The states on the page are those of `plain_rollout`, apart from rounding and the random update masks.
 
     Args:
-        model: The automaton.
+        model: The automaton, of a rule that `has_viewer` knows.
         size: Initial side of the grid in pixels, a multiple of 16.
         pictures: `target` and `output`, (height, width, 3).
         facts: Texts by label, shown as a table in this order.
@@ -68,6 +68,11 @@ def make_viewer(
     with torch.no_grad():
         data |= {name: _base64(tensor) for name, tensor in _fold(model).items()}
     return fill_template(TEMPLATE, title, data)
+
+
+def has_viewer(model: Automaton) -> bool:
+    """Return whether the page can run an automaton: a class of a user's own has no form there."""
+    return type(model) in RULES.values()
 
 
 def _describe_seed(config: ModelConfig) -> dict[str, float]:

@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from nca.cli.errors import ConfigError
 from nca.config.schema import TrialConfig, name_texture
 from nca.config.validation import build
 from nca.outputs.contact_sheet import make_contact_sheet
@@ -22,6 +23,7 @@ from nca.study.dashboard_notes import make_notes
 from nca.study.dashboard_plot import PLOT, plot_results
 from nca.tracking.client import load_mlflow, mlflow_errors
 from nca.tracking.store import MlflowStore
+from nca.training.inputs import hash_own_classes
 from sweeps.application import DashboardNotes, Result
 from sweeps.running_trial import RunningTrial
 from sweeps.trials import TrialSummary
@@ -77,6 +79,7 @@ class TextureSweep:
         from nca.training.run import is_out_of_memory
 
         config, settings = _trial_config(trial.config), trial.config["sweep"]
+        _check_own_classes(config, settings["inputs"])
         if trial.low_memory:
             config = replace(config, train=replace(config.train, recompute=True, cuda_graph=False))
         repeats = Repeats(trial, config, int(settings["repeats"]))
@@ -151,6 +154,17 @@ class UntrackedSweep(TextureSweep):
     """The application of a study with `tracking=none`, which saves the seconds of loading MLflow."""
 
     uses_mlflow = False
+
+
+def _check_own_classes(config: TrialConfig, expected: Mapping[str, str]) -> None:
+    """Check that this machine has the code of a user's own classes that the study has.
+
+    Raises:
+        ConfigError: If it has other code.
+    """
+    for key, found in hash_own_classes(config).items():
+        if found != expected[key]:
+            raise ConfigError(f"{key} {expected[key]} -> {found}: this machine has another file")
 
 
 def _trial_config(config: Mapping[str, Any]) -> TrialConfig:

@@ -74,6 +74,13 @@ def check_environment(config: TrialConfig, remote: bool) -> None:
     preflight.check_environment(config, remote=remote)
 
 
+def check_own_parts(config: TrialConfig) -> None:
+    """Try the own classes of a config, see `own_parts.check_own_parts`."""
+    from nca.training import own_parts
+
+    own_parts.check_own_parts(config)
+
+
 def check_inputs(config: TrialConfig) -> dict[str, str]:
     """Check the inputs of a config and return their hashes, see `preflight.check_inputs`."""
     from nca.training import preflight

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from nca.config.schema import TrialConfig, name_texture
+from nca.config.own_class import own_words
+from nca.config.schema import TrialConfig, name_texture, own_classes
 from nca.records.paths import RecordPaths
 from sweeps.application import DashboardNotes
 from sweeps.trials import TrialSummary
@@ -43,7 +44,7 @@ def make_notes(
     """
     return DashboardNotes(
         "\n\n".join(_describe_study(study, config, paths, links)),
-        {trial.number: "\n\n".join(_describe_trial(study, trial, paths, links)) for trial in trials},
+        {t.number: "\n\n".join(_describe_trial(study, t, paths, links, own_classes(config))) for t in trials},
     )
 
 
@@ -63,7 +64,7 @@ def _describe_study(
 
 
 def _describe_trial(
-    study: str, trial: TrialSummary, paths: RecordPaths, links: Mapping[str, str]
+    study: str, trial: TrialSummary, paths: RecordPaths, links: Mapping[str, str], own: Mapping[str, str]
 ) -> Iterator[str]:
     error = trial.attributes.get("error")
     if trial.number != trial.first_attempt:
@@ -77,9 +78,12 @@ def _describe_trial(
         return
     experiment = links["mlflow_experiment_id"]
     page, viewer = (paths.mlflow_url(experiment, run, artifact) for artifact in (None, "viewer.html"))
-    yield f"[MLflow run]({page}), [viewer]({viewer}), while `make ui` runs"
-    yield _code(paths.command("nca.render", f"run={run}", "size=512", "out=grown.png"))
-    yield f"{_code(paths.command('nca.train', f'run={run}'))} repeats it"
+    viewer_link = "" if "model" in own else f", [viewer]({viewer})"  # which runs our rules alone
+    yield f"[MLflow run]({page}){viewer_link}, while `make ui` runs"
+    yield _code(
+        paths.command("nca.render", f"run={run}", *own_words(own, "model"), "size=512", "out=grown.png")
+    )
+    yield f"{_code(paths.command('nca.train', f'run={run}', *own_words(own)))} repeats it"
 
 
 def _table(kind: str, values: Mapping[str, Any]) -> str:

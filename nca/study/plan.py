@@ -12,6 +12,7 @@ from typing import Any, get_args, get_type_hints
 
 from nca.cli.errors import ConfigError, nearest
 from nca.cli.options import read_out_path
+from nca.config.own_class import OWN_GROUPS, find_source, is_own_option
 from nca.config.schema import (
     FREE_OF_TRAIN,
     FeaturesConfig,
@@ -24,6 +25,7 @@ from nca.config.schema import (
     TrialConfig,
     build_sweep,
     name_study,
+    own_classes,
     with_values,
 )
 from nca.loss.vgg_weights import resolve_features
@@ -39,6 +41,7 @@ SCHEMAS = {
     "train": TrainConfig,
 }  # groups whose values can be searched
 FIXED = {"model.name", "loss.name", "features.name", "features.weights", "train.steps", "train.drop_steps"}
+FIXED |= {"model.options", "loss.options"}
 FIXED |= {f"train.{key}" for key in FREE_OF_TRAIN}
 SEARCHABLE = {f"{group}.{item.name}" for group, part in SCHEMAS.items() for item in fields(part)} - FIXED
 UNITS_S = {"s": 1, "min": 60, "h": 3600, "d": 86400}
@@ -79,6 +82,14 @@ class Plan:
             with_values(self.config.trial, largest | ({} if each is None else {precision: each}))
             for each in precisions
         ]
+
+    def own_trials(self) -> list[TrialConfig]:
+        """Return configs to try a user's own classes with: the fixed values, and each value of the search."""
+        if not own_classes(self.config.trial):
+            return []
+        own = [(key, domain) for key, domain in self.space.items() if key.partition(".")[0] in OWN_GROUPS]
+        changed = [{key: value} for key, domain in own for value in _values(domain)]
+        return [with_values(self.config.trial, values) for values in ({}, *changed)]
 
     def with_features(self, features: FeaturesConfig) -> Plan:
         """Return the plan with another feature extractor, which also names its study."""
@@ -147,6 +158,8 @@ def _make_plan(overrides: list[str], domains: Mapping[str, Domain]) -> Plan:
             values[key] = text
         elif key not in fixed and domain is not None:
             space[key] = _as_integers(domain, key)
+    for group, name in own_classes(config.trial).items():
+        find_source(group, name)
     plan = Plan(replace(config, trial=with_values(config.trial, values)), space)
     _check_space(plan)
     _check_settings(config)
@@ -196,7 +209,7 @@ def _check_names(plans: Sequence[Plan]) -> None:
 
 
 def _check_searchable(key: str) -> None:
-    if key in SEARCHABLE:
+    if key in SEARCHABLE or is_own_option(key):
         return
     if key in FIXED or key.partition(".")[0] not in SCHEMAS:
         raise ConfigError(f"{key} cannot be searched, only {', '.join(sorted(SEARCHABLE))}")
@@ -210,10 +223,15 @@ def _as_integers(domain: Domain, key: str) -> Domain:
         ConfigError: If its ends or its step are not whole then.
     """
     group, _, name = key.partition(".")
-    hint = get_type_hints(SCHEMAS[group])[name]
-    if isinstance(domain, Choice) or int not in (hint, *get_args(hint)):
+    if isinstance(domain, Choice):
         return domain
-    if any(number is not None and number != int(number) for number in (domain.low, domain.high, domain.step)):
+    is_whole = all(n is None or n == int(n) for n in (domain.low, domain.high, domain.step))
+    if is_own_option(key):  # of an unknown type: a range of whole numbers is one of these
+        return replace(domain, integer=is_whole and domain.step is not None)
+    hint = get_type_hints(SCHEMAS[group])[name]
+    if int not in (hint, *get_args(hint)):
+        return domain
+    if not is_whole:
         raise ConfigError(f"{key}={domain}: must hold whole numbers")
     return replace(domain, integer=True)
 
@@ -301,7 +319,7 @@ def resolve(plan: Plan) -> tuple[Plan, str]:
     if features.name != "auto":
         return plan, ""
     ours = plan.with_features(resolve_features(features, plan.config.trial.loss))
-    if ours.config.trial.loss.name == "sliced":
+    if ours.config.trial.loss.name != "gram":
         return ours, ""
     others = [FeaturesConfig("vgg16", features.weights), FeaturesConfig("random_filters")]
     for found in filter(has_study, [ours, *map(plan.with_features, others)]):

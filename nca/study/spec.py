@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from nca.cli.errors import ConfigError
-from nca.config.schema import PrunerConfig, SamplerConfig, SweepConfig, TrialConfig, training_values
+from nca.config.own_class import find_source
+from nca.config.schema import (
+    PrunerConfig,
+    SamplerConfig,
+    SweepConfig,
+    TrialConfig,
+    own_classes,
+    training_values,
+)
 from nca.config.validation import flatten
 from nca.study.plan import Plan, read_duration
 from nca.training.inputs import hash_files
@@ -95,6 +103,7 @@ class TrialConfigs:
             "objectives": sweep.objectives,
             "space": list(self._plan.space),
             "repeats": sweep.repeats,
+            "inputs": dict(self._inputs),
         }
         return asdict(config) | {"sweep": settings}
 
@@ -111,4 +120,5 @@ class TrialConfigs:
         trial = self._plan.config.trial
         given = (getattr(trial.texture, "path", None), trial.features.weights)
         files = [Path(path).expanduser() for path in given if path]
+        files += [find_source(group, name) for group, name in own_classes(trial).items()]
         return [(f.stat().st_mtime_ns, f.stat().st_size) if f.exists() else None for f in files]

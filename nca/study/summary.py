@@ -6,9 +6,10 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from nca.config.schema import TrainConfig
+from nca.config.own_class import own_words
+from nca.config.schema import TrainConfig, own_classes
 from nca.outputs.verdict import GOOD, describe_distance
-from nca.records.paths import DASHBOARD, RecordPaths
+from nca.records.paths import DASHBOARD, MODEL, RecordPaths
 from nca.study.plan import Plan
 from nca.tracking.outbox import find_outboxes
 from sweeps.assignment import TARGET_FILE
@@ -19,6 +20,7 @@ from sweeps.trials import TrialSummary, first_attempt, summarize
 
 DISTANCE = "final_distance"  # shown whatever the objectives are
 RANKS = ("best:", "2nd:", "3rd:")
+LARGER = ("size=512", "out=grown.png")
 SHOWN_FRONT = 10  # trials of a Pareto front
 
 
@@ -101,15 +103,17 @@ def _describe_paths(plan: Plan, summary: Summary) -> Iterator[str]:
     if best is not None:
         yield f"best output: {trials / str(first_attempt(best)) / 'output.png'}"
         run = str(best.user_attrs.get("mlflow_run_id"))
-        viewer = artifacts / run / "artifacts" / "viewer.html"
-        if viewer.exists() or (at_server and "mlflow_run_id" in best.user_attrs):
-            url = paths.mlflow_url(str(experiment), run, viewer.name)
-            yield f"viewer: {url if at_server else viewer}"
-            yield f"render: {paths.command('nca.render', f'run={run}', 'size=512', 'out=grown.png')}"
+        files, own = artifacts / run / "artifacts", own_classes(trial)
+        if (files / MODEL).exists() or (at_server and "mlflow_run_id" in best.user_attrs):
+            if "model" not in own:
+                url = paths.mlflow_url(str(experiment), run, "viewer.html")
+                yield f"viewer: {url if at_server else files / 'viewer.html'}"
+            yield f"render: {paths.command('nca.render', f'run={run}', *own_words(own, 'model'), *LARGER)}"
+            words = [f"run={run}", *own_words(own)]
             if trial.train.keep_checkpoint:
-                yield f"continue: {paths.command('nca.train', f'run={run}', _longer(trial.train)[0])}"
+                yield f"continue: {paths.command('nca.train', *words, _longer(trial.train)[0])}"
             else:
-                again = paths.command("nca.train", f"run={run}", *_longer(trial.train))
+                again = paths.command("nca.train", *words, *_longer(trial.train))
                 yield f"train again from step 0, twice as long: {again}"
     if uri is not None and experiment is not None:
         start = "" if at_server else f"make ui{_serve(overrides[:1])}, "

@@ -17,6 +17,7 @@ from nca.tracking.client import check_address
 from nca.training.device import check_device, pick_device
 from nca.training.inputs import hash_inputs
 from nca.training.memory import host_memory_bytes, min_memory_bytes, n_pool_rows
+from nca.training.own_parts import check_own_parts
 
 
 def check_environment(config: TrialConfig, *, remote: bool = False) -> None:
@@ -41,10 +42,10 @@ def check_environment(config: TrialConfig, *, remote: bool = False) -> None:
 
 
 def check_inputs(config: TrialConfig) -> dict[str, str]:
-    """Check the texture and the weights of a config with resolved features, and return their hashes.
+    """Check the texture, the weights and own classes of a config with resolved features; return their hashes.
 
     Raises:
-        ConfigError: If either is missing or does not fit.
+        ConfigError: If one is missing or does not fit.
     """
     extractor = load_extractor(config.features, torch.device("cpu"), torch.float32)
     energy = float(GramLoss(extractor, load_texture(config.texture, config.train.size)).energy)
@@ -55,6 +56,7 @@ def check_inputs(config: TrialConfig) -> dict[str, str]:
             f"features.weights={config.features.weights}: an image without features has the style loss "
             f"{energy:g}, which must be above 0 and finite; give the weights of a trained VGG-16"
         )
+    check_own_parts(config)
     return hash_inputs(config)
 
 

@@ -11,8 +11,10 @@ from typing import Any
 
 from nca.cli.errors import ConfigError
 from nca.cli.options import read_text
-from nca.config.schema import TrialConfig, build_recorded, training_values
-from nca.config.validation import build
+from nca.config.own_class import check_named, is_own_option
+from nca.config.recorded import build_recorded
+from nca.config.schema import TrialConfig, own_classes, training_values
+from nca.config.validation import build, set_value
 from nca.records.paths import RecordPaths, read_record_paths
 
 RERUN_OPTIONS = ("run", "study", "trial", "sweep.storage")  # keys of a command line that are not overrides
@@ -95,6 +97,10 @@ def parse_rerun(argv: Sequence[str]) -> Rerun:
     )
     run = _find_run(paths, options)
     earlier = _read_config(paths.fetch(run, "config.yaml"), composed)
+    for group, name in own_classes(earlier).items():  # naming it lets its code run, and changes nothing
+        if group not in keys or composed[group]["name"] == name:
+            check_named(f"run={run}", group, name, composed[group]["name"])
+            keys.remove(group)
     config = _override(earlier, composed, [*NEW_GROUPS, *keys])
     n_before, n_after = earlier.train.steps, config.train.steps
     checkpoint, tags = None, paths.run_tags(run)
@@ -162,7 +168,12 @@ def _override(earlier: TrialConfig, composed: Mapping[str, Any], keys: Sequence[
     values = asdict(earlier)
     for key in keys:
         group, _, name = key.partition(".")
-        values[group] = {**values[group], name: composed[group][name]} if name else composed[group]
+        if not name:
+            values[group] = composed[group]
+        elif is_own_option(key):
+            set_value(values[group], name, composed[group]["options"][name.partition(".")[2]])
+        else:
+            values[group] = {**values[group], name: composed[group][name]}
     return build(TrialConfig, values)
 
 

@@ -13,18 +13,13 @@ from pathlib import Path
 
 import torch
 import yaml
-from jaxtyping import Float
 from PIL import Image
-from torch import Tensor
 
 from nca.automaton.rules import make_automaton
 from nca.automaton.seeding import Streams
-from nca.config.schema import LossConfig, TrainConfig, TrialConfig, name_study
+from nca.config.schema import TrainConfig, TrialConfig, name_study
 from nca.loss.distance import TextureDistance
-from nca.loss.features import FeatureExtractor, load_extractor
-from nca.loss.gram import GramLoss
-from nca.loss.sliced import SlicedLoss
-from nca.loss.texture_loss import TextureLoss
+from nca.loss.features import load_extractor
 from nca.outputs.grown import measure_outputs
 from nca.outputs.model_file import save_model
 from nca.outputs.pictures import (
@@ -37,7 +32,7 @@ from nca.outputs.pictures import (
     to_pixels,
 )
 from nca.outputs.robustness import N_CA_STEPS, measure_robustness
-from nca.outputs.viewer import GRID_SIDE, describe_facts, make_viewer
+from nca.outputs.viewer import GRID_SIDE, describe_facts, has_viewer, make_viewer
 from nca.records.paths import MODEL
 from nca.textures.load import load_pixels, load_texture
 from nca.tracking.store import RUN_ID
@@ -45,6 +40,7 @@ from nca.tracking.tracker import Tracker
 from nca.training.checkpoint import Checkpoints
 from nca.training.device import allow_tf32, check_device, keep_freed_memory, pick_device
 from nca.training.inputs import hash_inputs
+from nca.training.losses import make_loss
 from nca.training.memory import n_pool_rows
 from nca.training.outcome import STATUS, Listener, Outcome, Reason
 from nca.training.pool import Pool
@@ -74,17 +70,6 @@ def build_trainer(config: TrialConfig, device: torch.device) -> Trainer:
     model = make_automaton(config.model, streams).to(device)
     pool = Pool(n_pool_rows(train), model, train.size, streams)
     return Trainer(model, pool, texture_loss, train, streams)
-
-
-def make_loss(
-    config: LossConfig, extractor: FeatureExtractor, target: Float[Tensor, "3 height width"]
-) -> TextureLoss:
-    """Return the loss of a config."""
-    if config.name == "gram":
-        return GramLoss(extractor, target)
-    assert config.directions is not None
-    assert config.norm is not None
-    return SlicedLoss(extractor, target, config.directions, config.norm)
 
 
 def train(
@@ -294,7 +279,7 @@ class _Run:
         save_loss_curve(losses, smoothed, files / "loss.png")
         (files / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
         save_model(model, asdict(config), files / MODEL, metrics)
-        if reason != "diverged":
+        if reason != "diverged" and has_viewer(model):
             pictures = {"target": self.target, "output": to_pixels(self.output[:1])}
             run = {} if self.tracker.run_id is None else {"MLflow run": self.tracker.run_id}
             facts, side = describe_facts(config, metrics) | run, max(GRID_SIDE, config.train.size)

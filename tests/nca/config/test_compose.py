@@ -143,7 +143,8 @@ def test_hydras_own_settings_are_not_ours(override: str) -> None:
     "file", sorted(CONF.glob("*/*.yaml")), ids=lambda file: f"{file.parent.name}/{file.stem}"
 )
 def test_a_part_has_the_name_of_its_file(file: Path) -> None:
-    assert (yaml.safe_load(file.read_text()) or {}).get("name", file.stem) == file.stem
+    name = (yaml.safe_load(file.read_text()) or {}).get("name", file.stem)
+    assert name == ("???" if file.stem == "own" else file.stem)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from nca.cli.errors import ConfigError
+from nca.config.recorded import OLDER_TRAIN, build_recorded
 from nca.config.schema import (
-    OLDER_TRAIN,
     ExecutorConfig,
     FeaturesConfig,
     GrayScottTexture,
@@ -23,7 +23,6 @@ from nca.config.schema import (
     PrunerConfig,
     TrainConfig,
     TrialConfig,
-    build_recorded,
     name_study,
     name_texture,
 )
