@@ -8,11 +8,14 @@ import os
 import statistics
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nca.cli.completion import answer_shell
 from nca.cli.errors import EXIT_INTERRUPTED, ConfigError, exit_on_error
 from nca.cli.options import PLAIN_FLAG, SWEEP_FLAGS, split_overrides
+from nca.config.completion import complete_overrides
 from nca.config.schema import ImageTexture, name_texture
 from nca.loss.vgg_weights import check_weights, resolve_features
 from nca.study.plan import Plan, has_study, make_plans, resolve
@@ -263,6 +266,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.environ["TERM"] = "dumb"
         argv = [word for word in argv if word != PLAIN_FLAG]
     with exit_on_error(SweepError):
+        if answer_shell(argv, partial(complete_overrides, "sweep")):
+            return
         flags, overrides = split_overrides(argv)
         if not flags:
             dry_run(overrides)

@@ -10,11 +10,14 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nca.cli.completion import answer_shell
 from nca.cli.errors import EXIT_INTERRUPTED, ConfigError, exit_on_error, nearest
 from nca.cli.options import SWEEP_FLAGS, split_overrides
+from nca.config.completion import complete_overrides
 from nca.config.schema import TrainConfig, TrialConfig, name_study, training_values
 from nca.config.validation import build
 from nca.loss.vgg_weights import resolve_features
@@ -191,6 +194,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
     with exit_on_error(SweepError, OSError):  # of a full or unwritable disk, for instance
+        if answer_shell(argv, partial(complete_overrides, "train")):
+            raise SystemExit(0)
         flags, overrides = split_overrides(argv)
         if SWEEP_FLAGS.intersection(flags):
             raise ConfigError("nca.train -m: nca.train trains one run; a sweep is python -m nca.sweep -m")

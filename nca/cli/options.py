@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from nca.cli.completion import answer_shell
 from nca.cli.errors import ConfigError, check_output, nearest
 from sweeps.storage.sqlite import RESERVED
 
@@ -31,6 +32,7 @@ FLAGS_HELP = {  # of command lines with overrides
     PLAIN_FLAG: "of a sweep, lines of text alone: no live table, no pictures, no colors",
     "-c, --cfg job": "print the config; hydra: Hydra's own; all: both; with --resolve: values for ${...}",
     "-i, --info all": "print how it is composed, or config, defaults, defaults-tree, plugins, searchpath",
+    "--shell-completion install=SHELL": "print what makes tab complete nca-...: bash, zsh or fish",
     "-h, --help": "print this page, for the options that are given",
 }
 MAX_DIGITS = 18  # of a whole number
@@ -70,11 +72,27 @@ class Command:
             ConfigError: If a key, a subcommand or a flag is unknown, or a value is missing.
             SystemExit: After the help, where that is asked for.
         """
-        flags, words = split_argv(sys.argv[1:] if argv is None else argv)
+        argv = sys.argv[1:] if argv is None else argv
+        if answer_shell(argv, self._complete):
+            raise SystemExit(0)
+        flags, words = split_argv(argv)
         if flags & HELP_FLAGS:
             print(self.help())
             check_output()
             raise SystemExit(0)
+        given = self._read_words(flags, words)
+        self._check_subcommand(given)
+        for key in self.required:
+            if key not in given.options:
+                raise self.error(f"'{key}' is missing: give {key}=VALUE")
+        return given
+
+    def _read_words(self, flags: set[str], words: Sequence[str]) -> Arguments:
+        """Return options, the subcommand and flags.
+
+        Raises:
+            ConfigError: If a key is unknown, or has no value.
+        """
         given = Arguments({}, [word for word in words if "=" not in word], flags)
         for word in words:
             key, equals, value = word.partition("=")
@@ -84,10 +102,6 @@ class Command:
                 raise self.error(f"{word} has no value")
             if equals:
                 given.options[key] = value
-        self._check_subcommand(given)
-        for key in self.required:
-            if key not in given.options:
-                raise self.error(f"'{key}' is missing: give {key}=VALUE")
         return given
 
     def error(self, message: str) -> ConfigError:
@@ -102,6 +116,15 @@ class Command:
         width = max(len(name) for table in tables for name in table) + 2
         blocks = ["\n".join(f"  {key:{width}}{text}" for key, text in each.items()) for each in tables]
         return "\n\n".join([usage, self.summary, *filter(None, blocks)])
+
+    def _complete(self, words: Sequence[str], word: str) -> Iterator[str]:
+        """Yield the subcommands unless one is given, its flags, and the keys that are not given yet."""
+        given = {each.partition("=")[0] for each in words}
+        forms = {form.split()[0]: form for form in self.subcommands}
+        named = next((forms[each] for each in words if each in forms), None)
+        yield from forms if named is None else re.findall(r"--\w+", named)
+        yield from (f"{key}=" for key in self.options if key not in given)
+        yield from sorted(HELP_FLAGS) if word.startswith("-") else ()
 
     def _check_subcommand(self, given: Arguments) -> None:
         """Compare a subcommand, its arguments and the flags with the forms that are allowed.

@@ -183,7 +183,7 @@ def _print_help(config_name: str, overrides: Sequence[str]) -> None:
         print(f"  {group}: {', '.join(option_names(group, folder))}{MORE_OPTIONS.get(group, '')}")
     print("\nFlags:\n")
     for flag, text in FLAGS_HELP.items():
-        print(f"  {flag:20}{text}")
+        print(f"  {flag:{max(map(len, FLAGS_HELP)) + 2}}{text}")
     print("\nValues, as KEY=VALUE:\n")
     for key, value in _flatten(config).items():
         shown = json.dumps(value) if value is None or isinstance(value, bool) else str(value).replace("'", "")

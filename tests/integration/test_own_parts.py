@@ -73,7 +73,8 @@ def test_a_trained_rule_is_loaded_only_if_it_is_named(run: str, capsys: pytest.C
         render, f"run={run}", "runs_dir=runs", "out=a.png", capsys=capsys
     )
     render.main([f"run={run}", "runs_dir=runs", f"model={SMOOTH}", "out=a.png", "size=32", "ca_steps=2"])
-    assert Image.open("a.png").size == (32, 32)
+    with Image.open("a.png") as picture:
+        assert picture.size == (32, 32)
     argv = (f"run={run}", "runs_dir=runs", f"model={SMOOTH}")
     assert f"the viewer cannot run {SMOOTH}; give out=FILE.png" in refuse(render, *argv, capsys=capsys)
 
