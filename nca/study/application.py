@@ -79,7 +79,7 @@ class TextureSweep:
         from nca.training.run import is_out_of_memory
 
         config, settings = _trial_config(trial.config), trial.config["sweep"]
-        _check_own_classes(config, settings["inputs"])
+        _check_own_classes(config, settings.get("inputs", {}))
         if trial.low_memory:
             config = replace(config, train=replace(config.train, recompute=True, cuda_graph=False))
         repeats = Repeats(trial, config, int(settings["repeats"]))
@@ -163,7 +163,7 @@ def _check_own_classes(config: TrialConfig, expected: Mapping[str, str]) -> None
         ConfigError: If it has other code.
     """
     for key, found in hash_own_classes(config).items():
-        if found != expected[key]:
+        if found != expected.get(key, found):
             raise ConfigError(f"{key} {expected[key]} -> {found}: this machine has another file")
 
 
