@@ -79,11 +79,7 @@ def _check_options(group: str, name: str, options: Mapping[str, object], *, need
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The update rule, its perception and its states.
-
-    `hidden_channels` and `filters` belong to srnca and distill, `options` to a class of a user's own, whose
-    name is its dotted path.
-    """
+    """The update rule and its states; `hidden_channels` and `filters` belong to ours, `options` to others."""
 
     name: str
     channels: int = in_range(3, 64)
