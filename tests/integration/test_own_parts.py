@@ -59,7 +59,7 @@ def test_a_sweep_records_the_classes_and_ends_with_commands_that_name_them(run: 
     assert not (files / "viewer.html").exists()
     printed = Path("runs/printed.txt").read_text()
     assert f"render: python -m nca.render run={run} model={SMOOTH} size=512" in printed
-    assert f"continue: python -m nca.train run={run} model={SMOOTH} loss={MEANS} train.steps=4" in printed
+    assert f"long: python -m nca.train run={run} model={SMOOTH} loss={MEANS} train.steps=4" in printed
     assert "viewer:" not in printed
 
 
