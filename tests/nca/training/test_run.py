@@ -407,7 +407,7 @@ class DivergingLoss(GramLoss):
 def test_a_diverged_run_keeps_its_last_finite_picture(
     recorded: Recorded, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("nca.training.run.GramLoss", DivergingLoss)
+    monkeypatch.setattr("nca.training.losses.GramLoss", DivergingLoss)
     listener = FakeListener()
     outcome = recorded.train(listener)
     assert (outcome.reason, outcome.n_steps) == ("diverged", 5)
