@@ -117,7 +117,10 @@ def test_one_tiny_run(tmp_path: Path) -> None:
     assert re.search(r"^final_loss: [0-9.e-]+$", done.stdout, re.MULTILINE)
     (folder,) = (tmp_path / "trials" / "single-runs").iterdir()
     assert re.fullmatch(r"roundleaf-srnca-random_filters-[0-9a-f]{12}", folder.name)
-    assert done.stdout.strip().endswith(f"complete: {folder / 'output.png'}")
+    assert (
+        f"\ncomplete: {folder / 'output.png'}\nviewer: {folder / 'artifacts' / 'viewer.html'}\n"
+        in done.stdout
+    )
     assert (folder / "artifacts" / "model.safetensors").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["trials"]
 
