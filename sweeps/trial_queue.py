@@ -23,7 +23,6 @@ from sweeps.trials import (
     LOW_MEMORY,
     N_STEPS,
     OUT_OF_MEMORY,
-    OWNER,
     REASON,
     RETRY_OF,
     SUGGESTED,
@@ -31,6 +30,7 @@ from sweeps.trials import (
     final_trials,
     first_attempt,
     group_attempts,
+    owner_of,
     reason_of,
 )
 
@@ -200,8 +200,8 @@ def _is_stuck(attempts: Sequence[FrozenTrial]) -> bool:
     A coordinator that dies or stops interrupts a trial once. More often it is interrupted by a signal that
     another program sends to its workers, or by coordinators that take each other for dead.
     """
-    owner = attempts[-1].user_attrs.get(OWNER)
-    last = [each for each in attempts if each.user_attrs.get(OWNER) == owner][-INTERRUPTIONS_IN_A_ROW:]
+    owner = owner_of(attempts[-1])
+    last = [each for each in attempts if owner_of(each) == owner][-INTERRUPTIONS_IN_A_ROW:]
     if owner is None or len(last) < INTERRUPTIONS_IN_A_ROW:
         return False
     n_steps = [int(each.user_attrs.get(N_STEPS, 0)) for each in last]
