@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -189,5 +191,16 @@ def disk_usage(*paths: Path) -> str:
     """Return the size of files and folders, such as 5.0 kB."""
     from rich.filesize import decimal
 
-    files = [file for path in paths for file in (path, *path.rglob("*")) if file.is_file()]
-    return decimal(sum(file.stat().st_size for file in files))
+    total = 0
+    for file in (file for path in paths for file in _files(path)):
+        with contextlib.suppress(OSError):  # files of running trials may go meanwhile
+            total += file.stat().st_size
+    return decimal(total)
+
+
+def _files(path: Path) -> Iterator[Path]:
+    """Yield a file, or all files in a folder."""
+    if path.is_file():
+        yield path
+    for folder, _, names in os.walk(path):
+        yield from (Path(folder) / name for name in names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from pathlib import Path
@@ -141,3 +142,21 @@ def test_disk_usage_sums_files_and_folders(tmp_path: Path) -> None:
 def test_a_study_has_no_name_of_another_folder(name: str) -> None:
     assert not is_study_name(name)
     assert is_study_name("leaf")
+
+
+def test_a_file_that_goes_meanwhile_takes_no_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A running trial renames its partial checkpoints while `nca.studies show` looks at them."""
+    (tmp_path / "kept").write_bytes(bytes(5000))
+    partial = tmp_path / "8.partial"
+    partial.write_bytes(bytes(700))
+    stat = Path.stat
+
+    def stat_and_rename(path: Path, **options: bool) -> os.stat_result:
+        found = stat(path, **options)
+        if path == tmp_path / "kept":
+            partial.unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(Path, "stat", stat_and_rename)
+    monkeypatch.setattr(os, "walk", lambda path: [(str(path), [], ["kept", "8.partial"])])
+    assert disk_usage(tmp_path) == "5.0 kB"
