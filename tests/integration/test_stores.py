@@ -55,7 +55,9 @@ def stores(tmp_path: Path) -> list[Store]:
 def test_a_study_keeps_its_parent_run(stores: list[Store]) -> None:
     first = stores[0]
     links = first.open({})
-    TextureSweep().close_study(asdict(first.config) | SETTINGS, links, {"n_trials": 2.0}, None)
+    TextureSweep().close_study(
+        asdict(first.config) | SETTINGS, links, {"n_trials": 2.0, "best_value": 0.5}, None
+    )
     assert first.status(links["mlflow_run_id"]) == "FINISHED"
     assert first.open(links) == links
     assert first.status(links["mlflow_run_id"]) == "RUNNING"

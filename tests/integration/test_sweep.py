@@ -94,6 +94,8 @@ OF_OTHER_OPTIONS = [
     "features.unsharp",
     "loss.directions",
     "loss.norm",
+    "loss.options",
+    "model.options",
 ]
 
 
