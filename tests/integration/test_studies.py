@@ -68,7 +68,7 @@ def test_a_running_sweep_is_seen_and_its_trials_and_itself_are_stopped(runs: Pat
     assert "no trial is running" in run_studies(runs, "stop", STUDY, code=2)
     # The request is over: the same command goes on with what was interrupted.
     with begun(runs, *LONG, "sweep.n_trials=9") as process:
-        wait_until(lambda: "running  trial 3" in run_studies(runs, "show", STUDY), process)
+        wait_until(lambda: "running  trial 1" in run_studies(runs, "show", STUDY), process)
 
 
 def test_records_of_a_killed_sweep_are_listed_and_repaired(runs: Path) -> None:
