@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,6 +13,11 @@ if TYPE_CHECKING:
 __all__ = ["load"]
 
 __version__ = "0.1.0"
+
+# PyTorch's threads wait for their next operation by spinning, for milliseconds, and would take the cores from
+# the threads of the compiled loops (docs/performance.md). OpenMP reads this when torch is loaded.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 
 def load(

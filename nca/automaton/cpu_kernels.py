@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import itertools
 import os
 import stat
 import tempfile
@@ -113,17 +114,19 @@ def count_blocks(shape: tuple[int, int, int, int]) -> int:
 
 def run_blocks(kernel: Callable[..., None], n_blocks: int, *arguments: Any) -> None:
     """Call `kernel(*arguments, first, last)` for all blocks, in as many threads as PyTorch uses."""
-    n_threads = min(torch.get_num_threads(), n_blocks)
-    if n_threads == 1:
-        kernel(*arguments, 0, n_blocks)
-        return
+    n_threads = torch.get_num_threads()
     ends = [n_blocks * index // n_threads for index in range(n_threads + 1)]
-    list(_threads(os.getpid(), n_threads).map(functools.partial(kernel, *arguments), ends, ends[1:]))
+    shares = [(first, last) for first, last in itertools.pairwise(ends) if first < last]
+    call = functools.partial(kernel, *arguments)
+    others = [_threads(os.getpid(), n_threads - 1).submit(call, *share) for share in shares[1:]]
+    call(*shares[0])
+    for other in others:
+        other.result()
 
 
 @functools.lru_cache(maxsize=1)
 def _threads(process: int, n_threads: int) -> ThreadPoolExecutor:
-    """Return the threads of this process: those of a parent do not survive a fork."""
+    """Return further threads of this process: those of a parent do not survive a fork."""
     return ThreadPoolExecutor(n_threads, thread_name_prefix=f"rollout of {process}")
 
 
