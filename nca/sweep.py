@@ -40,7 +40,7 @@ def run_studies(overrides: Sequence[str]) -> list[Summary]:
         ConfigError: If the input is wrong; nothing is created then.
         SweepError: If a study cannot be opened, or too many trials fail for one reason.
     """
-    from nca.study.checks import check_environment, check_inputs, check_own_parts, separate_process
+    from nca.study.checks import check_custom_parts, check_environment, check_inputs, separate_process
     from nca.study.spec import sweep_spec
     from nca.study.summary import describe_end, find_pictures
     from sweeps.coordinator import Coordinator
@@ -57,8 +57,8 @@ def run_studies(overrides: Sequence[str]) -> list[Summary]:
             print(note)
         plans = [plan for plan, _ in resolved]
         inputs = [call(check_inputs, plan.config.trial) for plan in plans]
-        for trial in (trial for plan in plans for trial in plan.own_trials()):
-            call(check_own_parts, trial)
+        for trial in (trial for plan in plans for trial in plan.custom_trials()):
+            call(check_custom_parts, trial)
     specs = [sweep_spec(plan, _application(plan), found) for plan, found in zip(plans, inputs, strict=True)]
     executors = [_make_executor(plan) for plan in plans]
     summaries = []

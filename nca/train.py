@@ -18,8 +18,8 @@ from nca.cli.completion import answer_shell
 from nca.cli.errors import EXIT_INTERRUPTED, ConfigError, exit_on_error, nearest
 from nca.cli.options import SWEEP_FLAGS, split_overrides
 from nca.config.completion import complete_overrides
-from nca.config.own_class import own_words
-from nca.config.schema import TrainConfig, TrialConfig, name_study, own_classes, training_values
+from nca.config.custom_class import custom_overrides
+from nca.config.schema import TrainConfig, TrialConfig, custom_classes, name_study, training_values
 from nca.config.validation import build
 from nca.loss.vgg_weights import resolve_features
 from nca.records.paths import SINGLE_RUNS, RecordPaths
@@ -183,7 +183,7 @@ def _describe_next(folder: Path, config: TrialConfig, tracker: Tracker) -> Itera
     if viewer.exists():  # not at a server
         yield f"viewer: {viewer}"
     run = f"run={tracker.run_id or folder}"
-    own = own_words(own_classes(config), "model")
+    own = custom_overrides(custom_classes(config), "model")
     yield f"render: {paths.command('nca.render', run, *own, 'size=512', 'out=grown.png')}"
 
 

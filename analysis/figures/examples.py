@@ -21,7 +21,7 @@ from analysis.figures.drawing import (
 )
 from analysis.ratings.ratings import MAX_RATING
 from analysis.runs import StudyTable, join_studies
-from nca.config.own_class import is_own
+from nca.config.custom_class import is_custom
 from nca.outputs.html_page import data_url
 from nca.outputs.verdict import describe_distance
 from nca.records.paths import RecordPaths
@@ -170,7 +170,7 @@ def list_best(
         links = {}
         if experiment is not None and isinstance(run, str):
             links = {"run": paths.mlflow_url(experiment, run)}
-            if not is_own(str(table.fixed.get("model.name"))):  # which no viewer runs
+            if not is_custom(str(table.fixed.get("model.name"))):  # which no viewer runs
                 links["viewer"] = paths.mlflow_url(experiment, run, "viewer.html")
         output = table.pictures.output(row["trial"])
         rows.append(

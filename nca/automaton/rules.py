@@ -19,7 +19,7 @@ from nca.automaton.perception import (
     perceive,
 )
 from nca.automaton.seeding import Streams
-from nca.config.own_class import is_own, load_class, own_code
+from nca.config.custom_class import custom_code, is_custom, load_class
 from nca.config.schema import ModelConfig
 
 MUNCA_STD = 1e-3  # of the first weights
@@ -151,10 +151,10 @@ def make_automaton(config: ModelConfig, streams: Streams) -> Automaton:
     """Return an untrained automaton on the CPU; draws from the streams `filters` and `weights`.
 
     Raises:
-        OwnClassError: If its rule is a class of a user's own that cannot be imported or made.
+        CustomClassError: If its rule is a class of a user's own that cannot be imported or made.
     """
-    if is_own(config.name):
-        with own_code("model", config.name):
+    if is_custom(config.name):
+        with custom_code("model", config.name):
             rule = load_class("model", config.name, Automaton)  # type: ignore[type-abstract]
             return rule.make(config, streams)
     return RULES[config.name].make(config, streams)

@@ -27,7 +27,7 @@ PRINTING_FLAGS = {"--cfg": _PRINTED, "-c": _PRINTED, "--info": _DESCRIBED, "-i":
 OVERRIDE_FLAGS = {*HELP_FLAGS, *SWEEP_FLAGS, *PRINTING_FLAGS, "--resolve"}
 CONFIG_DIR = "--config-dir"
 FLAGS_HELP = {  # of command lines with overrides
-    f"{CONFIG_DIR} DIR": "a folder of your own beside conf/, as DIR/experiment/NAME.yaml; docs/own_parts.md",
+    f"{CONFIG_DIR} DIR": "your own folder beside conf/, as DIR/experiment/NAME.yaml; docs/custom_parts.md",
     "-m, --multirun": "start the sweep; of nca.sweep alone, which plans it without this flag",
     PLAIN_FLAG: "of a sweep, lines of text alone: no live table, no pictures, no colors",
     "-c, --cfg job": "print the config; hydra: Hydra's own; all: both; with --resolve: values for ${...}",

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from nca.cli.errors import ConfigError
 from nca.cli.options import CONFIG_DIR, OVERRIDE_FLAGS, PLAIN_FLAG, split_overrides
 from nca.config import schema
-from nca.config.files import CONF, find_option, option_names, own_folder, read_comments
+from nca.config.files import CONF, custom_folder, find_option, option_names, read_comments
 
 SCHEMAS: dict[str, type] = {
     "model": schema.ModelConfig,
@@ -41,7 +41,7 @@ def complete_overrides(config_name: str, words: Sequence[str], word: str) -> Ite
         return
     folder: Path | None = None
     with contextlib.suppress(ConfigError):  # a word that is not finished, or a mistake
-        folder = own_folder(split_overrides(words)[1])
+        folder = custom_folder(split_overrides(words)[1])
     chosen = _choose(config_name, words, folder)
     key, equals, _ = word.partition("=")
     if not equals:

@@ -21,15 +21,15 @@ from yaml import YAMLError
 
 from nca.cli.errors import ConfigError, nearest
 from nca.cli.options import FLAGS_HELP, HELP_FLAGS, PRINTING_FLAGS, read_runs_dir, read_text
-from nca.config.files import CONF, find_option, is_config_dir, option_names, own_folder, read_comments
-from nca.config.overrides import COMMAS, is_space_file, name_own, parse, quote, quote_text
-from nca.config.own_class import OWN_GROUPS
+from nca.config.custom_class import CUSTOM_GROUPS
+from nca.config.files import CONF, custom_folder, find_option, is_config_dir, option_names, read_comments
+from nca.config.overrides import COMMAS, is_space_file, name_custom, parse, quote, quote_text
 from nca.config.schema import clean_name
 from nca.config.validation import flatten
 
 ANY_TEXTURE = "texture=roundleaf"  # composition needs one
 MORE_OPTIONS = {"search": ", or the path of a FILE.yaml"}
-MORE_OPTIONS |= dict.fromkeys(OWN_GROUPS, ", or a class of yours as MODULE.CLASS")
+MORE_OPTIONS |= dict.fromkeys(CUSTOM_GROUPS, ", or a class of yours as MODULE.CLASS")
 
 # ${stem:${texture.path}} in names of studies
 OmegaConf.register_new_resolver("stem", lambda path: clean_name(Path(path).stem), replace=True)
@@ -65,7 +65,7 @@ def _composing(config_name: str, overrides: Sequence[str]) -> Iterator[list[str]
     Raises:
         ConfigError: If Hydra refuses the overrides.
     """
-    words, folder = _to_hydra(overrides), own_folder(overrides)
+    words, folder = _to_hydra(overrides), custom_folder(overrides)
     GlobalHydra.instance().clear()  # inside a sweep Hydra's own application is still open
     try:
         with initialize_config_dir(str(CONF), version_base="1.3", job_name=config_name):
@@ -82,9 +82,9 @@ def _to_hydra(words: Sequence[str]) -> list[str]:
     """
     overrides = [word for word in words if not is_config_dir(word)]
     _check_groups(overrides)
-    folder = own_folder(words)
+    folder = custom_folder(words)
     path = [] if folder is None else [f"hydra.searchpath=[{quote_text(f'file://{folder}')}]"]
-    named = [_name_space(quote(each)) for word in overrides for each in name_own(word)]
+    named = [_name_space(quote(each)) for word in overrides for each in name_custom(word)]
     return [*named, *path]
 
 
@@ -172,7 +172,7 @@ def _print_help(config_name: str, overrides: Sequence[str]) -> None:
         overrides = [*overrides, ANY_TEXTURE]
     with _composing(config_name, overrides) as words:
         config = compose(config_name, words, return_hydra_config=True)
-    header, chosen, folder = config.hydra.help.header, config.hydra.runtime.choices, own_folder(overrides)
+    header, chosen, folder = config.hydra.help.header, config.hydra.runtime.choices, custom_folder(overrides)
     groups = sorted(group for group in chosen if "/" not in group)
     comments = read_comments(CONF / f"{config_name}.yaml", "")
     for group in groups:

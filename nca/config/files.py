@@ -9,14 +9,14 @@ from pathlib import Path
 
 from nca.cli.errors import ConfigError
 from nca.cli.options import CONFIG_DIR
-from nca.config.own_class import OWN
+from nca.config.custom_class import CUSTOM
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # A checkout's conf/ wins over the copy that a wheel carries.
 CONF = next(c for c in (_PACKAGE.parent / "conf", _PACKAGE / "conf") if (c / "sweep.yaml").exists())
 
 
-def own_folder(words: Sequence[str]) -> Path | None:
+def custom_folder(words: Sequence[str]) -> Path | None:
     """Return the folder that a command line gives by `--config-dir=DIR`, None if it gives none.
 
     Raises:
@@ -47,7 +47,7 @@ def option_names(group: str, folder: Path | None = None) -> list[str]:
     """Return the options of a group, those in a user's own folder too."""
     folders = [CONF] if folder is None else [CONF, folder]
     names = sorted(file.stem for each in folders for file in (each / group).glob("*.yaml"))
-    return [name for name in names if name != OWN]
+    return [name for name in names if name != CUSTOM]
 
 
 def find_option(group: str, name: str, folder: Path | None = None) -> Path:

@@ -20,8 +20,8 @@ from hydra.core.override_parser.types import (
 from hydra.errors import HydraException
 
 from nca.cli.errors import ConfigError
+from nca.config.custom_class import CUSTOM, CUSTOM_GROUPS, is_custom, is_custom_option
 from nca.config.files import CONF, is_config_dir
-from nca.config.own_class import OWN, OWN_GROUPS, is_own, is_own_option
 from sweeps import SweepError
 from sweeps.space import Choice, Domain, Interval, Scalar
 
@@ -110,15 +110,15 @@ def quote_text(text: str) -> str:
     return str(QuotedString(text, Quote.single).with_quotes())
 
 
-def name_own(override: str) -> list[str]:
+def name_custom(override: str) -> list[str]:
     """Return `model=MODULE.CLASS` as the option and the name that it stands for; others as they are.
 
     An option of the class, `model.options.KEY`, need not be in conf/.
     """
     key, _, value = override.partition("=")
-    if key in OWN_GROUPS and is_own(value):
-        return [f"{key}={OWN}", f"++{key}.name={value}"]
-    return [f"++{override}" if is_own_option(key) else override]
+    if key in CUSTOM_GROUPS and is_custom(value):
+        return [f"{key}={CUSTOM}", f"++{key}.name={value}"]
+    return [f"++{override}" if is_custom_option(key) else override]
 
 
 def is_space_file(value: str) -> bool:

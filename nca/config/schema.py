@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nca.cli.errors import ConfigError
-from nca.config.own_class import OWN_GROUPS, check_name, check_values, is_own
+from nca.config.custom_class import CUSTOM_GROUPS, check_name, check_values, is_custom
 from nca.config.validation import build, in_range, set_value
 
 RULE_NAMES = ("srnca", "distill", "munca")
@@ -96,7 +96,7 @@ class ModelConfig:
         check_name("model", self.name, RULE_NAMES)
         sizes = {"hidden_channels": self.hidden_channels, "filters": self.filters}
         _check_options("model", self.name, sizes, needed=self.name in {"srnca", "distill"})
-        _check_options("model", self.name, {"options": self.options}, needed=is_own(self.name))
+        _check_options("model", self.name, {"options": self.options}, needed=is_custom(self.name))
         check_values("model", self.options)
 
 
@@ -111,7 +111,7 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         check_name("loss", self.name, LOSS_NAMES)
-        _check_options("loss", self.name, {"options": self.options}, needed=is_own(self.name))
+        _check_options("loss", self.name, {"options": self.options}, needed=is_custom(self.name))
         check_values("loss", self.options)
         options = {"directions": self.directions, "norm": self.norm}
         _check_options("loss", self.name, options, needed=self.name == "sliced")
@@ -311,10 +311,10 @@ def with_values(config: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
     return replace(config, **{g: build(type(getattr(config, g)), part, f"{g}.") for g, part in parts.items()})
 
 
-def own_classes(config: TrialConfig) -> dict[str, str]:
+def custom_classes(config: TrialConfig) -> dict[str, str]:
     """Return the dotted paths of a config's parts that are a user's own classes, by group."""
-    names = {group: getattr(config, group).name for group in OWN_GROUPS}
-    return {group: name for group, name in names.items() if is_own(name)}
+    names = {group: getattr(config, group).name for group in CUSTOM_GROUPS}
+    return {group: name for group, name in names.items() if is_custom(name)}
 
 
 def training_values(config: TrialConfig) -> dict[str, Any]:

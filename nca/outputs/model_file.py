@@ -18,7 +18,7 @@ from nca.automaton.model import Automaton
 from nca.automaton.rules import RULES, make_automaton
 from nca.automaton.seeding import Streams
 from nca.cli.errors import ConfigError
-from nca.config.own_class import OwnClassError, check_named
+from nca.config.custom_class import CustomClassError, check_named
 from nca.config.recorded import build_recorded
 from nca.config.schema import TrialConfig
 from nca.outputs.pictures import render_texture
@@ -69,7 +69,7 @@ def load_model(path: Path, model: str | None = None) -> TrainedAutomaton:
 
     Raises:
         ConfigError: If the file is missing, damaged, or not a model file.
-        OwnClassError: If it is of a class that is not given, or that cannot be used.
+        CustomClassError: If it is of a class that is not given, or that cannot be used.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -85,7 +85,7 @@ def load_model(path: Path, model: str | None = None) -> TrainedAutomaton:
         else:
             automaton.load_state_dict(tensors)
         final = {key: float(value) for key, value in metrics.items()}
-    except OwnClassError:
+    except CustomClassError:
         raise
     except (OSError, SafetensorError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ConfigError(f"{path}: not a model file ({error})") from error

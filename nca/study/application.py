@@ -23,7 +23,7 @@ from nca.study.dashboard_notes import make_notes
 from nca.study.dashboard_plot import PLOT, plot_results
 from nca.tracking.client import load_mlflow, mlflow_errors
 from nca.tracking.store import MlflowStore
-from nca.training.inputs import hash_own_classes
+from nca.training.inputs import hash_custom_classes
 from sweeps.application import DashboardNotes, Result
 from sweeps.running_trial import RunningTrial
 from sweeps.trials import TrialSummary
@@ -79,7 +79,7 @@ class TextureSweep:
         from nca.training.run import is_out_of_memory
 
         config, settings = _trial_config(trial.config), trial.config["sweep"]
-        _check_own_classes(config, settings.get("inputs", {}))
+        _check_custom_classes(config, settings.get("inputs", {}))
         if trial.low_memory:
             config = replace(config, train=replace(config.train, recompute=True, cuda_graph=False))
         repeats = Repeats(trial, config, int(settings["repeats"]))
@@ -156,13 +156,13 @@ class UntrackedSweep(TextureSweep):
     uses_mlflow = False
 
 
-def _check_own_classes(config: TrialConfig, expected: Mapping[str, str]) -> None:
+def _check_custom_classes(config: TrialConfig, expected: Mapping[str, str]) -> None:
     """Check that this machine has the code of a user's own classes that the study has.
 
     Raises:
         ConfigError: If it has other code.
     """
-    for key, found in hash_own_classes(config).items():
+    for key, found in hash_custom_classes(config).items():
         if found != expected.get(key, found):
             raise ConfigError(f"{key} {expected[key]} -> {found}: this machine has another file")
 

@@ -74,11 +74,11 @@ def check_environment(config: TrialConfig, remote: bool) -> None:
     preflight.check_environment(config, remote=remote)
 
 
-def check_own_parts(config: TrialConfig) -> None:
-    """Try the own classes of a config, see `own_parts.check_own_parts`."""
-    from nca.training import own_parts
+def check_custom_parts(config: TrialConfig) -> None:
+    """Try the own classes of a config, see `custom_parts.check_custom_parts`."""
+    from nca.training import custom_parts
 
-    own_parts.check_own_parts(config)
+    custom_parts.check_custom_parts(config)
 
 
 def check_inputs(config: TrialConfig) -> dict[str, str]:

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from nca.config.own_class import own_words
-from nca.config.schema import TrialConfig, name_texture, own_classes
+from nca.config.custom_class import custom_overrides
+from nca.config.schema import TrialConfig, custom_classes, name_texture
 from nca.records.paths import RecordPaths
 from sweeps.application import DashboardNotes
 from sweeps.trials import TrialSummary
@@ -44,7 +44,10 @@ def make_notes(
     """
     return DashboardNotes(
         "\n\n".join(_describe_study(study, config, paths, links)),
-        {t.number: "\n\n".join(_describe_trial(study, t, paths, links, own_classes(config))) for t in trials},
+        {
+            t.number: "\n\n".join(_describe_trial(study, t, paths, links, custom_classes(config)))
+            for t in trials
+        },
     )
 
 
@@ -81,9 +84,11 @@ def _describe_trial(
     viewer_link = "" if "model" in own else f", [viewer]({viewer})"  # which runs our rules alone
     yield f"[MLflow run]({page}){viewer_link}, while `make ui` runs"
     yield _code(
-        paths.command("nca.render", f"run={run}", *own_words(own, "model"), "size=512", "out=grown.png")
+        paths.command(
+            "nca.render", f"run={run}", *custom_overrides(own, "model"), "size=512", "out=grown.png"
+        )
     )
-    yield f"{_code(paths.command('nca.train', f'run={run}', *own_words(own)))} repeats it"
+    yield f"{_code(paths.command('nca.train', f'run={run}', *custom_overrides(own)))} repeats it"
 
 
 def _table(kind: str, values: Mapping[str, Any]) -> str:

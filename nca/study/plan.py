@@ -12,7 +12,7 @@ from typing import Any, get_args, get_type_hints
 
 from nca.cli.errors import ConfigError, nearest
 from nca.cli.options import read_out_path
-from nca.config.own_class import OWN_GROUPS, find_source, is_own_option
+from nca.config.custom_class import CUSTOM_GROUPS, find_source, is_custom_option
 from nca.config.schema import (
     FREE_OF_TRAIN,
     FeaturesConfig,
@@ -24,8 +24,8 @@ from nca.config.schema import (
     TrainConfig,
     TrialConfig,
     build_sweep,
+    custom_classes,
     name_study,
-    own_classes,
     with_values,
 )
 from nca.loss.vgg_weights import resolve_features
@@ -83,11 +83,11 @@ class Plan:
             for each in precisions
         ]
 
-    def own_trials(self) -> list[TrialConfig]:
+    def custom_trials(self) -> list[TrialConfig]:
         """Return configs to try a user's own classes with: the fixed values, and each value of the search."""
-        if not own_classes(self.config.trial):
+        if not custom_classes(self.config.trial):
             return []
-        own = [(key, domain) for key, domain in self.space.items() if key.partition(".")[0] in OWN_GROUPS]
+        own = [(key, domain) for key, domain in self.space.items() if key.partition(".")[0] in CUSTOM_GROUPS]
         changed = [{key: value} for key, domain in own for value in _values(domain)]
         return [with_values(self.config.trial, values) for values in ({}, *changed)]
 
@@ -158,7 +158,7 @@ def _make_plan(overrides: list[str], domains: Mapping[str, Domain]) -> Plan:
             values[key] = text
         elif key not in fixed and domain is not None:
             space[key] = _as_integers(domain, key)
-    for group, name in own_classes(config.trial).items():
+    for group, name in custom_classes(config.trial).items():
         find_source(group, name)
     plan = Plan(replace(config, trial=with_values(config.trial, values)), space)
     _check_space(plan)
@@ -209,7 +209,7 @@ def _check_names(plans: Sequence[Plan]) -> None:
 
 
 def _check_searchable(key: str) -> None:
-    if key in SEARCHABLE or is_own_option(key):
+    if key in SEARCHABLE or is_custom_option(key):
         return
     if key in FIXED or key.partition(".")[0] not in SCHEMAS:
         raise ConfigError(f"{key} cannot be searched, only {', '.join(sorted(SEARCHABLE))}")
@@ -226,7 +226,7 @@ def _as_integers(domain: Domain, key: str) -> Domain:
     if isinstance(domain, Choice):
         return domain
     is_whole = all(n is None or n == int(n) for n in (domain.low, domain.high, domain.step))
-    if is_own_option(key):  # of an unknown type: a range of whole numbers is one of these
+    if is_custom_option(key):  # of an unknown type: a range of whole numbers is one of these
         return replace(domain, integer=is_whole and domain.step is not None)
     hint = get_type_hints(SCHEMAS[group])[name]
     if int not in (hint, *get_args(hint)):

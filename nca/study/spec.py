@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from nca.cli.errors import ConfigError
-from nca.config.own_class import find_source
+from nca.config.custom_class import find_source
 from nca.config.schema import (
     PrunerConfig,
     SamplerConfig,
     SweepConfig,
     TrialConfig,
-    own_classes,
+    custom_classes,
     training_values,
 )
 from nca.config.validation import flatten
@@ -120,5 +120,5 @@ class TrialConfigs:
         trial = self._plan.config.trial
         given = (getattr(trial.texture, "path", None), trial.features.weights)
         files = [Path(path).expanduser() for path in given if path]
-        files += [find_source(group, name) for group, name in own_classes(trial).items()]
+        files += [find_source(group, name) for group, name in custom_classes(trial).items()]
         return [(f.stat().st_mtime_ns, f.stat().st_size) if f.exists() else None for f in files]

@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from nca.config.own_class import own_words
-from nca.config.schema import TrainConfig, own_classes
+from nca.config.custom_class import custom_overrides
+from nca.config.schema import TrainConfig, custom_classes
 from nca.outputs.verdict import GOOD, describe_distance
 from nca.records.paths import DASHBOARD, MODEL, RecordPaths
 from nca.study.plan import Plan
@@ -103,13 +103,14 @@ def _describe_paths(plan: Plan, summary: Summary) -> Iterator[str]:
     if best is not None:
         yield f"best output: {trials / str(first_attempt(best)) / 'output.png'}"
         run = str(best.user_attrs.get("mlflow_run_id"))
-        files, own = artifacts / run / "artifacts", own_classes(trial)
+        files, own = artifacts / run / "artifacts", custom_classes(trial)
         if (files / MODEL).exists() or (at_server and "mlflow_run_id" in best.user_attrs):
             if "model" not in own:
                 url = paths.mlflow_url(str(experiment), run, "viewer.html")
                 yield f"viewer: {url if at_server else files / 'viewer.html'}"
-            yield f"render: {paths.command('nca.render', f'run={run}', *own_words(own, 'model'), *LARGER)}"
-            words = [f"run={run}", *own_words(own)]
+            larger = [f"run={run}", *custom_overrides(own, "model"), *LARGER]
+            yield f"render: {paths.command('nca.render', *larger)}"
+            words = [f"run={run}", *custom_overrides(own)]
             if trial.train.keep_checkpoint:
                 yield f"continue: {paths.command('nca.train', *words, _longer(trial.train)[0])}"
             else:

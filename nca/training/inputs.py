@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from nca.config.own_class import find_source
-from nca.config.schema import TrialConfig, own_classes
+from nca.config.custom_class import find_source
+from nca.config.schema import TrialConfig, custom_classes
 from nca.loss.vgg_weights import hash_file, hash_weights
 from nca.textures.load import load_pixels, texture_hash
 
@@ -33,14 +33,14 @@ def hash_files(config: TrialConfig) -> dict[str, str]:
     hashes = {"texture.hash": texture_hash(load_pixels(config.texture, config.train.size))}
     if config.features.name == "vgg16":
         hashes["features.hash"] = hash_weights(config.features)
-    return hashes | hash_own_classes(config)
+    return hashes | hash_custom_classes(config)
 
 
-def hash_own_classes(config: TrialConfig) -> dict[str, str]:
+def hash_custom_classes(config: TrialConfig) -> dict[str, str]:
     """Return the hashes of the files that a config's own classes are imported from, and not of their imports.
 
     Raises:
-        OwnClassError: If one is missing.
+        CustomClassError: If one is missing.
     """
-    own = own_classes(config)
+    own = custom_classes(config)
     return {f"{group}.hash": hash_file(find_source(group, name)) for group, name in own.items()}

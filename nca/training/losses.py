@@ -7,7 +7,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from nca.config.own_class import is_own, load_class, own_code
+from nca.config.custom_class import custom_code, is_custom, load_class
 from nca.config.schema import LossConfig
 from nca.loss.features import FeatureExtractor
 from nca.loss.gram import GramLoss
@@ -21,10 +21,10 @@ def make_loss(
     """Return the loss of a config.
 
     Raises:
-        OwnClassError: If it is a class of a user's own that cannot be imported or made.
+        CustomClassError: If it is a class of a user's own that cannot be imported or made.
     """
-    if is_own(config.name):
-        with own_code("loss", config.name):
+    if is_custom(config.name):
+        with custom_code("loss", config.name):
             loss: Any = load_class("loss", config.name, TextureLoss)
             own: TextureLoss = loss(extractor, target, **(config.options or {}))
             return own

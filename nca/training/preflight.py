@@ -14,10 +14,10 @@ from nca.loss.features import load_extractor
 from nca.loss.gram import GramLoss
 from nca.textures.load import load_pixels, load_texture
 from nca.tracking.client import check_address
+from nca.training.custom_parts import check_custom_parts
 from nca.training.device import check_device, pick_device
 from nca.training.inputs import hash_inputs
 from nca.training.memory import host_memory_bytes, min_memory_bytes, n_pool_rows
-from nca.training.own_parts import check_own_parts
 
 
 def check_environment(config: TrialConfig, *, remote: bool = False) -> None:
@@ -56,7 +56,7 @@ def check_inputs(config: TrialConfig) -> dict[str, str]:
             f"features.weights={config.features.weights}: an image without features has the style loss "
             f"{energy:g}, which must be above 0 and finite; give the weights of a trained VGG-16"
         )
-    check_own_parts(config)
+    check_custom_parts(config)
     return hash_inputs(config)
 
 

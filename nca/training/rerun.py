@@ -11,9 +11,9 @@ from typing import Any
 
 from nca.cli.errors import ConfigError
 from nca.cli.options import read_text
-from nca.config.own_class import check_named, is_own_option
+from nca.config.custom_class import check_named, is_custom_option
 from nca.config.recorded import build_recorded
-from nca.config.schema import TrialConfig, own_classes, training_values
+from nca.config.schema import TrialConfig, custom_classes, training_values
 from nca.config.validation import build, set_value
 from nca.records.paths import RecordPaths, read_record_paths
 
@@ -97,7 +97,7 @@ def parse_rerun(argv: Sequence[str]) -> Rerun:
     )
     run = _find_run(paths, options)
     earlier = _read_config(paths.fetch(run, "config.yaml"), composed)
-    for group, name in own_classes(earlier).items():  # naming it lets its code run, and changes nothing
+    for group, name in custom_classes(earlier).items():  # naming it lets its code run, and changes nothing
         if group not in keys or composed[group]["name"] == name:
             check_named(f"run={run}", group, name, composed[group]["name"])
             keys.remove(group)
@@ -170,7 +170,7 @@ def _override(earlier: TrialConfig, composed: Mapping[str, Any], keys: Sequence[
         group, _, name = key.partition(".")
         if not name:
             values[group] = composed[group]
-        elif is_own_option(key):
+        elif is_custom_option(key):
             set_value(values[group], name, composed[group]["options"][name.partition(".")[2]])
         else:
             values[group] = {**values[group], name: composed[group][name]}

@@ -31,16 +31,19 @@ INTERVALS = ["model.channels=6", "model.hidden_channels=16", "model.filters=4", 
 INTERVALS.append("train.learning_rate=interval(1e-5,1e-3)")
 CHOICES = ["model.update_rate=0.5,1"]
 SPACE_FOR = {"cmaes": INTERVALS, "qmc": INTERVALS, "grid": CHOICES}
-OWN = {"model": "tests.own_parts.Rule", "loss": "tests.own_parts.Loss"}  # of which no class is made here
+CUSTOM = {
+    "model": "tests.custom_parts.Rule",
+    "loss": "tests.custom_parts.Loss",
+}  # of which no class is made here
 DEFAULTS = re.compile(r"^(defaults|hydra):")
 
 
 def overrides_for(name: str) -> list[str]:
     if name == "texture=image":
         return [name, "texture.path=leaf.png"]
-    if name in {"model=own", "loss=own"}:
+    if name in {"model=custom", "loss=custom"}:
         group = name.partition("=")[0]
-        return ["texture=roundleaf", f"{group}={OWN[group]}"]
+        return ["texture=roundleaf", f"{group}={CUSTOM[group]}"]
     return [name] if name.startswith("texture=") else ["texture=roundleaf", name]
 
 
@@ -73,7 +76,7 @@ def test_every_option_composes_and_builds_for_a_sweep(name: str) -> None:
     group, _, option = name.partition("=")
     if group not in {"search", "train", "experiment"}:
         chosen = getattr(config if hasattr(config, group) else config.trial, group).name
-        assert chosen == (OWN[group] if option == "own" else option)
+        assert chosen == (CUSTOM[group] if option == "custom" else option)
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if not is_sweep_only(file)], ids=lambda f: f.stem)

@@ -20,7 +20,10 @@ from tests.integration.records import copy_records
 from tests.templates import build_once
 
 ROOT = Path(__file__).parents[2]
-ELSEWHERE = {"cluster.md", "own_parts.md"}  # their commands are run by tests/cluster and test_own_parts.py
+ELSEWHERE = {
+    "cluster.md",
+    "custom_parts.md",
+}  # their commands are run by tests/cluster and test_custom_parts.py
 OTHERS = [p for p in ROOT.glob("docs/*.md") if p.name not in ELSEWHERE]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", *(str(path.relative_to(ROOT)) for path in OTHERS)]
 SMALL = ["train.size=16", "train.steps=2", "features=random_filters", "outputs.robustness=false"]

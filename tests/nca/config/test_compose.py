@@ -144,7 +144,7 @@ def test_hydras_own_settings_are_not_ours(override: str) -> None:
 )
 def test_a_part_has_the_name_of_its_file(file: Path) -> None:
     name = (yaml.safe_load(file.read_text()) or {}).get("name", file.stem)
-    assert name in ({"???", "own"} if file.stem == "own" else {file.stem})  # a class gives its own name
+    assert name in ({"???", "custom"} if file.stem == "custom" else {file.stem})  # a class gives its own name
 
 
 @pytest.mark.parametrize(

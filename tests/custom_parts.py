@@ -57,7 +57,7 @@ SMOOTH, MEANS = "my_rules.Smooth", "my_package.losses.Means"
 BOTH = [f"model={SMOOTH}", f"loss={MEANS}"]
 
 
-def write_own_parts(folder: Path, rule: str = RULE, loss: str = LOSS) -> None:
+def write_custom_parts(folder: Path, rule: str = RULE, loss: str = LOSS) -> None:
     """Write the modules `my_rules` and `my_package.losses`."""
     package = folder / "my_package"
     package.mkdir(exist_ok=True)
@@ -66,18 +66,18 @@ def write_own_parts(folder: Path, rule: str = RULE, loss: str = LOSS) -> None:
     (package / "losses.py").write_text(loss)
 
 
-def forget_own_parts() -> None:
+def forget_custom_parts() -> None:
     """Have the modules imported anew."""
     for name in ("my_rules", "my_package", "my_package.losses"):
         sys.modules.pop(name, None)
 
 
 @pytest.fixture
-def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def custom_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Return the working folder, which holds the modules."""
-    write_own_parts(tmp_path)
+    write_custom_parts(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # two versions of a file within a second
     yield tmp_path
-    forget_own_parts()
+    forget_custom_parts()

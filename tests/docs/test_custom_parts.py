@@ -1,4 +1,4 @@
-"""The files of docs/own_parts.md work as they stand there, and its commands run."""
+"""The files of docs/custom_parts.md work as they stand there, and its commands run."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from nca import sweep
-from nca.config.schema import own_classes
+from nca.config.schema import custom_classes
 from nca.study.plan import make_plans
-from nca.training.own_parts import check_own_parts
+from nca.training.custom_parts import check_custom_parts
 from tests.integration.commands import run_module
 
 SMALL = ["outputs.robustness=false", "train.size=16", "train.drop_steps=[1]", "features=patches"]
-TEXT = (Path(__file__).parents[2] / "docs" / "own_parts.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "custom_parts.md").read_text()
 FILE = re.compile(r"`([\w/]+\.(?:yaml|py))`[^`]*:\n\n```(?:yaml|python)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
@@ -59,9 +59,9 @@ def test_every_sweep_is_composed(argv: list[str], folder: Path, capsys: pytest.C
 @pytest.mark.usefixtures("folder")
 def test_the_classes_of_the_page_are_sound() -> None:
     (plan,) = make_plans(["--config-dir=mine", "texture=roundleaf", "experiment=leaf", "features=patches"])
-    assert own_classes(plan.config.trial) == {"model": "my_rules.Smooth", "loss": "my_losses.Moments"}
-    for config in plan.own_trials():
-        check_own_parts(config)
+    assert custom_classes(plan.config.trial) == {"model": "my_rules.Smooth", "loss": "my_losses.Moments"}
+    for config in plan.custom_trials():
+        check_custom_parts(config)
 
 
 @pytest.mark.slow

@@ -12,41 +12,41 @@ from nca import sweep
 from nca.automaton.model import Automaton
 from nca.cli.errors import ConfigError
 from nca.config.compose import compose_plain
-from nca.config.own_class import check_named, find_source, is_own, load_class
-from nca.config.schema import TrialConfig, name_study, own_classes
+from nca.config.custom_class import check_named, find_source, is_custom, load_class
+from nca.config.schema import TrialConfig, custom_classes, name_study
 from nca.config.validation import build
 from nca.study.plan import make_plans
 from sweeps.space import Choice, Interval
-from tests.own_parts import BOTH, MEANS, SMOOTH, own_folder
+from tests.custom_parts import BOTH, MEANS, SMOOTH, custom_folder
 
-__all__ = ["own_folder"]
+__all__ = ["custom_folder"]
 
 TEXTURE = "texture=roundleaf"
 
 
 @pytest.mark.parametrize("name", ["a.B", "my_rules.Smooth", "a.b_2.C", "größe.Ä"])
 def test_a_dotted_path_is_a_class(name: str) -> None:
-    assert is_own(name)
+    assert is_custom(name)
 
 
 @pytest.mark.parametrize("name", ["srnca", "a.", ".b", "a..b", "a.1", "a b.c", "a/b.c", "a.b\n", ""])
 def test_all_else_is_none(name: str) -> None:
-    assert not is_own(name)
+    assert not is_custom(name)
 
 
-@pytest.mark.usefixtures("own_folder")
+@pytest.mark.usefixtures("custom_folder")
 def test_a_class_is_a_part_with_options_of_its_own() -> None:
     argv = [TEXTURE, *BOTH, "model.options.width=16", "loss.options.weight=0.5", "model.channels=8"]
     config = build(TrialConfig, compose_plain("train", argv))
-    assert own_classes(config) == {"model": SMOOTH, "loss": MEANS}
+    assert custom_classes(config) == {"model": SMOOTH, "loss": MEANS}
     assert (config.model.options, config.loss.options) == ({"width": 16}, {"weight": 0.5})
     assert (config.model.channels, config.train.rollout) == (8, "plain")
     assert name_study(config) == "roundleaf-my_rules.Smooth-my_package.losses.Means-auto"
     plain = build(TrialConfig, compose_plain("train", [TEXTURE]))
-    assert (plain.model.options, plain.loss.options, own_classes(plain)) == (None, None, {})
+    assert (plain.model.options, plain.loss.options, custom_classes(plain)) == (None, None, {})
 
 
-@pytest.mark.usefixtures("own_folder")
+@pytest.mark.usefixtures("custom_folder")
 def test_options_of_a_class_can_be_searched() -> None:
     argv = [TEXTURE, "model=srnca,my_rules.Smooth", "loss=my_package.losses.Means", "features=patches"]
     ours, own = make_plans(argv)
@@ -60,19 +60,19 @@ def test_options_of_a_class_can_be_searched() -> None:
     }
     trial = plan.trial_config({"model.options.width": 16, "model.options.depth": 3}, 0)
     assert (trial.model.options, trial.loss.options) == ({"width": 16, "depth": 3}, {"weight": 2.0})
-    tried = [each.model.options for each in plan.own_trials()]
+    tried = [each.model.options for each in plan.custom_trials()]
     assert tried == [{}, *({"width": w} for w in (8, 16)), *({"depth": d} for d in (1, 3, 5))] + [
         {"gain": gain} for gain in (0, 1)
     ]
-    assert ours.own_trials()[0].loss.name == MEANS
+    assert ours.custom_trials()[0].loss.name == MEANS
 
 
-@pytest.mark.usefixtures("own_folder")
+@pytest.mark.usefixtures("custom_folder")
 def test_a_folder_of_configs_names_a_class() -> None:
     file = Path("mine/experiment/smooth.yaml")
     file.parent.mkdir(parents=True)
     file.write_text(
-        "# @package _global_\n# smooth\ndefaults:\n  - override /model: own\n"
+        "# @package _global_\n# smooth\ndefaults:\n  - override /model: custom\n"
         f"model:\n  name: {SMOOTH}\n  options:\n    width: 24\n"
     )
     (plan,) = make_plans(["--config-dir=mine", TEXTURE, "experiment=smooth"])
@@ -96,8 +96,8 @@ def test_a_folder_of_configs_names_a_class() -> None:
             ["model=smoth"],
             "^model=smoth: must be one of distill, munca, srnca, or a class of yours as MODULE",
         ),
-        (["model=own"], "^'model.name' is missing"),
-        (["model=own", "model.name=srnca"], r"^model.hidden_channels=null: model=srnca needs a value$"),
+        (["model=custom"], "^'model.name' is missing"),
+        (["model=custom", "model.name=srnca"], r"^model.hidden_channels=null: model=srnca needs a value$"),
         (["model.name=my_rules.Smooth"], "^model.name=my_rules.Smooth: cannot be set; give model=NAME"),
         (["model.options.width=8"], r"^model.options=\{'width': 8\}: model=srnca has no such option$"),
         (
@@ -111,33 +111,33 @@ def test_a_folder_of_configs_names_a_class() -> None:
         ),
     ],
 )
-@pytest.mark.usefixtures("own_folder")
+@pytest.mark.usefixtures("custom_folder")
 def test_mistakes_are_one_line(argv: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as error:
         make_plans([TEXTURE, *argv])
     assert "\n" not in str(error.value)
 
 
-def test_a_dry_run_imports_nothing_of_it(own_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (own_folder / "my_rules.py").write_text("raise RuntimeError\n")
+def test_a_dry_run_imports_nothing_of_it(custom_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (custom_folder / "my_rules.py").write_text("raise RuntimeError\n")
     sweep.main([TEXTURE, *BOTH])
     assert f"model     {SMOOTH}\n" in capsys.readouterr().out
     assert not {"my_rules", "my_package"} & sys.modules.keys()
 
 
 def test_the_working_folder_is_searched_however_the_program_was_started(
-    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+    custom_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(own_folder))])
-    assert find_source("model", SMOOTH) == own_folder / "my_rules.py"
-    assert find_source("loss", MEANS) == own_folder / "my_package" / "losses.py"
-    assert sys.path[-1] == str(own_folder)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(custom_folder))])
+    assert find_source("model", SMOOTH) == custom_folder / "my_rules.py"
+    assert find_source("loss", MEANS) == custom_folder / "my_package" / "losses.py"
+    assert sys.path[-1] == str(custom_folder)
 
 
 @pytest.fixture
-def module(own_folder: Path) -> Iterator[Path]:
+def module(custom_folder: Path) -> Iterator[Path]:
     """Return a file to write a module to."""
-    yield own_folder / "bad_module.py"
+    yield custom_folder / "bad_module.py"
     sys.modules.pop("bad_module", None)
 
 

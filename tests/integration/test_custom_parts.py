@@ -11,12 +11,21 @@ from PIL import Image
 import nca
 from nca import render, train
 from nca.cli.errors import ConfigError
+from tests.custom_parts import (
+    BOTH,
+    LOSS,
+    MEANS,
+    RULE,
+    SMOOTH,
+    custom_folder,
+    forget_custom_parts,
+    write_custom_parts,
+)
 from tests.integration.commands import run_module, sweep
 from tests.integration.records import copy_records
-from tests.own_parts import BOTH, LOSS, MEANS, RULE, SMOOTH, forget_own_parts, own_folder, write_own_parts
 from tests.templates import build_once
 
-__all__ = ["own_folder"]
+__all__ = ["custom_folder"]
 
 TINY = ["train.steps=2", "train.drop_steps=[1]", "train.max_ca_steps=12", "features=patches", *BOTH]
 TINY += ["search=fixed", "model.options.width=8,16", "sweep.study=own", "sweep.n_trials=1"]
@@ -29,7 +38,7 @@ def records(shared: Path) -> Path:
     def make(runs: Path) -> None:
         folder = runs.with_name("own-modules")
         folder.mkdir()
-        write_own_parts(folder)
+        write_custom_parts(folder)
         done = sweep(runs, *TINY, folder=folder, processes=True)
         (runs / "printed.txt").write_text(done.stdout)
 
@@ -37,10 +46,10 @@ def records(shared: Path) -> Path:
 
 
 @pytest.fixture
-def run(records: Path, own_folder: Path) -> str:
+def run(records: Path, custom_folder: Path) -> str:
     """Return the run's id; its records are in `runs` of the working folder."""
-    copy_records(records, own_folder / "runs")
-    (file,) = (own_folder / "runs" / "artifacts" / "own").glob("*/artifacts/model.safetensors")
+    copy_records(records, custom_folder / "runs")
+    (file,) = (custom_folder / "runs" / "artifacts" / "own").glob("*/artifacts/model.safetensors")
     return file.parts[-3]
 
 
@@ -83,10 +92,10 @@ def test_a_run_is_repeated_if_its_classes_are_named(run: str, capsys: pytest.Cap
     given = [f"run={run}", "runs_dir=runs"]
     for words, message in ((given, f"its model is {SMOOTH}"), ([*given, BOTH[0]], f"its loss is {MEANS}")):
         assert message in refuse(train, *words, capsys=capsys)
-    write_own_parts(Path(), rule=RULE.replace("0.1", "0.2"))
+    write_custom_parts(Path(), rule=RULE.replace("0.1", "0.2"))
     assert "model.hash" in refuse(train, f"run={run}", "runs_dir=runs", *BOTH, capsys=capsys)
-    write_own_parts(Path())
-    forget_own_parts()
+    write_custom_parts(Path())
+    forget_custom_parts()
     with pytest.raises(SystemExit) as end:
         train.main(["runs_dir=runs", "outputs.robustness=false", f"run={run}", *BOTH])
     assert end.value.code == 0
@@ -97,17 +106,17 @@ def test_a_run_is_repeated_if_its_classes_are_named(run: str, capsys: pytest.Cap
 
 
 @pytest.mark.usefixtures("run")
-def test_a_changed_class_is_another_study(own_folder: Path) -> None:
-    write_own_parts(own_folder, loss=LOSS + "\n")
+def test_a_changed_class_is_another_study(custom_folder: Path) -> None:
+    write_custom_parts(custom_folder, loss=LOSS + "\n")
     argv = ["-m", "texture=roundleaf", "train.size=16", "outputs.robustness=false", *TINY, "runs_dir=runs"]
-    done = run_module("nca.sweep", *argv, folder=own_folder)
+    done = run_module("nca.sweep", *argv, folder=custom_folder)
     assert done.returncode == 2
     assert "study 'own' was begun with another config: loss.hash" in done.stderr
 
 
-def test_a_faulty_class_is_refused_before_anything_is_created(own_folder: Path) -> None:
+def test_a_faulty_class_is_refused_before_anything_is_created(custom_folder: Path) -> None:
     argv = ["texture=roundleaf", "train.size=16", *TINY[:-4], "search=fixed", "runs_dir=new"]
-    done = run_module("nca.sweep", "-m", *argv, "model.options.width=8,100", folder=own_folder)
+    done = run_module("nca.sweep", "-m", *argv, "model.options.width=8,100", folder=custom_folder)
     assert done.returncode == 2
     assert done.stderr == f"error: model={SMOOTH}: ValueError: too wide (my_rules.py, line 19)\n"
-    assert not (own_folder / "new").exists()
+    assert not (custom_folder / "new").exists()

@@ -16,15 +16,15 @@ from nca.automaton.seeding import Streams
 from nca.cli.errors import ConfigError
 from nca.config.schema import LossConfig, ModelConfig, TrialConfig
 from nca.outputs.viewer import has_viewer
+from nca.training.custom_parts import check_custom_parts
 from nca.training.inputs import hash_inputs
-from nca.training.own_parts import check_own_parts
 from nca.training.preflight import check_inputs
 from tests.builders import CPU, PATCHES, automaton, generator, trial_config
-from tests.own_parts import LOSS, MEANS, RULE, SMOOTH, own_folder, write_own_parts
+from tests.custom_parts import LOSS, MEANS, RULE, SMOOTH, custom_folder, write_custom_parts
 
-__all__ = ["own_folder"]
+__all__ = ["custom_folder"]
 
-OWN_MODEL = ModelConfig(
+CUSTOM_MODEL = ModelConfig(
     name=SMOOTH,
     channels=4,
     update_rate=0.6,
@@ -36,17 +36,17 @@ OWN_MODEL = ModelConfig(
 )
 
 
-def own_config(**train: Any) -> TrialConfig:
+def custom_config(**train: Any) -> TrialConfig:
     config = trial_config(features=PATCHES, train={"rollout": "plain", **train})
-    return replace(config, model=OWN_MODEL, loss=LossConfig(name=MEANS, options={"weight": 2.0}))
+    return replace(config, model=CUSTOM_MODEL, loss=LossConfig(name=MEANS, options={"weight": 2.0}))
 
 
-@pytest.mark.usefixtures("own_folder")
+@pytest.mark.usefixtures("custom_folder")
 def test_good_classes_pass_and_their_files_are_inputs() -> None:
-    config = own_config()
+    config = custom_config()
     assert check_inputs(config).keys() == {"texture.hash", "features.hash", "model.hash", "loss.hash"}
     before = hash_inputs(config)
-    write_own_parts(Path(), rule=RULE.replace("0.1", "0.2"))
+    write_custom_parts(Path(), rule=RULE.replace("0.1", "0.2"))
     after = hash_inputs(config)
     assert [key for key in after if after[key] != before[key]] == ["model.hash"]
 
@@ -110,14 +110,14 @@ def test_good_classes_pass_and_their_files_are_inputs() -> None:
         ),
     ],
 )
-def test_a_faulty_rule_is_one_line(own_folder: Path, old: str, new: str, message: str | None) -> None:
+def test_a_faulty_rule_is_one_line(custom_folder: Path, old: str, new: str, message: str | None) -> None:
     assert old in RULE
-    write_own_parts(own_folder, rule=RULE.replace(old, new))
+    write_custom_parts(custom_folder, rule=RULE.replace(old, new))
     if message is None:
-        check_own_parts(own_config())
+        check_custom_parts(custom_config())
         return
     with pytest.raises(ConfigError, match=message) as error:
-        check_own_parts(own_config())
+        check_custom_parts(custom_config())
     assert str(error.value).startswith(f"model={SMOOTH}: ")
     assert "\n" not in str(error.value)
 
@@ -147,28 +147,28 @@ def test_a_faulty_rule_is_one_line(own_folder: Path, old: str, new: str, message
         ),
     ],
 )
-def test_a_faulty_loss_is_one_line(own_folder: Path, old: str, new: str, message: str) -> None:
+def test_a_faulty_loss_is_one_line(custom_folder: Path, old: str, new: str, message: str) -> None:
     assert old in LOSS
-    write_own_parts(own_folder, loss=LOSS.replace(old, new))
+    write_custom_parts(custom_folder, loss=LOSS.replace(old, new))
     with pytest.raises(ConfigError, match=message) as error:
-        check_own_parts(own_config())
+        check_custom_parts(custom_config())
     assert str(error.value).startswith(f"loss={MEANS}: ")
     assert "\n" not in str(error.value)
 
 
-def test_a_weight_without_gradient_needs_plain_rollouts(own_folder: Path) -> None:
-    write_own_parts(
-        own_folder,
+def test_a_weight_without_gradient_needs_plain_rollouts(custom_folder: Path) -> None:
+    write_custom_parts(
+        custom_folder,
         rule=RULE.replace(
             "nn.Parameter(last)\n", "nn.Parameter(last)\n        self.unused = nn.Parameter(last.clone())\n"
         ),
     )
-    check_own_parts(own_config())
+    check_custom_parts(custom_config())
     with pytest.raises(ConfigError, match=r"depend on unused; give train.rollout=plain$"):
-        check_own_parts(own_config(rollout="fast"))
+        check_custom_parts(custom_config(rollout="fast"))
 
 
-@pytest.mark.usefixtures("own_folder")
+@pytest.mark.usefixtures("custom_folder")
 @pytest.mark.parametrize("base", ["Automaton", "Distill"])
 def test_pictures_show_an_own_rule_by_its_own_delta(base: str) -> None:
     """Also one that is derived from a rule of ours, which has loops of its own."""
@@ -189,8 +189,8 @@ class Smooth(Distill):
     def delta(self, state):
         return -0.5 * state + 0 * self.w0.sum()
 """
-    write_own_parts(Path(), rule=text)
-    model = make_automaton(OWN_MODEL, Streams(0, CPU))
+    write_custom_parts(Path(), rule=text)
+    model = make_automaton(CUSTOM_MODEL, Streams(0, CPU))
     with torch.no_grad():
         list(model.parameters())[-1].add_(0.1)
         state = model.draw_seed_states(2, 16, generator())

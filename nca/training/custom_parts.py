@@ -13,8 +13,8 @@ from torch import Tensor
 from nca.automaton.model import Automaton
 from nca.automaton.rules import make_automaton
 from nca.automaton.seeding import Streams
-from nca.config.own_class import OwnClassError, own_code
-from nca.config.schema import TrialConfig, own_classes
+from nca.config.custom_class import CustomClassError, custom_code
+from nca.config.schema import TrialConfig, custom_classes
 from nca.loss.features import load_extractor
 from nca.loss.texture_loss import TextureLoss
 from nca.textures.load import load_texture
@@ -26,18 +26,18 @@ N_STATES = 2
 WEIGHT_STD = 0.01  # of what is added to the first weights
 
 
-def check_own_parts(config: TrialConfig) -> None:
+def check_custom_parts(config: TrialConfig) -> None:
     """Try the classes of a config that are a user's own: one step, forward and backward.
 
     Raises:
-        OwnClassError: If one cannot be imported, is no subclass of its interface, raises an exception, or
+        CustomClassError: If one cannot be imported, is no subclass of its interface, raises an exception, or
             returns anything of a wrong shape, that is not finite, or that differs from one call to the next.
     """
-    for group, name in own_classes(config).items():
-        with own_code(group, name):
+    for group, name in custom_classes(config).items():
+        with custom_code(group, name):
             fault = next(_faults_of_rule(config) if group == "model" else _faults_of_loss(config), None)
         if fault is not None:
-            raise OwnClassError(f"{group}={name}: {fault}")
+            raise CustomClassError(f"{group}={name}: {fault}")
 
 
 def _faults_of_rule(config: TrialConfig) -> Iterator[str]:

@@ -23,22 +23,22 @@ from nca.cli.errors import ConfigError, nearest
 
 T = TypeVar("T")
 
-OWN = "own"  # option of a group that has the class's other values
-OWN_GROUPS = ("model", "loss")
+CUSTOM = "custom"  # option of a group that has the class's other values
+CUSTOM_GROUPS = ("model", "loss")
 
 
-class OwnClassError(ConfigError):
+class CustomClassError(ConfigError):
     """A class of a user's own that cannot be used, or that a file names and the user does not."""
 
 
-def is_own(name: str) -> bool:
+def is_custom(name: str) -> bool:
     """Return whether the name of a part is a dotted path, `MODULE.CLASS`."""
     return re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", name) is not None
 
 
-def is_own_option(key: str) -> bool:
+def is_custom_option(key: str) -> bool:
     """Return whether a dotted key is an option of such a class."""
-    return key.startswith(tuple(f"{group}.options." for group in OWN_GROUPS))
+    return key.startswith(tuple(f"{group}.options." for group in CUSTOM_GROUPS))
 
 
 def check_name(group: str, name: str, ours: tuple[str, ...]) -> None:
@@ -47,7 +47,7 @@ def check_name(group: str, name: str, ours: tuple[str, ...]) -> None:
     Raises:
         ConfigError: If it is neither.
     """
-    if name not in ours and not is_own(name):
+    if name not in ours and not is_custom(name):
         raise ConfigError(
             f"{group}.name={name}: must be one of {', '.join(ours)}, or a class as MODULE.CLASS"
         )
@@ -66,8 +66,8 @@ def check_values(group: str, options: Mapping[str, object] | None) -> None:
             raise ConfigError(f"{group}.options.{key}={value}: must be one number, text, true, false or null")
 
 
-def own_words(classes: Mapping[str, str], *groups: str) -> list[str]:
-    """Return the words of a command line that name classes by group, all of them or those of some groups."""
+def custom_overrides(classes: Mapping[str, str], *groups: str) -> list[str]:
+    """Return the overrides that name classes by group, all of them or those of some groups."""
     return [f"{group}={name}" for group, name in classes.items() if not groups or group in groups]
 
 
@@ -75,10 +75,10 @@ def check_named(what: object, group: str, name: str, given: str | None) -> None:
     """Check that a user has given the class that a file names, before its code is run.
 
     Raises:
-        OwnClassError: If it is not given.
+        CustomClassError: If it is not given.
     """
-    if is_own(name) and given != name:
-        raise OwnClassError(
+    if is_custom(name) and given != name:
+        raise CustomClassError(
             f"{what}: its {group} is {name}, code that is not of this package; if you know it, run it by "
             f"{group}={name}"
         )
@@ -90,7 +90,7 @@ def find_source(group: str, name: str) -> Path:
     The working folder is searched too, last if the program was not started by `python -m`.
 
     Raises:
-        OwnClassError: If there is no such module.
+        CustomClassError: If there is no such module.
     """
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)
@@ -104,7 +104,7 @@ def find_source(group: str, name: str) -> Path:
     except ValueError:  # of a module without a spec, as __main__
         spec = None
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-        raise OwnClassError(
+        raise CustomClassError(
             f"{group}={name}: there is no module {module} in the working folder or on PYTHONPATH"
         )
     return Path(spec.origin)
@@ -119,14 +119,14 @@ def load_class(group: str, name: str, base: type[T]) -> type[T]:
         base: The interface that it must be a subclass of.
 
     Raises:
-        OwnClassError: If it cannot be imported, or is no such class, or has not all methods.
+        CustomClassError: If it cannot be imported, or is no such class, or has not all methods.
     """
     file = find_source(group, name)
     path, _, class_name = name.rpartition(".")
     try:
         module = importlib.import_module(path)
     except Exception as error:
-        raise OwnClassError(
+        raise CustomClassError(
             f"{group}={name}: {path} cannot be imported: {describe_error(error, file)}"
         ) from error
     return _check_class(f"{group}={name}", module, class_name, base)
@@ -137,28 +137,30 @@ def _check_class(given: str, module: ModuleType, name: str, base: type[T]) -> ty
     interface = f"{base.__module__}.{base.__name__}"
     if not isinstance(found, type):
         known = [key for key, value in vars(module).items() if isinstance(value, type)]
-        raise OwnClassError(f"{given}: {module.__name__} has no class {name}{nearest(name, known)}")
+        raise CustomClassError(f"{given}: {module.__name__} has no class {name}{nearest(name, known)}")
     if not issubclass(found, base):
-        raise OwnClassError(f"{given}: must be a subclass of {interface}")
+        raise CustomClassError(f"{given}: must be a subclass of {interface}")
     if inspect.isabstract(found):
         missing = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
-        raise OwnClassError(f"{given}: lacks {missing}, which {interface} asks for")
+        raise CustomClassError(f"{given}: lacks {missing}, which {interface} asks for")
     return found
 
 
 @contextlib.contextmanager
-def own_code(group: str, name: str) -> Iterator[None]:
+def custom_code(group: str, name: str) -> Iterator[None]:
     """Turn any exception of a user's class into one line.
 
     Raises:
-        OwnClassError: In its place.
+        CustomClassError: In its place.
     """  # noqa: DOC501 - the other one is passed on
     try:
         yield
     except ConfigError:
         raise
     except Exception as error:
-        raise OwnClassError(f"{group}={name}: {describe_error(error, find_source(group, name))}") from error
+        raise CustomClassError(
+            f"{group}={name}: {describe_error(error, find_source(group, name))}"
+        ) from error
 
 
 def describe_error(error: Exception, file: Path) -> str:
