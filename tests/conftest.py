@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,10 +52,12 @@ def mlflow_uri(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Return a folder on a disk of 12 MB, as large as two empty databases and not much more."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
+def small_disk() -> Iterator[Path]:
+    """Return a folder on a disk of 12 MB, as large as two empty databases and not much more.
+
+    It lies outside pytest's own folders: a killed run leaves it mounted, and pytest could not delete them.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="nca-small-disk-"))
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(folder)], capture_output=True, check=False
     )
@@ -63,3 +66,4 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     assert not mounted.returncode, mounted.stderr
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    folder.rmdir()
