@@ -19,10 +19,11 @@ from nca.config.schema import TrialConfig, name_texture
 from nca.config.validation import build
 from nca.outputs.contact_sheet import make_contact_sheet
 from nca.records.paths import RecordPaths
-from nca.study.dashboard_notes import make_notes
+from nca.study.dashboard_notes import describe_study, make_notes
 from nca.study.dashboard_plot import PLOT, plot_results
 from nca.tracking.client import load_mlflow, mlflow_errors
 from nca.tracking.store import MlflowStore
+from nca.tracking.tracker import DESCRIPTION_TAG
 from nca.training.inputs import hash_custom_classes
 from sweeps.application import DashboardNotes, Result
 from sweeps.running_trial import RunningTrial
@@ -55,13 +56,21 @@ class TextureSweep:
             artifacts = Path(trial.runs_dir) / "artifacts" / study
             experiment = store.experiments.open(study, artifacts, config["uid"])
             settings, last_step = config["sweep"], trial.train.steps - 1
-            store.experiments.save_views(experiment, settings["objectives"], settings["space"], last_step)
+            store.experiments.save_views(experiment, settings["objectives"], [*settings["space"]], last_step)
             known = links.get("mlflow_experiment_id") == experiment and store.has_run(links["mlflow_run_id"])
             run_id = links["mlflow_run_id"] if known else store.create_run(experiment, study)
             run = store.tracker(run_id)
             run.resume()
-            run.set_tags({"optuna_study": study, "texture": name_texture(trial.texture)})
-        return {"mlflow_experiment_id": experiment, "mlflow_run_id": run_id}
+            links = {"mlflow_experiment_id": experiment, "mlflow_run_id": run_id}
+            paths = RecordPaths(Path(trial.runs_dir).absolute(), settings["storage"], trial.tracking.uri)
+            description = describe_study(study, trial, paths, links, settings["space"])
+            tags = {
+                "optuna_study": study,
+                "texture": name_texture(trial.texture),
+                DESCRIPTION_TAG: description,
+            }
+            run.set_tags(tags)
+        return links
 
     def warm_up(self) -> None:
         """Import, once for all trials, the modules that each would import later."""

@@ -43,12 +43,25 @@ def make_notes(
         trials: All finished trials.
     """
     return DashboardNotes(
-        "\n\n".join(_describe_study(study, config, paths, links)),
+        describe_study(study, config, paths, links),
         {
             t.number: "\n\n".join(_describe_trial(study, t, paths, links, custom_classes(config)))
             for t in trials
         },
     )
+
+
+def describe_study(
+    study: str,
+    config: TrialConfig,
+    paths: RecordPaths,
+    links: Mapping[str, str],
+    space: Mapping[str, str] | None = None,
+) -> str:
+    """Return what a study is, where its results are, and what it searches, if that is given."""
+    searched = {key.rpartition(".")[2]: domain for key, domain in (space or {}).items()}
+    lines = [*_describe_study(study, config, paths, links), _table("parameter", searched, "searched")]
+    return "\n\n".join(filter(None, lines))
 
 
 def _describe_study(
@@ -91,9 +104,9 @@ def _describe_trial(
     yield f"{_code(paths.command('nca.train', f'run={run}', *custom_overrides(own)))} repeats it"
 
 
-def _table(kind: str, values: Mapping[str, Any]) -> str:
+def _table(kind: str, values: Mapping[str, Any], what: str = "value") -> str:
     """Return a table of two columns, which a phone has room for; empty without values."""
-    rows = [(kind, "value"), ("---", "---:")]
+    rows = [(kind, what), ("---", "---:")]
     for key, value in values.items():
         text = f"{value:.4g}" if isinstance(value, float) else _plain(str(value))
         rows.append((key.replace("_", " "), text))

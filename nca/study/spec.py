@@ -21,6 +21,7 @@ from nca.config.validation import flatten
 from nca.study.plan import Plan, read_duration
 from nca.training.inputs import hash_files
 from sweeps.samplers import SamplerSpec
+from sweeps.space import describe
 from sweeps.spec import SweepSpec
 from sweeps.study import PrunerSpec, StudySpec
 
@@ -101,7 +102,7 @@ class TrialConfigs:
             "study": self._plan.name,
             "storage": sweep.storage,
             "objectives": sweep.objectives,
-            "space": list(self._plan.space),
+            "space": describe(self._plan.space),
             "repeats": sweep.repeats,
             "inputs": dict(self._inputs),
         }

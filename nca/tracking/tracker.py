@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
+import os
 import re
 import socket
 import tempfile
@@ -32,6 +34,8 @@ MAX_LOG_CHARS = 100_000  # of the end of a log
 IMAGE_KEY = "output"
 PIXELS = "pixels.png"
 PARENT_TAG = "mlflow.parentRunId"
+USER_TAG = "mlflow.user"  # MLflow's page shows it as the creator
+DESCRIPTION_TAG = "mlflow.note.content"  # Markdown
 FOLDER_TAG = "folder"  # of a run without a parent: its host and folder
 MIN_BACKOFF_S = 5.0  # while a server is unavailable
 BACKOFF_FACTOR = 20.0  # times the duration of the failed request: a server that hangs costs training 5%
@@ -277,7 +281,7 @@ class MlflowTracker(Tracker):
             if run.info.run_name == name and all(run.data.tags.get(k) == v for k, v in known.items())
         ]
         if not ids:
-            tags = {key: value for key, value in known.items() if value}
+            tags = {USER_TAG: name_user()} | {key: value for key, value in known.items() if value}
             ids = [str(self._client.create_run(experiment_id, run_name=name, tags=tags).info.run_id)]
         self._client.log_batch(ids[0], params=[Param(key, value) for key, value in params.items()])
         self.run_id = ids[0]
@@ -295,6 +299,14 @@ class MlflowTracker(Tracker):
 def describe_folder(folder: Path) -> str:
     """Return a folder's path with its host; it identifies a single run in a store of several machines."""
     return f"{socket.gethostname()}:{folder.absolute()}"
+
+
+def name_user() -> str:
+    """Return the name of the user of this process; its number if it has no name, as in some containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # OSError since Python 3.13
+        return str(os.getuid())
 
 
 def now_ms() -> int:

@@ -29,7 +29,10 @@ from tests.builders import trial_config
 from tests.templates import make_mlflow_database
 
 STUDY = "leaf"
-SETTINGS = {"sweep": {"study": STUDY, "objectives": ["final_loss"], "space": ["model.channels"]}}
+SPACE = {"model.channels": "choice(9, 12)"}
+SETTINGS = {
+    "sweep": {"study": STUDY, "objectives": ["final_loss"], "space": SPACE, "storage": "sqlite:///optuna.db"}
+}
 
 
 class Store:
@@ -64,6 +67,24 @@ def test_a_study_keeps_its_parent_run(stores: list[Store]) -> None:
     run = first.client.get_run(links["mlflow_run_id"])
     assert run.data.metrics == {"n_trials": 2.0, "best_value": 0.5}
     assert (run.data.tags["optuna_study"], run.data.tags["texture"]) == (STUDY, "roundleaf")
+
+
+def test_the_parent_run_tells_what_it_is_and_who_made_it(
+    stores: list[Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = stores
+    monkeypatch.setenv("LOGNAME", "ada")
+    tags = first.client.get_run(first.open({})["mlflow_run_id"]).data.tags
+    assert tags["mlflow.user"] == "ada"
+    described = tags["mlflow.note.content"].splitlines()
+    assert described[0].startswith("**roundleaf** (drawn), 16 px, 12 steps, model srnca, loss gram, features")
+    assert "| parameter | searched |" in described
+    assert "| channels | choice(9, 12) |" in described
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 2**31 - 5)  # without a name
+    tags = second.client.get_run(second.open({})["mlflow_run_id"]).data.tags
+    assert tags["mlflow.user"] == str(2**31 - 5)
 
 
 def test_a_study_goes_on_in_another_store_with_a_parent_run_of_its_own(stores: list[Store]) -> None:

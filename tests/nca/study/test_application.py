@@ -31,7 +31,12 @@ class Trial(RunningTrial):
     def __init__(self, folder: Path, uri: str | None = None) -> None:
         self.folder, self.links, self.low_memory, self.first_attempt = folder, {}, False, 0
         self.study_name, self.number = "leaf", 0
-        settings = {"objectives": ["final_loss"], "repeats": 1, "space": ["model.channels"]}
+        settings = {
+            "objectives": ["final_loss"],
+            "repeats": 1,
+            "space": {"model.channels": "choice(9, 12)"},
+            "storage": "sqlite:///optuna.db",
+        }
         self.n_seen, self.interrupt_in, self.cancel_in = 0, 10**6, 10**6
         self.config: dict[str, Any] = asdict(trial_config(folder, uri=uri)) | {"sweep": settings}
 
