@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import nca
 from nca.cli.completion import answer_shell
 from nca.cli.errors import ConfigError, check_output, nearest
 from sweeps.storage.sqlite import RESERVED
 
 HELP_FLAGS = {"--help", "-h"}
+VERSION_FLAG = "--version"
 SWEEP_FLAGS = {"--multirun", "-m"}
 PLAIN_FLAG = "--plain"  # of nca.sweep: lines of text alone
 _PRINTED = ("job", "hydra", "all")
@@ -34,6 +36,7 @@ FLAGS_HELP = {  # of command lines with overrides
     "-i, --info all": "print how it is composed, or config, defaults, defaults-tree, plugins, searchpath",
     "--shell-completion install=SHELL": "print what makes tab complete nca-...: bash, zsh or fish",
     "-h, --help": "print this page, for the options that are given",
+    VERSION_FLAG: "print the version",
 }
 MAX_DIGITS = 18  # of a whole number
 MAX_TEXT_MB = 16
@@ -70,11 +73,12 @@ class Command:
 
         Raises:
             ConfigError: If a key, a subcommand or a flag is unknown, or a value is missing.
-            SystemExit: After the help, where that is asked for.
+            SystemExit: After the help or the version, where that is asked for.
         """
         argv = sys.argv[1:] if argv is None else argv
         if answer_shell(argv, self._complete):
             raise SystemExit(0)
+        _answer_version(argv)
         flags, words = split_argv(argv)
         if flags & HELP_FLAGS:
             print(self.help())
@@ -148,6 +152,18 @@ class Command:
             raise self.error(f"give {' '.join([name, *forms[name]])}")
 
 
+def _answer_version(argv: Sequence[str]) -> None:
+    """Print the version and end the process, if a command line asks for it.
+
+    Raises:
+        SystemExit: With code 0, after that.
+    """
+    if VERSION_FLAG in argv:
+        print(f"nca-sweep {nca.__version__}")
+        check_output()
+        raise SystemExit(0)
+
+
 def split_argv(argv: Sequence[str]) -> tuple[set[str], list[str]]:
     """Return the flags of a command line, and its other words in their order.
 
@@ -195,7 +211,9 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
     Raises:
         ConfigError: If a flag or its value is unknown, or a word is no text.
+        SystemExit: After the version, where that is asked for.
     """
+    _answer_version(argv)
     check_text(argv)
     flags: list[str] = []
     overrides: list[str] = []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,16 @@ def test_the_help_has_a_line_on_everything(flag: str, capsys: pytest.CaptureFixt
         rows = [line.strip().split("  ", 1) for line in lines[3:] if line]
         expected = {**command.subcommands, **{f"{key}=": text for key, text in command.options.items()}}
         assert {name: text.strip() for name, text in rows} == expected
+
+
+@pytest.mark.parametrize("read", [COMMAND.read, STUDIES.read, split_overrides])
+def test_the_version_is_told_whatever_else_is_given(
+    read: Callable[[list[str]], object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        read(["unknown", "--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"nca-sweep {version('nca-sweep')}\n"
 
 
 def test_whole_numbers_have_a_range() -> None:
