@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from analysis.runs import StudyTable
+from nca.cli.progress import watch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,8 +54,12 @@ def measure_outputs(table: StudyTable, weights: str | None = None) -> StudyTable
     measures = _make_measures(_to_tensor(target), weights if VGG16 in wanted else None)
     pictures = {trial: table.pictures.output(trial) for trial in rated}
     images = {trial: _to_tensor(each) for trial, each in pictures.items() if each is not None}
+    values = {
+        trial: {name: measures[name](image) for name in wanted}
+        for trial, image in watch(images.items(), len(images), f"measuring the outputs of {table.name}")
+    }
     columns = {
-        name: table.trials["trial"].map({trial: measures[name](image) for trial, image in images.items()})
+        name: table.trials["trial"].map({trial: each[name] for trial, each in values.items()})
         for name in LABELS
         if name in wanted
     }

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from analysis import WEIGHTS, WEIGHTS_OPTION, check_extra
 from nca.cli.errors import ConfigError, exit_on_error
 from nca.cli.options import Command, atomic_output, read_out_path
+from nca.cli.progress import watch
 from nca.records.paths import RECORD_OPTIONS, read_record_paths
 from sweeps import SweepError
 
@@ -44,6 +45,7 @@ COMMAND = Command(
 )
 TEMPLATES = Path(__file__).with_name("assets")
 PAGE = "report.html"
+N_SECTIONS = 10
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def write_report(tables: Sequence[StudyTable], paths: RecordPaths, out: Path) ->
 
     out.mkdir(parents=True, exist_ok=True)
     with rc_context(STYLE):
-        sections = list(make_sections(tables, paths))
+        sections = list(watch(make_sections(tables, paths), N_SECTIONS, "drawing"))
         shown = [(each, [_save(plot, out) for plot in each.plots]) for each in sections if not each.wanting]
     main_study = max(tables, key=lambda table: len(table.trials)).name
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from nca.cli.errors import ConfigError, exit_on_error
 from nca.cli.options import Command, atomic_output, read_number, read_out_path
+from nca.cli.progress import watch
 from nca.records.paths import MODEL, RECORD_OPTIONS, read_record_paths
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def _write_pictures(
     every = ca_steps or pictures.CA_STEPS_PER_FRAME
     model, streams = trained.automaton, Streams(seed, torch.device("cpu"))
     states = pictures.grow(model, size, range(0, n_frames * every, every), streams)
-    pictures.save_animation(map(model.rgb, pictures.watch(states, n_frames)), out)
+    pictures.save_animation(map(model.rgb, watch(states, n_frames, "growing")), out)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +17,7 @@ from torch import Tensor
 from nca.automaton.fast_rollout import Rollout
 from nca.automaton.model import Automaton, State
 from nca.automaton.seeding import Streams
+from nca.cli.progress import watch
 
 CA_STEPS_PER_PX = 1.5  # of a picture's side; a pattern spreads by less than a cell per CA step
 CA_STEPS_PER_FRAME = 4
@@ -27,7 +26,6 @@ FRAME_MS = 80  # of a GIF
 FRAMES_PER_S = 25  # of a video
 CODECS = {".mp4": "libx264", ".webm": "libvpx-vp9"}
 ANIMATION_SIDE_PX = 256  # smaller textures are enlarged to about this
-LINE_EVERY_S = 10.0  # of progress, where there is no terminal
 GAP_PX = 2
 WHITE = 255
 
@@ -80,23 +78,8 @@ def render_texture(
     age = round(CA_STEPS_PER_PX * size) if ca_steps is None else ca_steps
     ages = [*range(0, age, CA_STEPS_PER_FRAME), age] if watched else [age]
     states = grow(model, size, ages, Streams(seed, model.kernels.device))
-    (state,) = deque(watch(states, len(ages)) if watched else states, maxlen=1)
+    (state,) = deque(watch(states, len(ages), "growing") if watched else states, maxlen=1)
     return to_pixels(model.rgb(state))
-
-
-def watch(states: Iterable[State], n: int) -> Iterator[State]:
-    """Yield `n` states; stderr shows how many have come, in a bar on a terminal, else in a line at times."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    printed_at = time.monotonic()
-    bar = track(states, "growing", n, console=console, disable=not console.is_terminal, transient=True)
-    for count, state in enumerate(bar, start=1):
-        if not console.is_terminal and time.monotonic() - printed_at > LINE_EVERY_S:
-            print(f"growing: {count / n:.0%}", file=sys.stderr, flush=True)
-            printed_at = time.monotonic()
-        yield state
 
 
 def save_growth(model: Automaton, size: int, seed: int, path: Path) -> None:

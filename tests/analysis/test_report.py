@@ -23,7 +23,7 @@ from analysis.figures.drawing import figure_text, make_figure
 from analysis.figures.examples import list_best
 from analysis.measures import measure_outputs
 from analysis.ratings.ratings import Rating, Ratings, now
-from analysis.report import main, make_sections, write_report
+from analysis.report import N_SECTIONS, main, make_sections, write_report
 from analysis.runs import StudyTable, join_studies, read_study
 from nca.records.paths import RecordPaths
 from tests.analysis.builders import make_study
@@ -76,6 +76,10 @@ def tables(paths: RecordPaths) -> list[StudyTable]:
 @pytest.fixture(scope="module")
 def report(tables: list[StudyTable], paths: RecordPaths, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(tables, paths, tmp_path_factory.mktemp("out") / "report")
+
+
+def test_progress_counts_the_sections(tables: list[StudyTable], paths: RecordPaths) -> None:
+    assert len(list(make_sections(tables, paths))) == N_SECTIONS
 
 
 def sentences(report: Path) -> list[str]:

@@ -77,7 +77,7 @@ def test_a_terminal_shows_how_far_it_is(
 def test_without_a_terminal_lines_on_stderr_tell_how_far_it_is(
     run: str, tmp_path: Path, out: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("nca.outputs.pictures.LINE_EVERY_S", 0.0)  # as if each frame took long
+    monkeypatch.setattr("nca.cli.progress.LINE_EVERY_S", 0.0)  # as if each frame took long
     file = render(tmp_path, f"run={run}", "frames=7", f"out={out}")
     found = capsys.readouterr()
     assert found.out == f"{file}\n"
