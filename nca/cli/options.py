@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import nca
 from nca.cli.completion import answer_shell
 from nca.cli.errors import ConfigError, check_output, nearest
 from sweeps.storage.sqlite import RESERVED
 
+PACKAGE = "nca-sweep"
 HELP_FLAGS = {"--help", "-h"}
 VERSION_FLAG = "--version"
 SWEEP_FLAGS = {"--multirun", "-m"}
@@ -159,7 +159,9 @@ def _answer_version(argv: Sequence[str]) -> None:
         SystemExit: With code 0, after that.
     """
     if VERSION_FLAG in argv:
-        print(f"nca-sweep {nca.__version__}")
+        from importlib.metadata import version
+
+        print(f"{PACKAGE} {version(PACKAGE)}")
         check_output()
         raise SystemExit(0)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nca.cli.completion import FLAG
-from nca.cli.options import CONFIG_DIR, FLAGS_HELP, OVERRIDE_FLAGS, PLAIN_FLAG
+from nca.cli.options import CONFIG_DIR, FLAGS_HELP, OVERRIDE_FLAGS, PLAIN_FLAG, VERSION_FLAG
 from nca.config.compose import compose_plain
 from nca.config.validation import flatten
 from nca.training.rerun import RERUN_OPTIONS
@@ -83,6 +83,6 @@ def test_every_value_and_flag_of_a_config_has_a_line(
     assert [key for key in keys if not lines.get(f"{key}=")] == []
     assert {flag: lines.get(flag) for flag in FLAGS_HELP} == FLAGS_HELP
     named = {word for flags in FLAGS_HELP for word in re.findall(r"-[-\w]+", flags)}
-    assert named == (OVERRIDE_FLAGS - {"--resolve"}) | {CONFIG_DIR, PLAIN_FLAG, FLAG}
+    assert named == (OVERRIDE_FLAGS - {"--resolve"}) | {CONFIG_DIR, PLAIN_FLAG, FLAG, VERSION_FLAG}
     if module == "nca.train":
         assert all(lines.get(f"{key}=") for key in RERUN_OPTIONS)
