@@ -1,4 +1,4 @@
-"""Compiled loops of the rule `distill`: one CA step, and its gradients.
+"""Compiled loops of the rule `distill`: CA steps, and their gradients.
 
 `delta = w1 @ relu(w0 @ perception + bias)`, for the active cells alone: those that take the update. With a
 mask per channel, all cells are active.
@@ -13,15 +13,20 @@ import numpy as np
 from nca.automaton.cpu_kernels import (
     BLOCK_CELLS,
     ROW_PADDING,
+    add_correlation,
     add_row_sums,
+    add_up_squares,
     bounds,
+    clamp_block,
     clear_padding,
     compiled,
     correlate,
     multiply,
     outer_add,
     pad_rows,
+    prepare_gradient,
 )
+from nca.automaton.cpu_threads import meet
 
 
 @compiled
@@ -88,89 +93,109 @@ def compute_hidden(weight: Any, bias: Any, perception: Any, n: int, out: Any) ->
 
 
 @compiled
-def forward(
-    state: Any,
+def roll(
+    states: Any,
     kernels: Any,
     w0: Any,
     bias: Any,
     w1: Any,
-    mask: Any,
-    out: Any,
+    masks: Any,
+    clamps: bool,
     shape: Any,
+    team: Any,
     first: int,
     last: int,
 ) -> None:
-    """Compute one CA step."""
+    """Compute a CA step for each mask, from the first state to the ones behind it."""
     _, channels, _, width = shape
     n_cells = max(width, BLOCK_CELLS) + ROW_PADDING
-    padded = np.empty((1, max(1, BLOCK_CELLS // width) + 2, width + ROW_PADDING), state.dtype)
-    active, zeros = np.empty(n_cells, np.int64), np.zeros(channels, state.dtype)
-    perception = np.empty((w0.shape[1], n_cells), state.dtype)
-    hidden = np.empty((len(w0), n_cells), state.dtype)
-    delta = np.empty((channels, n_cells), state.dtype)
-    for block in range(first, last):
-        b, start, stop = bounds(block, shape)
-        n = find_active(mask[b, start:stop], active)
-        perceive(state[b], kernels, (start, stop, width), active, n, padded, perception)
-        compute_hidden(w0, bias, perception, n, hidden)
-        multiply(w1, zeros, hidden, n, delta)
-        apply_channel_mask(delta, mask[b, start:stop])
-        for c in range(channels):
-            out[b, c, start:stop] = state[b, c, start:stop]
-            add_active(delta[c], active, n, out[b, c, start:stop])
+    padded = np.empty((1, max(1, BLOCK_CELLS // width) + 2, width + ROW_PADDING), states.dtype)
+    active, zeros = np.empty(n_cells, np.int64), np.zeros(channels, states.dtype)
+    perception = np.empty((w0.shape[1], n_cells), states.dtype)
+    hidden = np.empty((len(w0), n_cells), states.dtype)
+    delta = np.empty((channels, n_cells), states.dtype)
+    for step in range(len(masks)):
+        state, mask, out = states[step], masks[step], states[step + 1]
+        for block in range(first, last):
+            b, start, stop = bounds(block, shape)
+            n = find_active(mask[b, start:stop], active)
+            perceive(state[b], kernels, (start, stop, width), active, n, padded, perception)
+            compute_hidden(w0, bias, perception, n, hidden)
+            multiply(w1, zeros, hidden, n, delta)
+            apply_channel_mask(delta, mask[b, start:stop])
+            for c in range(channels):
+                out[b, c, start:stop] = state[b, c, start:stop]
+                add_active(delta[c], active, n, out[b, c, start:stop])
+            if clamps:
+                clamp_block(out[b], start, stop)
+        meet(team)
 
 
 @compiled
-def backward(
-    state: Any,
+def unroll(
+    states: Any,
     kernels: Any,
+    mirrored: Any,
     w0: Any,
     w0_transposed: Any,
     bias: Any,
     w1_transposed: Any,
-    mask: Any,
+    masks: Any,
     grad: Any,
     grad_responses: Any,
+    squares: Any,
     grad_w0: Any,
     grad_bias: Any,
     grad_w1: Any,
+    clamps: bool,
+    normalizes: bool,
     shape: Any,
+    team: Any,
     first: int,
     last: int,
 ) -> None:
-    """Add to `grad` what reaches the state past the identity kernel; set the gradients of other responses."""
+    """Turn the gradient of the last state into that of the first, and add to those of the weights."""
     _, channels, _, width = shape
     n_cells, n_kernels = max(width, BLOCK_CELLS) + ROW_PADDING, len(kernels)
-    padded = np.empty((1, max(1, BLOCK_CELLS // width) + 2, width + ROW_PADDING), state.dtype)
-    active, zeros = np.empty(n_cells, np.int64), np.zeros(max(w0.shape), state.dtype)
-    perception = np.empty((w0.shape[1], n_cells), state.dtype)
-    grad_perception = np.empty((w0.shape[1], n_cells), state.dtype)
-    hidden = np.empty((len(w0), n_cells), state.dtype)
-    grad_hidden = np.empty((len(w0), n_cells), state.dtype)
-    grad_delta = np.empty((channels, n_cells), state.dtype)
-    for block in range(first, last):
-        b, start, stop = bounds(block, shape)
-        n = find_active(mask[b, start:stop], active)
-        perceive(state[b], kernels, (start, stop, width), active, n, padded, perception)
-        compute_hidden(w0, bias, perception, n, hidden)
-        for c in range(channels):
-            grad_delta[c, : stop - start] = grad[b, c, start:stop]
-            compact(grad_delta[c, : stop - start], active, n)
-        clear_padding(grad_delta, n)
-        apply_channel_mask(grad_delta, mask[b, start:stop])
-        outer_add(grad_delta, hidden, n, grad_w1[block])
-        multiply(w1_transposed, zeros, grad_delta, n, grad_hidden)
-        pass_relu(grad_hidden, hidden, n)
-        add_row_sums(grad_hidden, n, grad_bias[block])
-        outer_add(grad_hidden, perception, n, grad_w0[block])
-        multiply(w0_transposed, zeros, grad_hidden, n, grad_perception)
-        for k in range(channels * n_kernels):
-            c, f = k // n_kernels, k % n_kernels
-            target = grad[b, c, start:stop]
-            if f > 0:
-                target = grad_responses[b, c * (n_kernels - 1) + f - 1, start:stop]
-                target[:] = 0
-            add_active(grad_perception[k], active, n, target)
+    padded_shape = max(1, n_kernels - 1), max(1, BLOCK_CELLS // width) + 2, width + ROW_PADDING
+    padded = np.empty(padded_shape, states.dtype)
+    active, zeros = np.empty(n_cells, np.int64), np.zeros(max(w0.shape), states.dtype)
+    perception = np.empty((w0.shape[1], n_cells), states.dtype)
+    hidden = np.empty((len(w0), n_cells), states.dtype)
+    grad_perception, grad_hidden = np.empty_like(perception), np.empty_like(hidden)
+    grad_delta = np.empty((channels, n_cells), states.dtype)
+    for step in range(len(masks) - 1, -1, -1):
+        state, mask = states[step], masks[step]
+        if normalizes:
+            add_up_squares(grad, squares, shape, first, last)
+            meet(team)
+        for block in range(first, last):
+            b, start, stop = bounds(block, shape)
+            prepare_gradient(grad, states[step + 1], squares, block, shape, clamps, normalizes)
+            n = find_active(mask[b, start:stop], active)
+            perceive(state[b], kernels, (start, stop, width), active, n, padded, perception)
+            compute_hidden(w0, bias, perception, n, hidden)
+            for c in range(channels):
+                grad_delta[c, : stop - start] = grad[b, c, start:stop]
+                compact(grad_delta[c, : stop - start], active, n)
+            clear_padding(grad_delta, n)
+            apply_channel_mask(grad_delta, mask[b, start:stop])
+            outer_add(grad_delta, hidden, n, grad_w1[block])
+            multiply(w1_transposed, zeros, grad_delta, n, grad_hidden)
+            pass_relu(grad_hidden, hidden, n)
+            add_row_sums(grad_hidden, n, grad_bias[block])
+            outer_add(grad_hidden, perception, n, grad_w0[block])
+            multiply(w0_transposed, zeros, grad_hidden, n, grad_perception)
+            for k in range(channels * n_kernels):
+                c, f = k // n_kernels, k % n_kernels
+                target = grad[b, c, start:stop]
+                if f > 0:
+                    target = grad_responses[b, c * (n_kernels - 1) + f - 1, start:stop]
+                    target[:] = 0
+                add_active(grad_perception[k], active, n, target)
+        meet(team)
+        add_correlation(grad_responses, mirrored, grad, shape, padded, perception, first, last)
+        meet(team)
 
 
 @compiled

@@ -11,18 +11,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import itertools
 import os
 import stat
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
 import numpy as np
-import torch
 
 from nca.automaton.cpu_strips import (
     FASTMATH,
@@ -35,6 +32,7 @@ from nca.automaton.cpu_strips import (
     load_pair,
     store,
 )
+from nca.automaton.model import NORM_EPSILON
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
@@ -110,24 +108,6 @@ def count_blocks(shape: tuple[int, int, int, int]) -> int:
     """Return the number of blocks of a grid (batch, channels, height, width)."""
     batch, _, height, width = shape
     return batch * -(-height // max(1, BLOCK_CELLS // width))
-
-
-def run_blocks(kernel: Callable[..., None], n_blocks: int, *arguments: Any) -> None:
-    """Call `kernel(*arguments, first, last)` for all blocks, in as many threads as PyTorch uses."""
-    n_threads = torch.get_num_threads()
-    ends = [n_blocks * index // n_threads for index in range(n_threads + 1)]
-    shares = [(first, last) for first, last in itertools.pairwise(ends) if first < last]
-    call = functools.partial(kernel, *arguments)
-    others = [_threads(os.getpid(), n_threads - 1).submit(call, *share) for share in shares[1:]]
-    call(*shares[0])
-    for other in others:
-        other.result()
-
-
-@functools.lru_cache(maxsize=1)
-def _threads(process: int, n_threads: int) -> ThreadPoolExecutor:
-    """Return further threads of this process: those of a parent do not survive a fork."""
-    return ThreadPoolExecutor(n_threads, thread_name_prefix=f"rollout of {process}")
 
 
 @compiled
@@ -281,12 +261,23 @@ def bounds(block: int, shape: tuple[int, int, int, int]) -> tuple[int, int, int]
 
 
 @compiled
-def add_correlation(planes: Any, kernels: Any, out: Any, shape: Any, first: int, last: int) -> None:
-    """Add the correlation of every plane with its kernel; each plane of `out` has as many planes in a row."""
+def add_correlation(
+    planes: Any, kernels: Any, out: Any, shape: Any, padded: Any, sums: Any, first: int, last: int
+) -> None:
+    """Add the correlation of every plane with its kernel; each plane of `out` has as many planes in a row.
+
+    Args:
+        planes: (batch, plane, cell).
+        kernels: One for each plane.
+        out: (batch, channel, cell).
+        shape: Of the grid.
+        padded: Memory for a plane's share of a block with its margin, as many as a channel has planes.
+        sums: Memory for a row of a block's cells.
+        first: Block.
+        last: The block after the last.
+    """
     _, channels, _, width = shape
     n_kernels = planes.shape[1] // channels
-    padded = np.empty((n_kernels, max(1, BLOCK_CELLS // width) + 2, width + ROW_PADDING), planes.dtype)
-    sums = np.empty((1, max(BLOCK_CELLS, width) + ROW_PADDING), planes.dtype)
     for block in range(first, last):
         b, start, stop = bounds(block, shape)
         n_rows = (stop - start) // width
@@ -297,3 +288,48 @@ def add_correlation(planes: Any, kernels: Any, out: Any, shape: Any, first: int,
             row = out[b, c, start:stop]
             for x in range(len(row)):
                 row[x] += sums[0, x]
+
+
+@compiled
+def clamp_block(planes: Any, start: int, stop: int) -> None:
+    """Clamp a block of a state, (channel, cell), to [0, 1]; NaN stays NaN."""
+    for c in range(len(planes)):
+        row = planes[c, start:stop]
+        for x in range(len(row)):
+            row[x] = 0 if row[x] < 0 else 1 if row[x] > 1 else row[x]
+
+
+@compiled
+def add_up_squares(grad: Any, squares: Any, shape: Any, first: int, last: int) -> None:
+    """Set `squares` of each block to the sum of the squares of its gradients, in double precision."""
+    for block in range(first, last):
+        b, start, stop = bounds(block, shape)
+        squares[block] = 0
+        for c in range(grad.shape[1]):
+            row, total = grad[b, c, start:stop], 0.0
+            for x in range(len(row)):
+                total += np.float64(row[x]) * np.float64(row[x])
+            squares[block] += total
+
+
+@compiled
+def prepare_gradient(
+    grad: Any, next_state: Any, squares: Any, block: int, shape: Any, clamps: bool, normalizes: bool
+) -> None:
+    """Turn a block of the gradient of the next state into that of the CA step's result.
+
+    It is divided by the norm of its image's gradient, from the squares of all its blocks, and set to 0 where
+    a clamp was active.
+    """
+    b, start, stop = bounds(block, shape)
+    for c in range(grad.shape[1]):
+        row, values = grad[b, c, start:stop], next_state[b, c, start:stop]
+        if normalizes:
+            per_image = len(squares) // len(grad)
+            total = squares[b * per_image : (b + 1) * per_image].sum()
+            norm = grad.dtype.type(np.sqrt(total) + NORM_EPSILON)
+            for x in range(len(row)):
+                row[x] /= norm
+        if clamps:
+            for x in range(len(row)):
+                row[x] = 0 if values[x] <= 0 or values[x] >= 1 else row[x]

@@ -1,4 +1,4 @@
-"""Compiled loops of the rule `munca`: one CA step, and its gradients.
+"""Compiled loops of the rule `munca`: CA steps, and their gradients.
 
 `y = [state, filtered state]`, `delta = weight @ [y, abs(y)] + bias`.
 """
@@ -12,15 +12,20 @@ import numpy as np
 from nca.automaton.cpu_kernels import (
     BLOCK_CELLS,
     ROW_PADDING,
+    add_correlation,
     add_row_sums,
+    add_up_squares,
     bounds,
+    clamp_block,
     clear_padding,
     compiled,
     correlate,
     multiply,
     outer_add,
     pad_rows,
+    prepare_gradient,
 )
+from nca.automaton.cpu_threads import meet
 
 
 @compiled
@@ -48,63 +53,91 @@ def add_masked(values: Any, mask: Any, channel: int, out: Any) -> None:
 
 
 @compiled
-def forward(
-    state: Any, kernels: Any, weight: Any, bias: Any, mask: Any, out: Any, shape: Any, first: int, last: int
-) -> None:
-    """Compute one CA step."""
-    _, channels, _, width = shape
-    n_cells = max(width, BLOCK_CELLS) + ROW_PADDING
-    padded = np.empty((1, max(1, BLOCK_CELLS // width) + 2, width + ROW_PADDING), state.dtype)
-    features = np.empty((4 * channels, n_cells), state.dtype)
-    delta = np.empty((channels, n_cells), state.dtype)
-    for block in range(first, last):
-        b, start, stop = bounds(block, shape)
-        compute_features(state[b], kernels, (start, stop, width), padded, features)
-        multiply(weight, bias, features, stop - start, delta)
-        for c in range(channels):
-            out[b, c, start:stop] = state[b, c, start:stop]
-            add_masked(delta[c], mask[b, start:stop], c, out[b, c, start:stop])
-
-
-@compiled
-def backward(
-    state: Any,
+def roll(
+    states: Any,
     kernels: Any,
     weight: Any,
-    transposed: Any,
-    mask: Any,
-    grad: Any,
-    grad_filtered: Any,
-    grad_weight: Any,
-    grad_bias: Any,
+    bias: Any,
+    masks: Any,
+    clamps: bool,
     shape: Any,
+    team: Any,
     first: int,
     last: int,
 ) -> None:
-    """Add to `grad` what reaches the state past the filters; set the gradient of the filtered state."""
+    """Compute a CA step for each mask, from the first state to the ones behind it."""
     _, channels, _, width = shape
     n_cells = max(width, BLOCK_CELLS) + ROW_PADDING
-    padded = np.empty((1, max(1, BLOCK_CELLS // width) + 2, width + ROW_PADDING), state.dtype)
-    features = np.empty((4 * channels, n_cells), state.dtype)
-    grads = np.empty((4 * channels, n_cells), state.dtype)
-    grad_delta = np.empty((channels, n_cells), state.dtype)
-    zeros = np.zeros(4 * channels, state.dtype)
-    for block in range(first, last):
-        b, start, stop = bounds(block, shape)
-        n = stop - start
-        compute_features(state[b], kernels, (start, stop, width), padded, features)
-        grad_delta[:] = 0
-        for c in range(channels):
-            add_masked(grad[b, c, start:stop], mask[b, start:stop], c, grad_delta[c, :n])
-        outer_add(grad_delta, features, n, grad_weight[block])
-        add_row_sums(grad_delta, n, grad_bias[block])
-        multiply(transposed, zeros, grad_delta, n, grads)
-        add_signed(grads, features, n)
-        for c in range(channels):
-            target = grad[b, c, start:stop]
-            for x in range(n):
-                target[x] += grads[c, x]
-            grad_filtered[b, c, start:stop] = grads[channels + c, :n]
+    padded = np.empty((1, max(1, BLOCK_CELLS // width) + 2, width + ROW_PADDING), states.dtype)
+    features = np.empty((4 * channels, n_cells), states.dtype)
+    delta = np.empty((channels, n_cells), states.dtype)
+    for step in range(len(masks)):
+        state, mask, out = states[step], masks[step], states[step + 1]
+        for block in range(first, last):
+            b, start, stop = bounds(block, shape)
+            compute_features(state[b], kernels, (start, stop, width), padded, features)
+            multiply(weight, bias, features, stop - start, delta)
+            for c in range(channels):
+                out[b, c, start:stop] = state[b, c, start:stop]
+                add_masked(delta[c], mask[b, start:stop], c, out[b, c, start:stop])
+            if clamps:
+                clamp_block(out[b], start, stop)
+        meet(team)
+
+
+@compiled
+def unroll(
+    states: Any,
+    kernels: Any,
+    mirrored: Any,
+    weight: Any,
+    transposed: Any,
+    masks: Any,
+    grad: Any,
+    grad_filtered: Any,
+    squares: Any,
+    grad_weight: Any,
+    grad_bias: Any,
+    clamps: bool,
+    normalizes: bool,
+    shape: Any,
+    team: Any,
+    first: int,
+    last: int,
+) -> None:
+    """Turn the gradient of the last state into that of the first, and add to those of the weights."""
+    _, channels, _, width = shape
+    n_cells = max(width, BLOCK_CELLS) + ROW_PADDING
+    padded = np.empty((1, max(1, BLOCK_CELLS // width) + 2, width + ROW_PADDING), states.dtype)
+    features = np.empty((4 * channels, n_cells), states.dtype)
+    grads = np.empty((4 * channels, n_cells), states.dtype)
+    grad_delta = np.empty((channels, n_cells), states.dtype)
+    zeros = np.zeros(4 * channels, states.dtype)
+    for step in range(len(masks) - 1, -1, -1):
+        state, mask = states[step], masks[step]
+        if normalizes:
+            add_up_squares(grad, squares, shape, first, last)
+            meet(team)
+        for block in range(first, last):
+            b, start, stop = bounds(block, shape)
+            n = stop - start
+            prepare_gradient(grad, states[step + 1], squares, block, shape, clamps, normalizes)
+            compute_features(state[b], kernels, (start, stop, width), padded, features)
+            grad_delta[:] = 0
+            for c in range(channels):
+                add_masked(grad[b, c, start:stop], mask[b, start:stop], c, grad_delta[c, :n])
+            outer_add(grad_delta, features, n, grad_weight[block])
+            add_row_sums(grad_delta, n, grad_bias[block])
+            multiply(transposed, zeros, grad_delta, n, grads)
+            add_signed(grads, features, n)
+            for c in range(channels):
+                target = grad[b, c, start:stop]
+                for x in range(n):
+                    target[x] += grads[c, x]
+                grad_filtered[b, c, start:stop] = grads[channels + c, :n]
+        meet(team)
+        add_correlation(grad_filtered, mirrored, grad, shape, padded, features, first, last)
+        meet(team)
 
 
 @compiled

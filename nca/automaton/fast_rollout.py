@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from nca.automaton.fast_rules import AutogradRule, LinearRule, Rule, fold_kernel
-from nca.automaton.grids import SLACK_BYTES, Grid
-from nca.automaton.model import Automaton, State, normalize_gradient
+from nca.automaton.grids import Grid, Tape
+from nca.automaton.model import Automaton, State
 from nca.automaton.rules import Distill, Munca, Srnca
 
 
@@ -42,23 +42,6 @@ def _cpu_rules() -> ModuleType:
     return cpu_rules
 
 
-class _Tape:
-    """Buffers for the states and masks of up to `n_steps` consecutive CA steps."""
-
-    def __init__(self, state: State, n_steps: int, mask_channels: int, grid: type[Grid]) -> None:
-        batch, _, height, width = state.shape
-        self.states = [grid.empty(state) for _ in range(n_steps + 1)]
-        n_values = n_steps * batch * height * width * mask_channels
-        masks = state.new_empty(n_values + SLACK_BYTES, dtype=torch.int8)
-        self.masks = masks[:n_values].view(n_steps, batch, height, width, mask_channels)
-        self._key = (state.shape, state.dtype, state.device, mask_channels, grid)
-
-    def fits(self, state: State, n_steps: int, mask_channels: int, grid: type[Grid]) -> bool:
-        """Return whether the tape can hold `n_steps` CA steps of such a state."""
-        key = (state.shape, state.dtype, state.device, mask_channels, grid)
-        return self._key == key and len(self.masks) >= n_steps
-
-
 class Rollout:
     """A rollout that reuses its buffers between calls; called like `plain_rollout`.
 
@@ -73,7 +56,7 @@ class Rollout:
     def __init__(self, *, recompute: bool = False, max_ca_steps: int = 0) -> None:
         self._recompute = recompute
         self._max_ca_steps = max_ca_steps
-        self._spare: _Tape | None = None
+        self._spare: Tape | None = None
 
     def __call__(
         self,
@@ -91,15 +74,15 @@ class Rollout:
         final: Tensor = _Rollout.apply(context, state, *weights)
         return final
 
-    def acquire_tape(self, state: State, n_steps: int, mask_channels: int, grid: type[Grid]) -> _Tape:
+    def acquire_tape(self, state: State, n_steps: int, mask_channels: int, grid: type[Grid]) -> Tape:
         """Return a tape for at least `n_steps` CA steps: the spare one if it fits, else a new one."""
         spare, self._spare = self._spare, None
         if spare is not None and spare.fits(state, n_steps, mask_channels, grid):
             return spare
         del spare  # frees its memory before the new tape is allocated
-        return _Tape(state, max(n_steps, self.n_kept(self._max_ca_steps)), mask_channels, grid)
+        return Tape(state, max(n_steps, self.n_kept(self._max_ca_steps)), mask_channels, grid)
 
-    def release_tape(self, tape: _Tape) -> None:
+    def release_tape(self, tape: Tape) -> None:
         """Keep a tape for the next call."""
         self._spare = tape
 
@@ -120,16 +103,14 @@ class _RolloutContext:
     make_rule: Callable[..., Rule]  # constructs the rule from its weights
     has_backward: bool  # `ctx.needs_input_grad` is true for parameters under `no_grad` too
 
-    def run(self, rule: Rule, tape: _Tape, n_steps: int, generator: torch.Generator | None) -> None:
+    def run(self, rule: Rule, tape: Tape, n_steps: int, generator: torch.Generator | None) -> None:
         """Compute `n_steps` CA steps on the tape, from the interior of its first state."""
         shape = tape.states[0].interior.permute(0, 3, 1, 2)
-        for step in range(n_steps):
-            state, mask = tape.states[step], tape.masks[step]
-            state.wrap()
+        for mask in tape.masks[:n_steps]:
             mask.copy_(self.model.draw_mask(shape, generator).permute(0, 2, 3, 1))
-            rule.forward(state, mask, tape.states[step + 1], clamp=self.model.config.clamp)
+        rule.roll(tape, n_steps, clamp=self.model.config.clamp)
 
-    def recompute(self, rule: Rule, tape: _Tape, segment: _Segment) -> None:
+    def recompute(self, rule: Rule, tape: Tape, segment: _Segment) -> None:
         """Compute a segment again with the same masks; the stream `masks` does not advance."""
         assert segment.start is not None
         tape.states[0].interior.copy_(segment.start)
@@ -187,9 +168,6 @@ class _Rollout(torch.autograd.Function):
             if segment is not ctx.on_tape:
                 context.recompute(rule, tape, segment)
                 ctx.on_tape = segment
-            for step in reversed(range(segment.n_steps)):
-                if context.normalize:
-                    normalize_gradient(grad)
-                clamped = tape.states[step + 1] if context.model.config.clamp else None
-                grad = rule.backward(tape.states[step], tape.masks[step], grad, clamped)
+            options = {"clamp": context.model.config.clamp, "normalize": context.normalize}
+            grad = rule.unroll(tape, segment.n_steps, grad, **options)
         return (None, grad.permute(0, 3, 1, 2), *rule.weight_grads())

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int8
 from torch import Tensor
 
-from nca.automaton.grids import Grid, PaddedGrid, PlanarGrid
-from nca.automaton.model import Automaton
+from nca.automaton.grids import Grid, PaddedGrid, PlanarGrid, Tape
+from nca.automaton.model import Automaton, normalize_gradient
 from nca.automaton.rules import Srnca
 
 Mask = Int8[Tensor, "batch height width mask_channel"]  # 1 where a cell takes the update
@@ -33,6 +33,46 @@ class Rule(ABC):
     grid: type[Grid]
 
     @abstractmethod
+    def roll(self, tape: Tape, n_steps: int, *, clamp: bool) -> None:
+        """Compute `n_steps` CA steps from the first state on a tape, with the masks on it."""
+
+    @abstractmethod
+    def unroll(self, tape: Tape, n_steps: int, grad: Gradient, *, clamp: bool, normalize: bool) -> Gradient:
+        """Return the gradient with respect to the first state on a tape.
+
+        Args:
+            tape: As `roll` left it.
+            n_steps: As then.
+            grad: With respect to the last state, in the layout of a grid's interior, without a margin; it
+                may change.
+            clamp: Whether states were clamped.
+            normalize: Divide each sample's gradient by its norm, at every CA step.
+        """
+
+    @abstractmethod
+    def weight_grads(self) -> tuple[Tensor, ...]:
+        """Return the weights' gradients, in the order of the constructor's arguments."""
+
+
+class SingleStepRule(Rule):
+    """A rule that computes one CA step after the other."""
+
+    def roll(self, tape: Tape, n_steps: int, *, clamp: bool) -> None:
+        """Compute `n_steps` CA steps from the first state on a tape, with the masks on it."""
+        for state, mask, out in zip(tape.states, tape.masks[:n_steps], tape.states[1:], strict=False):
+            state.wrap()
+            self.forward(state, mask, out, clamp=clamp)
+
+    def unroll(self, tape: Tape, n_steps: int, grad: Gradient, *, clamp: bool, normalize: bool) -> Gradient:
+        """Return the gradient with respect to the first state on a tape."""
+        for step in reversed(range(n_steps)):
+            if normalize:
+                normalize_gradient(grad)
+            clamped = tape.states[step + 1] if clamp else None
+            grad = self.backward(tape.states[step], tape.masks[step], grad, clamped)
+        return grad
+
+    @abstractmethod
     def forward(self, state: Any, mask: Mask, out: Any, *, clamp: bool) -> None:
         """Compute one CA step, from a wrapped state to the interior of `out`."""
 
@@ -47,10 +87,6 @@ class Rule(ABC):
             clamped: The next state, if it was clamped.
         """
 
-    @abstractmethod
-    def weight_grads(self) -> tuple[Tensor, ...]:
-        """Return the weights' gradients, in the order of the constructor's arguments."""
-
 
 def clamp_if(out: Any, clamp: bool) -> None:
     """Clamp the interior of a grid to [0, 1] if `clamp`."""
@@ -64,7 +100,7 @@ def pass_clamp(grad: Gradient, clamped: Any | None) -> None:
         torch.ops.aten.hardtanh_backward.grad_input(grad, clamped.interior, 0, 1, grad_input=grad)
 
 
-class LinearRule(Rule):
+class LinearRule(SingleStepRule):
     """The rule `srnca`: one 3x3 convolution."""
 
     grid = PaddedGrid
@@ -98,7 +134,7 @@ class LinearRule(Rule):
         return (self._kernel_grad,)
 
 
-class AutogradRule(Rule):
+class AutogradRule(SingleStepRule):
     """Any rule, from its definition; the backward pass computes a CA step again, with autograd."""
 
     grid = PlanarGrid

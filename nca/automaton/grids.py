@@ -1,6 +1,8 @@
-"""Layouts of states for the fast rollouts."""
+"""Layouts of states for the fast rollouts, and the tape that keeps them."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Shaped
@@ -40,10 +42,13 @@ class PaddedGrid:
         return values.clone(memory_format=cls.memory_format).permute(0, 2, 3, 1)
 
     @classmethod
-    def empty(cls, like: Float[Tensor, "batch channel height width"]) -> PaddedGrid:
-        """Return an uninitialized grid for states like `like`."""
+    def stack(
+        cls, like: Float[Tensor, "batch channel height width"], n: int
+    ) -> tuple[Tensor, list[PaddedGrid]]:
+        """Return uninitialized memory for `n` states like `like`, and the grids in it."""
         batch, channels, height, width = like.shape
-        return cls(like.new_empty(batch, height + 2, width + 2, channels))
+        memory = like.new_empty(n, batch, height + 2, width + 2, channels)
+        return memory, [cls(padded) for padded in memory]
 
 
 class PlanarGrid:
@@ -62,9 +67,12 @@ class PlanarGrid:
         """Do nothing: there is no margin."""
 
     @classmethod
-    def empty(cls, like: Float[Tensor, "batch channel height width"]) -> PlanarGrid:
-        """Return an uninitialized grid for states like `like`."""
-        return cls(torch.empty_like(like, memory_format=torch.contiguous_format))
+    def stack(
+        cls, like: Float[Tensor, "batch channel height width"], n: int
+    ) -> tuple[Tensor, list[PlanarGrid]]:
+        """Return uninitialized memory for `n` states like `like`, and the grids in it."""
+        memory = like.new_empty(n, *like.shape)
+        return memory, [cls(planes) for planes in memory]
 
     @classmethod
     def copy(cls, values: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch _ _ channel"]:
@@ -84,18 +92,56 @@ class CellGrid:
         """Do nothing: there is no margin."""
 
     @classmethod
-    def empty(cls, like: Float[Tensor, "batch channel height width"]) -> CellGrid:
-        """Return an uninitialized grid for states like `like`."""
+    def stack(
+        cls, like: Float[Tensor, "batch channel height width"], n: int
+    ) -> tuple[Tensor, list[CellGrid]]:
+        """Return uninitialized memory for `n` states like `like`, and the grids in it."""
         batch, channels, height, width = like.shape
         n_values = width * channels
-        rows = like.new_empty(batch, height, n_values + SLACK_BYTES // like.element_size())
-        return cls(rows[..., :n_values].unflatten(2, (width, channels)))
+        memory = like.new_empty(n, batch, height, n_values + SLACK_BYTES // like.element_size())
+        return memory, [cls(rows[..., :n_values].unflatten(2, (width, channels))) for rows in memory]
 
     @classmethod
     def copy(cls, values: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch _ _ channel"]:
         """Return the interior of a grid of such values."""
-        interior = cls.empty(values).interior
+        interior = cls.stack(values, 1)[1][0].interior
         return interior.copy_(values.permute(0, 2, 3, 1))
 
 
 Grid = PaddedGrid | PlanarGrid | CellGrid
+
+
+class Tape:
+    """Buffers for the states and masks of up to `n_steps` consecutive CA steps.
+
+    Attributes:
+        states: `n_steps + 1` grids.
+        memory: Of all states, (state, batch, ...).
+        masks: (CA step, batch, height, width, mask channel), int8, 1 where a cell takes the update.
+    """
+
+    def __init__(
+        self,
+        state: Float[Tensor, "batch channel height width"],
+        n_steps: int,
+        mask_channels: int,
+        grid: type[Grid],
+    ) -> None:
+        batch, _, height, width = state.shape
+        self.states: Sequence[Grid]
+        self.memory, self.states = grid.stack(state, n_steps + 1)
+        n_values = n_steps * batch * height * width * mask_channels
+        masks = state.new_empty(n_values + SLACK_BYTES, dtype=torch.int8)
+        self.masks = masks[:n_values].view(n_steps, batch, height, width, mask_channels)
+        self._key = (state.shape, state.dtype, state.device, mask_channels, grid)
+
+    def fits(
+        self,
+        state: Float[Tensor, "batch channel height width"],
+        n_steps: int,
+        mask_channels: int,
+        grid: type[Grid],
+    ) -> bool:
+        """Return whether the tape can hold `n_steps` CA steps of such a state."""
+        key = (state.shape, state.dtype, state.device, mask_channels, grid)
+        return self._key == key and len(self.masks) >= n_steps

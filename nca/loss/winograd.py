@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from nca.automaton.cpu_kernels import run_blocks
+from nca.automaton.cpu_threads import run_blocks
 from nca.automaton.cpu_winograd import TILE, convolve, make_panels, mirror
 
 Images = Float[Tensor, "batch input height width"]

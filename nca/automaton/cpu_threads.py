@@ -1,0 +1,108 @@
+"""Threads for the compiled loops: shares of the blocks, and a meeting point within a loop."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+
+from nca.automaton.cpu_kernels import compiled
+from nca.automaton.cpu_strips import intrinsic
+
+INT = ir.IntType(64)
+READS_BEFORE_YIELD = 10_000  # some 50 microseconds: longer than a fair share of a loop is late
+FREE_ALL = 2**62  # more than all arrivals
+
+
+def run_blocks(kernel: Callable[..., None], n_blocks: int, *arguments: Any) -> None:
+    """Call `kernel(*arguments, first, last)` for all blocks, in as many threads as PyTorch uses."""
+    _run_shares(functools.partial(kernel, *arguments), _share(n_blocks))
+
+
+def run_together(kernel: Callable[..., None], n_blocks: int, *arguments: Any) -> None:
+    """Call `kernel(*arguments, team, first, last)` likewise; its threads may `meet(team)`."""
+    shares, counter = _share(n_blocks), np.zeros(1, np.int64)
+    call = functools.partial(kernel, *arguments, (counter, len(shares)))
+    _, lock = _threads(os.getpid(), torch.get_num_threads() - 1)
+    with lock:  # half of one team and half of another would wait for the rest of theirs
+        try:
+            _run_shares(call, shares)
+        except BaseException:  # a thread could not be started: the others must not wait for it
+            counter[0] = FREE_ALL
+            raise
+
+
+def _share(n_blocks: int) -> list[tuple[int, int]]:
+    n_threads = torch.get_num_threads()
+    ends = [n_blocks * index // n_threads for index in range(n_threads + 1)]
+    return [(first, last) for first, last in itertools.pairwise(ends) if first < last]
+
+
+def _run_shares(call: Callable[[int, int], None], shares: list[tuple[int, int]]) -> None:
+    threads, _ = _threads(os.getpid(), torch.get_num_threads() - 1)
+    others = [threads.submit(call, *share) for share in shares[1:]]
+    call(*shares[0])
+    for other in others:
+        other.result()
+
+
+@functools.lru_cache(maxsize=1)
+def _threads(process: int, n_threads: int) -> tuple[ThreadPoolExecutor, threading.Lock]:
+    """Return further threads of this process, those of a parent do not survive a fork, and a lock."""
+    return ThreadPoolExecutor(max(1, n_threads), f"rollout of {process}"), threading.Lock()
+
+
+@compiled
+def meet(team: Any) -> None:
+    """Wait until all threads of a team have come here."""
+    counter, n_threads = team
+    if n_threads > 1:
+        goal, n_reads = (_count_arrival(counter) // n_threads + 1) * n_threads, 0
+        while _read(counter) < goal:
+            n_reads += 1
+            if n_reads > READS_BEFORE_YIELD:
+                _yield_core()
+
+
+@intrinsic
+def _count_arrival(_: Any, counter: Any) -> Any:
+    """Add 1 to a counter that threads share; return what it was."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return builder.atomic_rmw("add", pointer, INT(1), "seq_cst")
+
+    return types.int64(counter), generate
+
+
+@intrinsic
+def _read(_: Any, counter: Any) -> Any:
+    """Return a counter that threads share, and see all that they wrote before they changed it."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return builder.load_atomic(pointer, "acquire", 8)
+
+    return types.int64(counter), generate
+
+
+@intrinsic
+def _yield_core(_: Any) -> Any:
+    """Let another thread run on this core."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = ir.FunctionType(ir.IntType(32), [])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, "sched_yield"), [])
+        return context.get_dummy_value()
+
+    return types.void(), generate
