@@ -67,7 +67,8 @@ def meet(team: Any) -> None:
     """Wait until all threads of a team have come here."""
     counter, n_threads = team
     if n_threads > 1:
-        goal, n_reads = (_count_arrival(counter) // n_threads + 1) * n_threads, 0
+        arrival, n_reads = _count_arrival(counter), 0
+        goal = 0 if arrival >= FREE_ALL else (arrival // n_threads + 1) * n_threads
         while _read(counter) < goal:
             n_reads += 1
             if n_reads > READS_BEFORE_YIELD:
