@@ -7,14 +7,13 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from nca.loss.features import FeatureExtractor
 from nca.loss.texture_loss import Images, Scalar, TextureLoss
 
 Projections = Float[Tensor, "batch direction position"]
-INDEX_BITS = 32
 
 
 class SlicedLoss(TextureLoss):
@@ -81,8 +80,13 @@ def sliced_distance(
     n_positions = projections.shape[-1]
     if expected.shape[-1] != n_positions:
         expected = F.interpolate(expected, n_positions, mode="linear", align_corners=False)
+    if _is_fast(projections):
+        from nca.loss.cpu_sliced import SortedDifference  # loads Numba
+
+        distance: Tensor = SortedDifference.apply(projections, expected, norm == "squared")
+        return distance
     with torch.no_grad():
-        order = argsort(projections)
+        order = torch.sort(projections, stable=True).indices
     difference = projections.gather(-1, order) - expected
     return difference.abs().mean() if norm == "l1" else difference.square().mean()
 
@@ -92,26 +96,14 @@ def sort(values: Float[Tensor, "*_ position"]) -> Float[Tensor, "*_ position"]:
 
     NumPy sorts with vector instructions, 20 times as fast as `torch.sort` on a CPU.
     """
-    if values.device.type != "cpu" or values.dtype != torch.float32:
+    if not _is_fast(values):
         return torch.sort(values.detach()).values
     return torch.from_numpy(np.sort(values.detach().numpy()))
 
 
-def argsort(values: Float[Tensor, "*_ position"]) -> Int64[Tensor, "*_ position"]:
-    """Return the indices that sort values along the last dimension; equal values keep their order.
-
-    On a CPU, a float's bits and its index go into one integer, and NumPy sorts these. Infinite values and
-    NaN are sorted by their bits.
-    """
-    if values.device.type != "cpu" or values.dtype != torch.float32:
-        return torch.sort(values, stable=True).indices
-    bits = values.detach().numpy().view(np.int32)
-    ordered = bits ^ ((bits >> 31) & np.int32(2**31 - 1))  # as integers, in the order of the floats
-    keys = ordered.astype(np.int64) << INDEX_BITS
-    keys |= np.arange(values.shape[-1])
-    keys.sort(axis=-1)
-    keys &= 2**INDEX_BITS - 1
-    return torch.from_numpy(keys)
+def _is_fast(values: Tensor) -> bool:
+    """Return whether NumPy can sort values."""
+    return values.device.type == "cpu" and values.dtype == torch.float32
 
 
 def draw_directions(
