@@ -28,7 +28,7 @@ from sweeps import SweepError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.figures.drawing import Plot
+    from analysis.figures.drawing import Outcome, Plot
     from analysis.runs import StudyTable
     from nca.records.paths import RecordPaths
 
@@ -138,7 +138,7 @@ def make_sections(tables: Sequence[StudyTable], paths: RecordPaths) -> Iterator[
     import pandas as pd
 
     from analysis.figures import comparisons, examples, parameters
-    from analysis.figures.drawing import LOSS
+    from analysis.figures.drawing import LOSS, choose_outcome
     from analysis.figures.measures import plot_measures
     from analysis.figures.studies import plot_studies
     from analysis.ratings.agreement import describe_agreement
@@ -148,20 +148,25 @@ def make_sections(tables: Sequence[StudyTable], paths: RecordPaths) -> Iterator[
     main = max(tables, key=lambda table: len(table.trials))
     complete = trials[trials["reason"] == "complete"].dropna(subset=[LOSS])
     unsuggested = complete[complete["suggested_by"].isna()]
+    outcome = choose_outcome(main.objectives[0], complete)
+    name = outcome.name
     comparable = unsuggested["terms"] == trials.loc[trials["study"] == main.name, "terms"].iloc[0]
     compared, not_compared = unsuggested[comparable], sorted(set(unsuggested.loc[~comparable, "study"]))
     notes = [f"Not compared with {main.name} because of other fixed values: {', '.join(not_compared)}."]
-    plots = [comparisons.plot_losses_by_texture(compared)]
-    yield Section("Final losses by texture", plots, notes=notes if not_compared else [])
+    plots = [comparisons.plot_losses_by_texture(compared, outcome)]
+    yield Section(f"{name.capitalize()} by texture", plots, notes=notes if not_compared else [])
     yield Section("Studies of one texture beside each other", [plot_studies(complete, tables)])
-    plots = [comparisons.plot_rating_against_loss(compared), examples.plot_examples(tables)]
+    rated = (
+        compared if outcome.column == LOSS else unsuggested
+    )  # losses of other terms are no measure of these
+    plots = [comparisons.plot_rating_against_loss(rated, outcome), examples.plot_examples(tables)]
     notes = list(describe_agreement([table.ratings for table in tables]))
-    yield Section("Rating against final loss", plots, notes=notes)
+    yield Section(f"Rating against {name}", plots, notes=notes)
     yield Section("Which measure sees what a viewer sees", [plot_measures(unsuggested)])
     tried = complete[complete["study"] == main.name].dropna(subset=main.params)
-    yield from _analyze_parameters(main, tried, compared[compared["texture"] == main.texture])
+    yield from _analyze_parameters(main, tried, compared[compared["texture"] == main.texture], outcome)
     first = "roundleaf" if "roundleaf" in set(compared["texture"]) else str(compared["texture"].min())
-    plots = [comparisons.plot_texture_against_texture(compared, first)]
+    plots = [comparisons.plot_texture_against_texture(compared, first, outcome)]
     yield Section("One texture against another", plots)
     yield Section("Published configurations on all textures", [examples.plot_published(tables)])
     yield Section(f"Suggestions that were tried: {main.name}", [comparisons.plot_suggestions(tried)])
@@ -173,7 +178,9 @@ def make_sections(tables: Sequence[StudyTable], paths: RecordPaths) -> Iterator[
     yield Section("Curves, costs, the best", plots, best=best, notes=notes)
 
 
-def _analyze_parameters(main: StudyTable, tried: pd.DataFrame, history: pd.DataFrame) -> Iterator[Section]:
+def _analyze_parameters(
+    main: StudyTable, tried: pd.DataFrame, history: pd.DataFrame, outcome: Outcome
+) -> Iterator[Section]:
     from analysis.figures import parameters
     from analysis.figures.clusters import plot_clusters
     from analysis.figures.importances import plot_importances
@@ -188,14 +195,14 @@ def _analyze_parameters(main: StudyTable, tried: pd.DataFrame, history: pd.DataF
     counts = {"pruned (no final loss)": n_pruned, "suggested (below)": len(tried) - len(own)}
     left_out = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     plots = [
-        parameters.plot_parameters(own, searched, [f"Left out: {left_out}."] if left_out else []),
-        plot_importances(own, points, distributions),
-        parameters.plot_interactions(points, searched, own["final_loss"].to_numpy(float)),
-        parameters.plot_history(history),
+        parameters.plot_parameters(own, searched, [f"Left out: {left_out}."] if left_out else [], outcome),
+        plot_importances(own, points, distributions, outcome),
+        parameters.plot_interactions(points, searched, own[outcome.column].to_numpy(float), outcome),
+        parameters.plot_history(history, outcome),
     ]
-    parallel = parameters.plot_parallel(own, searched)
-    yield Section(f"Each parameter against final loss: {main.name}", plots, html=parallel)
-    yield Section(f"Clusters of configurations: {main.name}", [plot_clusters(points, cube, own)])
+    parallel = parameters.plot_parallel(own, searched, outcome)
+    yield Section(f"Each parameter against {outcome.name}: {main.name}", plots, html=parallel)
+    yield Section(f"Clusters of configurations: {main.name}", [plot_clusters(points, cube, own, outcome)])
 
 
 def describe_costs(trials: pd.DataFrame) -> Iterator[str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,10 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import silhouette_score
 
 from analysis.figures.drawing import (
+    FINAL_LOSS,
     GRAY,
-    LOSS,
     RATING_AXIS,
+    Outcome,
     Plot,
     format_label,
     make_colors,
@@ -64,8 +66,10 @@ def fit_umap(points: Points) -> Any:
         return UMAP(n_neighbors=min(N_NEIGHBORS, len(points) - 1), random_state=SEED, n_jobs=1).fit(points)
 
 
-def plot_clusters(points: Points, cube: UnitCube, trials: pd.DataFrame) -> Plot | str:
-    """Plot the configurations of trials by PCA and by UMAP, colored by cluster, by loss and by rating."""
+def plot_clusters(
+    points: Points, cube: UnitCube, trials: pd.DataFrame, outcome: Outcome = FINAL_LOSS
+) -> Plot | str:
+    """Plot the configurations of trials by PCA and by UMAP, colored by cluster, by outcome and by rating."""
     if len(cube.names) < 2 or len(np.unique(points, axis=0)) < MIN_CLUSTERED:
         return require(MIN_CLUSTERED, trials, " with different configurations and two parameters that vary")
     clusters, silhouette = k_means(points)
@@ -76,11 +80,14 @@ def plot_clusters(points: Points, cube: UnitCube, trials: pd.DataFrame) -> Plot 
         "PCA": (pca.transform(points), [f"{names[i]} {shares[i]}" for i in range(2)]),
         "UMAP": (np.asarray(fit_umap(points).embedding_, float), ["UMAP 1", "UMAP 2"]),
     }
-    views = {"cluster": draw_clusters, "loss": draw_losses}
+    views: dict[str, Callable[..., None]] = {
+        "cluster": draw_clusters,
+        outcome.name: functools.partial(draw_outcomes, outcome),
+    }
     if trials["rating"].notna().any():
         views["rating"] = draw_ratings
     figure = make_figure(2, len(views), 2.9 * len(views) + 0.6, 5.2)
-    data = trials[["study", "trial", LOSS, "rating"]].assign(cluster=clusters.labels_)
+    data = trials[["study", "trial", outcome.column, "rating"]].assign(cluster=clusters.labels_)
     for row, (name, (positions, labels)) in zip(
         np.split(np.array(figure.axes), 2), maps.items(), strict=True
     ):
@@ -98,7 +105,7 @@ def plot_clusters(points: Points, cube: UnitCube, trials: pd.DataFrame) -> Plot 
         f"{'clusters' if silhouette > chance else 'neighborhoods, not clusters'}.",
         f"Largest loadings of {'; '.join(loadings)}.",
     ]
-    return Plot("clusters", figure, data, text, summarize_clusters(data))
+    return Plot("clusters", figure, data, text, summarize_clusters(data, outcome))
 
 
 def describe_loadings(weights: NDArray[np.float64], names: Sequence[str]) -> str:
@@ -107,15 +114,17 @@ def describe_loadings(weights: NDArray[np.float64], names: Sequence[str]) -> str
     return ", ".join(f"{format_label(names[i])} {weights[i]:+.2f}" for i in order)
 
 
-def summarize_clusters(trials: pd.DataFrame) -> pd.DataFrame:
-    """Return a row on each cluster: number of trials, geometric mean of the loss, mean rating."""
+def summarize_clusters(trials: pd.DataFrame, outcome: Outcome) -> pd.DataFrame:
+    """Return a row on each cluster: number of trials, geometric mean of the outcome, mean rating."""
     clusters = trials.groupby("cluster")
     ratings = clusters["rating"].agg(["mean", "count"])
     return pd.DataFrame(
         {
             "cluster": list(clusters.groups),
             "configurations": clusters.size().tolist(),
-            "mean loss (geometric)": [f"{stats.gmean(inside[LOSS]):.2g}" for _, inside in clusters],
+            f"mean {outcome.name} (geometric)": [
+                f"{stats.gmean(inside[outcome.column]):.2g}" for _, inside in clusters
+            ],
             "mean rating": ["" if math.isnan(mean) else f"{mean:.2g}" for mean in ratings["mean"]],
             "rated": ratings["count"].tolist(),
         }
@@ -132,10 +141,10 @@ def draw_clusters(axes: Axes, x: Points, y: Points, trials: pd.DataFrame) -> Non
     )
 
 
-def draw_losses(axes: Axes, x: Points, y: Points, trials: pd.DataFrame) -> None:
-    """Draw points colored by loss."""
-    shown = axes.scatter(x, y, s=16, c=np.log10(trials[LOSS]), cmap="viridis_r")
-    axes.figure.colorbar(shown, ax=axes, label="log10 of the final loss")
+def draw_outcomes(outcome: Outcome, axes: Axes, x: Points, y: Points, trials: pd.DataFrame) -> None:
+    """Draw points colored by outcome."""
+    shown = axes.scatter(x, y, s=16, c=np.log10(trials[outcome.column]), cmap="viridis_r")
+    axes.figure.colorbar(shown, ax=axes, label=f"log10 of the {outcome.name}")
 
 
 def draw_ratings(axes: Axes, x: Points, y: Points, trials: pd.DataFrame) -> None:

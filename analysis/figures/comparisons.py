@@ -20,19 +20,21 @@ from statsmodels.regression.linear_model import OLS
 from statsmodels.tools import add_constant
 
 from analysis.figures.drawing import (
+    FINAL_LOSS,
     GRAY,
     INK,
     LOSS,
-    LOSS_AXIS,
     MARK,
     MIN_TRIALS,
     RATING_AXIS,
+    Outcome,
     Plot,
     figure_text,
     format_texture,
     jitter,
     make_colors,
     make_figure,
+    scale_by_logarithm,
 )
 from analysis.statistics import N_RESAMPLES, Z_95, correlate, correlate_within, log10_std
 
@@ -50,9 +52,9 @@ WIDE = 10.0  # times the lower end of an interval
 VAGUE = "One or two configurations make most of the spread on {textures}: its interval tells little."
 
 
-def plot_losses_by_texture(trials: pd.DataFrame) -> Plot | str:
-    """Plot the final losses of the same configurations on several textures."""
-    shared = find_shared(trials)
+def plot_losses_by_texture(trials: pd.DataFrame, outcome: Outcome = FINAL_LOSS) -> Plot | str:
+    """Plot the outcomes of the same configurations on several textures."""
+    shared = find_shared(trials, outcome)
     if shared is None:
         return (
             f"Fewer than {MIN_SHARED} configurations were trained on more than one texture. To train some: "
@@ -66,26 +68,27 @@ def plot_losses_by_texture(trials: pd.DataFrame) -> Plot | str:
         axes.plot(range(losses.size), losses, f"{marker}-", color=color, alpha=0.85, lw=0.8, ms=6, label=name)
     if len(shared) <= len(MARKERS):
         axes.legend(title="configuration", loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    axes.set(yscale="log", ylabel=LOSS_AXIS, xticks=range(shared.shape[1]), xlabel="texture")
+    scale_by_logarithm(axes, "y", shared.to_numpy(float))
+    axes.set(ylabel=outcome.axis, xticks=range(shared.shape[1]), xlabel="texture")
     axes.set_xticklabels([figure_text(format_texture(texture)) for texture in shared])
     estimates = {format_texture(texture): log10_std(shared[texture]) for texture in shared}
     spreads = "; ".join(f"{texture} {spread}" for texture, spread in estimates.items())
     vague = [texture for texture, each in estimates.items() if each.high > WIDE * each.low]
     text = [
         f"{len(shared)} configurations on {shared.shape[1]} textures, one line each. Standard deviation of "
-        f"the losses in orders of magnitude, with its 95% jackknife interval: {spreads}.",
+        f"the {outcome.name} in orders of magnitude, with its 95% jackknife interval: {spreads}.",
         *([VAGUE.format(textures=", ".join(vague))] if vague else ()),
         describe_widest(np.log10(shared)),
     ]
-    data = shared.rename_axis(columns="texture").stack().rename(LOSS).reset_index()
+    data = shared.rename_axis(columns="texture").stack().rename(outcome.column).reset_index()
     return Plot("losses_by_texture", figure, data, text)
 
 
 def describe_widest(logs: pd.DataFrame) -> str:
-    """Return on which texture, a column of `logs`, losses vary most, and without which configurations not."""
+    """Return on which texture, a column of `logs`, outcomes vary most, and without which trials not."""
     values = logs.to_numpy()
     if not np.ptp(values, axis=0).any():
-        return "The losses do not vary on any texture."
+        return "They do not vary on any texture."
     widest = logs.std().idxmax()
     drawn = np.random.default_rng(0).integers(0, len(values), (N_RESAMPLES, len(values)))
     share = (values[drawn].std(axis=1).argmax(axis=1) == list(logs).index(widest)).mean()
@@ -99,15 +102,15 @@ def describe_widest(logs: pd.DataFrame) -> str:
     return f"{'; '.join(parts)}."
 
 
-def find_shared(trials: pd.DataFrame) -> pd.DataFrame | None:
-    """Return the final losses of configurations that were trained on several textures; None for too few.
+def find_shared(trials: pd.DataFrame, outcome: Outcome) -> pd.DataFrame | None:
+    """Return the outcomes of configurations that were trained on several textures; None for too few.
 
     Returns:
         (configuration, texture) without gaps, configurations named by letters; of several trials of one on a
         texture the first counts.
     """
     first = trials.drop_duplicates(["configuration", "texture"])
-    wide = first.pivot_table(index="configuration", columns="texture", values=LOSS)
+    wide = first.pivot_table(index="configuration", columns="texture", values=outcome.column)
     shared = wide[wide.notna().sum(axis=1) > 1]
     wide = shared.loc[:, shared.notna().sum() >= MIN_SHARED].dropna()
     if len(wide) < MIN_SHARED or wide.shape[1] < 2:
@@ -116,15 +119,15 @@ def find_shared(trials: pd.DataFrame) -> pd.DataFrame | None:
     return wide.set_axis(list(map(str, letters))[: len(wide)], axis=0)
 
 
-def plot_rating_against_loss(trials: pd.DataFrame) -> Plot | str:
-    """Plot ratings against the final loss, with a regression on the loss's logarithm for each texture."""
-    rated = trials.dropna(subset=["rating", LOSS])
+def plot_rating_against_loss(trials: pd.DataFrame, outcome: Outcome = FINAL_LOSS) -> Plot | str:
+    """Plot ratings against the outcome, with a regression on its logarithm for each texture."""
+    rated = trials.dropna(subset=["rating", outcome.column])
     if len(rated) < MIN_TRIALS:
         return (
             f"Needs at least {MIN_TRIALS} rated complete trials ({len(rated)} so far). To rate them: "
             "`python -m analysis.rate study=STUDY`."
         )
-    x, y = np.log10(rated[LOSS].to_numpy(float)), rated["rating"].to_numpy(float)
+    x, y = np.log10(rated[outcome.column].to_numpy(float)), rated["rating"].to_numpy(float)
     figure = make_figure()
     (axes,) = figure.axes
     shifted = y + jitter(len(y), RATING_JITTER)
@@ -140,14 +143,16 @@ def plot_rating_against_loss(trials: pd.DataFrame) -> Plot | str:
     text = [
         f"{len(rated)} rated outputs; equal ratings are moved apart a little. "
         f"{'Within textures the' if len(colors) > 1 else 'The'} correlation of the rating with the logarithm "
-        f"of the loss is {correlate_within(x, y, groups, clusters, 'pearson')} (Pearson), and "
+        f"of the {outcome.name} is {correlate_within(x, y, groups, clusters, 'pearson')} (Pearson), and "
         f"{correlate_within(x, y, groups, clusters, 'spearman')} (Spearman, by rank), with 95% intervals."
     ]
     if len(colors) > 1:
         axes.legend()
         text.append(f"Spearman for each texture: {'; '.join(by_texture) or 'too few of each'}.")
-    axes.set(xscale="log", xlabel=LOSS_AXIS, ylabel=RATING_AXIS, ylim=(-0.3, 5.3))
-    return Plot("rating_against_loss", figure, rated[["study", "texture", "trial", LOSS, "rating"]], text)
+    scale_by_logarithm(axes, "x", rated[outcome.column].to_numpy(float))
+    axes.set(xlabel=outcome.axis, ylabel=RATING_AXIS, ylim=(-0.3, 5.3))
+    data = rated[["study", "texture", "trial", outcome.column, "rating"]]
+    return Plot("rating_against_loss", figure, data, text)
 
 
 def draw_regression(axes: Axes, x: Vector, y: Vector, color: Any, *, band: bool) -> None:
@@ -159,9 +164,11 @@ def draw_regression(axes: Axes, x: Vector, y: Vector, color: Any, *, band: bool)
         axes.fill_between(10**at, *prediction.conf_int().T, color=color, alpha=0.12, lw=0)
 
 
-def plot_texture_against_texture(trials: pd.DataFrame, first: str) -> Plot | str:
-    """Plot the final losses on other textures against those of the same configurations on the first."""
-    wide = find_shared(trials)
+def plot_texture_against_texture(
+    trials: pd.DataFrame, first: str, outcome: Outcome = FINAL_LOSS
+) -> Plot | str:
+    """Plot the outcomes on other textures against those of the same configurations on the first."""
+    wide = find_shared(trials, outcome)
     if wide is None or first not in wide:
         return (
             f"Fewer than {MIN_SHARED} configurations were trained on {format_texture(first)} and on another "
@@ -183,17 +190,19 @@ def plot_texture_against_texture(trials: pd.DataFrame, first: str) -> Plot | str
                 row = draw_fit(axes, kind, x[~outlying], y[~outlying])
                 parts.append("{fit} fit R² {r2:.2f} [{low:.2f}, {high:.2f}]".format(**row))
                 rows.append({"texture": other, **row, "spearman": rho.value})
-        axes.set(xscale="log", yscale="log", title=figure_text(format_texture(other)))
-        axes.set_xlabel(figure_text(f"{format_texture(first)}: final loss"))
+        axes.set(title=figure_text(format_texture(other)))
+        scale_by_logarithm(axes, "x", x)
+        scale_by_logarithm(axes, "y", y)
+        axes.set_xlabel(figure_text(f"{format_texture(first)}: {outcome.name}"))
         text.append(", ".join(parts) + ".")
     text.append(
-        f"{len(wide)} configurations. Both fits are least squares of the logarithms, because losses vary by "
-        "factors; shaded: 95% bootstrap band of the exponential fit."
+        f"{len(wide)} configurations. Both fits are least squares of the logarithms, because outcomes vary "
+        "by factors; shaded: 95% bootstrap band of the exponential fit."
     )
     if outlying.any():
         named = ", ".join(str(name) for name in wide.index[outlying])
         text.append(f"The fits leave out configuration {named}, whose leverage is above {MAX_LEVERAGE}.")
-    figure.axes[0].set_ylabel("final loss on the other texture")
+    figure.axes[0].set_ylabel(f"{outcome.name} on the other texture")
     if rows:
         figure.axes[0].legend()
     return Plot("texture_against_texture", figure, pd.DataFrame(rows), text)
@@ -261,7 +270,7 @@ def plot_suggestions(trials: pd.DataFrame) -> Plot | str:
     for at, (name, each) in enumerate(groups.items()):
         right.scatter(at + jitter(len(each)), each[LOSS], s=14, alpha=0.7, color=colors.get(name, GRAY))
         right.plot([at - 0.3, at + 0.3], [each[LOSS].median()] * 2, color=INK, lw=1.2)
-    right.set(yscale="log", ylabel=LOSS_AXIS)
+    right.set(yscale="log", ylabel=FINAL_LOSS.axis)
     right.set_xticks(range(len(groups)), list(groups))
     text.append(f"Not suggested: {summarize(others)}. Lines are medians.")
     columns = ["study", "trial", "suggested_by", "predicted_log10_loss", "predicted_log10_loss_sd", LOSS]

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 from pandas.api.types import is_numeric_dtype
 
 LOSS = "final_loss"
-LOSS_AXIS = "final loss (style loss, no unit)"
 RATING_AXIS = "rating (0 to 5)"
 MIN_TRIALS = 3
 MAX_CHOICES = 6  # a parameter with more values is drawn as a continuous one
 LOG_RATIO = 10  # a positive parameter with a larger ratio of its ends is drawn on a logarithmic axis
 MORE_TRIALS = "For more trials, repeat the sweep's command with a larger `sweep.n_trials`."
-ALL_THE_SAME = "All final losses are equal, so there is nothing to explain."
+ALL_THE_SAME = "All trials came to the same, so there is nothing to explain."
 INK, MARK, GRAY = "#1c2430", "#0072b2", "#9aa7b6"
 STYLE: Any = sns.axes_style("whitegrid") | {  # of all figures, readable in print
     **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color"), INK),
@@ -29,6 +30,51 @@ STYLE: Any = sns.axes_style("whitegrid") | {  # of all figures, readable in prin
     **dict.fromkeys(("legend.fontsize", "legend.title_fontsize"), 7),
     "legend.frameon": False,
 }
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial came to, the smaller the better, and larger than 0.
+
+    Args:
+        column: Of a table of trials.
+        name: In words.
+        unit: What its numbers mean.
+    """
+
+    column: str
+    name: str
+    unit: str
+
+    @property
+    def axis(self) -> str:
+        """Label of an axis."""
+        return f"{self.name} ({self.unit})"
+
+
+FINAL_LOSS = Outcome(LOSS, "final loss", "style loss, no unit")
+OUTCOMES = (  # that a report can be about, if a study minimizes them
+    Outcome("final_distance", "texture distance", "1: the target's pixels shuffled"),
+    Outcome("final_loss_median", "median loss", "style loss of the last 256 steps, no unit"),
+)
+
+
+def choose_outcome(objective: str, trials: pd.DataFrame) -> Outcome:
+    """Return what figures of complete trials show: what their study minimizes, by default the final loss."""
+    for outcome in OUTCOMES:
+        if outcome.column == objective and outcome.column in trials and (trials[outcome.column] > 0).all():
+            return outcome
+    return FINAL_LOSS
+
+
+def scale_by_logarithm(axes: Axes, name: Literal["x", "y"], values: NDArray[np.float64]) -> None:
+    """Make an axis logarithmic, with ticks that can be read where values span less than a decade."""
+    axes.set(**{f"{name}scale": "log"})
+    if values.min() > 0 and values.max() < LOG_RATIO * values.min():
+        axis = axes.xaxis if name == "x" else axes.yaxis
+        axis.set_major_locator(MaxNLocator(4))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_locator(NullLocator())
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ from sklearn.model_selection import KFold, cross_val_predict
 
 from analysis.figures.drawing import (
     ALL_THE_SAME,
-    LOSS,
+    FINAL_LOSS,
     MARK,
     MORE_TRIALS,
+    Outcome,
     Plot,
     format_label,
     make_figure,
@@ -37,20 +38,23 @@ RANK = "rank"
 
 
 def plot_importances(
-    trials: pd.DataFrame, points: NDArray[np.float64], distributions: Mapping[str, BaseDistribution]
+    trials: pd.DataFrame,
+    points: NDArray[np.float64],
+    distributions: Mapping[str, BaseDistribution],
+    outcome: Outcome = FINAL_LOSS,
 ) -> Plot | str:
-    """Plot the share of the loss's rank variance that each parameter explains, by fANOVA.
+    """Plot the share of the outcome's rank variance that each parameter explains, by fANOVA.
 
-    Ranks, because a few collapsed trials have most of the variance of the losses' logarithms.
+    Ranks, because a few collapsed trials have most of the variance of the logarithms.
     """
     if len(trials) < MIN_TRIALS or not distributions:
         return require(MIN_TRIALS, trials, " and a searched parameter")
-    if trials[LOSS].nunique() < 2:
+    if trials[outcome.column].nunique() < 2:
         return ALL_THE_SAME
-    ranks = stats.rankdata(trials[LOSS])
+    ranks = stats.rankdata(trials[outcome.column])
     r2 = predict_unseen(points, ranks)
     if r2 <= 0:
-        return f"No importances: a random forest cannot predict the loss of unseen trials. {MORE_TRIALS}"
+        return f"No importances: no random forest predicts the {outcome.name} of unseen trials. {MORE_TRIALS}"
     found = compute_importances(trials.assign(**{RANK: ranks}), distributions).sort_values("importance")
     found[["importance", "sd"]] *= r2
     figure = make_figure(height=0.4 * len(found) + 1)
@@ -58,7 +62,7 @@ def plot_importances(
     axes.barh(
         [format_label(n) for n in found["parameter"]], found["importance"], xerr=found["sd"], color=MARK
     )
-    axes.set(xlabel="share of the variance of the loss's ranks (fANOVA)", xlim=(0, None))
+    axes.set(xlabel=f"share of the variance of the ranks of the {outcome.name} (fANOVA)", xlim=(0, None))
     largest = found.iloc[-1]
     text = (
         f"A random forest predicts {r2:.0%} of the variance of ranks in unseen trials (cross-validation); "
@@ -79,7 +83,7 @@ def predict_unseen(points: NDArray[np.float64], ranks: NDArray[np.float64]) -> f
 
 
 def compute_importances(trials: pd.DataFrame, distributions: Mapping[str, BaseDistribution]) -> pd.DataFrame:
-    """Return each parameter's share of the variance of the loss's ranks that a forest explains.
+    """Return each parameter's share of the variance of the ranks that a forest explains.
 
     The shares add up to 1 even if no parameter matters; `predict_unseen` tells whether they mean anything.
 

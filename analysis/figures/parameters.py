@@ -21,12 +21,12 @@ from statsmodels.stats.multitest import multipletests
 
 from analysis.figures.drawing import (
     ALL_THE_SAME,
+    FINAL_LOSS,
     INK,
-    LOSS,
-    LOSS_AXIS,
     MARK,
     MAX_CHOICES,
     MIN_TRIALS,
+    Outcome,
     Plot,
     as_numbers,
     figure_text,
@@ -36,6 +36,7 @@ from analysis.figures.drawing import (
     make_colors,
     make_figure,
     require,
+    scale_by_logarithm,
     tick_labels,
 )
 from analysis.statistics import (
@@ -53,31 +54,36 @@ SMOOTHING = 0.7  # share of the trials that lowess uses at a point
 N_SHUFFLED = 500
 
 
-def plot_parameters(trials: pd.DataFrame, params: Sequence[str], notes: Sequence[str] = ()) -> Plot | str:
-    """Plot each parameter against the final loss, with a smoother, an effect size and an adjusted p-value."""
+def plot_parameters(
+    trials: pd.DataFrame, params: Sequence[str], notes: Sequence[str] = (), outcome: Outcome = FINAL_LOSS
+) -> Plot | str:
+    """Plot each parameter against the outcome, with a smoother, an effect size and an adjusted p-value."""
     if len(trials) < MIN_TRIALS or not params:
         return require(MIN_TRIALS, trials, " and a searched parameter")
-    raw = [permutation_p(design_of(trials[name]), trials[LOSS], trials["trial"]) for name in params]
+    raw = [permutation_p(design_of(trials[name]), trials[outcome.column], trials["trial"]) for name in params]
     n_columns = min(3, len(params))
     n_rows = -(-len(params) // n_columns)
     figure = make_figure(n_rows, n_columns, 2.6 * n_columns + 0.6, 2.4 * n_rows)
     rows: list[dict[str, Any]] = []
     for axes, name, p in zip(figure.axes, params, multipletests(raw, method="holm")[1], strict=False):
-        draw_parameter(axes, trials, name)
+        draw_parameter(axes, trials, name, outcome)
         numeric = is_numeric_dtype(trials[name])
-        rho = correlate(trials[name], trials[LOSS], "spearman") if numeric else UNDEFINED
+        rho = correlate(trials[name], trials[outcome.column], "spearman") if numeric else UNDEFINED
         effect = "" if math.isnan(rho.value) else f"rank correlation {rho.value:+.2f}, "
         axes.set_title(f"{effect}p = {p:.2g}", fontsize=8)
         rows.append({"parameter": name, "spearman": rho.value, "low": rho.low, "high": rho.high, "p": p})
     for axes in figure.axes[len(params) :]:
         axes.set_visible(False)
     for axes in figure.axes[::n_columns]:
-        axes.set_ylabel("final loss")
-    return Plot("parameters", figure, pd.DataFrame(rows), [*describe_parameters(rows, len(trials)), *notes])
+        axes.set_ylabel(outcome.name)
+    text = describe_parameters(rows, len(trials), outcome)
+    return Plot("parameters", figure, pd.DataFrame(rows), [*text, *notes])
 
 
-def describe_parameters(rows: Sequence[Mapping[str, Any]], n_trials: int) -> list[str]:
-    """Return how the parameters were tested, and which are related to the loss."""
+def describe_parameters(
+    rows: Sequence[Mapping[str, Any]], n_trials: int, outcome: Outcome = FINAL_LOSS
+) -> list[str]:
+    """Return how the parameters were tested, and which are related to the outcome."""
     method = (
         f"{n_trials} complete trials. Lines: local regression (lowess), or means of choices. Titles: "
         "Spearman's rank correlation, and the p-value of a permutation test for a relation that rises, "
@@ -91,29 +97,30 @@ def describe_parameters(rows: Sequence[Mapping[str, Any]], n_trials: int) -> lis
         if row["p"] < 0.05
     )
     if found:
-        return [method, f"Significantly related to the loss: {found}."]
+        return [method, f"Significantly related to the {outcome.name}: {found}."]
     smallest = min_detectable_correlation(n_trials, len(rows))
     return [
         method,
-        "No parameter alone is significantly related to the loss. With this number of trials, a rank "
-        f"correlation of {smallest:.2f} would be found with a probability of 80%.",
+        f"No parameter alone is significantly related to the {outcome.name}. With this number of trials, a "
+        f"rank correlation of {smallest:.2f} would be found with a probability of 80%.",
     ]
 
 
 def design_of(values: pd.Series) -> NDArray[np.float64]:
-    """Return columns that a loss may depend on: ranks of numbers and their squares, or text as dummies."""
+    """Return columns that an outcome may depend on: ranks of numbers and their squares, text as dummies."""
     return quadratic_ranks(values) if is_numeric_dtype(values) else np.asarray(pd.get_dummies(values), float)
 
 
-def draw_parameter(axes: Axes, trials: pd.DataFrame, name: str) -> None:
-    """Draw one parameter against the loss: choices side by side with jitter, numbers at their value."""
-    values, losses = as_numbers(trials[name]), trials[LOSS].to_numpy(float)
+def draw_parameter(axes: Axes, trials: pd.DataFrame, name: str, outcome: Outcome) -> None:
+    """Draw one parameter against the outcome: choices side by side with jitter, numbers at their value."""
+    values, losses = as_numbers(trials[name]), trials[outcome.column].to_numpy(float)
     choices, log = np.unique(values), is_wide(values)
     discrete = len(choices) <= MAX_CHOICES
     x = np.searchsorted(choices, values).astype(float) if discrete else values
     shown = x + jitter(len(x)) if discrete else x
     axes.scatter(shown, losses, s=12, color=MARK, alpha=0.6, edgecolor="white", lw=0.3)
-    axes.set(yscale="log", xlabel=format_label(name), xscale="log" if log else "linear")
+    axes.set(xlabel=format_label(name), xscale="log" if log else "linear")
+    scale_by_logarithm(axes, "y", losses)
     if log:
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
         axes.xaxis.set_major_formatter("{x:g}")
@@ -128,25 +135,25 @@ def draw_parameter(axes: Axes, trials: pd.DataFrame, name: str) -> None:
 
 
 PARALLEL = (
-    "Each line is a configuration, with its values on the axes; the brighter, the smaller its final loss. "
+    "Each line is a configuration, with its values on the axes; the brighter, the smaller its {name}. "
     "Drag along an axis to show only the lines that pass there, drag a name to move its axis."
 )
 
 
-def plot_parallel(trials: pd.DataFrame, params: Sequence[str]) -> str:
-    """Return parallel coordinates of parameters and losses, plotly.js included; empty for too few trials."""
+def plot_parallel(trials: pd.DataFrame, params: Sequence[str], outcome: Outcome = FINAL_LOSS) -> str:
+    """Return parallel coordinates of parameters and outcomes with plotly.js; empty for too few trials."""
     if len(trials) < MIN_TRIALS or not params:
         return ""
     import plotly.graph_objects as go
 
-    losses = np.log10(trials[LOSS].to_numpy(float))
+    losses = np.log10(trials[outcome.column].to_numpy(float))
     dimensions = [_dimension(trials[name], format_label(name)) for name in params]
-    dimensions.append({"label": "log10 final loss", "values": losses})
+    dimensions.append({"label": f"log10 {outcome.name}", "values": losses})
     lines = {"color": losses, "colorscale": "Viridis", "reversescale": True, "showscale": True}
     figure = go.Figure(go.Parcoords(line=lines, dimensions=dimensions))
     figure.update_layout(height=420, margin={"l": 60, "r": 30, "t": 60, "b": 30}, font={"size": 12})
     html: str = figure.to_html(full_html=False, include_plotlyjs=True, config={"displaylogo": False})
-    return f"{html}<p>{PARALLEL}</p>"
+    return f"{html}<p>{PARALLEL.format(name=outcome.name)}</p>"
 
 
 def _dimension(values: pd.Series, label: str) -> dict[str, object]:
@@ -162,14 +169,18 @@ def _dimension(values: pd.Series, label: str) -> dict[str, object]:
 
 
 def plot_interactions(
-    points: NDArray[np.float64], names: Sequence[str], losses: NDArray[np.float64]
+    points: NDArray[np.float64],
+    names: Sequence[str],
+    losses: NDArray[np.float64],
+    outcome: Outcome = FINAL_LOSS,
 ) -> Plot | str:
-    """Plot the share of the loss's rank variance that products of two parameters explain beyond both alone.
+    """Plot the share of the outcome's rank variance that products of two parameters explain beyond both.
 
     Args:
         points: Configurations in the unit cube, (configuration, parameter).
         names: Names of the parameters.
-        losses: A loss per configuration.
+        losses: The outcome of each configuration.
+        outcome: What that is.
     """
     if len(losses) < MIN_FOR_INTERACTIONS or len(names) < 2:
         return require(MIN_FOR_INTERACTIONS, losses, " and two parameters that vary")
@@ -192,9 +203,9 @@ def plot_interactions(
     sns.heatmap(frame.iloc[1:, :-1], ax=axes, cbar_kws=bar, **limits, **style)
     i, j = divmod(int(np.nanargmax(gain)), len(names))
     text = (
-        "Share of the variance of the loss's ranks that the product of two parameters explains beyond both "
-        f"alone. Largest: {labels[j]} with {labels[i]}, {gain[i, j]:.2f}, which is "
-        f"{'' if gain[i, j] > threshold else 'not '}significant: with shuffled losses the largest share "
+        f"Share of the variance of the ranks of the {outcome.name} that the product of two parameters "
+        f"explains beyond both alone. Largest: {labels[j]} with {labels[i]}, {gain[i, j]:.2f}, which is "
+        f"{'' if gain[i, j] > threshold else 'not '}significant: with shuffled ranks the largest share "
         f"exceeds {threshold:.2f} in 5% of cases."
     )
     frame = pd.DataFrame(gain, index=list(names), columns=list(names)).reset_index(names="parameter")
@@ -209,8 +220,8 @@ def interaction(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray
     return np.asarray(rest / length if length > 1e-9 else 0 * rest, float)
 
 
-def plot_history(trials: pd.DataFrame) -> Plot | str:
-    """Plot the losses in the order of the trials with the best so far, and their empirical distribution."""
+def plot_history(trials: pd.DataFrame, outcome: Outcome = FINAL_LOSS) -> Plot | str:
+    """Plot the outcomes in the order of the trials with the best so far, and their empirical distribution."""
     if len(trials) < MIN_TRIALS:
         return require(MIN_TRIALS, trials)
     sizes = trials["study"].value_counts()
@@ -221,18 +232,22 @@ def plot_history(trials: pd.DataFrame) -> Plot | str:
     for name, color in colors.items():
         ordered = trials[trials["study"] == name].sort_values("trial")
         label = figure_text(name)
-        history.scatter(ordered["trial"], ordered[LOSS], s=12, color=color, alpha=0.6, label=label)
-        history.step(ordered["trial"], ordered[LOSS].cummin(), where="post", color=color)
-        distribution.ecdf(ordered[LOSS], color=color)
-    history.set(yscale="log", xlabel="trial", ylabel=LOSS_AXIS)
-    distribution.set(xscale="log", xlabel=LOSS_AXIS, ylabel="share of trials at or below")
+        history.scatter(ordered["trial"], ordered[outcome.column], s=12, color=color, alpha=0.6, label=label)
+        history.step(ordered["trial"], ordered[outcome.column].cummin(), where="post", color=color)
+        distribution.ecdf(ordered[outcome.column], color=color)
+    history.set(xlabel="trial", ylabel=outcome.axis)
+    distribution.set(xlabel=outcome.axis, ylabel="share of trials at or below")
+    values = trials[outcome.column].to_numpy(float)
+    scale_by_logarithm(history, "y", values)
+    scale_by_logarithm(distribution, "x", values)
     if len(colors) > 1:
         history.legend(fontsize=6, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)  # above the points
-    best = trials.loc[trials[LOSS].idxmin()]
-    text = [f"The best loss, {best[LOSS]:.3g}, is trial {best['trial']} of {best['study']}."]
+    best = trials.loc[trials[outcome.column].idxmin()]
+    least = f"{outcome.name}, {best[outcome.column]:.3g}"
+    text = [f"The smallest {least}, is that of trial {best['trial']} of {best['study']}."]
     if len(sizes) > MAX_STUDIES:
         text.append(f"Shown are the {MAX_STUDIES} of {len(sizes)} studies with the most trials.")
-    return Plot("history", figure, trials[["study", "trial", LOSS]], text)
+    return Plot("history", figure, trials[["study", "trial", outcome.column]], text)
 
 
 def plot_curves(curves: pd.DataFrame, trials: pd.DataFrame) -> Plot | str:

@@ -19,7 +19,7 @@ from sklearn.decomposition import PCA
 from analysis.export import main as export
 from analysis.figures.clusters import fit_umap
 from analysis.figures.comparisons import plot_losses_by_texture
-from analysis.figures.drawing import figure_text, make_figure
+from analysis.figures.drawing import FINAL_LOSS, choose_outcome, figure_text, make_figure
 from analysis.figures.examples import list_best
 from analysis.measures import measure_outputs
 from analysis.ratings.ratings import Rating, Ratings, now
@@ -217,7 +217,7 @@ def test_correlations_are_those_of_the_data(report: Path, tables: list[StudyTabl
     rated = tables[0].trials.dropna(subset=["rating", "final_loss"])
     x, y = np.log10(rated["final_loss"]), rated["rating"]
     (text,) = (each for each in sentences(report) if "(Pearson)" in each)
-    found = numbers(text.partition("of the loss is")[2])
+    found = numbers(text.partition("of the final loss is")[2])
     pearson = stats.pearsonr(x, y)
     interval = pearson.confidence_interval()
     assert found[:3] == pytest.approx([pearson.statistic, interval.low, interval.high], abs=0.006)
@@ -225,14 +225,14 @@ def test_correlations_are_those_of_the_data(report: Path, tables: list[StudyTabl
 
 
 def test_the_parameter_that_matters_is_named_and_no_other(report: Path) -> None:
-    (text,) = (each for each in sentences(report) if "related to the loss" in each)
-    named = text.partition("related to the loss:")[2]
+    (text,) = (each for each in sentences(report) if "related to the final loss" in each)
+    named = text.partition("related to the final loss:")[2]
     assert "learning rate (-0." in named
     assert "channels" not in named
     assert "update rate" not in named
     report_text = " ".join(sentences(report))
     assert "these are neighborhoods, not clusters." in report_text  # the configurations are random
-    assert "which is not significant: with shuffled losses" in report_text  # no two parameters interact
+    assert "which is not significant: with shuffled ranks" in report_text  # no two parameters interact
     table = pd.read_csv(report.parent / "parameters.csv").set_index("parameter")
     assert table.loc["train.learning_rate", "p"] < 0.01
     importances = pd.read_csv(report.parent / "importances.csv").set_index("parameter")
@@ -251,7 +251,7 @@ def test_a_study_that_searches_nothing_is_listed_with_its_parameters_fixed(
 
 def test_clusters_are_a_table_and_parallel_coordinates_are_explained(report: Path) -> None:
     page = report.read_text()
-    table = page.partition("<th>mean loss (geometric)</th>")[2].partition("</table>")[0]
+    table = page.partition("<th>mean final loss (geometric)</th>")[2].partition("</table>")[0]
     sizes = [int(re.findall("<td>(.*?)</td>", row)[1]) for row in table.split("</tr>")[1:-1]]
     assert len(sizes) >= 2
     assert sum(sizes) == N_TRIALS
@@ -448,6 +448,39 @@ def test_studies_with_different_spaces_are_reported_together(
 
 
 @pytest.mark.slow
+def test_a_study_is_shown_by_what_it_minimizes(
+    tables: list[StudyTable], paths: RecordPaths, tmp_path: Path
+) -> None:
+    by_distance = [
+        replace(
+            table,
+            objectives=["final_distance", "final_loss"],
+            trials=table.trials.assign(final_distance=0.5 - 0.1 * np.log10(table.trials["final_loss"])),
+        )
+        for table in tables
+    ]
+    report = write_report(by_distance, paths, tmp_path / "report")
+    page = report.read_text()
+    for title in (
+        "Texture distance by texture",
+        "Rating against texture distance",
+        "Each parameter against texture distance: leaf",
+    ):
+        assert title in page
+    for name in ("losses_by_texture", "rating_against_loss", "history", "clusters"):
+        assert "final_distance" in pd.read_csv(report.parent / f"{name}.csv")
+    least = by_distance[0].trials["final_distance"].min()
+    assert f"The smallest texture distance, {least:.3g}, is that of trial" in " ".join(sentences(report))
+
+
+def test_a_distance_that_has_no_logarithm_is_not_shown() -> None:
+    trials = pd.DataFrame({"final_loss": [1.0, 2.0], "final_distance": [0.1, -0.01]})
+    assert choose_outcome("final_distance", trials) is FINAL_LOSS
+    assert choose_outcome("final_distance", trials.abs()).column == "final_distance"
+    assert choose_outcome("n_parameters", trials) is FINAL_LOSS
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("losses", ["constant", "constant on one texture"])
 def test_equal_losses_give_sentences(
     tables: list[StudyTable], paths: RecordPaths, tmp_path: Path, losses: str
@@ -459,9 +492,9 @@ def test_equal_losses_give_sentences(
     other = petal if losses == "constant on one texture" else with_changes(petal, "petal", same)
     report = write_report([with_changes(leaf, "leaf", same), other], paths, tmp_path / "same")
     report_text = " ".join(sentences(report))
-    assert "All final losses are equal, so there is nothing to explain." in report_text
+    assert "All trials came to the same, so there is nothing to explain." in report_text
     assert "rank correlation not defined (all the same)" in report_text
-    assert ("The losses do not vary on any texture." in report_text) == (losses == "constant")
+    assert ("They do not vary on any texture." in report_text) == (losses == "constant")
     assert "nan" not in report_text
 
 

@@ -160,5 +160,5 @@ def test_the_section_of_a_report(tmp_path: Path) -> None:
     tables = [read_study(paths, name) for name in ("leaf", "leaf-two")]
     sections = make_sections(tables, paths)
     titles = [next(sections).title, (section := next(sections)).title]
-    assert titles == ["Final losses by texture", "Studies of one texture beside each other"]
+    assert titles == ["Final loss by texture", "Studies of one texture beside each other"]
     assert not section.wanting
