@@ -174,7 +174,7 @@ def make_sections(tables: Sequence[StudyTable], paths: RecordPaths) -> Iterator[
     plots = [parameters.plot_curves(curves[["study", "trial", "step", "loss"]], trials)]
     by = examples.choose_order(complete)
     best = f", by {examples.ORDERS[by]}", examples.list_best(complete, tables, paths, by)
-    notes = [*describe_costs(trials), *describe_noise(compared)]
+    notes = [*describe_costs(trials), *describe_noise(compared, outcome)]
     yield Section("Curves, costs, the best", plots, best=best, notes=notes)
 
 
@@ -217,30 +217,30 @@ def describe_costs(trials: pd.DataFrame) -> Iterator[str]:
     yield f"Failed: {reasons or 'none'}."
 
 
-def describe_noise(trials: pd.DataFrame) -> Iterator[str]:
+def describe_noise(trials: pd.DataFrame, outcome: Outcome) -> Iterator[str]:
     """Yield the standard deviations between configurations, seeds and last steps, for each texture."""
     import numpy as np
 
     from analysis.figures.comparisons import MIN_SHARED
-    from analysis.figures.drawing import format_texture
+    from analysis.figures.drawing import LOSS, format_texture
 
-    found = []
+    found, of_seeds = [], f"{outcome.column}_of_seeds"
     for texture, each in trials.groupby("texture"):
         if each["configuration"].nunique() < MIN_SHARED:
             continue
-        parts = [f"{np.log10(each['final_loss']).std():.2f} between configurations"]
-        if "final_loss_of_seeds" in each and each["final_loss_of_seeds"].notna().any():
-            seeds = [np.log10(json.loads(text)) for text in each["final_loss_of_seeds"].dropna()]
+        parts = [f"{np.log10(each[outcome.column]).std():.2f} between configurations"]
+        if of_seeds in each and each[of_seeds].notna().any():
+            seeds = [np.log10(json.loads(text)) for text in each[of_seeds].dropna()]
             of_one = np.sqrt(np.mean([logs.var(ddof=1) for logs in seeds]))
             parts.append(f"{of_one:.2f} between seeds ({len(seeds)} configurations, {len(seeds[0])} seeds)")
-        if "final_loss_median" in each:
+        if outcome.column == LOSS and "final_loss_median" in each:
             ratio = np.log10(each["final_loss"] / each["final_loss_median"]).dropna()
             last = f"{ratio.std():.2f} between the last step and the median of the last 256 steps"
             parts.append(f"{last} (mean {ratio.mean():+.2f})")
         found.append(f"{format_texture(texture)}: {', '.join(parts)}")
     if found:
-        yield f"Standard deviations of the final loss in orders of magnitude. {'; '.join(found)}."
-    if "final_loss_of_seeds" not in trials or trials["final_loss_of_seeds"].isna().all():
+        yield f"Standard deviations of the {outcome.name} in orders of magnitude. {'; '.join(found)}."
+    if of_seeds not in trials or trials[of_seeds].isna().all():
         yield "The variation between seeds is unknown: train each configuration with `sweep.repeats=3`."
 
 

@@ -235,7 +235,7 @@ def plot_history(trials: pd.DataFrame, outcome: Outcome = FINAL_LOSS) -> Plot | 
         history.scatter(ordered["trial"], ordered[outcome.column], s=12, color=color, alpha=0.6, label=label)
         history.step(ordered["trial"], ordered[outcome.column].cummin(), where="post", color=color)
         distribution.ecdf(ordered[outcome.column], color=color)
-    history.set(xlabel="trial", ylabel=outcome.axis)
+    history.set(xlabel="trial", ylabel=outcome.name)
     distribution.set(xlabel=outcome.axis, ylabel="share of trials at or below")
     values = trials[outcome.column].to_numpy(float)
     scale_by_logarithm(history, "y", values)
