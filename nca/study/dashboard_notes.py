@@ -58,10 +58,10 @@ def describe_study(
     links: Mapping[str, str],
     space: Mapping[str, str] | None = None,
 ) -> str:
-    """Return what a study is, where its results are, and what it searches, if that is given."""
+    """Return what a study is, what it searches, if that is given, and where its results are."""
     searched = {key.rpartition(".")[2]: domain for key, domain in (space or {}).items()}
-    lines = [*_describe_study(study, config, paths, links), _table("parameter", searched, "searched")]
-    return "\n\n".join(filter(None, lines))
+    what, *where = _describe_study(study, config, paths, links)
+    return "\n\n".join(filter(None, [what, _table("parameter", searched, "searched"), *where]))
 
 
 def _describe_study(
