@@ -20,7 +20,10 @@ from nca.automaton.cpu_kernels import compiled
 from nca.automaton.cpu_strips import intrinsic
 
 INT = ir.IntType(64)
-READS_BEFORE_YIELD = 10_000  # some 50 microseconds: longer than a fair share of a loop is late
+# A thread that sleeps at once comes late itself, and the next sleeps too; one that never does takes a core.
+READS_BEFORE_YIELD = 10_000
+READS_BEFORE_SLEEP = READS_BEFORE_YIELD + 2_000  # a millisecond or more
+SLEEP_US = 100
 FREE_ALL = 2**62  # more than all arrivals
 
 
@@ -71,7 +74,9 @@ def meet(team: Any) -> None:
         goal = 0 if arrival >= FREE_ALL else (arrival // n_threads + 1) * n_threads
         while _read(counter) < goal:
             n_reads += 1
-            if n_reads > READS_BEFORE_YIELD:
+            if n_reads > READS_BEFORE_SLEEP:
+                _sleep()
+            elif n_reads > READS_BEFORE_YIELD:
                 _yield_core()
 
 
@@ -99,11 +104,20 @@ def _read(_: Any, counter: Any) -> Any:
 
 @intrinsic
 def _yield_core(_: Any) -> Any:
-    """Let another thread run on this core."""
+    """Let another thread run on this core, if one waits for it."""
+    return types.void(), functools.partial(_call, "sched_yield")
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind = ir.FunctionType(ir.IntType(32), [])
-        builder.call(cgutils.get_or_insert_function(builder.module, kind, "sched_yield"), [])
-        return context.get_dummy_value()
 
-    return types.void(), generate
+@intrinsic
+def _sleep(_: Any) -> Any:
+    """Let this core rest for a while."""
+    return types.void(), functools.partial(_call, "usleep", SLEEP_US)
+
+
+def _call(name: str, *rest: Any) -> Any:
+    """Generate the call of a function of the C library."""
+    *numbers, context, builder, _, _ = rest
+    kind = ir.FunctionType(ir.IntType(32), [ir.IntType(32)] * len(numbers))
+    function = cgutils.get_or_insert_function(builder.module, kind, name)
+    builder.call(function, [ir.Constant(ir.IntType(32), number) for number in numbers])
+    return context.get_dummy_value()
