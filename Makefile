@@ -87,7 +87,7 @@ docs: $(READY) ## the documents as a site in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 	@echo build/site/index.html
 
-bench: $(READY) ## time and memory against the reference algorithm, side by side; BENCH=--quick takes a minute
+bench: $(READY) ## time and memory against the reference algorithm, side by side; BENCH=--quick takes half a minute
 	$(BIN)/python -m benchmarks.table $(BENCH)
 
 torture: $(READY) ## kill sweeps N times at random moments (N=60 SEED=1), and check what they leave

@@ -94,7 +94,7 @@ def show(rows: Sequence[Row]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write results.json."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.table", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="the first lines alone, within a minute")
+    parser.add_argument("--quick", action="store_true", help="the first lines alone, in half a minute")
     quick = parser.parse_args(arguments).quick
     began, rounds = time.monotonic(), QUICK_ROUNDS if quick else ROUNDS
     keep_freed_memory()

@@ -148,7 +148,7 @@ def test_dry_run_creates_nothing_and_is_light(tmp_path: Path, folder: Path) -> N
     assert "study     roundleaf-srnca-random_filters" in output
     assert "search    model.channels = choice(6, 9, 12, 15)" in output
     assert "trials    3 of 12 steps" in output
-    assert "see also  experiment=distill: better pictures sooner, texture distance" in output
+    assert "see also  model=distill loss=sliced: better pictures sooner, texture distance" in output
     assert output.endswith("nothing was started; add -m to start\n")
     assert listing(tmp_path) == [folder.name]
 
