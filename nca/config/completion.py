@@ -48,7 +48,7 @@ def complete_overrides(config_name: str, words: Sequence[str], word: str) -> Ite
         yield from (f"{group}=" for group in chosen)
         yield from (f"{name}=" for name in _keys(config_name, chosen, folder))
     elif key in chosen:
-        yield from (f"{key}={name}" for name in option_names(key, folder))
+        yield from (f"{key}={name}" for name in option_names(key, folder, chosen))
     else:
         yield from (f"{key}={value}" for value in _values(key))
 

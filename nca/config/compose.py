@@ -180,7 +180,7 @@ def _print_help(config_name: str, overrides: Sequence[str]) -> None:
             comments |= read_comments(find_option(group, chosen[group], folder), f"{group}.")
     print(f"{header}\nOptions, as GROUP=NAME:\n")
     for group in groups:
-        print(f"  {group}: {', '.join(option_names(group, folder))}{MORE_OPTIONS.get(group, '')}")
+        print(f"  {group}: {', '.join(option_names(group, folder, groups))}{MORE_OPTIONS.get(group, '')}")
     print("\nFlags:\n")
     for flag, text in FLAGS_HELP.items():
         print(f"  {flag:{max(map(len, FLAGS_HELP)) + 2}}{text}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from nca.cli.errors import ConfigError
@@ -14,6 +14,7 @@ from nca.config.custom_class import CUSTOM
 _PACKAGE = Path(__file__).resolve().parents[1]
 # A checkout's conf/ wins over the copy that a wheel carries.
 CONF = next(c for c in (_PACKAGE.parent / "conf", _PACKAGE / "conf") if (c / "sweep.yaml").exists())
+OVERRIDE = re.compile(r"override /(\w+):")  # in a defaults list
 
 
 def custom_folder(words: Sequence[str]) -> Path | None:
@@ -43,11 +44,23 @@ def is_config_dir(word: str) -> bool:
     return word.startswith(f"{CONFIG_DIR}=")
 
 
-def option_names(group: str, folder: Path | None = None) -> list[str]:
-    """Return the options of a group, those in a user's own folder too."""
+def option_names(
+    group: str, folder: Path | None = None, program_groups: Collection[str] | None = None
+) -> list[str]:
+    """Return the options of a group, those in a user's own folder too.
+
+    With the groups of a program given, without those that override another one, as sweeps have.
+    """
     folders = [CONF] if folder is None else [CONF, folder]
-    names = sorted(file.stem for each in folders for file in (each / group).glob("*.yaml"))
-    return [name for name in names if name != CUSTOM]
+    files = [file for each in folders for file in (each / group).glob("*.yaml") if file.stem != CUSTOM]
+    if program_groups is not None:
+        files = [file for file in files if set(OVERRIDE.findall(_read(file))) <= set(program_groups)]
+    return sorted(file.stem for file in files)
+
+
+def _read(file: Path) -> str:
+    """Return the text of a file that may not be UTF-8; composition says so."""
+    return file.read_text(encoding="utf-8", errors="replace")
 
 
 def find_option(group: str, name: str, folder: Path | None = None) -> Path:

@@ -86,3 +86,15 @@ def test_every_value_and_flag_of_a_config_has_a_line(
     assert named == (OVERRIDE_FLAGS - {"--resolve"}) | {CONFIG_DIR, PLAIN_FLAG, FLAG, VERSION_FLAG}
     if module == "nca.train":
         assert all(lines.get(f"{key}=") for key in RERUN_OPTIONS)
+
+
+def test_experiments_of_sweeps_alone_are_not_offered_to_a_single_run(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    offered = {}
+    for module in HYDRAS:
+        (line,) = (each for each in help_of(module, capsys).splitlines() if each.startswith("  experiment:"))
+        offered[module] = set(line.partition(": ")[2].split(", "))
+    assert offered["nca.sweep"] - offered["nca.train"] == {"quick", "ten_sets"}
+    for name in offered["nca.train"]:
+        compose_plain("train", ["texture=roundleaf", f"experiment={name}"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nca import sweep, train
+from nca import sweep
 from nca.cli.errors import ConfigError
 from nca.config.compose import compose_plain
 from nca.study.plan import make_plans
@@ -61,7 +61,7 @@ def test_the_folder_may_be_given_from_the_working_folder(
     monkeypatch.chdir(folder.parent)
     sweep.main([TEXTURE, "--config-dir", folder.name, "experiment=few", "features=patches"])
     assert "search    model.channels = choice(8, 12)\n" in capsys.readouterr().out
-    train.main(["--help", "--config-dir", folder.name])
+    sweep.main(["--help", "--config-dir", folder.name])
     assert "  experiment: distill, few, " in capsys.readouterr().out
 
 
