@@ -169,7 +169,7 @@ def make_sections(tables: Sequence[StudyTable], paths: RecordPaths) -> Iterator[
     plots = [comparisons.plot_texture_against_texture(compared, first, outcome)]
     yield Section("One texture against another", plots)
     yield Section("Published configurations on all textures", [examples.plot_published(tables)])
-    yield Section(f"Suggestions that were tried: {main.name}", [comparisons.plot_suggestions(tried)])
+    yield Section(f"Suggestions that were tried: {main.name}", [comparisons.plot_suggestions(tried, outcome)])
     curves = pd.concat([table.curves.assign(study=table.name) for table in tables])
     plots = [parameters.plot_curves(curves[["study", "trial", "step", "loss"]], trials)]
     by = examples.choose_order(complete)

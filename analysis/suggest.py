@@ -1,4 +1,4 @@
-"""`python -m analysis.suggest study=S`: parameters worth a trial, by PCA, UMAP or a model of the loss.
+"""`python -m analysis.suggest study=S`: parameters worth a trial, by PCA, UMAP or a model.
 
 All suggestions lie in the study's search space. Queued ones run first, in addition to `sweep.n_trials`.
 """
@@ -22,12 +22,13 @@ from sweeps import SweepError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from analysis.figures.drawing import Outcome
     from analysis.runs import StudyTable
     from analysis.unit_cube import UnitCube
 
 METHODS = ("model", "pca", "umap")
 MIN_TRIALS = 10
-MIN_RATED = 10  # from this number of ratings on, `model` maximizes the rating instead of minimizing the loss
+MIN_RATED = 10  # from this number of ratings on, `model` maximizes the rating
 N_CANDIDATES = 4096
 N_AROUND = 200  # points around the center of a cluster
 WIDTH = 0.7  # their standard deviation, relative to the cluster's
@@ -58,13 +59,16 @@ class Suggestion:
 
     Args:
         params: The parameters, by dotted key.
-        attributes: Of the queued trial: `suggested_by`, `predicted_log10_loss` and `predicted_log10_loss_sd`,
-            and the same of the rating with at least `MIN_RATED` ratings.
-        neighbors: Number, distance in the unit cube and final loss of the nearest trials.
+        attributes: Of the queued trial: `suggested_by`, `predicted_log10_COLUMN` and
+            `predicted_log10_COLUMN_sd` of the outcome, and the same of the rating with at least `MIN_RATED`
+            ratings.
+        outcome: What the study minimizes.
+        neighbors: Number, distance in the unit cube and outcome of the nearest trials.
     """
 
     params: Mapping[str, Any]
     attributes: Mapping[str, Any]
+    outcome: Outcome
     neighbors: Sequence[tuple[int, float, float]]
 
 
@@ -103,29 +107,36 @@ def suggest(table: StudyTable, method: str, n: int, target_rating: float) -> tup
     Raises:
         ConfigError: If too few trials are complete, or fewer than `n` new configurations are found.
     """
+    from analysis.figures.drawing import LOSS, choose_outcome
     from analysis.unit_cube import UnitCube
 
     complete = table.trials[table.trials["reason"] == "complete"]
-    complete = complete.dropna(subset=[key for key in ("final_loss", *table.params) if key in complete])
+    complete = complete.dropna(subset=[key for key in (LOSS, *table.params) if key in complete])
+    outcome = choose_outcome(table.objectives[0], complete)
     if len(complete) < MIN_TRIALS or not table.params:
         raise ConfigError(
             f"study={table.name}: needs at least {MIN_TRIALS} complete trials ({len(complete)} so far)"
         )
     cube = UnitCube(table.distributions)
     points = cube.encode(complete[table.params].to_dict("records"))
-    models = {"log10_loss": Model(points, np.log10(complete["final_loss"].to_numpy(float)))}
+    models = {f"log10_{outcome.column}": Model(points, np.log10(complete[outcome.column].to_numpy(float)))}
     rated = complete["rating"].notna().to_numpy()
     if rated.sum() >= MIN_RATED:
         models["rating"] = Model(points[rated], complete["rating"].to_numpy(float)[rated])
     if method == "model":
-        found, explanation = _by_model(cube, points, models, n, len(table.trials))
+        found, explanation = _by_model(cube, points, models, outcome, n)
     else:
-        found, explanation = _by_cluster(cube, points, complete, method, n, target_rating)
+        clusters = _find_clusters(points, method)
+        best, chosen = _choose_cluster(complete.assign(cluster=clusters), target_rating, outcome)
+        found, explanation = (
+            _by_cluster(cube, points, clusters == best, method, n),
+            f"{chosen}, by {method.upper()}",
+        )
     if len(found) < n:
         raise ConfigError(
             f"study={table.name}: method={method} found only {len(found)} new suggestions; give a smaller n"
         )
-    return [_describe(each, method, cube, models, complete) for each in found], explanation
+    return [_describe(each, method, cube, models, complete, outcome) for each in found], explanation
 
 
 class Model:
@@ -165,7 +176,7 @@ class Model:
 
 
 def _by_model(
-    cube: UnitCube, points: Points, models: Mapping[str, Model], n: int, seed: int
+    cube: UnitCube, points: Points, models: Mapping[str, Model], outcome: Outcome, n: int
 ) -> tuple[list[dict[str, Any]], str]:
     """Return the configurations with the largest expected improvement.
 
@@ -174,13 +185,13 @@ def _by_model(
     from scipy.stats import norm, qmc
 
     is_rated = "rating" in models
-    sign, model = (-1.0, models["rating"]) if is_rated else (1.0, models["log10_loss"])
+    sign, model = (-1.0, models["rating"]) if is_rated else (1.0, models[f"log10_{outcome.column}"])
     explanation = (
         "largest expected improvement under a Gaussian process of the "
-        f"{'rating' if is_rated else 'logarithm of the final loss'} of {len(model.values)} trials, "
+        f"{'rating' if is_rated else f'logarithm of the {outcome.name}'} of {len(model.values)} trials, "
         f"of which {model.coverage():.0%} lie within the 95% interval predicted without them"
     )
-    draws = qmc.Sobol(len(cube.names), seed=seed).random(N_CANDIDATES)
+    draws = qmc.Sobol(len(cube.names), seed=len(points)).random(N_CANDIDATES)
     candidates = _select_new(cube, cube.decode(draws), points)
     encoded, found = cube.encode(candidates), []
     best = float((sign * model.predict(model.points)[0]).min())  # of predictions, which have no noise
@@ -195,44 +206,48 @@ def _by_model(
     return found, explanation
 
 
-def _by_cluster(
-    cube: UnitCube, points: Points, complete: pd.DataFrame, method: str, n: int, target_rating: float
-) -> tuple[list[dict[str, Any]], str]:
-    """Return the decoded center of the best cluster and configurations around it.
+def _find_clusters(points: Points, method: str) -> NDArray[np.int64]:
+    """Return the number of the cluster of each configuration.
 
     Raises:
         ConfigError: If too few configurations differ for clusters.
     """
-    from sklearn.decomposition import PCA
-
-    from analysis.figures.clusters import fit_umap, k_means
+    from analysis.figures.clusters import k_means
 
     if len(np.unique(points, axis=0)) <= N_NEIGHBORS:
         raise ConfigError(f"method={method}: needs at least 3 different configurations; try method=model")
-    labels = k_means(points)[0].labels_
-    best, explanation = _choose_cluster(complete.assign(cluster=labels), target_rating)
+    return np.asarray(k_means(points)[0].labels_)
+
+
+def _by_cluster(
+    cube: UnitCube, points: Points, is_inside: NDArray[np.bool_], method: str, n: int
+) -> list[dict[str, Any]]:
+    """Return the decoded center of a cluster and configurations around it."""
+    from sklearn.decomposition import PCA
+
+    from analysis.figures.clusters import fit_umap
+
     plane = PCA(min(3, points.shape[1])).fit(points) if method == "pca" else fit_umap(points)
     positions = plane.transform(points) if method == "pca" else np.asarray(plane.embedding_, float)
-    inside = positions[labels == best]
-    draw, center = np.random.default_rng(len(complete)), inside.mean(axis=0)
+    inside = positions[is_inside]
+    draw, center = np.random.default_rng(len(points)), inside.mean(axis=0)
     around = center + WIDTH * inside.std(axis=0) * draw.normal(size=(N_AROUND, positions.shape[1]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         decoded = plane.inverse_transform(np.vstack([center, around]).astype(positions.dtype))
-    new = _select_new(cube, cube.decode(np.asarray(decoded, float)), points)
-    return new[:n], f"{explanation}, by {method.upper()}"
+    return _select_new(cube, cube.decode(np.asarray(decoded, float)), points)[:n]
 
 
-def _choose_cluster(trials: pd.DataFrame, target_rating: float) -> tuple[int, str]:
-    """Return the cluster whose mean rating is nearest to the target, or without ratings the least loss."""
+def _choose_cluster(trials: pd.DataFrame, target_rating: float, outcome: Outcome) -> tuple[int, str]:
+    """Return the cluster whose mean rating is nearest to the target, or without ratings the least outcome."""
     by_cluster = trials.groupby("cluster")
     ratings = by_cluster["rating"].mean().dropna()
     if len(ratings):
         best = int((ratings - target_rating).abs().idxmin())
         return best, f"around cluster {best} of {len(by_cluster)}, mean rating {ratings[best]:.2g}"
-    losses = by_cluster["final_loss"].agg(lambda loss: np.log10(loss).mean())
-    best, n = int(losses.idxmin()), len(by_cluster)
-    return best, f"around cluster {best} of {n}, mean final loss {10 ** losses[best]:.2g} (no ratings)"
+    means = by_cluster[outcome.column].agg(lambda values: np.log10(values).mean())
+    best, n = int(means.idxmin()), len(by_cluster)
+    return best, f"around cluster {best} of {n}, mean {outcome.name} {10 ** means[best]:.2g} (no ratings)"
 
 
 def _select_new(cube: UnitCube, candidates: Sequence[dict[str, Any]], tried: Points) -> list[dict[str, Any]]:
@@ -245,27 +260,34 @@ def _select_new(cube: UnitCube, candidates: Sequence[dict[str, Any]], tried: Poi
 
 
 def _describe(
-    params: Mapping[str, Any], method: str, cube: UnitCube, models: Mapping[str, Model], trials: pd.DataFrame
+    params: Mapping[str, Any],
+    method: str,
+    cube: UnitCube,
+    models: Mapping[str, Model],
+    trials: pd.DataFrame,
+    outcome: Outcome,
 ) -> Suggestion:
     point = cube.encode([params])
     attributes: dict[str, Any] = {"suggested_by": method}
     for goal, model in models.items():
         (mean,), (sd,) = model.predict(point)
         attributes |= {f"predicted_{goal}": float(mean), f"predicted_{goal}_sd": float(sd)}
-    distances = np.linalg.norm(models["log10_loss"].points - point, axis=1)
+    distances = np.linalg.norm(models[f"log10_{outcome.column}"].points - point, axis=1)
     nearest_trials = trials.assign(distance=distances).nsmallest(N_NEIGHBORS, "distance")
-    return Suggestion(params, attributes, nearest_trials[["trial", "distance", "final_loss"]].values.tolist())
+    neighbors = nearest_trials[["trial", "distance", outcome.column]].values.tolist()
+    return Suggestion(params, attributes, outcome, neighbors)
 
 
 def _print(suggestions: Sequence[Suggestion]) -> None:
     from sweeps.progress import format_params
 
     for number, each in enumerate(suggestions, 1):
-        loss, sd = (10 ** each.attributes[f"predicted_log10_loss{end}"] for end in ("", "_sd"))
-        text = f"final loss {loss:.3g} (within a factor of {sd:.2g})"
+        key, name = f"predicted_log10_{each.outcome.column}", each.outcome.name
+        value, sd = (10 ** each.attributes[f"{key}{end}"] for end in ("", "_sd"))
+        text = f"{name} {value:.3g} (within a factor of {sd:.2g})"
         if "predicted_rating" in each.attributes:
             text += ", rating {predicted_rating:.1f} ± {predicted_rating_sd:.1f}".format(**each.attributes)
-        near = [f"trial {n:.0f} (distance {d:.2f}, loss {loss:.3g})" for n, d, loss in each.neighbors]
+        near = [f"trial {n:.0f} (distance {d:.2f}, {name} {value:.3g})" for n, d, value in each.neighbors]
         print(f"{number}. {format_params(each.params)}\n   predicted: {text}\n   nearest: {'; '.join(near)}")
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,6 @@ from analysis.figures.drawing import (
     FINAL_LOSS,
     GRAY,
     INK,
-    LOSS,
     MARK,
     MIN_TRIALS,
     RATING_AXIS,
@@ -241,45 +240,67 @@ def draw_fit(axes: Axes, kind: str, x: Vector, y: Vector) -> dict[str, Any]:
     return {"fit": kind, "r2": r2, "low": float(low), "high": float(high)}
 
 
-def plot_suggestions(trials: pd.DataFrame) -> Plot | str:
-    """Plot obtained against predicted losses of suggestions, and the losses by method."""
+def plot_suggestions(trials: pd.DataFrame, outcome: Outcome = FINAL_LOSS) -> Plot | str:
+    """Plot obtained against predicted outcomes of suggestions, the outcomes and the ratings by method."""
     suggested, others = trials.dropna(subset=["suggested_by"]), trials[trials["suggested_by"].isna()]
     if suggested.empty:
         return (
             "No suggested trial is complete. Queue some with `python -m analysis.suggest study=STUDY "
             "enqueue=true`, then repeat the sweep's command."
         )
-    figure = make_figure(1, 2, 8, 3.4)
-    left, right = figure.axes
+    is_rated = suggested["rating"].notna().any()
+    figure = make_figure(1, 2 + is_rated, 8 + 3.6 * is_rated, 3.4)
+    left, right, *ratings = figure.axes
     colors = make_colors(sorted(suggested["suggested_by"].unique()))
     groups, text = {"not suggested": others}, []
+    predicted = f"predicted_log10_{outcome.column}"
     for method, each in suggested.groupby("suggested_by"):
-        mean, sd = each["predicted_log10_loss"], each["predicted_log10_loss_sd"]
+        mean, sd = each[predicted], each[f"{predicted}_sd"]
         reach = [10**mean - 10 ** (mean - Z_95 * sd), 10 ** (mean + Z_95 * sd) - 10**mean]
         style = {"fmt": "o", "ms": 4, "lw": 0.8, "color": colors[method], "label": method}
-        left.errorbar(10**mean, each[LOSS], xerr=reach, **style)
+        left.errorbar(10**mean, each[outcome.column], xerr=reach, **style)
         groups[method] = each
-        inside = float(((np.log10(each[LOSS]) - mean).abs() <= Z_95 * sd).mean())
-        text.append(f"{method}: {summarize(each)}; {inside:.0%} within the predicted 95% range (bars).")
-    both = [*(10 ** suggested["predicted_log10_loss"]), *suggested[LOSS]]
+        inside = float(((np.log10(each[outcome.column]) - mean).abs() <= Z_95 * sd).mean())
+        share = f"{inside:.0%} within the predicted 95% range (bars)"
+        text.append(f"{method}: {summarize(each, outcome)}; {share}.")
+    both = [*(10 ** suggested[predicted]), *suggested[outcome.column]]
     ends = (min(both) / MARGIN, max(both) * MARGIN)
     left.plot(ends, ends, color=INK, lw=0.8, ls="--")
-    left.set(xscale="log", yscale="log", xlabel="predicted final loss", ylabel="obtained final loss")
+    left.set(
+        xscale="log", yscale="log", xlabel=f"predicted {outcome.name}", ylabel=f"obtained {outcome.name}"
+    )
     left.set(xlim=ends, ylim=ends)
     left.legend()
-    for at, (name, each) in enumerate(groups.items()):
-        right.scatter(at + jitter(len(each)), each[LOSS], s=14, alpha=0.7, color=colors.get(name, GRAY))
-        right.plot([at - 0.3, at + 0.3], [each[LOSS].median()] * 2, color=INK, lw=1.2)
-    right.set(yscale="log", ylabel=FINAL_LOSS.axis)
-    right.set_xticks(range(len(groups)), list(groups))
-    text.append(f"Not suggested: {summarize(others)}. Lines are medians.")
-    columns = ["study", "trial", "suggested_by", "predicted_log10_loss", "predicted_log10_loss_sd", LOSS]
+    draw_groups(right, groups, outcome.column, colors)
+    scale_by_logarithm(right, "y", trials[outcome.column].to_numpy(float))
+    right.set_ylabel(outcome.name)
+    for axes in ratings:
+        draw_groups(axes, groups, "rating", colors)
+        axes.set(ylabel=RATING_AXIS, ylim=(-0.3, 5.3))
+    text.append(f"Not suggested: {summarize(others, outcome)}. Lines are medians.")
+    if "predicted_rating" in suggested and is_rated:
+        text.append("Diamonds are predicted ratings.")
+    columns = ["study", "trial", "suggested_by", predicted, f"{predicted}_sd", outcome.column, "rating"]
     return Plot("suggestions", figure, suggested[columns], text)
 
 
-def summarize(trials: pd.DataFrame) -> str:
-    """Return the number of trials, their median loss, and their mean rating beside the predicted one."""
-    text = f"{len(trials)} configurations, median loss {trials[LOSS].median():.2g}"
+def draw_groups(
+    axes: Axes, groups: Mapping[str, pd.DataFrame], column: str, colors: Mapping[str, Any]
+) -> None:
+    """Draw a column of several groups of trials beside each other, with medians, and the mean prediction."""
+    for at, (name, each) in enumerate(groups.items()):
+        values = each[column].dropna()
+        axes.scatter(at + jitter(len(values)), values, s=14, alpha=0.7, color=colors.get(name, GRAY))
+        axes.plot([at - 0.3, at + 0.3], [values.median()] * 2, color=INK, lw=1.2)
+        if f"predicted_{column}" in each:
+            mean = each[f"predicted_{column}"].mean()
+            axes.plot(at, mean, "D", color=INK, ms=6, fillstyle="none")
+    axes.set_xticks(range(len(groups)), list(groups))
+
+
+def summarize(trials: pd.DataFrame, outcome: Outcome) -> str:
+    """Return the number of trials, their median outcome, and their mean rating beside the predicted one."""
+    text = f"{len(trials)} configurations, median {outcome.name} {trials[outcome.column].median():.2g}"
     rated = trials.dropna(subset=["rating"])
     if rated.empty:
         return text

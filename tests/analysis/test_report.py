@@ -350,15 +350,21 @@ def test_predictions_are_compared_with_obtained_losses(tmp_path: Path) -> None:
     losses = np.log10(trials["final_loss"])
     chosen = trials.index[:8]
     trials.loc[chosen, "suggested_by"] = ["pca"] * 4 + ["model"] * 4
-    trials.loc[chosen, "predicted_log10_loss"] = losses[chosen] + [0, 0, 0, 9, 0, 0, 0, 0]
-    trials.loc[chosen, "predicted_log10_loss_sd"] = 0.1
+    trials.loc[chosen, "predicted_log10_final_loss"] = losses[chosen] + [0, 0, 0, 9, 0, 0, 0, 0]
+    trials.loc[chosen, "predicted_log10_final_loss_sd"] = 0.1
     report = write_report([replace(table, trials=trials)], paths, tmp_path / "out")
     report_text = " ".join(sentences(report))
     assert "pca: 4 configurations" in report_text
     assert "75% within the predicted 95% range" in report_text
-    assert re.search(r"model: 4 configurations, median loss \S+; 100% within", report_text)
+    assert re.search(r"model: 4 configurations, median final loss \S+; 100% within", report_text)
     assert "Not suggested: 11 configurations" in report_text
     assert (tmp_path / "out" / "suggestions.png").exists()
+    assert "predicted ratings" not in report_text
+    trials.loc[chosen, ["rating", "predicted_rating"]] = [4.0, 4.4]
+    report = write_report([replace(table, trials=trials)], paths, tmp_path / "rated")
+    report_text = " ".join(sentences(report))
+    assert "mean rating 4 of 4, predicted 4.4" in report_text
+    assert "Diamonds are predicted ratings." in report_text
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ def test_suggestions_are_valid_new_and_different(paths: RecordPaths, method: str
         for name, value in each.params.items():
             distribution = DISTRIBUTIONS[name]
             assert distribution._contains(distribution.to_internal_repr(value))
-        assert 0 < each.attributes["predicted_log10_loss_sd"] < 2
+        assert 0 < each.attributes["predicted_log10_final_loss_sd"] < 2
         distances = [distance for _, distance, _ in each.neighbors]
         assert distances == sorted(distances)
 
@@ -50,7 +51,20 @@ def test_the_model_finds_where_the_loss_is_small(paths: RecordPaths) -> None:
     for each in found:
         rate = each.params["train.learning_rate"]
         assert rate > 5e-4
-        assert each.attributes["predicted_log10_loss"] == pytest.approx(-6 - np.log10(rate), abs=0.3)
+        assert each.attributes["predicted_log10_final_loss"] == pytest.approx(-6 - np.log10(rate), abs=0.3)
+
+
+def test_the_model_is_of_what_the_study_minimizes(paths: RecordPaths) -> None:
+    """Here distances grow with the learning rate, against the losses."""
+    table = read_study(paths, STUDY)
+    trials = table.trials.assign(final_distance=1e3 * table.trials["train.learning_rate"])
+    by_distance = replace(table, objectives=["final_distance"], trials=trials)
+    found, why = suggest(by_distance, "model", N, 5.0)
+    assert "logarithm of the texture distance" in why
+    for each in found:
+        rate = each.params["train.learning_rate"]
+        assert rate < 1e-4
+        assert each.attributes["predicted_log10_final_distance"] == pytest.approx(3 + np.log10(rate), abs=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +134,7 @@ def test_queued_suggestions_are_marked_and_wait(tmp_path: Path, capsys: pytest.C
     waiting = [trial for trial in study.get_trials() if trial.state.name == "WAITING"]
     assert [trial.user_attrs["suggested_by"] for trial in waiting] == ["pca"] * 3
     for trial in waiting:
-        assert trial.user_attrs["predicted_log10_loss_sd"] > 0
+        assert trial.user_attrs["predicted_log10_final_loss_sd"] > 0
     main([f"study={STUDY}", "method=pca", "n=3", f"runs_dir={tmp_path}"])  # without: nothing is queued
     assert len([t for t in study.get_trials() if t.state.name == "WAITING"]) == 3
 
