@@ -93,7 +93,11 @@ def run_trial(spec: TaskSpec, mailbox: ActorHandle[Mailbox]) -> Ended:
 
 
 def _watch(spec: TaskSpec, folder: Path, mailbox: ActorHandle[Mailbox], on_tick: Callable[[], None]) -> Ended:
-    """Start a trial, pass the coordinator's signal on to it, and return how it ended."""
+    """Start a trial, pass the coordinator's signal on to it, and return how it ended.
+
+    Raises:
+        RayActorError: If the coordinator is gone while the trial runs.
+    """
     import ray
 
     slot = replace(spec.slot, gpu=os.environ.get("CUDA_VISIBLE_DEVICES"))  # as Ray has set it
@@ -103,7 +107,12 @@ def _watch(spec: TaskSpec, folder: Path, mailbox: ActorHandle[Mailbox], on_tick:
         executor.start(spec.number, folder)
         while not (ended := executor.wait(TICK_S)):
             on_tick()
-            wanted = ray.get(mailbox.read.remote())
+            try:
+                wanted = ray.get(mailbox.read.remote())
+            except ray.exceptions.RayActorError:  # the coordinator is gone; what has ended is kept
+                if not (ended := executor.wait(0)):
+                    raise
+                break
             if wanted == signal.SIGKILL:
                 return Ended(spec.number, int(signal.SIGKILL), 0)
             if wanted != passed_on:

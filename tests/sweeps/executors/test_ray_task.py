@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
@@ -153,3 +154,43 @@ def test_the_copy_is_in_a_new_folder_that_only_its_user_may_enter(
     assert {folder.parent for folder, _ in seen} == {temporary}
     assert len({planted, *(folder for folder, _ in seen)}) == 3
     assert list(temporary.iterdir()) == [planted]
+
+
+@pytest.mark.parametrize("has_ended", [True, False])
+def test_what_has_ended_when_the_coordinator_goes_is_kept(
+    tmp_path: Path, trial: Path, monkeypatch: pytest.MonkeyPatch, has_ended: bool
+) -> None:
+    ray = pytest.importorskip("ray")
+
+    class Executor:
+        """Has a trial that ends between two looks."""
+
+        def __init__(self, *_: object) -> None:
+            self.folder, self.looks = Path(), 0
+
+        def start(self, _: int, folder: Path) -> None:
+            self.folder = folder
+
+        def wait(self, _: float) -> list[Ended]:
+            self.looks += 1
+            if self.looks == 1 or not has_ended:
+                return []
+            (self.folder / "result").write_text("kept")
+            return [Ended(0, 0, 0)]
+
+        def close(self) -> None: ...
+
+    def get(_: object) -> int:
+        raise ray.exceptions.RayActorError
+
+    monkeypatch.setattr(ray_task, "LocalExecutor", Executor)
+    monkeypatch.setattr(ray, "get", get)
+    spec = TaskSpec(0, trial, f"file://{tmp_path}/storage", "none:None", "none", Slot(0, 1))
+    mailbox = SimpleNamespace(read=SimpleNamespace(remote=lambda: None))
+    if has_ended:
+        assert run_trial(spec, mailbox) == Ended(0, 0, 0)
+    else:
+        with pytest.raises(ray.exceptions.RayActorError):
+            run_trial(spec, mailbox)
+    other = StoredFolder(f"file://{tmp_path}/storage", trial, tmp_path / "other")
+    assert ("result" in other.download()) == has_ended
