@@ -156,9 +156,7 @@ def make_sections(tables: Sequence[StudyTable], paths: RecordPaths) -> Iterator[
     plots = [comparisons.plot_losses_by_texture(compared, outcome)]
     yield Section(f"{name.capitalize()} by texture", plots, notes=notes if not_compared else [])
     yield Section("Studies of one texture beside each other", [plot_studies(complete, tables)])
-    rated = (
-        compared if outcome.column == LOSS else unsuggested
-    )  # losses of other terms are no measure of these
+    rated = compared if outcome.column == LOSS else unsuggested  # distances compare any two losses
     plots = [comparisons.plot_rating_against_loss(rated, outcome), examples.plot_examples(tables)]
     notes = list(describe_agreement([table.ratings for table in tables]))
     yield Section(f"Rating against {name}", plots, notes=notes)
