@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -64,11 +65,14 @@ class Application(Protocol):
     All methods of the coordinator get the config that the study was opened with, composed from no params.
     """
 
-    def open_study(self, study: str, config: Mapping[str, Any]) -> dict[str, str]:
+    def open_study(
+        self, study: str, config: Mapping[str, Any], lock: Callable[[], AbstractContextManager[None]]
+    ) -> dict[str, str]:
         """Prepare the records of a study; return links that are kept with it.
 
         Called in the coordinator at the start of each sweep, before any trial. The config has also the links
-        of an earlier call as `links` and the study's unique id as `uid`.
+        of an earlier call as `links` and the study's unique id as `uid`. `lock` keeps other coordinators out
+        that begin at the same moment; no database may be created under it.
         """
 
     def warm_up(self) -> None:

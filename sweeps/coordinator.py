@@ -100,7 +100,7 @@ class Coordinator:
     def _open_records(self) -> dict[str, str]:
         known = read_records(self._study).get(LINKS, {})
         config = {**self._config, "links": known, "uid": self._queue.uid()}
-        links = self._application.open_study(self._study.study_name, config)
+        links = self._application.open_study(self._study.study_name, config, self._queue.study_lock)
         if links != known:
             write_record(self._study, LINKS, links)
         return links

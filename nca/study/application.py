@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib
 import math
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -45,14 +46,16 @@ class TextureSweep:
 
     uses_mlflow = True
 
-    def open_study(self, study: str, config: Mapping[str, Any]) -> dict[str, str]:
+    def open_study(
+        self, study: str, config: Mapping[str, Any], lock: Callable[[], AbstractContextManager[None]]
+    ) -> dict[str, str]:
         """Create the MLflow experiment and the parent run of the study if missing; return their ids."""
         trial = _trial_config(config)
         links: dict[str, str] = dict(config["links"])
         if trial.tracking.uri is None:
             return links
         store = MlflowStore(trial.tracking.uri)
-        with mlflow_errors(trial.tracking.uri):
+        with mlflow_errors(trial.tracking.uri), lock():
             artifacts = Path(trial.runs_dir) / "artifacts" / study
             experiment = store.experiments.open(study, artifacts, config["uid"])
             settings, last_step = config["sweep"], trial.train.steps - 1

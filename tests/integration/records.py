@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import sqlite3
 from pathlib import Path
 
 import optuna
@@ -17,9 +19,20 @@ from sweeps.storage.optuna_storage import open_storage
 
 def copy_records(runs: Path, copy: Path) -> Path:
     """Copy a `runs_dir` and return the copy, whose artifacts are its own: MLflow keeps whole addresses."""
-    shutil.copytree(runs, copy)
+    copy_folder(runs, copy)
     relocate(copy / "mlflow.db")
     return copy
+
+
+def copy_folder(runs: Path, copy: Path) -> None:
+    """Copy a `runs_dir` as it is, whose databases another process may be closing."""
+    shutil.copytree(runs, copy, ignore=shutil.ignore_patterns("*.db", "*.db-wal", "*.db-shm"))
+    for database in runs.glob("*.db"):
+        with (
+            contextlib.closing(sqlite3.connect(database)) as source,
+            contextlib.closing(sqlite3.connect(copy / database.name)) as target,
+        ):
+            source.backup(target)
 
 
 def load_study(runs: Path, name: str) -> Study:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import socket
@@ -10,7 +11,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -21,6 +24,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+import nca.study.application
 from nca.cli.errors import ConfigError
 from nca.study.application import TextureSweep
 from nca.tracking.client import check_address
@@ -43,8 +47,14 @@ class Store:
         self.config = trial_config(folder.parent / "runs", uri=self.uri)
         self.client = MlflowClient(self.uri)
 
-    def open(self, links: dict[str, str], uid: str = "ours") -> dict[str, str]:
-        return TextureSweep().open_study(STUDY, asdict(self.config) | {"links": links, "uid": uid} | SETTINGS)
+    def open(
+        self,
+        links: dict[str, str],
+        uid: str = "ours",
+        lock: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
+    ) -> dict[str, str]:
+        config = asdict(self.config) | {"links": links, "uid": uid} | SETTINGS
+        return TextureSweep().open_study(STUDY, config, lock)
 
     def status(self, run_id: str) -> str:
         return str(self.client.get_run(run_id).info.status)
@@ -67,6 +77,25 @@ def test_a_study_keeps_its_parent_run(stores: list[Store]) -> None:
     run = first.client.get_run(links["mlflow_run_id"])
     assert run.data.metrics == {"n_trials": 2.0, "best_value": 0.5}
     assert (run.data.tags["optuna_study"], run.data.tags["texture"]) == (STUDY, "roundleaf")
+
+
+def test_coordinators_that_begin_at_once_share_an_experiment_and_a_parent_run(
+    stores: list[Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, lock, n = stores[0], threading.Lock(), 4
+    together = threading.Barrier(n)
+
+    def open_store(uri: str) -> MlflowStore:
+        store = MlflowStore(uri)
+        together.wait()
+        return store
+
+    monkeypatch.setattr(nca.study.application, "MlflowStore", open_store)
+    with ThreadPoolExecutor(n) as threads:
+        opened = [threads.submit(first.open, {}, lock=lambda: lock) for _ in range(n)]
+    links = [each.result() for each in opened]
+    assert links == [links[0]] * n
+    assert len(first.client.search_runs([links[0]["mlflow_experiment_id"]])) == 1
 
 
 def test_the_parent_run_tells_what_it_is_and_who_made_it(
@@ -132,7 +161,7 @@ def test_single_runs_are_resumed_by_their_own_folder_alone(stores: list[Store], 
 def test_a_study_without_tracking_keeps_its_links(stores: list[Store], tmp_path: Path) -> None:
     links = stores[0].open({})
     untracked = asdict(trial_config(tmp_path / "runs")) | {"links": links, "uid": "ours"} | SETTINGS
-    assert TextureSweep().open_study(STUDY, untracked) == links
+    assert TextureSweep().open_study(STUDY, untracked, contextlib.nullcontext) == links
     TextureSweep().close_study(untracked, links, {"n_trials": 1.0}, None)
 
 

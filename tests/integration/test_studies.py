@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import pytest
 from nca.tracking.store import MlflowStore
 from tests.integration.commands import SMALL, begun, listing, run_module, sweep, wait_until
 from tests.integration.conftest import STUDY, Finished
-from tests.integration.records import Records, copy_records, load_study, study_names
+from tests.integration.records import Records, copy_folder, copy_records, load_study, study_names
 from tests.templates import make_mlflow_database
 
 LONG = ("train.steps=100000", "train.checkpoint_every=50", "train.checkpoint_every_s=0")
@@ -108,7 +107,7 @@ def test_a_run_of_another_program_is_ended_and_a_finished_trial_keeps_no_checkpo
 
 def test_copied_records_are_relocated_before_anything_is_written(finished: Finished, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    shutil.copytree(finished.runs, runs)
+    copy_folder(finished.runs, runs)
     before = listing(finished.runs / "artifacts")
     larger = (*SMALL, "train.steps=12", "sweep.n_trials=4")
     line = (

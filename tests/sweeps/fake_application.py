@@ -16,6 +16,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -46,7 +47,9 @@ MAX_WAIT_S = 120.0
 class FakeSweep:
     """Keeps its records as lines in the folder that the config names."""
 
-    def open_study(self, study: str, config: Mapping[str, Any]) -> dict[str, str]:
+    def open_study(
+        self, study: str, config: Mapping[str, Any], lock: Callable[[], AbstractContextManager[None]]
+    ) -> dict[str, str]:
         self._note(config, f"open {study}")
         return dict(config["links"]) or {"opened": study}
 

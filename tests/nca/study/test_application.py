@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -169,7 +170,7 @@ def test_a_trial_whose_worker_died_before_it_recorded_the_end_is_not_trained_aga
     tmp_path: Path, mlflow_uri: str
 ) -> None:
     trial = Trial(tmp_path, uri=mlflow_uri)
-    trial.links = TextureSweep().open_study("leaf", trial.config | {"links": {}, "uid": "ours"})
+    trial.links = TextureSweep().open_study("leaf", trial.config | {"links": {}, "uid": "ours"}, nullcontext)
     trial.folder = tmp_path / "trial"
     first = TextureSweep().run(trial)
     again = Trial(tmp_path, uri=mlflow_uri)
@@ -194,7 +195,7 @@ def test_a_study_has_its_metrics_once_and_its_end_however_often_its_sweep_is_rep
     trial, application = Trial(tmp_path, uri=mlflow_uri), TextureSweep()
     config, links = {**trial.config, "sweep": trial.config["sweep"] | {"study": "leaf"}}, dict[str, str]()
     for _ in range(2):
-        links = application.open_study("leaf", config | {"links": links, "uid": "ours"})
+        links = application.open_study("leaf", config | {"links": links, "uid": "ours"}, nullcontext)
         application.close_study(config, links, {"n_trials": 3.0, "best_value": 0.5}, ENDED_AT)
     client = MlflowClient(mlflow_uri)
     info = client.get_run(links["mlflow_run_id"]).info
