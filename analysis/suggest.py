@@ -267,10 +267,14 @@ def _describe(
     trials: pd.DataFrame,
     outcome: Outcome,
 ) -> Suggestion:
+    from analysis.ratings.ratings import MAX_RATING
+
     point = cube.encode([params])
     attributes: dict[str, Any] = {"suggested_by": method}
     for goal, model in models.items():
         (mean,), (sd,) = model.predict(point)
+        if goal == "rating":  # the process knows no end of the scale
+            mean = np.clip(mean, 0, MAX_RATING)
         attributes |= {f"predicted_{goal}": float(mean), f"predicted_{goal}_sd": float(sd)}
     distances = np.linalg.norm(models[f"log10_{outcome.column}"].points - point, axis=1)
     nearest_trials = trials.assign(distance=distances).nsmallest(N_NEIGHBORS, "distance")

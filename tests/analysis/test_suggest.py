@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.gaussian_process import GaussianProcessRegressor
 
-from analysis.ratings.ratings import Rating, Ratings, now
+from analysis.ratings.ratings import MAX_RATING, Rating, Ratings, now
 from analysis.runs import read_study
 from analysis.suggest import Model, main, suggest
 from nca.records.paths import RecordPaths
@@ -82,7 +82,7 @@ def rated(tmp_path_factory: pytest.TempPathFactory) -> RecordPaths:
 def test_ratings_are_used_if_there_are_some(rated: RecordPaths, method: str) -> None:
     found, why = suggest(read_study(rated, STUDY), method, N, 5.0)
     assert "rating" in why
-    assert all("predicted_rating" in each.attributes for each in found)
+    assert all(0 <= each.attributes["predicted_rating"] <= MAX_RATING for each in found)
     assert np.median([each.params["train.learning_rate"] for each in found]) < 2e-4
 
 
