@@ -37,7 +37,7 @@ COMMAND = Command(
     "Write a report of studies, with every figure; give study= or exported=.",
     {
         "study": "name of the study, or names as A,B",
-        "exported": "folder that analysis.export has written, in place of a study",
+        "exported": "folder that analysis.export has written; study= chooses from it, default all",
         **WEIGHTS_OPTION,
         "out": "folder to write; default report-STUDY",
         **RECORD_OPTIONS,
@@ -76,8 +76,8 @@ class Section:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the report and print its name; exit code 2 on bad input."""  # noqa: DOC501 - it ends the process
     options = COMMAND.read(arguments).options
-    if ("study" in options) == ("exported" in options):
-        raise COMMAND.error("give either study=NAME or exported=FOLDER")
+    if not options.keys() & {"study", "exported"}:
+        raise COMMAND.error("give study=NAME or exported=FOLDER")
     source = options.get("study", options.get("exported", ""))
     out = read_out_path(options, "out", f"report-{Path(source.split(',')[0]).name}")
     check_extra()
@@ -86,18 +86,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from analysis.runs import read_study
 
     paths = read_record_paths(options)
-    if "study" in options:
-        tables = [read_study(paths, name) for name in source.split(",")]
+    names = options["study"].split(",") if "study" in options else []
+    if "exported" in options:
+        tables = select(read_exported(Path(options["exported"]).expanduser()), names)
     else:
-        tables = read_exported(Path(source).expanduser())
+        tables = [read_study(paths, name) for name in names]
     if all(table.trials.empty for table in tables):
         raise ConfigError(f"{source}: no trial has ended yet")
     tables = [measure_outputs(table, options.get(WEIGHTS)) for table in tables]
     with atomic_output(out) as partial:
         write_report(tables, paths, partial)
-        names = sorted(file.name for file in partial.iterdir())
-    _log(tables, paths, [out / name for name in names])
+        files = sorted(file.name for file in partial.iterdir())
+    _log(tables, paths, [out / name for name in files])
     print(out / PAGE)
+
+
+def select(tables: Sequence[StudyTable], names: Sequence[str]) -> list[StudyTable]:
+    """Return the exported studies with these names, in their order; all if there are no names.
+
+    Raises:
+        ConfigError: If one was not exported.
+    """
+    known = {table.name: table for table in tables}
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"study={name}: is not among the exported ones: {', '.join(known)}")
+    return [known[name] for name in names or known]
 
 
 def write_report(tables: Sequence[StudyTable], paths: RecordPaths, out: Path) -> Path:
@@ -181,6 +195,7 @@ def _analyze_parameters(
 ) -> Iterator[Section]:
     from analysis.figures import parameters
     from analysis.figures.clusters import plot_clusters
+    from analysis.figures.drawing import RATING
     from analysis.figures.importances import plot_importances
     from analysis.unit_cube import UnitCube
 
@@ -194,6 +209,7 @@ def _analyze_parameters(
     left_out = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     plots = [
         parameters.plot_parameters(own, searched, [f"Left out: {left_out}."] if left_out else [], outcome),
+        *([parameters.plot_parameters(own, searched, outcome=RATING)] if own["rating"].any() else []),
         plot_importances(own, points, distributions, outcome),
         parameters.plot_interactions(points, searched, own[outcome.column].to_numpy(float), outcome),
         parameters.plot_history(history, outcome),

@@ -34,17 +34,20 @@ STYLE: Any = sns.axes_style("whitegrid") | {  # of all figures, readable in prin
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial came to, the smaller the better, and larger than 0.
+    """What a trial came to.
 
     Args:
         column: Of a table of trials.
         name: In words.
         unit: What its numbers mean.
+        is_rating: Whether it is by eye, the larger the better; others are larger than 0, the smaller the
+            better, and shown by their logarithm.
     """
 
     column: str
     name: str
     unit: str
+    is_rating: bool = False
 
     @property
     def axis(self) -> str:
@@ -53,6 +56,7 @@ class Outcome:
 
 
 FINAL_LOSS = Outcome(LOSS, "final loss", "style loss, no unit")
+RATING = Outcome("rating", "rating", "0 to 5", is_rating=True)
 OUTCOMES = (  # that a report can be about, if a study minimizes them
     Outcome("final_distance", "texture distance", "1: the target's pixels shuffled"),
     Outcome("final_loss_median", "median loss", "style loss of the last 256 steps, no unit"),

@@ -64,15 +64,17 @@ def plot_examples(tables: Sequence[StudyTable]) -> Plot | str:
     for line, (texture, (table, own)) in zip(grid, rated.items(), strict=True):
         draw_picture(line[0], table.pictures.target(), format_texture(texture))
         for axes, rating in zip(line[1:], range(MAX_RATING, -1, -1), strict=True):
-            near = own[(own["rating"] - rating).abs() <= 0.5].sort_values(LOSS)
+            near = own[own["rating"].between(rating - 0.5, rating + 0.5, inclusive="left")]
             if near.empty:
                 draw_picture(axes, None, f"{rating}: none")
                 continue
-            median = near.iloc[len(near) // 2]
+            off = (near["rating"] - rating).abs()
+            nearest = near[off == off.min()].sort_values(LOSS)
+            median = nearest.iloc[len(nearest) // 2]
             draw_picture(axes, table.pictures.output(int(median["trial"])), f"rated {median['rating']:.3g}")
             rows.append({"rating": rating, "study": table.name, "trial": median["trial"], LOSS: median[LOSS]})
     names = ", ".join(table.name for table, _ in rated.values())
-    text = f"The output with the median loss of each rating, in {names}."
+    text = f"For each rating an output with it, or the nearest: the one with the median loss, in {names}."
     return Plot("examples", figure, pd.DataFrame(rows), [text])
 
 

@@ -58,6 +58,7 @@ def plot_parameters(
     trials: pd.DataFrame, params: Sequence[str], notes: Sequence[str] = (), outcome: Outcome = FINAL_LOSS
 ) -> Plot | str:
     """Plot each parameter against the outcome, with a smoother, an effect size and an adjusted p-value."""
+    trials = trials.dropna(subset=[outcome.column])
     if len(trials) < MIN_TRIALS or not params:
         return require(MIN_TRIALS, trials, " and a searched parameter")
     raw = [permutation_p(design_of(trials[name]), trials[outcome.column], trials["trial"]) for name in params]
@@ -77,7 +78,12 @@ def plot_parameters(
     for axes in figure.axes[::n_columns]:
         axes.set_ylabel(outcome.name)
     text = describe_parameters(rows, len(trials), outcome)
-    return Plot("parameters", figure, pd.DataFrame(rows), [*text, *notes])
+    return Plot(
+        "ratings_by_parameter" if outcome.is_rating else "parameters",
+        figure,
+        pd.DataFrame(rows),
+        [*text, *notes],
+    )
 
 
 def describe_parameters(
@@ -113,25 +119,27 @@ def design_of(values: pd.Series) -> NDArray[np.float64]:
 
 def draw_parameter(axes: Axes, trials: pd.DataFrame, name: str, outcome: Outcome) -> None:
     """Draw one parameter against the outcome: choices side by side with jitter, numbers at their value."""
-    values, losses = as_numbers(trials[name]), trials[outcome.column].to_numpy(float)
+    values, outcomes = as_numbers(trials[name]), trials[outcome.column].to_numpy(float)
     choices, log = np.unique(values), is_wide(values)
     discrete = len(choices) <= MAX_CHOICES
     x = np.searchsorted(choices, values).astype(float) if discrete else values
     shown = x + jitter(len(x)) if discrete else x
-    axes.scatter(shown, losses, s=12, color=MARK, alpha=0.6, edgecolor="white", lw=0.3)
+    axes.scatter(shown, outcomes, s=12, color=MARK, alpha=0.6, edgecolor="white", lw=0.3)
     axes.set(xlabel=format_label(name), xscale="log" if log else "linear")
-    scale_by_logarithm(axes, "y", losses)
+    if not outcome.is_rating:
+        scale_by_logarithm(axes, "y", outcomes)
+    y = outcomes if outcome.is_rating else np.log10(outcomes)
     if log:
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
     if discrete:
         axes.set_xticks(range(len(choices)), tick_labels(trials[name]))
-        at = np.unique(x)
-        axes.plot(at, [10 ** np.log10(losses[x == each]).mean() for each in at], color=INK, lw=1.2)
+        line = np.array([(each, y[x == each].mean()) for each in np.unique(x)])
     else:
-        smooth = lowess(np.log10(losses), np.log10(x) if log else x, frac=SMOOTHING, it=0)
-        axes.plot(10 ** smooth[:, 0] if log else smooth[:, 0], 10 ** smooth[:, 1], color=INK, lw=1.2)
+        line = lowess(y, np.log10(x) if log else x, frac=SMOOTHING, it=0)
+    at = 10 ** line[:, 0] if log and not discrete else line[:, 0]
+    axes.plot(at, line[:, 1] if outcome.is_rating else 10 ** line[:, 1], color=INK, lw=1.2)
 
 
 PARALLEL = (

@@ -19,8 +19,8 @@ from sklearn.decomposition import PCA
 from analysis.export import main as export
 from analysis.figures.clusters import fit_umap
 from analysis.figures.comparisons import plot_losses_by_texture
-from analysis.figures.drawing import FINAL_LOSS, choose_outcome, figure_text, make_figure
-from analysis.figures.examples import list_best
+from analysis.figures.drawing import FINAL_LOSS, Plot, choose_outcome, figure_text, make_figure
+from analysis.figures.examples import list_best, plot_examples
 from analysis.measures import measure_outputs
 from analysis.ratings.ratings import Rating, Ratings, now
 from analysis.report import N_SECTIONS, main, make_sections, write_report
@@ -36,6 +36,7 @@ FIGURES = {
     "examples",
     "measures",
     "parameters",
+    "ratings_by_parameter",
     "importances",
     "interactions",
     "history",
@@ -139,9 +140,9 @@ def test_a_folder_with_other_contents_is_refused(
 ) -> None:
     argv, message = [f"exported={tmp_path / 'x'}"], "was not written by `analysis.export out=FOLDER`"
     expect_refusal(main, argv, message, capsys)
-    expect_refusal(main, [*argv, "study=leaf"], "give either study=NAME or exported=FOLDER", capsys)
     export(["study=leaf", f"out={tmp_path / 'x'}", f"runs_dir={paths.runs}", "tracking.uri=none"])
     capsys.readouterr()
+    expect_refusal(main, [*argv, "study=petal"], "study=petal: is not among the exported ones: leaf", capsys)
     for name, old, new in (
         ("studies.json", "{", "["),
         ("studies.json", '"columns"', '"others"'),
@@ -328,7 +329,7 @@ def test_the_same_data_give_the_same_report(
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "give either study=NAME or exported=FOLDER; see python -m analysis.report --help"),
+        ([], "give study=NAME or exported=FOLDER; see python -m analysis.report --help"),
         (["study=leef"], "study 'leef': no such study; there are: leaf"),
         (["study=leaf,nothing"], "study 'nothing': no such study"),
         (["study=leaf", "out=/nowhere/x"], "/nowhere is not a folder"),
@@ -477,6 +478,24 @@ def test_a_study_is_shown_by_what_it_minimizes(
         assert "final_distance" in pd.read_csv(report.parent / f"{name}.csv")
     least = by_distance[0].trials["final_distance"].min()
     assert f"The smallest texture distance, {least:.3g}, is that of trial" in " ".join(sentences(report))
+
+
+def test_an_example_of_a_rating_is_the_one_nearest_to_it(tables: list[StudyTable]) -> None:
+    given = {0: 0.5, 1: 4.5, 2: 5.0, 3: 3.5, 4: 4.0, 5: 4.0}
+    trials = tables[0].trials.assign(rating=tables[0].trials["trial"].map(given))
+    plot = plot_examples([replace(tables[0], trials=trials)])
+    assert isinstance(plot, Plot)
+    shown = dict(zip(plot.data["rating"], plot.data["trial"], strict=True))
+    losses = trials.set_index("trial")["final_loss"]
+    assert shown == {5: 2, 4: max((4, 5), key=lambda trial: losses[trial]), 1: 0}
+
+
+@pytest.mark.slow
+def test_a_report_of_one_of_several_exported_studies_is_about_it(paths: RecordPaths, tmp_path: Path) -> None:
+    folder = f"exported={tmp_path / 'both'}"
+    export(["study=leaf,petal", f"out={tmp_path / 'both'}", f"runs_dir={paths.runs}", "tracking.uri=none"])
+    main([folder, "study=petal", f"out={tmp_path / 'petal'}"])
+    assert "<h1>petal</h1>" in (tmp_path / "petal" / "report.html").read_text()
 
 
 def test_a_distance_that_has_no_logarithm_is_not_shown() -> None:
