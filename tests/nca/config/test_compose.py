@@ -58,7 +58,7 @@ def test_the_training_follows_the_model(config_name: str) -> None:
         name: compose_plain(config_name, [TEXTURE, f"model={name}"])["train"]
         for name in ("srnca", "distill", "munca")
     }
-    own = ("steps", "drop_steps", "min_ca_steps", "max_ca_steps")
+    own = ("steps", "batch_size", "drop_steps", "min_ca_steps", "max_ca_steps")
     assert trains["munca"] == trains["distill"] | {key: trains["munca"][key] for key in own}
     assert trains["munca"]["steps"] > trains["distill"]["steps"]
     assert trains["srnca"].keys() == trains["distill"].keys()
