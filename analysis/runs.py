@@ -215,6 +215,7 @@ def join_studies(tables: Sequence[StudyTable]) -> pd.DataFrame:
         part["terms"] = json.dumps({key: value for key, value in terms.items() if key not in params})
         parts.append(part)
     joined = pd.concat([part for part in parts if not part.empty], ignore_index=True)
+    joined[params] = joined[params].infer_objects()  # a rule without a parameter has None
     for name, missing in {"final_loss": float("nan"), "suggested_by": None}.items():
         if name not in joined:
             joined[name] = missing

@@ -480,6 +480,16 @@ def test_a_study_is_shown_by_what_it_minimizes(
     assert f"The smallest texture distance, {least:.3g}, is that of trial" in " ".join(sentences(report))
 
 
+def test_a_parameter_that_another_rule_lacks_stays_a_number(tables: list[StudyTable]) -> None:
+    leaf, petal = tables
+    name = "model.channels"
+    searched = {key: value for key, value in petal.distributions.items() if key != name}
+    other = with_changes(petal, "other", petal.trials.drop(columns=name), **{name: None})
+    joined = join_studies([leaf, replace(other, distributions=searched)])
+    assert joined[name].dtype == float
+    assert joined[name].isna().sum() == len(other.trials)
+
+
 def test_an_example_of_a_rating_is_the_one_nearest_to_it(tables: list[StudyTable]) -> None:
     given = {0: 0.5, 1: 4.5, 2: 5.0, 3: 3.5, 4: 4.0, 5: 4.0}
     trials = tables[0].trials.assign(rating=tables[0].trials["trial"].map(given))
