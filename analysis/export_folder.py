@@ -58,8 +58,12 @@ def read_exported(folder: Path) -> list[StudyTable]:
     """Return the studies of a folder that `write_exported` wrote; they have no links and no folders.
 
     Raises:
-        ConfigError: If the folder has other contents.
+        ConfigError: If there is no such folder, or it has other contents.
     """
+    if not folder.is_dir():
+        raise ConfigError(
+            f"exported={folder}: does not exist; python -m analysis.export writes such a folder"
+        )
     try:
         studies: dict[str, dict[str, Any]] = json.loads(read_text(folder / STUDIES))
         tables = [pd.read_csv(folder / name, dtype=TYPES) for name in (TRIALS, CURVES, RATINGS)]

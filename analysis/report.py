@@ -195,7 +195,7 @@ def _analyze_parameters(
 ) -> Iterator[Section]:
     from analysis.figures import parameters
     from analysis.figures.clusters import plot_clusters
-    from analysis.figures.drawing import RATING
+    from analysis.figures.drawing import MIN_TRIALS, RATING
     from analysis.figures.importances import plot_importances
     from analysis.unit_cube import UnitCube
 
@@ -207,9 +207,10 @@ def _analyze_parameters(
     n_pruned = int((main.trials["reason"] == "pruned").sum())
     counts = {"pruned (no final loss)": n_pruned, "suggested (below)": len(tried) - len(own)}
     left_out = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    is_rated = own["rating"].nunique() > 1 and own["rating"].count() >= MIN_TRIALS
     plots = [
         parameters.plot_parameters(own, searched, [f"Left out: {left_out}."] if left_out else [], outcome),
-        *([parameters.plot_parameters(own, searched, outcome=RATING)] if own["rating"].any() else []),
+        *([parameters.plot_parameters(own, searched, outcome=RATING)] if is_rated else []),
         plot_importances(own, points, distributions, outcome),
         parameters.plot_interactions(points, searched, own[outcome.column].to_numpy(float), outcome),
         parameters.plot_history(history, outcome),

@@ -74,7 +74,7 @@ def plot_examples(tables: Sequence[StudyTable]) -> Plot | str:
             draw_picture(axes, table.pictures.output(int(median["trial"])), f"rated {median['rating']:.3g}")
             rows.append({"rating": rating, "study": table.name, "trial": median["trial"], LOSS: median[LOSS]})
     names = ", ".join(table.name for table, _ in rated.values())
-    text = f"For each rating an output with it, or the nearest: the one with the median loss, in {names}."
+    text = f"For each rating the output nearest to it, of several the one with the median loss, in {names}."
     return Plot("examples", figure, pd.DataFrame(rows), [text])
 
 

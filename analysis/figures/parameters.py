@@ -78,20 +78,17 @@ def plot_parameters(
     for axes in figure.axes[::n_columns]:
         axes.set_ylabel(outcome.name)
     text = describe_parameters(rows, len(trials), outcome)
-    return Plot(
-        "ratings_by_parameter" if outcome.is_rating else "parameters",
-        figure,
-        pd.DataFrame(rows),
-        [*text, *notes],
-    )
+    file = "ratings_by_parameter" if outcome.is_rating else "parameters"
+    return Plot(file, figure, pd.DataFrame(rows), [*text, *notes])
 
 
 def describe_parameters(
     rows: Sequence[Mapping[str, Any]], n_trials: int, outcome: Outcome = FINAL_LOSS
 ) -> list[str]:
     """Return how the parameters were tested, and which are related to the outcome."""
+    counted = "rated" if outcome.is_rating else "complete"
     method = (
-        f"{n_trials} complete trials. Lines: local regression (lowess), or means of choices. Titles: "
+        f"{n_trials} {counted} trials. Lines: local regression (lowess), or means of choices. Titles: "
         "Spearman's rank correlation, and the p-value of a permutation test for a relation that rises, "
         "falls, or turns once, beyond a trend over the order of the trials, adjusted for "
         f"{len(rows)} parameters by Holm's method."

@@ -139,7 +139,8 @@ def test_a_folder_with_other_contents_is_refused(
     paths: RecordPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv, message = [f"exported={tmp_path / 'x'}"], "was not written by `analysis.export out=FOLDER`"
-    expect_refusal(main, argv, message, capsys)
+    expect_refusal(main, argv, f"{argv[0]}: does not exist; python -m analysis.export writes", capsys)
+    expect_refusal(main, [f"exported={tmp_path}"], message, capsys)
     export(["study=leaf", f"out={tmp_path / 'x'}", f"runs_dir={paths.runs}", "tracking.uri=none"])
     capsys.readouterr()
     expect_refusal(main, [*argv, "study=petal"], "study=petal: is not among the exported ones: leaf", capsys)
@@ -498,6 +499,19 @@ def test_an_example_of_a_rating_is_the_one_nearest_to_it(tables: list[StudyTable
     shown = dict(zip(plot.data["rating"], plot.data["trial"], strict=True))
     losses = trials.set_index("trial")["final_loss"]
     assert shown == {5: 2, 4: max((4, 5), key=lambda trial: losses[trial]), 1: 0}
+
+
+@pytest.mark.parametrize("ratings", [[4.0, 2.0], [3.0, 3.0, 3.0]], ids=["few", "all the same"])
+def test_parameters_are_shown_against_ratings_that_can_tell(
+    tables: list[StudyTable], paths: RecordPaths, ratings: list[float]
+) -> None:
+    trials = tables[0].trials.assign(rating=tables[0].trials["trial"].map(dict(enumerate(ratings))))
+    sections = make_sections([replace(tables[0], trials=trials)], paths)
+    plots = [plot for each in sections for plot in each.plots]
+    drawn = {plot.name for plot in plots if isinstance(plot, Plot)}
+    assert "parameters" in drawn
+    assert "ratings_by_parameter" not in drawn
+    assert not any("least 3 complete trials" in plot for plot in plots if isinstance(plot, str))
 
 
 @pytest.mark.slow
