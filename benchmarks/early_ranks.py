@@ -77,14 +77,14 @@ def run(config: TrialConfig) -> dict[str, Any] | None:
                 found["recent"].append(float(np.median(trainer.losses[-RECENT:])))
             is_measured = is_picture_step(record.step, train.steps) and 8 * record.step >= train.steps
             if train.keep == "best" and is_measured:
-                outputs, _ = measure_outputs(trainer.model, train.size, train.max_ca_steps, distance)
-                trainer.keep_best(outputs)
+                outputs = measure_outputs(trainer.model, train.size, train.max_ca_steps, distance)
+                trainer.keep_best(outputs.final_distance)
     except DivergedError:
         return None
     trainer.use_best()
     final = smoothed_loss(trainer.losses)
     if train.keep == "best":
-        final, _ = measure_outputs(trainer.model, train.size, train.max_ca_steps, distance)
+        final = measure_outputs(trainer.model, train.size, train.max_ca_steps, distance).final_distance
     return found | {"final": final}
 
 

@@ -100,9 +100,9 @@ class Measure:
 
     def __call__(self, model: Automaton, max_ca_steps: int) -> tuple[float, float, Tensor]:
         """Return the texture distance, the VGG ratio and the outputs after 1,000 CA steps."""
-        distance, outputs = measure_outputs(model, self.target.shape[-1], max_ca_steps, self._distance)
+        grown = measure_outputs(model, self.target.shape[-1], max_ca_steps, self._distance)
         with torch.no_grad():
-            return distance, float(self._vgg(outputs) / self._noise), outputs
+            return grown.final_distance, float(self._vgg(grown.images) / self._noise), grown.images
 
 
 class Learner(Protocol):

@@ -59,6 +59,7 @@ FINAL_LOSS = Outcome(LOSS, "final loss", "style loss, no unit")
 RATING = Outcome("rating", "rating", "0 to 5", is_rating=True)
 OUTCOMES = (  # that a report can be about, if a study minimizes them
     Outcome("final_distance", "texture distance", "1: the target's pixels shuffled"),
+    Outcome("distance_at_1000", "texture distance at 1,000 CA steps", "1: the target's pixels shuffled"),
     Outcome("final_loss_median", "median loss", "style loss of the last 256 steps, no unit"),
 )
 

@@ -23,12 +23,12 @@ from analysis.ratings.ratings import MAX_RATING
 from analysis.runs import StudyTable, join_studies
 from nca.config.custom_class import is_custom
 from nca.outputs.html_page import data_url
-from nca.outputs.verdict import describe_distance
+from nca.outputs.verdict import describe_distance, judged_distance
 from nca.records.paths import RecordPaths
 
-DISTANCE = "final_distance"
 ORDERS = {  # what the best trials are best by: the first that all of them have
-    DISTANCE: "texture distance",
+    "distance_at_1000": "texture distance at 1,000 CA steps",
+    "final_distance": "texture distance",
     "final_loss_relative": "loss relative to the target's energy",
     LOSS: "final loss",
 }
@@ -154,8 +154,8 @@ def list_openings(tables: Sequence[StudyTable]) -> list[list[tuple[str, str]]]:
 def _describe(row: Mapping[Any, Any]) -> str:
     """Return what a trial came to, in words."""
     parts = [f"final loss {row[LOSS]:.3g}"]
-    if not pd.isna(row.get(DISTANCE)):
-        parts.insert(0, f"texture distance {row[DISTANCE]:.2f}: {describe_distance(row[DISTANCE])}")
+    if (distance := judged_distance(row)) is not None:
+        parts.insert(0, f"texture distance {distance:.2f}: {describe_distance(distance)}")
     if not pd.isna(row["rating"]):
         parts.append(f"rated {row['rating']:.2g} of {MAX_RATING}")
     return f"trial {row['trial']} of {row['study']}, {', '.join(parts)}"
@@ -179,7 +179,7 @@ def list_best(
             {
                 "output": None if output is None else data_url(output),
                 "loss": f"{row[LOSS]:.3g}",
-                "distance": "" if pd.isna(row.get(DISTANCE)) else f"{row[DISTANCE]:.3g}",
+                "distance": "" if (distance := judged_distance(row)) is None else f"{distance:.3g}",
                 "rating": "" if pd.isna(row["rating"]) else f"{row['rating']:.2g}",
                 "params": [f"{format_label(name)} {_short(row[name])}" for name in table.params]
                 or ["all fixed"],

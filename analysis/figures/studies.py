@@ -24,9 +24,10 @@ from analysis.figures.drawing import (
     make_colors,
     make_figure,
 )
-from analysis.figures.examples import DISTANCE, ORDERS, draw_picture
+from analysis.figures.examples import ORDERS, draw_picture
 from analysis.runs import StudyTable
 from analysis.statistics import CONFIDENCE, Estimate, estimate_shift
+from nca.outputs.verdict import JUDGED
 
 MAX_TEXTURES, MAX_SHOWN = 6, 4  # rows of the figure; studies with their best output in a row
 MAX_CHARS = 22  # in a line of a study's name
@@ -88,8 +89,9 @@ def choose_measure(trials: pd.DataFrame) -> str | None:
     The texture distance if all trials have it, otherwise the final loss if all losses have equal terms;
     None if neither holds.
     """
-    if DISTANCE in trials and trials[DISTANCE].notna().all():
-        return DISTANCE
+    for distance in JUDGED:
+        if distance in trials and trials[distance].notna().all():
+            return distance
     return LOSS if trials["terms"].nunique() == 1 else None
 
 

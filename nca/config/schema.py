@@ -247,6 +247,7 @@ class ExecutorConfig:
 
 Objective = Literal[
     "final_distance",
+    "distance_at_1000",
     "final_loss",
     "final_loss_median",
     "final_loss_relative",

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-GOOD, FAIR = 0.15, 0.25  # largest texture distances; docs/measure.md has ratings beside them
+import math
+from collections.abc import Mapping
+from typing import Any
+
+GOOD, FAIR = 0.14, 0.2  # largest texture distances; docs/measure.md has ratings beside them
+JUDGED = ("distance_at_1000", "final_distance")  # older runs have the second alone, which is not less
+
+
+def judged_distance(metrics: Mapping[Any, Any]) -> float | None:
+    """Return the texture distance by which a run is judged, after 1,000 CA steps; None if it has none."""
+    found = (float(metrics.get(key, math.nan)) for key in JUDGED)
+    return next((value for value in found if not math.isnan(value)), None)
 
 
 def describe_distance(distance: float) -> str:

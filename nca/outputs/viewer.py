@@ -30,6 +30,7 @@ LABELS = {  # of other facts: their keys with spaces
     "steps": "training steps",
     "peak_memory_mb": "peak memory (MB)",
     "n_parameters": "parameters",
+    "distance_at_1000": "distance at 1,000 CA steps",
     "distance_at_3000": "distance at 3,000 CA steps",
 }
 

@@ -15,6 +15,7 @@ from sweeps.trials import TrialSummary
 DISTANCE, LOSS = "final_distance", "final_loss"  # shown whatever the objectives are
 SHOWN_METRICS = (
     DISTANCE,
+    "distance_at_1000",
     LOSS,
     "final_loss_median",
     "final_loss_relative",

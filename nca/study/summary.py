@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nca.config.custom_class import custom_overrides
 from nca.config.schema import TrainConfig, custom_classes
-from nca.outputs.verdict import GOOD, describe_distance
+from nca.outputs.verdict import GOOD, describe_distance, judged_distance
 from nca.records.paths import DASHBOARD, MODEL, RecordPaths
 from nca.study.plan import Plan
 from nca.tracking.outbox import find_outboxes
@@ -32,8 +32,8 @@ def describe_end(plan: Plan, summary: Summary) -> Iterator[str]:
         yield _describe_pruning(plan, summary)
     for rank, trial in zip(RANKS, summary.ranking, strict=False):
         yield f"{rank} {_describe(plan, summarize(trial))}"
-    if summary.best is not None and DISTANCE in summary.best.user_attrs:
-        yield f"result: {_judge(plan, summary.best.user_attrs[DISTANCE])}"
+    if summary.best is not None and (distance := judged_distance(summary.best.user_attrs)) is not None:
+        yield f"result: {_judge(plan, distance)}"
     if len(plan.config.sweep.objectives) > 1:
         yield from _describe_front(plan, summary)
     yield from _describe_paths(plan, summary)
@@ -55,7 +55,7 @@ def _describe_front(plan: Plan, summary: Summary) -> Iterator[str]:
 
 def _judge(plan: Plan, distance: float) -> str:
     """Return whether the best texture is good, and how to get a better one."""
-    text, trial = describe_distance(distance), plan.config.trial
+    text, trial = f"{describe_distance(distance)} (texture distance {distance:.2g})", plan.config.trial
     if distance <= GOOD:
         return text
     if trial.model.name == "srnca":

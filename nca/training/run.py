@@ -20,12 +20,11 @@ from nca.automaton.seeding import Streams
 from nca.config.schema import TrainConfig, TrialConfig, name_study
 from nca.loss.distance import TextureDistance
 from nca.loss.features import load_extractor
-from nca.outputs.grown import measure_outputs
+from nca.outputs.grown import Grown, measure_outputs
 from nca.outputs.model_file import save_model
 from nca.outputs.pictures import (
     CA_STEPS_PER_PX,
     GIF_AGES,
-    Images,
     render_texture,
     save_growth,
     save_loss_curve,
@@ -169,10 +168,10 @@ class _Run:
         self.tracker.log_image(pixels, step)
         self.listener.show(pixels, self.target)
         if self.config.train.keep == "best" and 8 * step >= self.config.train.steps:
-            self.trainer.keep_best(self.measure_outputs()[0])
+            self.trainer.keep_best(self.measure_outputs().final_distance)
 
-    def measure_outputs(self) -> tuple[float, Images]:
-        """Return the texture distance of grown outputs, and these."""
+    def measure_outputs(self) -> Grown:
+        """Return grown outputs with their texture distances."""
         train = self.config.train
         return measure_outputs(self.trainer.model, train.size, train.max_ca_steps, self.distance)
 
@@ -225,14 +224,19 @@ class _Run:
         """Write growth.gif, output_large.png and, of a complete run, the pictures of its robustness.
 
         Returns:
-            The texture distance, and the distances of the robustness, unless these would take too long for a
-            run as short as this one.
+            The texture distances, and those of the robustness, unless they would take too long for a run as
+            short as this one.
         """
         model, size, seed = self.trainer.model, self.config.train.size, self.config.seed
-        distance, outputs = self.measure_outputs()
-        metrics = {"final_distance" if reason == "complete" else "last_distance": distance}
+        grown = self.measure_outputs()
+        metrics = {"last_distance": grown.final_distance}
+        if reason == "complete":
+            metrics = {
+                "final_distance": grown.final_distance,
+                "distance_at_1000": grown.distance_at_1000,
+            }
         if self.config.train.keep == "best":
-            self.output = outputs
+            self.output = grown.images
         save_growth(model, size, seed, files / "growth.gif")
         budget = output_budget(self.config.train, self.trainer.step) - GIF_AGES[-1] * size**2
         if reason == "complete" and self.config.outputs.robustness and budget >= N_CA_STEPS * size**2:

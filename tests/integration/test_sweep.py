@@ -214,11 +214,12 @@ def test_optuna_shows_each_trials_output_beside_the_target(finished: Finished, r
 def test_output_names_the_best_trial_and_its_picture(finished: Finished, records: Records) -> None:
     assert f"study {finished.name}: 3 complete" in finished.output
     best = records.study.best_trial
-    distance = records.children[best.number].data.metrics["final_distance"]
+    metrics = records.children[best.number].data.metrics
+    distance, at_1000 = metrics["final_distance"], metrics["distance_at_1000"]
     told = f"best: trial {best.number}, final loss {best.value:.6g}, final distance {distance:.6g}, "
     assert told in finished.output
-    advice = "result: poor, little but the target's colors; experiment=distill grows better textures sooner\n"
-    assert advice in finished.output
+    result = f"result: poor, little but the target's colors (texture distance {at_1000:.2g}); "
+    assert f"{result}experiment=distill grows better textures sooner\n" in finished.output
     pictures = re.findall(r"^best output: (.+)$", finished.output, re.MULTILINE)
     assert size_of(Path(pictures[0])) == output_size(records.children[best.number])
     (viewer,) = re.findall(r"^viewer: (.+)$", finished.output, re.MULTILINE)

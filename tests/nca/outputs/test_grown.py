@@ -36,18 +36,19 @@ def test_the_larger_distance_of_two_ages_counts_and_those_of_the_greater_age_are
     by_age = [grown(model, 7), grown(model, OLD_CA_STEPS)]
     distances = [float((sign * brightness(images)).mean()) for images in by_age]
     assert distances[0] != distances[1]
-    found, images = measure_outputs(model, SIZE, 8, lambda images: sign * brightness(images))
-    assert found == pytest.approx(max(distances))
-    assert torch.equal(images, by_age[1])
+    found = measure_outputs(model, SIZE, 8, lambda images: sign * brightness(images))
+    assert found.final_distance == pytest.approx(max(distances))
+    assert found.distance_at_1000 == pytest.approx(distances[1])
+    assert torch.equal(found.images, by_age[1])
 
 
 def test_there_are_three_outputs_which_are_the_same_every_time() -> None:
     model = automaton("distill", clamp=True)
     first, second = (measure_outputs(model, SIZE, 8, brightness) for _ in range(2))
-    assert first[0] == second[0]
-    assert torch.equal(first[1], second[1])
-    assert first[1].shape == (3, 3, SIZE, SIZE)
-    assert len(first[1].unique(dim=0)) == 3
+    assert first[:2] == second[:2]
+    assert torch.equal(first.images, second.images)
+    assert first.images.shape == (3, 3, SIZE, SIZE)
+    assert len(first.images.unique(dim=0)) == 3
 
 
 def test_outputs_are_colors() -> None:
@@ -71,22 +72,23 @@ def test_rollouts_of_the_old_age_are_measured_once() -> None:
         ages.append(images)
         return brightness(images)
 
-    measure_outputs(automaton(clamp=True), SIZE, OLD_CA_STEPS + 1, distance)
+    found = measure_outputs(automaton(clamp=True), SIZE, OLD_CA_STEPS + 1, distance)
     assert len(ages) == 1
+    assert found.final_distance == found.distance_at_1000
 
 
 def test_the_measurement_does_not_depend_on_the_random_state_of_a_run() -> None:
     model = make_automaton(model_config("distill"), Streams(5, CPU))
-    before = measure_outputs(model, SIZE, 8, brightness)[0]
+    before = measure_outputs(model, SIZE, 8, brightness)[:2]
     torch.rand(3)
     model.draw_seed_states(2, SIZE, None)
-    assert measure_outputs(model, SIZE, 8, brightness)[0] == before
+    assert measure_outputs(model, SIZE, 8, brightness)[:2] == before
 
 
 def test_states_that_explode_have_a_finite_distance_far_above_1() -> None:
     model = automaton("distill")
     last_weight(model).data.mul_(1e6)
     target = load_texture(ROUNDLEAF, 32)
-    found, images = measure_outputs(model, 32, 8, TextureDistance(target))
-    assert 1.0 < found < 100.0
-    assert images.isfinite().all()
+    found = measure_outputs(model, 32, 8, TextureDistance(target))
+    assert 1.0 < found.distance_at_1000 <= found.final_distance < 100.0
+    assert found.images.isfinite().all()

@@ -24,6 +24,7 @@ from nca.config.schema import FeaturesConfig, ImageTexture, LossConfig, OutputsC
 from nca.config.validation import build, flatten
 from nca.loss.gram import GramLoss
 from nca.loss.sliced import SlicedLoss
+from nca.outputs.grown import Grown
 from nca.outputs.pictures import save_growth, to_pixels
 from nca.tracking.tracker import MlflowTracker, Tracker
 from nca.training.outcome import Outcome
@@ -110,7 +111,7 @@ def test_a_complete_run_is_recorded(recorded: Recorded) -> None:
     assert metrics["final_loss_median"] == smoothed_loss(losses)
     energy = float(build_trainer(recorded.config, CPU).texture_loss.energy)
     assert metrics["final_loss_relative"] == pytest.approx(losses[-1] / energy)
-    assert metrics["final_distance"] > 0
+    assert metrics["final_distance"] >= metrics["distance_at_1000"] > 0
     assert metrics["seconds_per_step"] > 0
     assert metrics["peak_memory_mb"] > 10
     assert metrics["n_parameters"] == 4 * 6 * 8 + 8 * 4
@@ -271,13 +272,13 @@ def test_the_best_of_the_pictured_models_is_recorded_with_its_outputs(
     distances = iter([3.0, 1.0, 2.0, 0.25])  # after steps 3, 7 and 11, and at the end
     shown = torch.full((3, 3, 16, 16), 0.2)
 
-    def measure(model: Automaton, *_: object) -> tuple[float, Tensor]:
+    def measure(model: Automaton, *_: object) -> Grown:
         measured.append({k: v.clone() for k, v in model.state_dict().items()})
-        return next(distances), shown
+        return Grown(next(distances), 0.125, shown)
 
     monkeypatch.setattr("nca.training.run.measure_outputs", measure)
     outcome = train_untracked(config, tmp_path / "trial")
-    assert outcome.metrics["final_distance"] == 0.25
+    assert (outcome.metrics["final_distance"], outcome.metrics["distance_at_1000"]) == (0.25, 0.125)
     assert outcome.metrics["final_loss"] == trainer.losses[-1]
     for found, step in zip(measured, (3, 7, 11, 7), strict=True):
         assert all(torch.equal(found[name], tensor) for name, tensor in after[step].items())
@@ -469,7 +470,8 @@ def test_the_outputs_of_a_short_run_are_scaled_down(
         yield StepRecord(STEPS - 1, trainer.losses)
 
     # The distance is measured at the same ages whatever the size of a run.
-    monkeypatch.setattr("nca.training.run.measure_outputs", lambda *_: (0.5, torch.zeros(3, 3, size, size)))
+    grown = Grown(0.5, 0.5, torch.zeros(3, 3, size, size))
+    monkeypatch.setattr("nca.training.run.measure_outputs", lambda *_: grown)
     monkeypatch.setattr(Automaton, "draw_mask", count)
     monkeypatch.setattr(Trainer, "steps", skip_training)
     outcome = train_untracked(config, tmp_path / "trial")
