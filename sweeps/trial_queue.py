@@ -31,6 +31,7 @@ from sweeps.trials import (
     first_attempt,
     group_attempts,
     owner_of,
+    queued_attributes,
     reason_of,
 )
 
@@ -93,7 +94,7 @@ class TrialQueue:
     @property
     def n_trials(self) -> int:
         """Total of finished trials, with suggested ones."""
-        return self._n_trials + sum(SUGGESTED in trial.user_attrs for trial in self.trials())
+        return self._n_trials + len({first_attempt(t) for t in self.trials() if SUGGESTED in t.user_attrs})
 
     def n_wanted(self) -> int:
         """Return how many trials are still to be started."""
@@ -159,7 +160,8 @@ class TrialQueue:
 
     def queue_again(self, trial: FrozenTrial) -> None:
         """Queue another attempt at a trial, unless it has been queued."""
-        attributes = {FIRST_ATTEMPT: first_attempt(trial), RETRY_OF: trial.number}
+        attributes = queued_attributes(trial)
+        attributes |= {FIRST_ATTEMPT: first_attempt(trial), RETRY_OF: trial.number}
         if reason_of(trial) == OUT_OF_MEMORY or trial.user_attrs.get(LOW_MEMORY):
             attributes[LOW_MEMORY] = True
         with self.study_lock():

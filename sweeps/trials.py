@@ -16,6 +16,7 @@ OWNER = "owner"  # system attribute: host, boot and process id of the coordinato
 
 # Keys of user attributes that the engine writes to trials.
 SUGGESTED = "suggested_by"  # method that suggested the trial, which is run on top of the total
+PREDICTED = "predicted_"  # prefix of what it predicted
 REASON = "reason"  # why the trial ended
 FIRST_ATTEMPT = "first_attempt"  # number of the first attempt, which names the folder
 RETRY_OF = "retry_of"  # number of the attempt before
@@ -98,6 +99,12 @@ def reason_of(trial: FrozenTrial) -> str:
 def first_attempt(trial: FrozenTrial) -> int:
     """Return the number of the first attempt at a trial."""
     return int(trial.user_attrs.get(FIRST_ATTEMPT, trial.number))
+
+
+def queued_attributes(trial: FrozenTrial) -> dict[str, Any]:
+    """Return what a trial was queued with apart from its params: who proposed it, and what was predicted."""
+    known = (SUGGESTED, WARM_START)
+    return {k: v for k, v in trial.user_attrs.items() if k in known or k.startswith(PREDICTED)}
 
 
 def trial_index(number: int, trials: Sequence[FrozenTrial]) -> int:

@@ -38,6 +38,7 @@ from sweeps.study import FINGERPRINT, LINKS, UID, find_study, open_study, read_r
 from sweeps.trials import (
     FIRST_ATTEMPT,
     OWNER,
+    PREDICTED,
     REASON,
     RETRY_OF,
     SUGGESTED,
@@ -200,7 +201,8 @@ def test_queued_configurations_run_first_and_on_top_of_the_total(tmp_path: Path)
     sweep = Sweep(str(tmp_path), n_trials=2, workers=1, acts={"2": ["kill", "succeed"]})
     assert sweep.run().counts == {"complete": 2}
     queued = [{"x": 0.25, "y": 2}, {"x": 0.75, "y": 3}]
-    Studies(sweep.storage).queue("fake", queued, [{SUGGESTED: "pca"}, {SUGGESTED: "pca"}])
+    predictions = [{SUGGESTED: "pca", f"{PREDICTED}rating": rating} for rating in (4.0, 3.0)]
+    Studies(sweep.storage).queue("fake", queued, predictions)
     summary = sweep.run()
     assert (summary.counts, summary.interrupted) == ({"complete": 4}, False)
     assert sweep.run().counts == {"complete": 4}
@@ -209,7 +211,9 @@ def test_queued_configurations_run_first_and_on_top_of_the_total(tmp_path: Path)
     assert [trial.params for trial in ended[2:4] if trial.params in queued] == [
         trial.params for trial in ended[2:4]
     ]
-    assert sorted(t.params["x"] for t in ended if t.params in queued) == [0.25, 0.75]
+    suggested = {t.params["x"]: t.user_attrs for t in ended if t.params in queued}
+    assert {x: known[f"{PREDICTED}rating"] for x, known in suggested.items()} == {0.25: 4.0, 0.75: 3.0}
+    assert any(RETRY_OF in known for known in suggested.values())  # the attempt after the killed one
 
 
 def test_links_are_kept_with_the_study_and_reach_every_worker(tmp_path: Path) -> None:
