@@ -248,40 +248,59 @@ def plot_suggestions(trials: pd.DataFrame, outcome: Outcome = FINAL_LOSS) -> Plo
             "No suggested trial is complete. Queue some with `python -m analysis.suggest study=STUDY "
             "enqueue=true`, then repeat the sweep's command."
         )
-    is_rated = suggested["rating"].notna().any()
-    figure = make_figure(1, 2 + is_rated, 8 + 3.6 * is_rated, 3.4)
-    left, right, *ratings = figure.axes
+    is_rated, predicted = suggested["rating"].notna().any(), f"predicted_log10_{outcome.column}"
+    is_predicted = predicted in suggested and suggested[predicted].notna().all()  # suggested by this outcome
+    figure = make_figure(1, 1 + is_predicted + is_rated, 4.4 + 3.6 * (is_predicted + is_rated), 3.4)
+    panels = iter(figure.axes)
     colors = make_colors(sorted(suggested["suggested_by"].unique()))
-    groups, text = {"not suggested": others}, []
-    predicted = f"predicted_log10_{outcome.column}"
-    for method, each in suggested.groupby("suggested_by"):
-        mean, sd = each[predicted], each[f"{predicted}_sd"]
-        reach = [10**mean - 10 ** (mean - Z_95 * sd), 10 ** (mean + Z_95 * sd) - 10**mean]
-        style = {"fmt": "o", "ms": 4, "lw": 0.8, "color": colors[method], "label": method}
-        left.errorbar(10**mean, each[outcome.column], xerr=reach, **style)
-        groups[method] = each
-        inside = float(((np.log10(each[outcome.column]) - mean).abs() <= Z_95 * sd).mean())
-        share = f"{inside:.0%} within the predicted 95% range (bars)"
-        text.append(f"{method}: {summarize(each, outcome)}; {share}.")
-    both = [*(10 ** suggested[predicted]), *suggested[outcome.column]]
-    ends = (min(both) / MARGIN, max(both) * MARGIN)
-    left.plot(ends, ends, color=INK, lw=0.8, ls="--")
-    left.set(
-        xscale="log", yscale="log", xlabel=f"predicted {outcome.name}", ylabel=f"obtained {outcome.name}"
-    )
-    left.set(xlim=ends, ylim=ends)
-    left.legend()
-    draw_groups(right, groups, outcome.column, colors)
-    scale_by_logarithm(right, "y", trials[outcome.column].to_numpy(float))
-    right.set_ylabel(outcome.name)
-    for axes in ratings:
+    groups = {"not suggested": others} | {str(name): each for name, each in suggested.groupby("suggested_by")}
+    text = [f"{name}: {summarize(each, outcome)}." for name, each in groups.items() if each is not others]
+    columns = ["study", "trial", "suggested_by", outcome.column, "rating"]
+    if is_predicted:
+        text = draw_predictions(next(panels), suggested, outcome, predicted, colors)
+        columns += [predicted, f"{predicted}_sd"]
+    axes = next(panels)
+    draw_groups(axes, groups, outcome.column, colors)
+    scale_by_logarithm(axes, "y", trials[outcome.column].to_numpy(float))
+    axes.set_ylabel(outcome.name)
+    for axes in panels:
         draw_groups(axes, groups, "rating", colors)
         axes.set(ylabel=RATING_AXIS, ylim=(-0.3, 5.3))
     text.append(f"Not suggested: {summarize(others, outcome)}. Lines are medians.")
     if "predicted_rating" in suggested and is_rated:
         text.append("Diamonds are predicted ratings.")
-    columns = ["study", "trial", "suggested_by", predicted, f"{predicted}_sd", outcome.column, "rating"]
+        columns.append("predicted_rating")
     return Plot("suggestions", figure, suggested[columns], text)
+
+
+def draw_predictions(
+    axes: Axes, suggested: pd.DataFrame, outcome: Outcome, predicted: str, colors: Mapping[str, Any]
+) -> list[str]:
+    """Draw obtained against predicted outcomes; return a sentence for each method.
+
+    Args:
+        axes: Where to draw.
+        suggested: Complete suggested trials.
+        outcome: What was predicted.
+        predicted: Column of its predicted logarithms to base 10; that of their deviations ends in `_sd`.
+        colors: By method.
+    """
+    text = []
+    for method, each in suggested.groupby("suggested_by"):
+        mean, sd = each[predicted], each[f"{predicted}_sd"]
+        reach = [10**mean - 10 ** (mean - Z_95 * sd), 10 ** (mean + Z_95 * sd) - 10**mean]
+        style = {"fmt": "o", "ms": 4, "lw": 0.8, "color": colors[str(method)], "label": method}
+        axes.errorbar(10**mean, each[outcome.column], xerr=reach, **style)
+        inside = float(((np.log10(each[outcome.column]) - mean).abs() <= Z_95 * sd).mean())
+        share = f"{inside:.0%} within the predicted 95% range (bars)"
+        text.append(f"{method}: {summarize(each, outcome)}; {share}.")
+    both = [*(10 ** suggested[predicted]), *suggested[outcome.column]]
+    ends = (min(both) / MARGIN, max(both) * MARGIN)
+    axes.plot(ends, ends, color=INK, lw=0.8, ls="--")
+    axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
+    axes.set(xlabel=f"predicted {outcome.name}", ylabel=f"obtained {outcome.name}")
+    axes.legend()
+    return text
 
 
 def draw_groups(
