@@ -70,29 +70,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def list_studies(paths: RecordPaths) -> None:
-    """Print a line for every study."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
+    """Print a line for every study; its name is last and whole, however long."""
     studies = paths.open_studies()
     states = [studies.status(name) for name in studies.names()]
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
-    table.add_column("study", overflow="fold")
-    for heading in ("finished", "running", "best", "steps", "disk", "last change"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    rows = [("finished", "running", "best", "steps", "disk", "last change", "study")]
     for state in states:
-        table.add_row(
-            Text(state.name),  # not a string, whose brackets would be styles
+        row = (
             str(sum(state.counts.values())),
             f"{len(state.running)}" + (f", {len(state.orphaned)} orphaned" if state.orphaned else ""),
             "" if state.best is None else f"{state.best.values[0]:.4g}",
             str(state.n_steps),
             disk_usage(*paths.study_folders(state.name)),
             "" if state.changed_at is None else f"{state.changed_at:%m-%d %H:%M}",
+            state.name,
         )
-    Console().print(table if states else "no studies yet: python -m nca.sweep -m texture=roundleaf")
+        rows.append(row)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
+    for *cells, name in rows if states else ():
+        print("  ".join([*map(str.rjust, cells, widths), name]))
+    if not states:
+        print("no studies yet: python -m nca.sweep -m texture=roundleaf")
     if any(state.orphaned for state in states):
         print("to queue orphaned trials again: python -m nca.studies repair")
 

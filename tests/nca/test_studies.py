@@ -193,8 +193,16 @@ def test_databases_of_a_disk_that_was_read_only_from_the_start_are_to_be_copied(
     assert "leaf" in capsys.readouterr().out
 
 
-def test_brackets_of_a_name_are_no_style(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_are_listed_whole_however_narrow_the_terminal(
+    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    names = ["[red] :leaf: <b>", "a name as long as the width of a narrow terminal allows and longer"]
     storage = open_storage(f"sqlite:///{runs / 'optuna.db'}")
-    optuna.create_study(study_name="[red] :leaf: <b>", storage=storage)
+    for name in names:
+        optuna.create_study(study_name=name, storage=storage)
     studies.main(["list", f"runs_dir={runs}"])
-    assert " [red] :leaf: <b> " in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["finished", "running", "best", "steps", "disk", "last", "change", "study"]
+    column = lines[0].index("study")
+    assert sorted(line[column:] for line in lines[1:]) == names
