@@ -25,6 +25,7 @@ LABELS = {
     "measure_gram_random_filters": "Gram matrices, random filters",
     "measure_sliced_patches": "sliced, patches",
     "measure_texture_distance": "texture distance",
+    "distance_at_1000": "distance_at_1000 (three outputs)",
     "final_distance": "final_distance (the worse of two ages)",
 }
 N_DIRECTIONS = 64  # of the sliced distance, as conf/loss/sliced.yaml

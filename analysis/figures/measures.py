@@ -11,6 +11,7 @@ from analysis.measures import LABELS
 from analysis.statistics import Estimate, compare_within, correlate
 
 MIN_RATED = 10  # outputs
+MOST = 0.5  # of them have a measure that is shown; older runs lack some
 
 
 def plot_measures(trials: pd.DataFrame) -> Plot | str:
@@ -19,8 +20,9 @@ def plot_measures(trials: pd.DataFrame) -> Plot | str:
     Args:
         trials: Complete trials, with the columns of `analysis.runs.join_studies` and `measure_outputs`.
     """
-    known = [name for name in LABELS if name in trials]
-    rated = trials.dropna(subset=["rating", *known])
+    rated = trials.dropna(subset=["rating"])
+    known = [name for name in LABELS if name in rated and rated[name].notna().mean() > MOST]
+    rated = rated.dropna(subset=known)
     known = [name for name in known if rated[name].nunique() > 1]
     if len(rated) < MIN_RATED or rated["rating"].nunique() == 1 or len(known) < 2:
         return (

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from analysis.figures.measures import plot_measures
-from analysis.measures import LABELS, VGG16, measure_outputs
+from analysis.measures import LABELS, PREFIX, VGG16, measure_outputs
 from analysis.ratings.ratings import Rating, Ratings, now
 from analysis.runs import StudyTable, read_study
 from analysis.trial_pictures import Pictures
@@ -21,7 +21,7 @@ from nca.cli.errors import ConfigError
 from tests.analysis.builders import STUDY, make_study
 from tests.builders import vgg_weights
 
-ALONE = set(LABELS) - {VGG16, "final_distance"}  # that need no weights
+ALONE = {name for name in LABELS if name.startswith(PREFIX)} - {VGG16}  # that need no weights
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def rated_trials(noise: Sequence[float]) -> pd.DataFrame:
 
 
 def test_the_measure_that_agrees_is_named_and_what_is_behind_it() -> None:
-    plot = plot_measures(rated_trials([4.0, 0.02, 0.3, 0.3]))
+    plot = plot_measures(rated_trials([4.0, 0.02, 0.3, 0.3, 0.3]))
     assert not isinstance(plot, str)
     caption = " ".join(plot.text)
     assert "Closest to the viewers is sliced, patches, 0.99 [" in caption
@@ -96,13 +96,23 @@ def test_the_measure_that_agrees_is_named_and_what_is_behind_it() -> None:
 
 
 def test_equal_measures_are_not_told_apart() -> None:
-    plot = plot_measures(rated_trials([1.0, 1.0, 1.0, 1.0]))
+    plot = plot_measures(rated_trials([1.0] * 5))
     assert not isinstance(plot, str)
     assert "Behind it" not in " ".join(plot.text)
     assert "Not distinguished from it: " in " ".join(plot.text)
 
 
 def test_few_or_equal_ratings_give_a_sentence() -> None:
-    trials = rated_trials([1.0, 1.0, 1.0, 1.0])
+    trials = rated_trials([1.0] * 5)
     assert "Needs at least 10 rated" in str(plot_measures(trials[:9]))
     assert "Needs at least 10 rated" in str(plot_measures(trials.assign(rating=3.0)))
+
+
+def test_a_measure_that_most_outputs_lack_is_left_out() -> None:
+    trials = rated_trials([0.3] * 5)
+    trials.loc[5:, "distance_at_1000"] = np.nan
+    trials.loc[:5, "final_distance"] = np.nan
+    plot = plot_measures(trials)
+    assert not isinstance(plot, str)
+    assert plot.text[0].startswith("54 rated outputs. ")
+    assert "distance_at_1000" not in set(plot.data["measure"])
