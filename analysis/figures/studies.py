@@ -27,7 +27,7 @@ from analysis.figures.drawing import (
 from analysis.figures.examples import ORDERS, draw_picture
 from analysis.runs import StudyTable
 from analysis.statistics import CONFIDENCE, Estimate, estimate_shift
-from nca.outputs.verdict import JUDGED
+from nca.config.schema import DISTANCES
 
 MAX_TEXTURES, MAX_SHOWN = 6, 4  # rows of the figure; studies with their best output in a row
 MAX_CHARS = 22  # in a line of a study's name
@@ -89,7 +89,7 @@ def choose_measure(trials: pd.DataFrame) -> str | None:
     The texture distance if all trials have it, otherwise the final loss if all losses have equal terms;
     None if neither holds.
     """
-    for distance in JUDGED:
+    for distance in DISTANCES:
         if distance in trials and trials[distance].notna().all():
             return distance
     return LOSS if trials["terms"].nunique() == 1 else None

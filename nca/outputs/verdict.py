@@ -6,13 +6,17 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from nca.config.schema import DISTANCES
+
 GOOD, FAIR = 0.14, 0.2  # largest texture distances; docs/measure.md has ratings beside them
-JUDGED = ("distance_at_1000", "final_distance")  # older runs have the second alone, which is not less
 
 
 def judged_distance(metrics: Mapping[Any, Any]) -> float | None:
-    """Return the texture distance by which a run is judged, after 1,000 CA steps; None if it has none."""
-    found = (float(metrics.get(key, math.nan)) for key in JUDGED)
+    """Return the texture distance by which a run is judged: after 1,000 CA steps; None if it has none.
+
+    Older runs have `final_distance` alone, which is not less.
+    """
+    found = (float(metrics.get(key, math.nan)) for key in DISTANCES)
     return next((value for value in found if not math.isnan(value)), None)
 
 

@@ -7,15 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nca.config.custom_class import custom_overrides
-from nca.config.schema import TrialConfig, custom_classes, name_texture
+from nca.config.schema import DISTANCES, TrialConfig, custom_classes, name_texture
 from nca.records.paths import RecordPaths
 from sweeps.application import DashboardNotes
 from sweeps.trials import TrialSummary
 
-DISTANCE, LOSS = "final_distance", "final_loss"  # shown whatever the objectives are
+LOSS = "final_loss"  # shown whatever the objectives are
 SHOWN_METRICS = (
-    DISTANCE,
-    "distance_at_1000",
+    *DISTANCES,
     LOSS,
     "final_loss_median",
     "final_loss_relative",

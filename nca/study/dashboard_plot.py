@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from nca.study.dashboard_notes import DISTANCE, LOSS
+from nca.config.schema import DISTANCES
+from nca.study.dashboard_notes import LOSS
 from sweeps.trials import TrialSummary
 
 PLOT = "nca-results"  # its id
@@ -15,7 +16,7 @@ GRAY, FAINT, CLEAR = "#888", "rgba(136,136,136,0.25)", "rgba(0,0,0,0)"  # on whi
 
 
 def plot_results(trials: Sequence[TrialSummary], objectives: Sequence[str]) -> str:
-    """Return a Plotly figure in JSON: distance, objectives and loss of all trials, one below the other.
+    """Return a Plotly figure in JSON: distances, objectives and loss of all trials, one below the other.
 
     Lines are the best so far. The dashboard's own history has a linear axis, on which losses that span orders
     of magnitude are a flat line. Axes are logarithmic here, unless a value is 0 or less.
@@ -30,7 +31,7 @@ def plot_results(trials: Sequence[TrialSummary], objectives: Sequence[str]) -> s
         "modebar": {"bgcolor": CLEAR, "color": GRAY},
         "font": {"color": GRAY},
     }
-    metrics = dict.fromkeys([DISTANCE, *objectives, LOSS])
+    metrics = dict.fromkeys([*DISTANCES, *objectives, LOSS])
     shown = [m for m in metrics if any(m in trial.attributes for trial in trials)]
     for row, metric in enumerate(shown, 1):
         points = sorted((t.number, float(t.attributes[metric])) for t in trials if metric in t.attributes)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nca.config.custom_class import custom_overrides
-from nca.config.schema import TrainConfig, custom_classes
+from nca.config.schema import DISTANCES, TrainConfig, custom_classes
 from nca.outputs.verdict import GOOD, describe_distance, judged_distance
 from nca.records.paths import DASHBOARD, MODEL, RecordPaths
 from nca.study.plan import Plan
@@ -18,7 +18,6 @@ from sweeps.progress import format_params
 from sweeps.spec import Summary
 from sweeps.trials import TrialSummary, first_attempt, summarize
 
-DISTANCE = "final_distance"  # shown whatever the objectives are
 RANKS = ("best:", "2nd:", "3rd:")
 LARGER = ("size=512", "out=grown.png")
 SHOWN_FRONT = 10  # trials of a Pareto front
@@ -134,9 +133,10 @@ def _serve(overrides: Sequence[str]) -> str:
 
 
 def _describe(plan: Plan, trial: TrialSummary) -> str:
-    """Return a trial's number, its objectives, its texture distance, and its parameters."""
+    """Return a trial's number, its objectives, its texture distances, and its parameters."""
     shown: dict[str, float] = dict(zip(plan.config.sweep.objectives, trial.values, strict=True))
-    if DISTANCE in trial.attributes:
-        shown.setdefault(DISTANCE, trial.attributes[DISTANCE])
+    for name in DISTANCES:
+        if name in trial.attributes:
+            shown.setdefault(name, trial.attributes[name])
     texts = [f"{name.replace('_', ' ')} {value:.6g}" for name, value in shown.items()]
     return ", ".join([f"trial {trial.first_attempt}", *texts, format_params(trial.params)])

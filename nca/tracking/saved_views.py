@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from nca.config.schema import DISTANCES
 from nca.tracking.tracker import IMAGE_KEY, PARENT_TAG
 
 TRIALS, CHARTS = "trials", "charts"  # ids of the views, in addresses
@@ -23,7 +24,6 @@ TAG = "mlflow.sharedViewState."  # of an experiment, with the id
 NAMES = {TRIALS: "Trials, the best first", CHARTS: "Charts"}  # in the page's menu
 PARENT = f"tags.`{PARENT_TAG}` != ''"
 SHOWN = {TRIALS: PARENT, CHARTS: f"{PARENT} and attributes.status != 'KILLED'"}  # those have no last output
-DISTANCE = "final_distance"
 OUTPUTS, STUDY, OTHERS = "nca-outputs", "nca-study", "nca-metrics"  # ids of the page's sections
 OUTPUTS_PX = 560  # height of the image grid: two rows
 COLUMN_PX, LETTER_PX = 40, 8  # width of a column: both ends, and a letter of its name
@@ -40,7 +40,7 @@ def encode_views(
         last_step: Training step of the outputs shown.
         created_at_ms: When the experiment was created, in milliseconds since 1970.
     """
-    page = _page(list(dict.fromkeys([DISTANCE, *objectives])), params, last_step)
+    page = _page(list(dict.fromkeys([*DISTANCES, *objectives])), params, last_step)
     times = {"createdAt": created_at_ms, "updatedAt": created_at_ms}
     views = {}
     for id_, name in NAMES.items():
@@ -51,11 +51,11 @@ def encode_views(
 
 
 def _page(metrics: Sequence[str], params: Sequence[str], last_step: int) -> dict[str, Any]:
-    """Return the state of the page: trials by texture distance."""
+    """Return the state of the page: trials by their texture distance after 1,000 CA steps."""
     columns = [*(f"metrics.`{key}`" for key in metrics), *(f"params.`{key}`" for key in params)]
     columns += ["tags.`reason`", "attributes.`Duration`"]
     return {
-        "orderByKey": f"metrics.`{DISTANCE}`",
+        "orderByKey": f"metrics.`{DISTANCES[0]}`",
         "orderByAsc": True,
         "selectedColumns": columns,
         "columnOrder": columns,

@@ -31,8 +31,8 @@ def test_mlflow_opens_at_the_studys_runs(
     browser.get(serve("nca.serve", "ui"))
     close_assistant(browser)
     wait_for_text(browser, finished.name, "3 matching runs", "trial 0", "trial 1", "trial 2")
-    wait_for_text(browser, "final_distance", "final_loss", "model.update_rate", "complete")
-    cells = browser.find_elements(By.CSS_SELECTOR, "[role=gridcell][col-id*='final_distance']")
+    wait_for_text(browser, "distance_at_1000", "final_loss", "model.update_rate", "complete")
+    cells = browser.find_elements(By.CSS_SELECTOR, "[role=gridcell][col-id*='distance_at_1000']")
     distances = [float(cell.text) for cell in cells]
     assert len(distances) == 3
     assert distances == sorted(distances)

@@ -15,10 +15,10 @@ def trial(number: int, **attributes: float) -> TrialSummary:
 
 def test_every_metric_has_a_row_with_its_least_value_so_far() -> None:
     trials = [
-        trial(2, final_distance=0.5, final_loss=3.14159e-6, n_parameters=9.0),
-        trial(0, final_distance=0.25, final_loss=1e-3, n_parameters=7.0),
+        trial(2, distance_at_1000=0.5, final_loss=3.14159e-6, n_parameters=9.0),
+        trial(0, distance_at_1000=0.25, final_loss=1e-3, n_parameters=7.0),
         trial(1, last_loss=0.5),  # pruned
-        trial(4, final_distance=-0.125, final_loss=2e-3, n_parameters=7.0),
+        trial(4, distance_at_1000=-0.125, final_loss=2e-3, n_parameters=7.0),
     ]
     figure: dict[str, Any] = json.loads(plot_results(trials, ["final_loss", "n_parameters"]))
     layout = figure["layout"]
@@ -31,7 +31,7 @@ def test_every_metric_has_a_row_with_its_least_value_so_far() -> None:
         "y3": [[(0, 7.0), (2, 9.0), (4, 7.0)], [(0, 7.0), (4, 7.0)]],
     }
     axes = [(layout[axis]["title"]["text"], layout[axis]["type"]) for axis in ("yaxis", "yaxis2", "yaxis3")]
-    assert axes == [("final distance", "linear"), ("final loss", "log"), ("n parameters", "log")]
+    assert axes == [("distance at 1000", "linear"), ("final loss", "log"), ("n parameters", "log")]
     assert layout["grid"]["rows"] == 3
 
 

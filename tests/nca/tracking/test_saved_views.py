@@ -33,8 +33,9 @@ def test_trials_are_sorted_by_distance_beside_objectives_and_params() -> None:
     assert trials == "tags.`mlflow.parentRunId` != ''"
     assert with_outputs.pop("searchFilter") == f"{trials} and attributes.status != 'KILLED'"
     assert page == with_outputs
-    assert (page["orderByKey"], page["orderByAsc"]) == ("metrics.`final_distance`", True)
+    assert (page["orderByKey"], page["orderByAsc"]) == ("metrics.`distance_at_1000`", True)
     assert page["selectedColumns"] == [
+        "metrics.`distance_at_1000`",
         "metrics.`final_distance`",
         "metrics.`final_loss`",
         "params.`model.channels`",
@@ -46,7 +47,7 @@ def test_trials_are_sorted_by_distance_beside_objectives_and_params() -> None:
     assert (charts["IMAGE"]["imageKeys"], charts["IMAGE"]["step"]) == (["output"], 11)
     assert (charts["LINE"]["metricKey"], charts["LINE"]["scaleType"]) == ("loss", "log")
     assert charts["PARALLEL"]["selectedParams"] == ["model.channels", "train.size"]
-    assert charts["PARALLEL"]["selectedMetrics"] == ["final_distance", "final_loss"]
+    assert charts["PARALLEL"]["selectedMetrics"] == ["distance_at_1000", "final_distance", "final_loss"]
     sections = {section["uuid"] for section in page["compareRunSections"]}
     assert {chart["metricSectionId"] for chart in charts.values()} < sections
 
