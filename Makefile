@@ -82,6 +82,7 @@ study: $(READY) ## train the trials of docs/study.md, some hours; goes on where 
 
 figures: $(READY) ## draw every figure of docs/study.md again from its tables
 	$(BIN)/python -m analysis.report exported=docs/study out=docs/study/figures
+	$(BIN)/python -m analysis.report exported=docs/study study=roundleaf-fifty-munca out=docs/study/figures-munca
 
 docs: $(READY) ## the documents as a site in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet

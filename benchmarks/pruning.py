@@ -1,6 +1,6 @@
 """Replays a study under pruners: `python -m benchmarks.pruning [FOLDER STUDY]`.
 
-The exported study has only complete trials (by default docs/study's 62 random configurations of 800 steps).
+The exported study has only complete trials (by default docs/study's 50 random ones of distill, 1,500 steps).
 They are replayed in random orders: a trial ends at the report at which the pruner ends it, and a pruner that
 thaws goes on with an ended trial where it stopped. Prints the training needed until a configuration as good
 as the best of 25 has trained to its end, relative to no pruning, with intervals of a bootstrap over
@@ -33,7 +33,7 @@ N_ROUNDS = 8  # of all configurations, in another order each
 GOAL_OF = 25  # random configurations whose best is the goal
 FIRST_RUNGS = (1 / 32, 1 / 16, 1 / 8, 1 / 4)  # of a trial's steps
 FACTORS = (2, 4)
-DEFAULT = "asha 1/32 of the steps 1/4"
+COMPARED_WITH = "asha 1/8 of the steps 1/4"
 CHANCES = (0.02, 0.05, 0.1)
 N_LAWS = 20  # power laws per prediction
 N_STARTUP = 5  # complete trials before the median pruner prunes
@@ -192,9 +192,11 @@ def extrapolate(curves: Curves) -> tuple[NDArray[np.float64], NDArray[np.float64
 
 
 def read(folder: str, study: str) -> Curves:
-    """Return the complete trials of an exported study."""
+    """Return the complete trials of an exported study, but for suggested ones."""
     curves = pd.read_csv(Path(folder) / "curves.csv").query("study == @study")
     trials = pd.read_csv(Path(folder) / "trials.csv").query("study == @study").set_index("trial")
+    if "suggested_by" in trials:
+        trials = trials[trials["suggested_by"].isna()]
     last = trials["final_loss_median"].dropna()
     table = curves.pivot_table(index="trial", columns="step", values="loss").loc[last.index].dropna()
     return Curves(table.columns.to_numpy(), table.to_numpy(), last.loc[table.index].to_numpy())
@@ -255,7 +257,7 @@ def make_methods(curves: Curves) -> dict[str, Factory]:
     found: dict[str, Factory] = {"no pruning": lambda *_: None}
     modes: dict[str, Mode] = {"asha": "stop", "asha, thawing": "thaw", "asha, promoting": "promote"}
     for name, mode in modes.items():
-        for first in FIRST_RUNGS if mode == "stop" else FIRST_RUNGS[:2]:
+        for first in FIRST_RUNGS if mode == "stop" else FIRST_RUNGS[1:3]:
             for factor in FACTORS:
                 found[f"{name} 1/{round(1 / first)} of the steps 1/{factor}"] = halving(first, factor, mode)
     found |= {f"median 1/{round(1 / first)} of the steps": median(first) for first in (1 / 32, 1 / 8)}
@@ -299,13 +301,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         relative(measure(draw, curves, draw.integers(n, size=n), methods, N_REPLAYS_EACH))
         for _ in range(N_RESAMPLED)
     ]
-    table = Table("pruner", "of no pruning", "90% interval", "nine of ten replays", "of the default")
+    table = Table("pruner", "of no pruning", "90% interval", "nine of ten replays", "of asha 1/8 1/4")
     results = {}
     middle, most = relative(spent), relative(spent, 0.9)
     for method in methods:
-        quotients = [quotient(each[method], each[DEFAULT]) for each in resampled]
+        quotients = [quotient(each[method], each[COMPARED_WITH]) for each in resampled]
         found = [middle[method], *interval([each[method] for each in resampled]), most[method]]
-        found += [quotient(middle[method], middle[DEFAULT]), *interval(quotients)]
+        found += [quotient(middle[method], middle[COMPARED_WITH]), *interval(quotients)]
         results[method] = [round(float(x), 2) for x in found]
         own, low, high, tail, against, least, greatest = (f"{x:.2f}" for x in found)
         table.add_row(method, own, f"{low} to {high}", tail, f"{against} ({least} to {greatest})")
