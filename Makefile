@@ -81,8 +81,8 @@ study: $(READY) ## train the trials of docs/study.md, some hours; goes on where 
 	$(BIN)/python -m analysis.export study=$(subst $() ,$(comma),$(strip $(STUDIES))) out=$(STUDY_OUT) runs_dir=$(RUNS_DIR)
 
 figures: $(READY) ## draw every figure of docs/study.md again from its tables
-	$(BIN)/python -m analysis.report exported=docs/study out=docs/study/figures
-	$(BIN)/python -m analysis.report exported=docs/study study=roundleaf-fifty-munca out=docs/study/figures-munca
+	$(BIN)/python -m analysis.report exported=docs/study by=distance_at_1000 out=docs/study/figures
+	$(BIN)/python -m analysis.report exported=docs/study study=roundleaf-fifty-munca by=distance_at_1000 out=docs/study/figures-munca
 
 docs: $(READY) ## the documents as a site in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis import WEIGHTS, WEIGHTS_OPTION, check_extra
-from nca.cli.errors import ConfigError, exit_on_error
+from nca.cli.errors import ConfigError, exit_on_error, nearest
 from nca.cli.options import Command, atomic_output, read_out_path
 from nca.cli.progress import watch
 from nca.records.paths import RECORD_OPTIONS, read_record_paths
@@ -32,12 +32,14 @@ if TYPE_CHECKING:
     from analysis.runs import StudyTable
     from nca.records.paths import RecordPaths
 
+SHOWN = ("final_loss", "final_loss_median", "final_distance", "distance_at_1000")
 COMMAND = Command(
     "analysis.report",
     "Write a report of studies, with every figure; give study= or exported=.",
     {
         "study": "name of the study, or names as A,B",
         "exported": "folder that analysis.export has written; study= chooses from it, default all",
+        "by": "metric that figures show, such as distance_at_1000; default what is minimized",
         **WEIGHTS_OPTION,
         "out": "folder to write; default report-STUDY",
         **RECORD_OPTIONS,
@@ -79,6 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not options.keys() & {"study", "exported"}:
         raise COMMAND.error("give study=NAME or exported=FOLDER")
     source = options.get("study", options.get("exported", ""))
+    by = options.get("by")
+    if by is not None and by not in SHOWN:
+        raise ConfigError(f"by={by}: must be one of {', '.join(SHOWN)}{nearest(by, SHOWN)}")
     out = read_out_path(options, "out", f"report-{Path(source.split(',')[0]).name}")
     check_extra()
     from analysis.export_folder import read_exported
@@ -95,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise ConfigError(f"{source}: no trial has ended yet")
     tables = [measure_outputs(table, options.get(WEIGHTS)) for table in tables]
     with atomic_output(out) as partial:
-        write_report(tables, paths, partial)
+        write_report(tables, paths, partial, by)
         files = sorted(file.name for file in partial.iterdir())
     _log(tables, paths, [out / name for name in files])
     print(out / PAGE)
@@ -114,8 +119,18 @@ def select(tables: Sequence[StudyTable], names: Sequence[str]) -> list[StudyTabl
     return [known[name] for name in names or known]
 
 
-def write_report(tables: Sequence[StudyTable], paths: RecordPaths, out: Path) -> Path:
-    """Write the report and its figures into a folder, replacing older files; return the page."""
+def write_report(tables: Sequence[StudyTable], paths: RecordPaths, out: Path, by: str | None = None) -> Path:
+    """Write the report and its figures into a folder, replacing older files; return the page.
+
+    Args:
+        tables: The studies.
+        paths: Where records are.
+        out: The folder.
+        by: Column that the figures show; None: what the main study minimizes.
+
+    Raises:
+        ConfigError: If a complete trial has no such value, or one that is not above 0.
+    """
     from jinja2 import Environment, FileSystemLoader
     from matplotlib import rc_context
 
@@ -127,7 +142,7 @@ def write_report(tables: Sequence[StudyTable], paths: RecordPaths, out: Path) ->
 
     out.mkdir(parents=True, exist_ok=True)
     with rc_context(STYLE):
-        sections = list(watch(make_sections(tables, paths), N_SECTIONS, "drawing"))
+        sections = list(watch(make_sections(tables, paths, by), N_SECTIONS, "drawing"))
         shown = [(each, [_save(plot, out) for plot in each.plots]) for each in sections if not each.wanting]
     main_study = max(tables, key=lambda table: len(table.trials)).name
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)
@@ -147,8 +162,19 @@ def write_report(tables: Sequence[StudyTable], paths: RecordPaths, out: Path) ->
     return page
 
 
-def make_sections(tables: Sequence[StudyTable], paths: RecordPaths) -> Iterator[Section]:
-    """Yield the sections of the report. The study with the most trials is the main one."""
+def make_sections(
+    tables: Sequence[StudyTable], paths: RecordPaths, by: str | None = None
+) -> Iterator[Section]:
+    """Yield the sections of the report. The study with the most trials is the main one.
+
+    Args:
+        tables: The studies.
+        paths: Where records are.
+        by: As in `write_report`.
+
+    Raises:
+        ConfigError: As in `write_report`.
+    """
     import pandas as pd
 
     from analysis.figures import comparisons, examples, parameters
@@ -162,13 +188,15 @@ def make_sections(tables: Sequence[StudyTable], paths: RecordPaths) -> Iterator[
     main = max(tables, key=lambda table: len(table.trials))
     complete = trials[trials["reason"] == "complete"].dropna(subset=[LOSS])
     unsuggested = complete[complete["suggested_by"].isna()]
-    outcome = choose_outcome(main.objectives[0], complete)
+    outcome = choose_outcome(by or main.objectives[0], complete)
+    if by is not None and outcome.column != by:
+        raise ConfigError(f"by={by}: not every complete trial has it, above 0; give another one of {SHOWN}")
     name = outcome.name
     comparable = unsuggested["terms"] == trials.loc[trials["study"] == main.name, "terms"].iloc[0]
     compared, not_compared = unsuggested[comparable], sorted(set(unsuggested.loc[~comparable, "study"]))
     notes = [f"Not compared with {main.name} because of other fixed values: {', '.join(not_compared)}."]
     plots = [comparisons.plot_losses_by_texture(compared, outcome)]
-    yield Section(f"{name.capitalize()} by texture", plots, notes=notes if not_compared else [])
+    yield Section(f"{name[0].upper()}{name[1:]} by texture", plots, notes=notes if not_compared else [])
     yield Section("Studies of one texture beside each other", [plot_studies(complete, tables)])
     rated = compared if outcome.column == LOSS else unsuggested  # distances compare any two losses
     plots = [comparisons.plot_rating_against_loss(rated, outcome), examples.plot_examples(tables)]
@@ -184,8 +212,8 @@ def make_sections(tables: Sequence[StudyTable], paths: RecordPaths) -> Iterator[
     yield Section(f"Suggestions that were tried: {main.name}", [comparisons.plot_suggestions(tried, outcome)])
     curves = pd.concat([table.curves.assign(study=table.name) for table in tables])
     plots = [parameters.plot_curves(curves[["study", "trial", "step", "loss"]], trials)]
-    by = examples.choose_order(complete)
-    best = f", by {examples.ORDERS[by]}", examples.list_best(complete, tables, paths, by)
+    order = examples.choose_order(complete)
+    best = f", by {examples.ORDERS[order]}", examples.list_best(complete, tables, paths, order)
     notes = [*describe_costs(trials), *describe_noise(compared, outcome)]
     yield Section("Curves, costs, the best", plots, best=best, notes=notes)
 
@@ -247,7 +275,11 @@ def describe_noise(trials: pd.DataFrame, outcome: Outcome) -> Iterator[str]:
         if of_seeds in each and each[of_seeds].notna().any():
             seeds = [np.log10(json.loads(text)) for text in each[of_seeds].dropna()]
             of_one = np.sqrt(np.mean([logs.var(ddof=1) for logs in seeds]))
-            parts.append(f"{of_one:.2f} between seeds ({len(seeds)} configurations, {len(seeds[0])} seeds)")
+            means = np.std([logs.mean() for logs in seeds], ddof=1) if len(seeds) > 1 else np.nan
+            parts.append(
+                f"{of_one:.2f} between {len(seeds[0])} seeds of {len(seeds)} configurations, whose means "
+                f"differ by {means:.2f}"
+            )
         if outcome.column == LOSS and "final_loss_median" in each:
             ratio = np.log10(each["final_loss"] / each["final_loss_median"]).dropna()
             last = f"{ratio.std():.2f} between the last step and the median of the last 256 steps"

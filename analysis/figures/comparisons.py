@@ -192,6 +192,8 @@ def plot_texture_against_texture(
         axes.set(title=figure_text(format_texture(other)))
         scale_by_logarithm(axes, "x", x)
         scale_by_logarithm(axes, "y", y)
+        pad = max(1.1, (y.max() / y.min()) ** 0.2)
+        axes.set_ylim(y.min() / pad, y.max() * pad)  # the band may leave the picture
         axes.set_xlabel(figure_text(f"{format_texture(first)}: {outcome.name}"))
         text.append(", ".join(parts) + ".")
     text.append(
@@ -201,7 +203,7 @@ def plot_texture_against_texture(
     if outlying.any():
         named = ", ".join(str(name) for name in wide.index[outlying])
         text.append(f"The fits leave out configuration {named}, whose leverage is above {MAX_LEVERAGE}.")
-    figure.axes[0].set_ylabel(f"{outcome.name} on the other texture")
+    figure.axes[0].set_ylabel(f"{outcome.name}, other texture")
     if rows:
         figure.axes[0].legend()
     return Plot("texture_against_texture", figure, pd.DataFrame(rows), text)

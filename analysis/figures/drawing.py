@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,7 +12,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 from pandas.api.types import is_numeric_dtype
 
@@ -59,7 +60,7 @@ FINAL_LOSS = Outcome(LOSS, "final loss", "style loss, no unit")
 RATING = Outcome("rating", "rating", "0 to 5", is_rating=True)
 OUTCOMES = (  # that a report can be about, if a study minimizes them
     Outcome("final_distance", "texture distance", "1: the target's pixels shuffled"),
-    Outcome("distance_at_1000", "texture distance at 1,000 CA steps", "1: the target's pixels shuffled"),
+    Outcome("distance_at_1000", "distance at 1,000 CA steps", "1: the target's pixels shuffled"),
     Outcome("final_loss_median", "median loss", "style loss of the last 256 steps, no unit"),
 )
 
@@ -68,16 +69,17 @@ def choose_outcome(objective: str, trials: pd.DataFrame) -> Outcome:
     """Return what figures of complete trials show: what their study minimizes, by default the final loss."""
     for outcome in OUTCOMES:
         if outcome.column == objective and outcome.column in trials and (trials[outcome.column] > 0).all():
-            return outcome
+            return outcome  # NaN is not above 0
     return FINAL_LOSS
 
 
 def scale_by_logarithm(axes: Axes, name: Literal["x", "y"], values: NDArray[np.float64]) -> None:
-    """Make an axis logarithmic, with ticks that can be read where values span less than a decade."""
+    """Make an axis logarithmic, with ticks that can be read where values span less than two decades."""
     axes.set(**{f"{name}scale": "log"})
-    if values.min() > 0 and values.max() < LOG_RATIO * values.min():
+    ratio = values.max() / values.min() if values.min() > 0 else math.inf
+    if ratio < LOG_RATIO**2:
         axis = axes.xaxis if name == "x" else axes.yaxis
-        axis.set_major_locator(MaxNLocator(4))
+        axis.set_major_locator(MaxNLocator(4) if ratio < LOG_RATIO / 2 else LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter("{x:g}")
         axis.set_minor_locator(NullLocator())
 

@@ -18,6 +18,7 @@ from analysis.figures.drawing import (
     format_label,
     format_texture,
     make_figure,
+    scale_by_logarithm,
 )
 from analysis.ratings.ratings import MAX_RATING
 from analysis.runs import StudyTable, join_studies
@@ -87,7 +88,7 @@ def plot_published(tables: Sequence[StudyTable]) -> Plot | str:
             "search=fixed texture=roundleaf,orchid_petal,alocasia,snake_plant "
             "'sweep.study=${texture.name}-set5'`, the same with set8, and a report of those studies."
         )
-    textures = sorted({texture for _, texture in found})
+    textures = list(dict.fromkeys(texture for _, texture in found))
     names = sorted({name for name, _ in found})
     n_rows = len(names) + 2
     figure = make_figure(n_rows, len(textures), 1.7 * len(textures) + 0.5, 1.8 * n_rows)
@@ -100,15 +101,18 @@ def plot_published(tables: Sequence[StudyTable]) -> Plot | str:
                 continue
             table, row = found[name, texture]
             draw_picture(column[0], table.pictures.target(), format_texture(texture))
-            draw_picture(axes, table.pictures.output(int(row["trial"])), f"{name}: {row[LOSS]:.2g}")
+            rated = "" if pd.isna(row["rating"]) else f", rated {row['rating']:.3g}"
+            draw_picture(axes, table.pictures.output(int(row["trial"])), f"{name}{rated}")
             curve = table.curves[table.curves["trial"] == row["trial"]]
             column[-1].plot(curve["step"], curve["loss"], lw=0.9, label=name)
             rows.append({"configuration": name, "texture": texture, LOSS: row[LOSS]})
-        column[-1].set(yscale="log", xlabel="training step")
+        column[-1].set(xlabel="training step")
+        losses = np.concatenate([line.get_ydata() for line in column[-1].lines])
+        scale_by_logarithm(column[-1], "y", losses)
     grid[-1, 0].set_ylabel("loss, smoothed")
     grid[-1, 0].legend(fontsize=6)
     text = (
-        "Targets, outputs with final losses, and curves. In the original study set 5 was best, set 8 worst."
+        "Targets, outputs, and losses while they trained. In the original study set 5 was best, set 8 worst."
     )
     return Plot("published_sets", figure, pd.DataFrame(rows), [text])
 

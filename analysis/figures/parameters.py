@@ -71,7 +71,7 @@ def plot_parameters(
         numeric = is_numeric_dtype(trials[name])
         rho = correlate(trials[name], trials[outcome.column], "spearman") if numeric else UNDEFINED
         effect = "" if math.isnan(rho.value) else f"rank correlation {rho.value:+.2f}, "
-        axes.set_title(f"{effect}p = {p:.2g}", fontsize=8)
+        axes.set_title(f"{effect}adjusted p = {p:.2g}", fontsize=8)
         rows.append({"parameter": name, "spearman": rho.value, "low": rho.low, "high": rho.high, "p": p})
     for axes in figure.axes[len(params) :]:
         axes.set_visible(False)

@@ -335,6 +335,8 @@ def test_the_same_data_give_the_same_report(
         (["study=leaf,nothing"], "study 'nothing': no such study"),
         (["study=leaf", "out=/nowhere/x"], "/nowhere is not a folder"),
         (["studi=leaf"], "unknown key 'studi', did you mean 'study'?"),
+        (["study=leaf", "by=final_los"], "by=final_los: must be one of final_loss, final_loss_median, "),
+        (["study=leaf", "by=distance_at_1000"], "by=distance_at_1000: not every complete trial has it"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -482,6 +484,8 @@ def test_a_study_is_shown_by_what_it_minimizes(
         assert title in page
     for name in ("losses_by_texture", "rating_against_loss", "history", "clusters"):
         assert "final_distance" in pd.read_csv(report.parent / f"{name}.csv")
+    page = write_report(by_distance, paths, tmp_path / "by", "final_loss_median").read_text()
+    assert "Median loss by texture" in page
     least = by_distance[0].trials["final_distance"].min()
     assert f"The smallest texture distance, {least:.3g}, is that of trial" in " ".join(sentences(report))
 
