@@ -18,6 +18,7 @@ from sweeps.progress import format_params
 from sweeps.spec import Summary
 from sweeps.trials import TrialSummary, first_attempt, summarize
 
+AT_1000 = {"distance_at_1000": "distance at 1,000 CA steps"}
 RANKS = ("best:", "2nd:", "3rd:")
 LARGER = ("size=512", "out=grown.png")
 SHOWN_FRONT = 10  # trials of a Pareto front
@@ -138,5 +139,6 @@ def _describe(plan: Plan, trial: TrialSummary) -> str:
     for name in DISTANCES:
         if name in trial.attributes:
             shown.setdefault(name, trial.attributes[name])
-    texts = [f"{name.replace('_', ' ')} {value:.6g}" for name, value in shown.items()]
+    names = [AT_1000.get(name, name.replace("_", " ")) for name in shown]
+    texts = [f"{name} {value:.6g}" for name, value in zip(names, shown.values(), strict=True)]
     return ", ".join([f"trial {trial.first_attempt}", *texts, format_params(trial.params)])
