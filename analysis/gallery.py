@@ -11,6 +11,7 @@ from PIL import Image
 
 from nca.cli.errors import ConfigError, exit_on_error
 from nca.cli.options import Command, atomic_output, read_out_path
+from nca.config.schema import DISTANCES
 from nca.outputs.html_page import data_url, fill_template
 from nca.records.paths import RECORD_OPTIONS, read_record_paths
 from sweeps import SweepError
@@ -49,10 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def make_gallery(table: StudyTable, paths: RecordPaths, folder: Path) -> str:
-    """Return the page; its links to viewers below `folder`, its own folder, are relative."""
-    objective = table.objectives[0]
-    first = [objective, "rating", "reason", *table.params]
+    """Return the page, the best first; its links to viewers below `folder`, its own folder, are relative."""
     filled = table.trials.dropna(axis="columns", how="all")
+    complete = filled[filled["reason"] == "complete"]
+    is_measured = DISTANCES[0] in filled and complete[DISTANCES[0]].notna().all()
+    order = DISTANCES[0] if is_measured else table.objectives[0]  # older trials lack it
+    first = list(dict.fromkeys([order, table.objectives[0], "rating", "reason", *table.params]))
     columns = [key for key in first if key in filled]
     columns += [key for key in filled if key not in {*first, *HIDDEN}]
     trials = json.loads(filled[columns].to_json(orient="records", double_precision=15))
@@ -62,8 +65,8 @@ def make_gallery(table: StudyTable, paths: RecordPaths, folder: Path) -> str:
     data = {
         "columns": columns,
         "params": table.params,
-        "sort": objective,
-        "example": f"{objective.rpartition('.')[2]}<0.001  reason=complete",
+        "sort": order,
+        "example": f"{order}<{0.14 if is_measured else 0.001}  reason=complete",
         "target": _thumbnail(table.pictures.target()),
         "trials": trials,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,19 @@ def test_it_holds_every_trial_with_its_picture_and_the_target(tmp_path: Path) ->
     assert picture.size == (128, 128)
     assert data["target"].startswith("data:image/webp;base64,")
     assert data["trials"][0]["links"]["MLflow run"].endswith("/runs/run0?workflowType=machine_learning")
+
+
+def test_trials_are_sorted_by_the_distance_that_viewers_see_once_all_complete_ones_have_it(
+    tmp_path: Path,
+) -> None:
+    paths = make_study(tmp_path, 5, n_failed=1)
+    table = read_study(paths, STUDY)
+    measured = table.trials.assign(distance_at_1000=[0.3, 0.1, 0.2, 0.4, None])
+    older = measured.assign(distance_at_1000=[0.3, None, 0.2, 0.4, None])
+    for trials, order in ((measured, "distance_at_1000"), (older, "final_loss")):
+        page = make_gallery(replace(table, trials=trials), paths, tmp_path)
+        data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+        assert (data["sort"], data["columns"][0]) == (order, order)
 
 
 def test_a_study_may_have_the_name_of_a_place_in_the_template(tmp_path: Path) -> None:

@@ -124,7 +124,8 @@ def study_number(browser: Chrome, address: str, name: str) -> str:
     """Return the number under which the dashboard lists a study."""
     browser.get(address)
     wait_for_text(browser, name)
-    link = browser.find_element(By.XPATH, f"//a[contains(., '. {name}')]")
+    links = browser.find_elements(By.XPATH, f"//a[contains(., '. {name}')]")
+    (link,) = (each for each in links if any(line.endswith(f". {name}") for line in each.text.splitlines()))
     return str(link.get_attribute("href")).rpartition("/")[2]
 
 
