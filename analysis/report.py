@@ -190,7 +190,9 @@ def make_sections(
     unsuggested = complete[complete["suggested_by"].isna()]
     outcome = choose_outcome(by or main.objectives[0], complete)
     if by is not None and outcome.column != by:
-        raise ConfigError(f"by={by}: not every complete trial has it, above 0; give another one of {SHOWN}")
+        raise ConfigError(
+            f"by={by}: not every complete trial has it, above 0; give one of {', '.join(SHOWN)}"
+        )
     name = outcome.name
     comparable = unsuggested["terms"] == trials.loc[trials["study"] == main.name, "terms"].iloc[0]
     compared, not_compared = unsuggested[comparable], sorted(set(unsuggested.loc[~comparable, "study"]))
@@ -275,11 +277,10 @@ def describe_noise(trials: pd.DataFrame, outcome: Outcome) -> Iterator[str]:
         if of_seeds in each and each[of_seeds].notna().any():
             seeds = [np.log10(json.loads(text)) for text in each[of_seeds].dropna()]
             of_one = np.sqrt(np.mean([logs.var(ddof=1) for logs in seeds]))
-            means = np.std([logs.mean() for logs in seeds], ddof=1) if len(seeds) > 1 else np.nan
-            parts.append(
-                f"{of_one:.2f} between {len(seeds[0])} seeds of {len(seeds)} configurations, whose means "
-                f"differ by {means:.2f}"
-            )
+            part = f"{of_one:.2f} between {len(seeds[0])} seeds of {len(seeds)} configurations"
+            if len(seeds) > 1:
+                part += f", whose means differ by {np.std([logs.mean() for logs in seeds], ddof=1):.2f}"
+            parts.append(part)
         if outcome.column == LOSS and "final_loss_median" in each:
             ratio = np.log10(each["final_loss"] / each["final_loss_median"]).dropna()
             last = f"{ratio.std():.2f} between the last step and the median of the last 256 steps"
