@@ -20,9 +20,9 @@ class TextureDistance:
     """The multi-scale sliced Wasserstein distance of images from a target.
 
     The distance of patches is summed over pyramid levels, with fixed directions that no training draws. It is
-    0 for a target that tiles itself (shifted, it has less than 0.1), else the mean of its four crops of 3/4 of
-    its side, and 1 for the target with its pixels shuffled. An image that is closer to a target that does not
-    tile than its crops are is below 0.
+    0 for the target itself, if it tiles (shifted, it has less than 0.1), else for the mean of its four crops
+    of 3/4 of its side; and 1 for the target with its pixels shuffled. An image that is closer to a target
+    that does not tile than its crops are is below 0.
 
     Args:
         target: RGB in [0, 1], of the size of the images.
