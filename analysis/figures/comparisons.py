@@ -268,9 +268,9 @@ def plot_suggestions(trials: pd.DataFrame, outcome: Outcome = FINAL_LOSS) -> Plo
     for axes in panels:
         draw_groups(axes, groups, "rating", colors)
         axes.set(ylabel=RATING_AXIS, ylim=(-0.3, 5.3))
-    text.append(f"Not suggested: {summarize(others, outcome)}. Lines are medians.")
+    text.append(f"Not suggested: {summarize(others, outcome)}. Lines are medians, of ratings means.")
     if "predicted_rating" in suggested and is_rated:
-        text.append("Diamonds are predicted ratings.")
+        text.append("Diamonds are the means of the predicted ratings.")
         columns.append("predicted_rating")
     return Plot("suggestions", figure, suggested[columns], text)
 
@@ -308,11 +308,15 @@ def draw_predictions(
 def draw_groups(
     axes: Axes, groups: Mapping[str, pd.DataFrame], column: str, colors: Mapping[str, Any]
 ) -> None:
-    """Draw a column of several groups of trials beside each other, with medians, and the mean prediction."""
+    """Draw a column of several groups of trials beside each other, with medians, or the means of ratings.
+
+    Diamonds are the means of what was predicted.
+    """
     for at, (name, each) in enumerate(groups.items()):
         values = each[column].dropna()
         axes.scatter(at + jitter(len(values)), values, s=14, alpha=0.7, color=colors.get(name, GRAY))
-        axes.plot([at - 0.3, at + 0.3], [values.median()] * 2, color=INK, lw=1.2)
+        middle = values.mean() if column == "rating" else values.median()
+        axes.plot([at - 0.3, at + 0.3], [middle] * 2, color=INK, lw=1.2)
         if f"predicted_{column}" in each:
             mean = each[f"predicted_{column}"].mean()
             axes.plot(at, mean, "D", color=INK, ms=6, fillstyle="none")

@@ -368,7 +368,7 @@ def test_predictions_are_compared_with_obtained_losses(tmp_path: Path) -> None:
     report = write_report([replace(table, trials=trials)], paths, tmp_path / "rated")
     report_text = " ".join(sentences(report))
     assert "mean rating 4 of 4, predicted 4.4" in report_text
-    assert "Diamonds are predicted ratings." in report_text
+    assert "Diamonds are the means of the predicted ratings." in report_text
     unpredicted = trials.drop(columns=["predicted_log10_final_loss", "predicted_log10_final_loss_sd"])
     report = write_report([replace(table, trials=unpredicted)], paths, tmp_path / "unpredicted")
     report_text = " ".join(sentences(report))
