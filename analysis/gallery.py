@@ -11,8 +11,8 @@ from PIL import Image
 
 from nca.cli.errors import ConfigError, exit_on_error
 from nca.cli.options import Command, atomic_output, read_out_path
-from nca.config.schema import DISTANCES
 from nca.outputs.html_page import data_url, fill_template
+from nca.outputs.verdict import DISTANCES, GOOD
 from nca.records.paths import RECORD_OPTIONS, read_record_paths
 from sweeps import SweepError
 
@@ -53,8 +53,9 @@ def make_gallery(table: StudyTable, paths: RecordPaths, folder: Path) -> str:
     """Return the page, the best first; its links to viewers below `folder`, its own folder, are relative."""
     filled = table.trials.dropna(axis="columns", how="all")
     complete = filled[filled["reason"] == "complete"]
-    is_measured = DISTANCES[0] in filled and complete[DISTANCES[0]].notna().all()
-    order = DISTANCES[0] if is_measured else table.objectives[0]  # older trials lack it
+    judging = next(iter(DISTANCES))
+    is_measured = judging in filled and complete[judging].notna().all()
+    order = judging if is_measured else table.objectives[0]  # older trials lack it
     first = list(dict.fromkeys([order, table.objectives[0], "rating", "reason", *table.params]))
     columns = [key for key in first if key in filled]
     columns += [key for key in filled if key not in {*first, *HIDDEN}]
@@ -66,7 +67,7 @@ def make_gallery(table: StudyTable, paths: RecordPaths, folder: Path) -> str:
         "columns": columns,
         "params": table.params,
         "sort": order,
-        "example": f"{order}<{0.14 if is_measured else 0.001}  reason=complete",
+        "example": f"{order}<{GOOD if is_measured else 0.001}  reason=complete",
         "target": _thumbnail(table.pictures.target()),
         "trials": trials,
     }

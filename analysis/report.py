@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from analysis.runs import StudyTable
     from nca.records.paths import RecordPaths
 
-SHOWN = ("final_loss", "final_loss_median", "final_distance", "distance_at_1000")
 COMMAND = Command(
     "analysis.report",
     "Write a report of studies, with every figure; give study= or exported=.",
@@ -81,15 +80,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not options.keys() & {"study", "exported"}:
         raise COMMAND.error("give study=NAME or exported=FOLDER")
     source = options.get("study", options.get("exported", ""))
-    by = options.get("by")
-    if by is not None and by not in SHOWN:
-        raise ConfigError(f"by={by}: must be one of {', '.join(SHOWN)}{nearest(by, SHOWN)}")
     out = read_out_path(options, "out", f"report-{Path(source.split(',')[0]).name}")
     check_extra()
     from analysis.export_folder import read_exported
+    from analysis.figures.drawing import FINAL_LOSS, OUTCOMES
     from analysis.measures import measure_outputs
     from analysis.runs import read_study
 
+    by, shown = options.get("by"), [FINAL_LOSS.column, *(outcome.column for outcome in OUTCOMES)]
+    if by is not None and by not in shown:
+        raise ConfigError(f"by={by}: must be one of {', '.join(shown)}{nearest(by, shown)}")
     paths = read_record_paths(options)
     names = options["study"].split(",") if "study" in options else []
     if "exported" in options:
@@ -190,9 +190,7 @@ def make_sections(
     unsuggested = complete[complete["suggested_by"].isna()]
     outcome = choose_outcome(by or main.objectives[0], complete)
     if by is not None and outcome.column != by:
-        raise ConfigError(
-            f"by={by}: not every complete trial has it, above 0; give one of {', '.join(SHOWN)}"
-        )
+        raise ConfigError(f"by={by}: not every complete trial has it, above 0; give another one, or none")
     name = outcome.name
     comparable = unsuggested["terms"] == trials.loc[trials["study"] == main.name, "terms"].iloc[0]
     compared, not_compared = unsuggested[comparable], sorted(set(unsuggested.loc[~comparable, "study"]))

@@ -24,12 +24,11 @@ from analysis.ratings.ratings import MAX_RATING
 from analysis.runs import StudyTable, join_studies
 from nca.config.custom_class import is_custom
 from nca.outputs.html_page import data_url
-from nca.outputs.verdict import describe_distance, judged_distance
+from nca.outputs.verdict import DISTANCES, describe_distance, judged_distance
 from nca.records.paths import RecordPaths
 
 ORDERS = {  # what the best trials are best by: the first that all of them have
-    "distance_at_1000": "texture distance at 1,000 CA steps",
-    "final_distance": "texture distance",
+    **DISTANCES,
     "final_loss_relative": "loss relative to the target's energy",
     LOSS: "final loss",
 }

@@ -267,7 +267,8 @@ def plot_curves(curves: pd.DataFrame, trials: pd.DataFrame) -> Plot | str:
     colors = make_colors(list(counts.index))
     for key, curve in shown.items():
         axes.plot(curve["step"], curve["loss"], color=colors[reasons[key]], lw=0.7, alpha=0.6)
-    axes.set(yscale="log", xlabel="training step", ylabel="loss, median of 256 steps (no unit)")
+    axes.set(xlabel="training step", ylabel="loss, median of 256 steps (no unit)")
+    scale_by_logarithm(axes, "y", curves["loss"].to_numpy(float))
     axes.legend([Line2D([], [], color=color) for color in colors.values()], colors)
     text = f"{len(shown)} trials: {', '.join(f'{n} {reason}' for reason, n in counts.items())}."
     return Plot("curves", figure, curves, [text])

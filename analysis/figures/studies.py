@@ -27,7 +27,7 @@ from analysis.figures.drawing import (
 from analysis.figures.examples import ORDERS, draw_picture
 from analysis.runs import StudyTable
 from analysis.statistics import CONFIDENCE, Estimate, estimate_shift
-from nca.config.schema import DISTANCES
+from nca.outputs.verdict import DISTANCES
 
 MAX_TEXTURES, MAX_SHOWN = 6, 4  # rows of the figure; studies with their best output in a row
 MAX_CHARS = 22  # in a line of a study's name

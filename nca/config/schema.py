@@ -245,7 +245,6 @@ class ExecutorConfig:
     storage_path: str | None = None
 
 
-DISTANCES = ("distance_at_1000", "final_distance")  # shown whatever the objectives are; judged by the first
 Objective = Literal[
     "final_distance",
     "distance_at_1000",

@@ -19,6 +19,7 @@ from nca.automaton.model import FREE_RGB_OFFSET, SEED_LOW, SEED_SIDE, SEED_SPAN,
 from nca.automaton.rules import RULES, Distill, Munca, Srnca
 from nca.config.schema import ModelConfig, TrialConfig
 from nca.outputs.html_page import data_url, fill_template
+from nca.outputs.verdict import DISTANCES
 
 TEMPLATE = Path(__file__).with_name("assets") / "viewer.html"
 GRID_SIDE = 128  # cells at least; fewer look like noise, enlarged to the page's picture
@@ -30,7 +31,7 @@ LABELS = {  # of other facts: their keys with spaces
     "steps": "training steps",
     "peak_memory_mb": "peak memory (MB)",
     "n_parameters": "parameters",
-    "distance_at_1000": "distance at 1,000 CA steps",
+    **DISTANCES,
     "distance_at_3000": "distance at 3,000 CA steps",
 }
 

@@ -19,6 +19,7 @@ from nca.cli.errors import ConfigError
 from nca.config.schema import TrialConfig, name_texture
 from nca.config.validation import build
 from nca.outputs.contact_sheet import make_contact_sheet
+from nca.outputs.verdict import DISTANCES
 from nca.records.paths import RecordPaths
 from nca.study.dashboard_notes import describe_study, make_notes
 from nca.study.dashboard_plot import PLOT, plot_results
@@ -59,7 +60,8 @@ class TextureSweep:
             artifacts = Path(trial.runs_dir) / "artifacts" / study
             experiment = store.experiments.open(study, artifacts, config["uid"])
             settings, last_step = config["sweep"], trial.train.steps - 1
-            store.experiments.save_views(experiment, settings["objectives"], [*settings["space"]], last_step)
+            metrics = list(dict.fromkeys([*DISTANCES, *settings["objectives"]]))
+            store.experiments.save_views(experiment, metrics, [*settings["space"]], last_step)
             known = links.get("mlflow_experiment_id") == experiment and store.has_run(links["mlflow_run_id"])
             run_id = links["mlflow_run_id"] if known else store.create_run(experiment, study)
             run = store.tracker(run_id)

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nca.config.custom_class import custom_overrides
-from nca.config.schema import DISTANCES, TrialConfig, custom_classes, name_texture
+from nca.config.schema import TrialConfig, custom_classes, name_texture
+from nca.outputs.verdict import DISTANCES
 from nca.records.paths import RecordPaths
 from sweeps.application import DashboardNotes
 from sweeps.trials import TrialSummary

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from nca.config.schema import DISTANCES
+from nca.outputs.verdict import DISTANCES
 from nca.study.dashboard_notes import LOSS
 from sweeps.trials import TrialSummary
 

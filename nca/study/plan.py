@@ -19,6 +19,7 @@ from nca.config.schema import (
     ImageTexture,
     LossConfig,
     ModelConfig,
+    Objective,
     SweepConfig,
     Texture,
     TrainConfig,
@@ -45,13 +46,8 @@ FIXED |= {"model.options", "loss.options"}
 FIXED |= {f"train.{key}" for key in FREE_OF_TRAIN}
 SEARCHABLE = {f"{group}.{item.name}" for group, part in SCHEMAS.items() for item in fields(part)} - FIXED
 UNITS_S = {"s": 1, "min": 60, "h": 3600, "d": 86400}
-PRUNED_BY = (
-    "final_distance",
-    "distance_at_1000",
-    "final_loss",
-    "final_loss_median",
-    "final_loss_relative",
-)  # the loss predicts
+COSTS = {"n_parameters", "seconds_per_step", "peak_memory_mb"}  # no training loss predicts these
+PRUNED_BY = [name for name in get_args(Objective) if name not in COSTS]
 PREVIEW_SUFFIXES = (".png",)
 MAX_NAME_BYTES = 200  # of a study; those of files are limited to 255
 MAX_SHOWN = 40  # characters of a name that is refused

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nca.config.custom_class import custom_overrides
-from nca.config.schema import DISTANCES, TrainConfig, custom_classes
-from nca.outputs.verdict import GOOD, describe_distance, judged_distance
+from nca.config.schema import TrainConfig, custom_classes
+from nca.outputs.verdict import DISTANCES, GOOD, describe_distance, judged_distance
 from nca.records.paths import DASHBOARD, MODEL, RecordPaths
 from nca.study.plan import Plan
 from nca.tracking.outbox import find_outboxes
@@ -18,7 +18,6 @@ from sweeps.progress import format_params
 from sweeps.spec import Summary
 from sweeps.trials import TrialSummary, first_attempt, summarize
 
-AT_1000 = {"distance_at_1000": "distance at 1,000 CA steps"}
 RANKS = ("best:", "2nd:", "3rd:")
 LARGER = ("size=512", "out=grown.png")
 SHOWN_FRONT = 10  # trials of a Pareto front
@@ -139,6 +138,6 @@ def _describe(plan: Plan, trial: TrialSummary) -> str:
     for name in DISTANCES:
         if name in trial.attributes:
             shown.setdefault(name, trial.attributes[name])
-    names = [AT_1000.get(name, name.replace("_", " ")) for name in shown]
+    names = [DISTANCES.get(name, name.replace("_", " ")) for name in shown]
     texts = [f"{name} {value:.6g}" for name, value in zip(names, shown.values(), strict=True)]
     return ", ".join([f"trial {trial.first_attempt}", *texts, format_params(trial.params)])

@@ -73,17 +73,17 @@ class Experiments:
             self._client.set_experiment_tag(id_, OWNER, owner)
         return id_
 
-    def save_views(self, id_: str, objectives: Sequence[str], params: Sequence[str], last_step: int) -> None:
+    def save_views(self, id_: str, metrics: Sequence[str], params: Sequence[str], last_step: int) -> None:
         """Save, or bring up to date, the views in which MLflow's page shows a study.
 
         Args:
             id_: Its experiment.
-            objectives: Metrics that it minimizes.
+            metrics: Those shown; the first one orders the trials.
             params: What it searches, by dotted key.
             last_step: Training step of the outputs shown.
         """
         experiment = self._client.get_experiment(id_)
-        views = encode_views(objectives, params, last_step, experiment.creation_time or 0)
+        views = encode_views(metrics, params, last_step, experiment.creation_time or 0)
         for tag, view in views.items():
             if experiment.tags.get(tag) != view:
                 self._client.set_experiment_tag(id_, tag, view)

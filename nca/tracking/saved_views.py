@@ -16,7 +16,6 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from nca.config.schema import DISTANCES
 from nca.tracking.tracker import IMAGE_KEY, PARENT_TAG
 
 TRIALS, CHARTS = "trials", "charts"  # ids of the views, in addresses
@@ -30,17 +29,17 @@ COLUMN_PX, LETTER_PX = 40, 8  # width of a column: both ends, and a letter of it
 
 
 def encode_views(
-    objectives: Sequence[str], params: Sequence[str], last_step: int, created_at_ms: int
+    metrics: Sequence[str], params: Sequence[str], last_step: int, created_at_ms: int
 ) -> dict[str, str]:
     """Return the tags of a study's experiment that hold the views.
 
     Args:
-        objectives: Metrics that the study minimizes.
+        metrics: Those shown; the first one orders the trials, the least first.
         params: What it searches, by dotted key.
         last_step: Training step of the outputs shown.
         created_at_ms: When the experiment was created, in milliseconds since 1970.
     """
-    page = _page(list(dict.fromkeys([*DISTANCES, *objectives])), params, last_step)
+    page = _page(metrics, params, last_step)
     times = {"createdAt": created_at_ms, "updatedAt": created_at_ms}
     views = {}
     for id_, name in NAMES.items():
@@ -51,11 +50,11 @@ def encode_views(
 
 
 def _page(metrics: Sequence[str], params: Sequence[str], last_step: int) -> dict[str, Any]:
-    """Return the state of the page: trials by their texture distance after 1,000 CA steps."""
+    """Return the state of the page: trials by their first metric."""
     columns = [*(f"metrics.`{key}`" for key in metrics), *(f"params.`{key}`" for key in params)]
     columns += ["tags.`reason`", "attributes.`Duration`"]
     return {
-        "orderByKey": f"metrics.`{DISTANCES[0]}`",
+        "orderByKey": f"metrics.`{metrics[0]}`",
         "orderByAsc": True,
         "selectedColumns": columns,
         "columnOrder": columns,

@@ -229,12 +229,8 @@ class _Run:
         """
         model, size, seed = self.trainer.model, self.config.train.size, self.config.seed
         grown = self.measure_outputs()
-        metrics = {"last_distance": grown.final_distance}
-        if reason == "complete":
-            metrics = {
-                "final_distance": grown.final_distance,
-                "distance_at_1000": grown.distance_at_1000,
-            }
+        measured = {"final_distance": grown.final_distance, "distance_at_1000": grown.distance_at_1000}
+        metrics = measured if reason == "complete" else {"last_distance": grown.final_distance}
         if self.config.train.keep == "best":
             self.output = grown.images
         save_growth(model, size, seed, files / "growth.gif")

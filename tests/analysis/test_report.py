@@ -335,7 +335,7 @@ def test_the_same_data_give_the_same_report(
         (["study=leaf,nothing"], "study 'nothing': no such study"),
         (["study=leaf", "out=/nowhere/x"], "/nowhere is not a folder"),
         (["studi=leaf"], "unknown key 'studi', did you mean 'study'?"),
-        (["study=leaf", "by=final_los"], "by=final_los: must be one of final_loss, final_loss_median, "),
+        (["study=leaf", "by=final_los"], "by=final_los: must be one of final_loss, final_distance, "),
         (["study=leaf", "by=distance_at_1000"], "by=distance_at_1000: not every complete trial has it"),
     ],
 )

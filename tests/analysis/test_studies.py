@@ -72,7 +72,7 @@ def test_shared_configurations_are_compared_in_pairs(leaf: StudyTable) -> None:
     )
     assert shift.low > 0 > estimate_shift(distances(leaf), distances(worse)).low  # pairs tell them apart
     assert (
-        f"leaf is better than worse, whose texture distance is {shift} larger, on 20 shared configurations."
+        f"leaf is better than worse, whose final distance is {shift} larger, on 20 shared configurations."
         in text_of(leaf, worse)
     )
     best = rows.loc["leaf", ["best", "median", "trials"]]
@@ -89,7 +89,7 @@ def test_other_configurations_are_compared_as_a_whole(leaf: StudyTable) -> None:
     )
     far = with_own_configurations(other(leaf, "far", 3.0))
     shift = estimate_shift(distances(leaf), distances(far))
-    assert f"leaf is better than far, whose texture distance is {shift} larger. " in text_of(far, leaf)
+    assert f"leaf is better than far, whose final distance is {shift} larger. " in text_of(far, leaf)
 
 
 def test_a_few_shared_configurations_do_not_stand_for_the_study(leaf: StudyTable) -> None:
@@ -117,7 +117,7 @@ def test_losses_are_compared_by_factors_where_they_have_equal_terms(leaf: StudyT
     assert f"{better}, on 20 shared configurations." in text
     sliced = with_changes(without[1], "worse", **{"model.name": "distill"})
     assert str(plot(without[0], sliced)).startswith("No two studies of one texture")
-    assert "leaf is better than worse, whose texture distance" in text_of(
+    assert "leaf is better than worse, whose final distance" in text_of(
         leaf, with_changes(tables[1], "worse", **{"model.name": "distill"})
     )
 

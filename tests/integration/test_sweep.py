@@ -217,7 +217,7 @@ def test_output_names_the_best_trial_and_its_picture(finished: Finished, records
     metrics = records.children[best.number].data.metrics
     distance, at_1000 = metrics["final_distance"], metrics["distance_at_1000"]
     told = f"best: trial {best.number}, final loss {best.value:.6g}, "
-    told += f"distance at 1,000 CA steps {at_1000:.6g}, final distance {distance:.6g}, "
+    told += f"texture distance at 1,000 CA steps {at_1000:.6g}, final distance {distance:.6g}, "
     assert told in finished.output
     result = f"result: poor, little but the target's colors (texture distance {at_1000:.2g}); "
     assert f"{result}experiment=distill grows better textures sooner\n" in finished.output

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from nca.outputs.verdict import DISTANCES
 from nca.tracking.saved_views import encode_views
 from nca.tracking.store import MlflowStore
 
@@ -26,7 +27,8 @@ def page_of(tag: str) -> dict[str, Any]:
 
 
 def test_trials_are_sorted_by_distance_beside_objectives_and_params() -> None:
-    views = encode_views(["final_loss", "final_distance"], ["model.channels", "train.size"], 11, 7)
+    metrics, params = ["distance_at_1000", "final_distance", "final_loss"], ["model.channels", "train.size"]
+    views = encode_views(metrics, params, 11, 7)
     assert list(views) == ["mlflow.sharedViewState.trials", "mlflow.sharedViewState.charts"]
     page, with_outputs = map(page_of, views.values())
     trials = page.pop("searchFilter")
@@ -53,9 +55,9 @@ def test_trials_are_sorted_by_distance_beside_objectives_and_params() -> None:
 
 
 def test_a_large_space_fits_into_a_tag() -> None:
-    objectives = ["final_loss", "final_loss_median", "final_loss_relative", "n_parameters"]
+    metrics = [*DISTANCES, "final_loss", "final_loss_median", "final_loss_relative", "n_parameters"]
     params = [f"train.a_rather_long_parameter_{number}" for number in range(40)]
-    assert max(map(len, encode_views(objectives, params, 10**6, 7).values())) < MAX_TAG_CHARS
+    assert max(map(len, encode_views(metrics, params, 10**6, 7).values())) < MAX_TAG_CHARS
 
 
 def test_views_are_brought_up_to_date_beside_a_persons_own(
