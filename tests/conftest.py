@@ -22,7 +22,7 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # as under nohup
 
 # Before the hook: Numba compiles no wrappers.
 from nca.automaton import cpu_distill, cpu_linear, cpu_munca, cpu_winograd  # noqa: F401
-from nca.loss import cpu_sliced  # noqa: F401
+from nca.loss import cpu_gram, cpu_sliced  # noqa: F401
 
 hook = install_import_hook(["nca"], "tests.typecheck.check")
 hook.__enter__()

@@ -15,6 +15,9 @@ from nca.loss.texture_loss import TextureLoss
 Gram = Float[Tensor, "batch feature feature"]
 Grams = Sequence[Float[Tensor, "_ _ _"]]  # one per style layer, of that layer's number of features
 
+# Compiled loops multiply multiples of so many features at so many positions or more.
+FEATURES, MIN_POSITIONS = 32, 8
+
 
 class _Gram(torch.autograd.Function):
     """F F^T / positions, with one matrix product in the backward pass; autograd would compute two."""
@@ -22,6 +25,11 @@ class _Gram(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor) -> Tensor:
         ctx.save_for_backward(features)
+        ctx.is_compiled = _is_compiled(features)
+        if ctx.is_compiled:
+            from nca.loss import cpu_gram  # loads Numba
+
+            return cpu_gram.sum_products(features.detach().mT).div_(features.shape[-1])
         features = features.to(torch.promote_types(features.dtype, torch.float32))
         return features @ features.mT / features.shape[-1]
 
@@ -30,8 +38,20 @@ class _Gram(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> Tensor:
         (features,) = ctx.saved_tensors
         symmetric = (grad_output + grad_output.mT) / features.shape[-1]
+        if ctx.is_compiled:
+            from nca.loss import cpu_gram
+
+            return cpu_gram.multiply(features.detach().mT, symmetric).mT
         grad: Tensor = features.mT @ symmetric.to(features.dtype)
         return grad.mT  # positions first in memory, as in channels-last features
+
+
+def _is_compiled(features: Features) -> bool:
+    """Return whether compiled loops multiply these features."""
+    positions = features.mT  # contiguous if channels are last
+    is_float = features.device.type == "cpu" and features.dtype in (torch.float32, torch.float64)
+    whole = features.shape[-2] % FEATURES == 0 and features.shape[-1] >= MIN_POSITIONS
+    return is_float and positions.is_contiguous() and whole
 
 
 def gram_matrix(features: Features) -> Gram:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from nca.automaton.cpu_strips import REGISTER_BYTES
+from nca.loss import cpu_gram
 from nca.loss.features import FeatureExtractor, RandomFilters, Vgg16
-from nca.loss.gram import GramLoss, gram_matrix, style_distance
+from nca.loss.gram import FEATURES, MIN_POSITIONS, GramLoss, gram_matrix, style_distance
 from tests.builders import CPU, generator, vgg_weights
 
 
@@ -129,3 +131,35 @@ def test_image_by_image_loss_and_gradient_are_those_of_the_batch(
     one_by_one, gradient = loss.loss_and_grad(images)
     torch.testing.assert_close(one_by_one, whole.detach())
     torch.testing.assert_close(gradient, grad_images)
+
+
+# The fewest positions, rests of tiles and of blocks, and squares above the diagonal.
+@pytest.mark.parametrize("shape", [(2, 32, 8), (1, 64, 131), (3, 96, 700)])
+def test_compiled_products_are_the_definition_in_float64(shape: tuple[int, int, int]) -> None:
+    f = features(*shape).double().mT.contiguous().mT.requires_grad_()
+    definition = torch.einsum("bip,bjp->bij", f, f) / shape[2]
+    found = gram_matrix(f)
+    assert found.grad_fn is not None
+    assert getattr(found.grad_fn, "is_compiled")  # noqa: B009 - mypy does not know it
+    assert torch.allclose(found, definition, atol=1e-13, rtol=1e-13)
+    assert torch.equal(found, found.mT)
+    direction = torch.randn(definition.shape, generator=generator(1), dtype=torch.float64)
+    ours, theirs = (torch.autograd.grad(gram, f, direction)[0] for gram in (found, definition))
+    assert torch.allclose(ours, theirs, atol=1e-13, rtol=1e-12)
+
+
+def test_compiled_products_round_as_little_in_float32() -> None:
+    positions = features(2, 64, 16384).relu().mT.contiguous()
+    exact = positions.double().mT @ positions.double()
+    errors = [
+        float((found - exact).norm() / exact.norm())
+        for found in (cpu_gram.sum_products(positions), positions.mT @ positions)
+    ]
+    assert errors[0] < max(3e-7, 2 * errors[1])
+
+
+def test_compiled_products_take_what_they_are_given_on_every_cpu() -> None:
+    for size in (4, 8):
+        assert FEATURES % (cpu_gram.PANEL_REGISTERS * REGISTER_BYTES // size) == 0
+    assert MIN_POSITIONS >= cpu_gram.TILE_ROWS
+    assert cpu_gram.POSITIONS_PER_BLOCK % cpu_gram.TILE_ROWS == 0
