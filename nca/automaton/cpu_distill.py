@@ -16,6 +16,7 @@ from nca.automaton.cpu_kernels import (
     add_correlation,
     add_row_sums,
     add_up_squares,
+    allocate,
     bounds,
     clamp_block,
     clear_padding,
@@ -59,6 +60,18 @@ def add_active(values: Any, active: Any, n: int, out: Any) -> None:
 
 
 @compiled
+def set_active(values: Any, active: Any, n: int, out: Any) -> None:
+    """Set `out` to the values of the active cells of a block, and 0 elsewhere."""
+    if n < len(out):
+        out[:] = 0
+        for j in range(n):
+            out[active[j]] = values[j]
+    else:
+        for j in range(n):
+            out[j] = values[j]
+
+
+@compiled
 def apply_channel_mask(values: Any, mask: Any) -> None:
     """Multiply the values of a block by its mask, if that has a value per channel."""
     if mask.shape[1] > 1:
@@ -83,16 +96,6 @@ def perceive(state: Any, kernels: Any, cells: Any, active: Any, n: int, padded: 
 
 
 @compiled
-def compute_hidden(weight: Any, bias: Any, perception: Any, n: int, out: Any) -> None:
-    """Set `out` to `relu(weight @ perception + bias)`; NaN stays NaN."""
-    multiply(weight, bias, perception, n, out)
-    for o in range(len(out)):
-        row = out[o]
-        for j in range(n):
-            row[j] = 0 * row[j] if row[j] < 0 else row[j]
-
-
-@compiled
 def roll(
     states: Any,
     kernels: Any,
@@ -109,18 +112,18 @@ def roll(
     """Compute a CA step for each mask, from the first state to the ones behind it."""
     _, channels, _, width = shape
     n_cells = max(width, BLOCK_CELLS) + ROW_PADDING
-    padded = np.empty((1, max(1, BLOCK_CELLS // width) + 2, width + ROW_PADDING), states.dtype)
+    padded = allocate((1, max(1, BLOCK_CELLS // width) + 2, width + ROW_PADDING), states)
     active, zeros = np.empty(n_cells, np.int64), np.zeros(channels, states.dtype)
-    perception = np.empty((w0.shape[1], n_cells), states.dtype)
-    hidden = np.empty((len(w0), n_cells), states.dtype)
-    delta = np.empty((channels, n_cells), states.dtype)
+    perception = allocate((w0.shape[1], n_cells), states)
+    hidden = allocate((len(w0), n_cells), states)
+    delta = allocate((channels, n_cells), states)
     for step in range(len(masks)):
         state, mask, out = states[step], masks[step], states[step + 1]
         for block in range(first, last):
             b, start, stop = bounds(block, shape)
             n = find_active(mask[b, start:stop], active)
             perceive(state[b], kernels, (start, stop, width), active, n, padded, perception)
-            compute_hidden(w0, bias, perception, n, hidden)
+            multiply(w0, bias, perception, n, hidden, True)
             multiply(w1, zeros, hidden, n, delta)
             apply_channel_mask(delta, mask[b, start:stop])
             for c in range(channels):
@@ -158,12 +161,12 @@ def unroll(
     _, channels, _, width = shape
     n_cells, n_kernels = max(width, BLOCK_CELLS) + ROW_PADDING, len(kernels)
     padded_shape = max(1, n_kernels - 1), max(1, BLOCK_CELLS // width) + 2, width + ROW_PADDING
-    padded = np.empty(padded_shape, states.dtype)
+    padded = allocate(padded_shape, states)
     active, zeros = np.empty(n_cells, np.int64), np.zeros(max(w0.shape), states.dtype)
-    perception = np.empty((w0.shape[1], n_cells), states.dtype)
-    hidden = np.empty((len(w0), n_cells), states.dtype)
-    grad_perception, grad_hidden = np.empty_like(perception), np.empty_like(hidden)
-    grad_delta = np.empty((channels, n_cells), states.dtype)
+    perception = allocate((w0.shape[1], n_cells), states)
+    hidden = allocate((len(w0), n_cells), states)
+    grad_perception, grad_hidden = allocate(perception.shape, states), allocate(hidden.shape, states)
+    grad_delta = allocate((channels, n_cells), states)
     for step in range(len(masks) - 1, -1, -1):
         state, mask = states[step], masks[step]
         if normalizes:
@@ -174,7 +177,7 @@ def unroll(
             prepare_gradient(grad, states[step + 1], squares, block, shape, clamps, normalizes)
             n = find_active(mask[b, start:stop], active)
             perceive(state[b], kernels, (start, stop, width), active, n, padded, perception)
-            compute_hidden(w0, bias, perception, n, hidden)
+            multiply(w0, bias, perception, n, hidden, True)
             for c in range(channels):
                 grad_delta[c, : stop - start] = grad[b, c, start:stop]
                 compact(grad_delta[c, : stop - start], active, n)
@@ -188,11 +191,11 @@ def unroll(
             multiply(w0_transposed, zeros, grad_hidden, n, grad_perception)
             for k in range(channels * n_kernels):
                 c, f = k // n_kernels, k % n_kernels
-                target = grad[b, c, start:stop]
-                if f > 0:
+                if f == 0:
+                    add_active(grad_perception[k], active, n, grad[b, c, start:stop])
+                else:
                     target = grad_responses[b, c * (n_kernels - 1) + f - 1, start:stop]
-                    target[:] = 0
-                add_active(grad_perception[k], active, n, target)
+                    set_active(grad_perception[k], active, n, target)
         meet(team)
         add_correlation(grad_responses, mirrored, grad, shape, padded, perception, first, last)
         meet(team)

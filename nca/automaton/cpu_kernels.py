@@ -25,11 +25,13 @@ from nca.automaton.cpu_strips import (
     FASTMATH,
     REGISTER_BYTES,
     add_scaled,
+    add_sums,
     add_up,
     fill,
     fill_pair,
     load,
     load_pair,
+    rectify,
     store,
 )
 from nca.automaton.model import NORM_EPSILON
@@ -118,15 +120,28 @@ def n_lanes(rows: Any) -> int:
 
 
 @compiled
+def allocate(shape: Any, like: Any) -> Any:
+    """Return memory for values of a type, from where a register is loaded from one line of the cache."""
+    size = 1
+    for n in shape:
+        size *= n
+    memory = np.empty(size + n_lanes(like), like.dtype)
+    first = -memory.ctypes.data % REGISTER_BYTES // memory.itemsize
+    return memory[first : first + size].reshape(shape)
+
+
+@compiled
 def pad_rows(planes: Any, c: int, width: int, rows: tuple[int, int], out: Any, k: int) -> None:
     """Set `out[k]` to rows of a plane on the torus, with a margin of one cell on every side."""
     first, last = rows
     n_cells, lanes = planes.shape[1], n_lanes(out)
     for row in range(first - 1, last + 1):
-        cell, index = row * width % n_cells, row - first + 1
-        for x in range(0, width - lanes + 1, lanes):
+        cell, index = row * width, row - first + 1
+        cell += n_cells if row < 0 else -n_cells if cell == n_cells else 0
+        for start in range(0, width if width >= lanes else 0, lanes):
+            x = min(start, width - lanes)
             store(out, (k, index, x + 1), load(planes, (c, cell + x)))
-        for x in range(width - width % lanes, width):
+        for x in range(width if width < lanes else 0):
             out[k, index, x + 1] = planes[c, cell + x]
         out[k, index, 0], out[k, index, width + 1] = planes[c, cell + width - 1], planes[c, cell]
 
@@ -135,41 +150,48 @@ def pad_rows(planes: Any, c: int, width: int, rows: tuple[int, int], out: Any, k
 def correlate(padded: Any, kernels: Any, width: int, n_rows: int, out: Any, o: int) -> None:
     """Set the row `out[o]` to the sum of the correlations of padded planes with their kernels.
 
-    The last strip of a plane's row may reach into the next row, which is computed after it, or the padding.
+    Strips go down the rows, each of which adds to the sums of three. The last strip of a row overlaps the one
+    before, or reaches into the next row, which is computed after it, or the padding.
     """
     zero, lanes = out.dtype.type(0), 2 * n_lanes(out)
-    for row in range(n_rows):
-        for x in range(0, width, lanes):
-            total = fill_pair(zero)
+    for start in range(0, width, lanes):
+        x = max(0, min(start, width - lanes))
+        ending = here = fill_pair(zero)
+        for row in range(n_rows + 2):
+            following = fill_pair(zero)
             for k in range(len(kernels)):
-                for i in range(3):
-                    for j in range(3):
-                        strip = load_pair(padded, (k, row + i, x + j))
-                        total = add_scaled(total, kernels[k, i, j], strip)
-            store(out, (o, row * width + x), total)
+                for j in range(3):
+                    strip = load_pair(padded, (k, row, x + j))
+                    ending = add_scaled(ending, kernels[k, 2, j], strip)
+                    here = add_scaled(here, kernels[k, 1, j], strip)
+                    following = add_scaled(following, kernels[k, 0, j], strip)
+            if row > 1:
+                store(out, (o, (row - 2) * width + x), ending)
+            ending, here = here, following
 
 
 @compiled
-def multiply(weight: Any, bias: Any, rows: Any, n: int, out: Any) -> None:
+def multiply(weight: Any, bias: Any, rows: Any, n: int, out: Any, rectifies: bool = False) -> None:
     """Set `out[:, :n]` to `weight @ rows[:, :n] + bias`; columns up to the end of the last strip change too.
 
-    Six rows of the product, of a strip of two registers each, are in registers at a time.
+    Six rows of the product, of a strip of two registers each, are in registers at a time. Negative values
+    become 0 if it rectifies; NaN stays NaN.
     """
     n_outputs, n_inputs = weight.shape
     for x in range(0, n, 2 * n_lanes(out)):
         for tile in range(0, n_outputs - 5, 6):
-            multiply_six(weight, bias, rows, tile, x, out)
+            multiply_six(weight, bias, rows, tile, x, out, rectifies)
         if n_outputs % 6 and n_outputs > 6:  # the last tile overlaps the one before
-            multiply_six(weight, bias, rows, n_outputs - 6, x, out)
+            multiply_six(weight, bias, rows, n_outputs - 6, x, out, rectifies)
         for o in range(n_outputs if n_outputs < 6 else 0):
             total = fill_pair(bias[o])
             for k in range(n_inputs):
                 total = add_scaled(total, weight[o, k], load_pair(rows, (k, x)))
-            store(out, (o, x), total)
+            store(out, (o, x), rectify(total) if rectifies else total)
 
 
 @compiled
-def multiply_six(weight: Any, bias: Any, rows: Any, o: int, x: int, out: Any) -> None:
+def multiply_six(weight: Any, bias: Any, rows: Any, o: int, x: int, out: Any, rectifies: bool) -> None:
     """Set a strip of six rows of `weight @ rows + bias`."""
     a, b, c = fill_pair(bias[o]), fill_pair(bias[o + 1]), fill_pair(bias[o + 2])
     d, e, f = fill_pair(bias[o + 3]), fill_pair(bias[o + 4]), fill_pair(bias[o + 5])
@@ -181,6 +203,8 @@ def multiply_six(weight: Any, bias: Any, rows: Any, o: int, x: int, out: Any) ->
         d = add_scaled(d, weight[o + 3, k], row)
         e = add_scaled(e, weight[o + 4, k], row)
         f = add_scaled(f, weight[o + 5, k], row)
+    if rectifies:
+        a, b, c, d, e, f = rectify(a), rectify(b), rectify(c), rectify(d), rectify(e), rectify(f)
     store(out, (o, x), a)
     store(out, (o + 1, x), b)
     store(out, (o + 2, x), c)
@@ -226,18 +250,9 @@ def outer_tile(grads: Any, rows: Any, o: int, k: int, n: int, out: Any) -> None:
         a2, b2, c2 = add_scaled(a2, a, row), add_scaled(b2, b, row), add_scaled(c2, c, row)
         row = load(rows, (k + 3, x))
         a3, b3, c3 = add_scaled(a3, a, row), add_scaled(b3, b, row), add_scaled(c3, c, row)
-    add_four(out[o], k, a0, a1, a2, a3)
-    add_four(out[o + 1], k, b0, b1, b2, b3)
-    add_four(out[o + 2], k, c0, c1, c2, c3)
-
-
-@compiled
-def add_four(out: Any, k: int, a: Any, b: Any, c: Any, d: Any) -> None:
-    """Add the sums of four strips to `out` from index `k` on."""
-    out[k] += add_up(a)
-    out[k + 1] += add_up(b)
-    out[k + 2] += add_up(c)
-    out[k + 3] += add_up(d)
+    add_sums(out, (o, k), a0, a1, a2, a3)
+    add_sums(out, (o + 1, k), b0, b1, b2, b3)
+    add_sums(out, (o + 2, k), c0, c1, c2, c3)
 
 
 @compiled

@@ -10,9 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from nca.automaton.cpu_kernels import compiled, inlined, n_lanes
+from nca.automaton.cpu_kernels import allocate, compiled, inlined, n_lanes
 from nca.automaton.cpu_strips import clamp, fill, load, load_mask, pass_clamp, store
 from nca.automaton.cpu_tiles import make_tile
 from nca.automaton.cpu_winograd import (
@@ -52,10 +50,12 @@ def strips_from_last(n_channels: int, lanes: int) -> Any:
 
 @compiled
 def empty_tiles(n_columns: int, n_channels: int, state: Any) -> Any:
-    """Return memory for the positions of a row of tiles; planes a power of two apart would share few sets."""
+    """Return zeros for the positions of a row of tiles; planes a power of two apart would share few sets."""
     lanes = n_lanes(state)
     n_tiles = -(-n_columns // TILE_ROWS) * TILE_ROWS + 1
-    return np.zeros((POSITIONS, n_tiles, -(-n_channels // lanes) * lanes), state.dtype)
+    tiles = allocate((POSITIONS, n_tiles, -(-n_channels // lanes) * lanes), state)
+    tiles[:] = 0
+    return tiles
 
 
 @compiled
@@ -174,9 +174,10 @@ def backward(
     batch, height, width, channels = states.shape
     rows, columns = -(-height // TILE), -(-width // TILE)
     patches, products = empty_tiles(columns, channels, states), empty_tiles(columns, channels, states)
-    sums = np.empty(grad_panels.shape[1:], states.dtype)
+    sums = allocate(grad_panels.shape[1:], states)
     n_behind = n_lanes(states) // channels + 1  # cells that strips may reach into
-    grad_deltas = np.zeros((TILE + 2, width + n_behind, channels), states.dtype)[:, :width]
+    grad_deltas = allocate((TILE + 2, width + n_behind, channels), states)[:, :width]
+    grad_deltas[:] = 0
     for index in range(first * ROWS_PER_BLOCK, min(last * ROWS_PER_BLOCK, batch * rows)):
         b, row = index // rows, index % rows * TILE
         n_kept = 0 if index == first * ROWS_PER_BLOCK or row == 0 else 2

@@ -15,6 +15,7 @@ from nca.automaton.cpu_kernels import (
     add_correlation,
     add_row_sums,
     add_up_squares,
+    allocate,
     bounds,
     clamp_block,
     clear_padding,
@@ -68,9 +69,9 @@ def roll(
     """Compute a CA step for each mask, from the first state to the ones behind it."""
     _, channels, _, width = shape
     n_cells = max(width, BLOCK_CELLS) + ROW_PADDING
-    padded = np.empty((1, max(1, BLOCK_CELLS // width) + 2, width + ROW_PADDING), states.dtype)
-    features = np.empty((4 * channels, n_cells), states.dtype)
-    delta = np.empty((channels, n_cells), states.dtype)
+    padded = allocate((1, max(1, BLOCK_CELLS // width) + 2, width + ROW_PADDING), states)
+    features = allocate((4 * channels, n_cells), states)
+    delta = allocate((channels, n_cells), states)
     for step in range(len(masks)):
         state, mask, out = states[step], masks[step], states[step + 1]
         for block in range(first, last):
@@ -108,10 +109,10 @@ def unroll(
     """Turn the gradient of the last state into that of the first, and add to those of the weights."""
     _, channels, _, width = shape
     n_cells = max(width, BLOCK_CELLS) + ROW_PADDING
-    padded = np.empty((1, max(1, BLOCK_CELLS // width) + 2, width + ROW_PADDING), states.dtype)
-    features = np.empty((4 * channels, n_cells), states.dtype)
-    grads = np.empty((4 * channels, n_cells), states.dtype)
-    grad_delta = np.empty((channels, n_cells), states.dtype)
+    padded = allocate((1, max(1, BLOCK_CELLS // width) + 2, width + ROW_PADDING), states)
+    features = allocate((4 * channels, n_cells), states)
+    grads = allocate((4 * channels, n_cells), states)
+    grad_delta = allocate((channels, n_cells), states)
     zeros = np.zeros(4 * channels, states.dtype)
     for step in range(len(masks) - 1, -1, -1):
         state, mask = states[step], masks[step]

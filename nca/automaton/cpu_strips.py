@@ -118,6 +118,41 @@ def add_up(_: Any, strip: Any) -> Any:
     return strip.dtype(strip), generate
 
 
+@intrinsic
+def add_sums(_: Any, array: Any, index: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+    """Add the sums of four strips' values to four values of an array, from an index on."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        *place, a, b, c, d = arguments
+        n = a.type.count
+        first, second = _fold(builder, a, b, n), _fold(builder, c, d, n)
+        sums = _fold(builder, first, second, n // 2) if n > 2 else _join(builder, first, second, [0, 1, 2, 3])
+        while sums.type.count > 4:
+            size = sums.type.count // 4
+            kept = [i for i in range(sums.type.count) if i % size < size // 2]
+            parts = [_join(builder, sums, sums, [i + shift for i in kept]) for shift in (0, size // 2)]
+            sums = builder.fadd(*parts, flags=FASTMATH)
+        pointer = _pointer(context, builder, signature.args[0], place, sums.type)
+        align = array.dtype.bitwidth // 8
+        total = builder.fadd(builder.load(pointer, align=align), sums, flags=FASTMATH)
+        builder.store(total, pointer, align=align)
+        return context.get_dummy_value()
+
+    return types.void(array, types.UniTuple(types.intp, array.ndim), a, b, c, d), generate
+
+
+def _fold(builder: Any, a: Any, b: Any, size: int) -> Any:
+    """Add the halves of each group of `size` values, of two vectors; the groups of the second come last."""
+    kept = [i for i in range(2 * a.type.count) if i % size < size // 2]
+    parts = [_join(builder, a, b, [i + shift for i in kept]) for shift in (0, size // 2)]
+    return builder.fadd(*parts, flags=FASTMATH)
+
+
+def _join(builder: Any, a: Any, b: Any, indices: list[int]) -> Any:
+    """Generate the vector of these values of two."""
+    return builder.shuffle_vector(a, b, _indices(indices))
+
+
 @infer_global(operator.add)
 @infer_global(operator.mul)
 @infer_global(operator.sub)
@@ -154,6 +189,18 @@ def load_mask(_: Any, mask: Any, index: Any, strip: Any) -> Any:
         return builder.sitofp(builder.load(pointer, align=1), kind)
 
     return strip(mask, types.UniTuple(types.intp, mask.ndim), strip), generate
+
+
+@intrinsic
+def rectify(_: Any, strip: Any) -> Any:
+    """Return a strip with 0 for its negative values; NaN stays NaN."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        (value,) = arguments
+        zero = ir.Constant(value.type, value.type.count * [0.0])
+        return builder.select(builder.fcmp_ordered("<", value, zero), zero, value)
+
+    return strip(strip), generate
 
 
 @intrinsic

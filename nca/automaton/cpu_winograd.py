@@ -12,13 +12,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from nca.automaton.cpu_kernels import compiled, inlined, n_lanes
+from nca.automaton.cpu_kernels import allocate, compiled, inlined, n_lanes
 from nca.automaton.cpu_strips import REGISTER_BYTES, fill, load, store, transpose
 from nca.automaton.cpu_tiles import make_tile
 
@@ -153,8 +152,8 @@ def convolve(images: Any, panels: Any, bias: Any, out: Any, n_rows: int, first: 
     batch, height, width, channels = out.shape
     rows, columns = -(-height // TILE), -(-width // TILE)
     n_tiles = -(-n_rows * columns // TILE_ROWS) * TILE_ROWS
-    patches = np.empty((POSITIONS, n_tiles, images.shape[3] + ROW_PADDING), images.dtype)
-    products = np.empty((POSITIONS, n_tiles, channels + ROW_PADDING), images.dtype)
+    patches = allocate((POSITIONS, n_tiles, images.shape[3] + ROW_PADDING), images)
+    products = allocate((POSITIONS, n_tiles, channels + ROW_PADDING), images)
     for block in range(first, last):
         start, stop = block * n_rows, min((block + 1) * n_rows, batch * rows)
         for row in range(start, stop):

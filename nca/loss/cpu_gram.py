@@ -8,12 +8,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nca.automaton.cpu_kernels import compiled, n_lanes
+from nca.automaton.cpu_kernels import allocate, compiled, n_lanes
 from nca.automaton.cpu_strips import REGISTER_BYTES, load, store, transpose
 from nca.automaton.cpu_threads import run_blocks
 from nca.automaton.cpu_tiles import make_tile
@@ -61,28 +60,32 @@ def multiply(features: Features, matrices: Matrices) -> Features:
 def _multiply_by_transpose(features: Any, sums: Any, n_blocks: int, first: int, last: int) -> None:
     """Set the upper triangles of `sums` to those of blocks of positions; whole panels on the diagonal."""
     n_positions, n_features = features.shape[1:]
-    lanes = n_lanes(features)
-    width = PANEL_REGISTERS * lanes
-    n_panels = n_features // width
-    panels = np.empty((n_panels, POSITIONS_AT_ONCE, width), features.dtype)
+    width = PANEL_REGISTERS * n_lanes(features)
+    panels = allocate((n_features // width, POSITIONS_AT_ONCE, width), features)
     rows = panels.transpose(0, 2, 1)
     for block in range(first, last):
         image, start = block // n_blocks, block % n_blocks * POSITIONS_PER_BLOCK
         stop = min(start + POSITIONS_PER_BLOCK, n_positions)
         for begin in range(start, stop, POSITIONS_AT_ONCE):
             n = min(POSITIONS_AT_ONCE, stop - begin)
-            for position in range(n):
-                for panel in range(n_panels):
-                    for c in range(0, width, lanes):
-                        strip = load(features, (image, begin + position, panel * width + c))
-                        store(panels, (panel, position, c), strip)
-            for panel in range(n_panels):
+            _copy_panels(features[image], begin, n, panels)
+            for panel in range(len(panels)):
                 for row in range(0, (panel + 1) * width, TILE_ROWS):
                     place, a = (block, row, panel * width), (row // width, row % width, 0)
                     if begin == start:
                         tile(rows, a, panels, (panel, 0, 0), n, sums, place)
                     else:
                         adding_tile(rows, a, panels, (panel, 0, 0), n, sums, place)
+
+
+@compiled
+def _copy_panels(features: Any, begin: int, n: int, out: Any) -> None:
+    """Set `out` to panels of the features of `n` positions."""
+    width, lanes = out.shape[2], n_lanes(features)
+    for position in range(n):
+        for panel in range(len(out)):
+            for c in range(0, width, lanes):
+                store(out, (panel, position, c), load(features, (begin + position, panel * width + c)))
 
 
 @compiled
