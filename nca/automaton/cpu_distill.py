@@ -21,6 +21,7 @@ from nca.automaton.cpu_kernels import (
     clamp_block,
     clear_padding,
     compiled,
+    copy,
     correlate,
     multiply,
     outer_add,
@@ -67,8 +68,7 @@ def set_active(values: Any, active: Any, n: int, out: Any) -> None:
         for j in range(n):
             out[active[j]] = values[j]
     else:
-        for j in range(n):
-            out[j] = values[j]
+        copy(values[:n], out)
 
 
 @compiled
@@ -87,7 +87,7 @@ def perceive(state: Any, kernels: Any, cells: Any, active: Any, n: int, padded: 
     n_kernels, n_rows = len(kernels), (stop - start) // width
     for c in range(len(state)):
         pad_rows(state, c, width, (start // width, stop // width), padded, 0)
-        out[c * n_kernels, : stop - start] = state[c, start:stop]
+        copy(state[c, start:stop], out[c * n_kernels, : stop - start])
         for f in range(1, n_kernels):
             correlate(padded, kernels[f : f + 1], width, n_rows, out, c * n_kernels + f)
         for k in range(c * n_kernels, (c + 1) * n_kernels):
@@ -127,7 +127,7 @@ def roll(
             multiply(w1, zeros, hidden, n, delta)
             apply_channel_mask(delta, mask[b, start:stop])
             for c in range(channels):
-                out[b, c, start:stop] = state[b, c, start:stop]
+                copy(state[b, c, start:stop], out[b, c, start:stop])
                 add_active(delta[c], active, n, out[b, c, start:stop])
             if clamps:
                 clamp_block(out[b], start, stop)
@@ -179,7 +179,7 @@ def unroll(
             perceive(state[b], kernels, (start, stop, width), active, n, padded, perception)
             multiply(w0, bias, perception, n, hidden, True)
             for c in range(channels):
-                grad_delta[c, : stop - start] = grad[b, c, start:stop]
+                copy(grad[b, c, start:stop], grad_delta[c, : stop - start])
                 compact(grad_delta[c, : stop - start], active, n)
             clear_padding(grad_delta, n)
             apply_channel_mask(grad_delta, mask[b, start:stop])

@@ -131,6 +131,13 @@ def allocate(shape: Any, like: Any) -> Any:
 
 
 @compiled
+def copy(values: Any, out: Any) -> None:
+    """Set `out` to values, which an assignment of slices does six times as slowly."""
+    for x in range(len(out)):
+        out[x] = values[x]
+
+
+@compiled
 def pad_rows(planes: Any, c: int, width: int, rows: tuple[int, int], out: Any, k: int) -> None:
     """Set `out[k]` to rows of a plane on the torus, with a margin of one cell on every side."""
     first, last = rows
@@ -337,14 +344,14 @@ def prepare_gradient(
     a clamp was active.
     """
     b, start, stop = bounds(block, shape)
+    factor = grad.dtype.type(1)
+    if normalizes:
+        per_image = len(squares) // len(grad)
+        total = squares[b * per_image : (b + 1) * per_image].sum()
+        factor = grad.dtype.type(1 / (np.sqrt(total) + NORM_EPSILON))
     for c in range(grad.shape[1]):
         row, values = grad[b, c, start:stop], next_state[b, c, start:stop]
-        if normalizes:
-            per_image = len(squares) // len(grad)
-            total = squares[b * per_image : (b + 1) * per_image].sum()
-            norm = grad.dtype.type(np.sqrt(total) + NORM_EPSILON)
-            for x in range(len(row)):
-                row[x] /= norm
-        if clamps:
-            for x in range(len(row)):
-                row[x] = 0 if values[x] <= 0 or values[x] >= 1 else row[x]
+        for x in range(len(row) if normalizes else 0):
+            row[x] *= factor
+        for x in range(len(row) if clamps else 0):
+            row[x] = 0 if values[x] <= 0 or values[x] >= 1 else row[x]

@@ -20,6 +20,7 @@ from nca.automaton.cpu_kernels import (
     clamp_block,
     clear_padding,
     compiled,
+    copy,
     correlate,
     multiply,
     outer_add,
@@ -35,7 +36,7 @@ def compute_features(state: Any, kernels: Any, cells: Any, padded: Any, out: Any
     start, stop, width = cells
     channels, n, n_rows = len(state), stop - start, (stop - start) // width
     for c in range(channels):
-        out[c, :n] = state[c, start:stop]
+        copy(state[c, start:stop], out[c, :n])
         pad_rows(state, c, width, (start // width, stop // width), padded, 0)
         correlate(padded, kernels[c : c + 1], width, n_rows, out, channels + c)
     for k in range(2 * channels):
@@ -79,7 +80,7 @@ def roll(
             compute_features(state[b], kernels, (start, stop, width), padded, features)
             multiply(weight, bias, features, stop - start, delta)
             for c in range(channels):
-                out[b, c, start:stop] = state[b, c, start:stop]
+                copy(state[b, c, start:stop], out[b, c, start:stop])
                 add_masked(delta[c], mask[b, start:stop], c, out[b, c, start:stop])
             if clamps:
                 clamp_block(out[b], start, stop)
@@ -135,7 +136,7 @@ def unroll(
                 target = grad[b, c, start:stop]
                 for x in range(n):
                     target[x] += grads[c, x]
-                grad_filtered[b, c, start:stop] = grads[channels + c, :n]
+                copy(grads[channels + c, :n], grad_filtered[b, c, start:stop])
         meet(team)
         add_correlation(grad_filtered, mirrored, grad, shape, padded, features, first, last)
         meet(team)
@@ -144,8 +145,9 @@ def unroll(
 @compiled
 def add_signed(grads: Any, features: Any, n: int) -> None:
     """Add the gradients of `abs(y)`, times the sign of y, to those of y."""
-    half = len(grads) // 2
+    half, one = len(grads) // 2, grads.dtype.type(1)
     for k in range(half):
         total, grad, values = grads[k], grads[half + k], features[k]
         for x in range(n):
-            total[x] += grad[x] if values[x] > 0 else -grad[x] if values[x] < 0 else 0 * grad[x]
+            sign = one if values[x] > 0 else -one if values[x] < 0 else 0 * one
+            total[x] += sign * grad[x]
