@@ -97,11 +97,14 @@ def draw_update_mask(
 
     Args:
         shape: (batch, mask channels, height, width).
-        update_rate: In (0, 1]; 1 updates every cell.
+        update_rate: In (0, 1]; 1 updates every cell, and draws nothing.
         generator: The stream `masks`, on `device`.
         device: Device of the mask.
     """
     batch, mask_channels, height, width = shape
+    if update_rate == 1:
+        ones = torch.ones(batch, height, width, mask_channels, dtype=torch.int8, device=device)
+        return ones.permute(0, 3, 1, 2)
     n_values = math.prod(shape)
     bits = torch.empty(math.ceil(n_values / VALUES_PER_DRAW), dtype=torch.int64, device=device)
     bits.random_(-(2**63), None, generator=generator)

@@ -61,9 +61,18 @@ def test_rollouts_add_up(name: str, first: int, second: int) -> None:
     )
 
 
+def test_update_rate_1_updates_every_cell_and_draws_nothing() -> None:
+    stream = generator()
+    mask = draw_update_mask((2, 3, 4, 5), 1.0, stream, CPU)
+    assert mask.shape == (2, 3, 4, 5)
+    assert mask.is_contiguous(memory_format=torch.channels_last)
+    assert bool((mask == 1).all())
+    assert torch.equal(stream.get_state(), generator().get_state())
+
+
 @pytest.mark.parametrize("n_values", [1, 3, 4, 5, 4096])
-def test_update_rate_1_updates_every_cell(n_values: int) -> None:
-    assert bool(draw_update_mask((1, 1, 1, n_values), 1.0, generator(), CPU).all())
+def test_a_rate_next_to_1_updates_nearly_every_cell(n_values: int) -> None:
+    assert bool(draw_update_mask((1, 1, 1, n_values), 1.0 - 1e-6, generator(), CPU).all())
 
 
 @pytest.mark.parametrize("update_rate", [0.01, 0.25, 0.5, 0.559994317, 0.980292, 0.999])
