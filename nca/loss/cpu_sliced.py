@@ -1,4 +1,4 @@
-"""The comparison of sorted values by compiled loops, for the CPU.
+"""Projections, and the comparison of sorted values, by compiled loops, for the CPU.
 
 A float's bits and its index go into one integer, so that NumPy, which sorts these with vector instructions,
 sorts indices: ten times as fast as `torch.sort`.
@@ -14,11 +14,66 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nca.automaton.cpu_kernels import compiled
+from nca.automaton.cpu_kernels import (
+    BLOCK_CELLS,
+    ROW_PADDING,
+    allocate,
+    clear_padding,
+    compiled,
+    copy,
+    multiply,
+)
 from nca.automaton.cpu_threads import run_blocks
 
 INDEX_BITS = 32
 ROWS_AT_ONCE = 8  # their integers stay in the cache
+
+
+class Projection(torch.autograd.Function):
+    """Projections of features on directions, which get no gradients: their matrix product."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, directions: Float[Tensor, "direction feature"], features: Float[Tensor, "batch feature _"]
+    ) -> Float[Tensor, "batch direction _"]:
+        """Return the projections."""
+        ctx.directions = directions
+        return _project(directions, features.detach().contiguous())
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[None, Tensor]:
+        """Return the gradient of the features."""
+        return None, _project(ctx.directions.T.contiguous(), grad_output.contiguous())
+
+
+def _project(matrix: Tensor, features: Tensor) -> Tensor:
+    out = features.new_empty(len(features), len(matrix), features.shape[2])
+    n_blocks = len(features) * -(-features.shape[2] // BLOCK_CELLS)
+    arrays = [tensor.numpy() for tensor in (matrix, matrix.new_zeros(len(matrix)), features, out)]
+    run_blocks(_multiply_blocks, n_blocks, *arrays)
+    return out
+
+
+@compiled
+def _multiply_blocks(matrix: Any, zeros: Any, features: Any, out: Any, first: int, last: int) -> None:
+    """Set blocks of positions of `out` to the products of a matrix and the features of each image.
+
+    Rows are copied next to each other: a power of two apart, they would share few sets of the cache.
+    """
+    n_positions = features.shape[2]
+    per_image = -(-n_positions // BLOCK_CELLS)
+    rows = allocate((features.shape[1], BLOCK_CELLS + ROW_PADDING), features)
+    products = allocate((len(matrix), BLOCK_CELLS + ROW_PADDING), features)
+    for block in range(first, last):
+        image, start = block // per_image, block % per_image * BLOCK_CELLS
+        n = min(BLOCK_CELLS, n_positions - start)
+        for k in range(len(rows)):
+            copy(features[image, k, start : start + n], rows[k, :n])
+        clear_padding(rows, n)
+        multiply(matrix, zeros, rows, n, products)
+        for o in range(len(matrix)):
+            copy(products[o, :n], out[image, o, start : start + n])
 
 
 class SortedDifference(torch.autograd.Function):

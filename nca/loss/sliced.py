@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from nca.loss.features import FeatureExtractor
+from nca.loss.features import FeatureExtractor, Features
 from nca.loss.texture_loss import Images, Scalar, TextureLoss
 
 Projections = Float[Tensor, "batch direction position"]
@@ -64,10 +64,20 @@ class SlicedLoss(TextureLoss):
         terms = []
         for features, target, directions in zip(levels, self._target, self._directions, strict=True):
             with torch.no_grad():
-                expected = sort(directions @ target)
-            projections = directions @ features
+                expected = sort(project(directions, target))
+            projections = project(directions, features)
             terms.append(sliced_distance(projections, expected, self._norm))
         return torch.stack(terms).sum()
+
+
+def project(directions: Float[Tensor, "direction feature"], features: Features) -> Projections:
+    """Return the projections of features on directions, which get no gradients."""
+    if _is_fast(features):
+        from nca.loss.cpu_sliced import Projection  # loads Numba
+
+        projections: Tensor = Projection.apply(directions, features)
+        return projections
+    return directions @ features
 
 
 def sliced_distance(

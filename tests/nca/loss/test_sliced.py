@@ -12,7 +12,7 @@ from torch import Tensor
 from nca.loss.cpu_sliced import INDEX_BITS, sort_indices
 from nca.loss.features import FeatureExtractor, RandomFilters
 from nca.loss.patches import Patches
-from nca.loss.sliced import SlicedLoss, draw_directions, sliced_distance, sort
+from nca.loss.sliced import SlicedLoss, draw_directions, project, sliced_distance, sort
 from tests.builders import CPU, generator
 
 META = torch.device("meta")
@@ -93,6 +93,23 @@ def test_directions_follow_their_generator() -> None:
     one, same, other = (draw_directions(6, 4, generator(seed)) for seed in (0, 0, 1))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
+
+
+# Whole blocks and rests of positions, fewer directions than a tile of the product has.
+@pytest.mark.parametrize(("n_directions", "shape"), [(64, (2, 75, 1024)), (3, (1, 5, 7)), (8, (3, 12, 700))])
+def test_projections_and_their_gradients_are_those_of_the_matrix_product(
+    n_directions: int, shape: tuple[int, int, int]
+) -> None:
+    directions, features = draw_directions(n_directions, shape[1], generator()), rand(*shape)
+    weights = rand(shape[0], n_directions, shape[2], seed=2)
+    found = []
+    for dtype in (torch.float32, torch.float64):  # by compiled loops, and by PyTorch
+        x = features.to(dtype).requires_grad_()
+        projections = project(directions.to(dtype), x)
+        (gradient,) = torch.autograd.grad(projections, x, weights.to(dtype))
+        found += [projections.double(), gradient.double()]
+    torch.testing.assert_close(found[0], found[2], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found[1], found[3], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("norm", NORMS)
