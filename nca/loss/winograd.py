@@ -54,8 +54,9 @@ class WinogradConvolution:
 def _convolve(images: Images, panels: Tensor, bias: Tensor, n_outputs: int) -> Outputs:
     """Return a convolution, channels-last; channels are rounded up to whole panels."""
     batch, n_inputs, height, width = images.shape
-    images = F.pad(images, (0, 0, 0, 0, 0, panels.shape[2] - n_inputs))
-    images = images.contiguous(memory_format=torch.channels_last)
+    if n_inputs < panels.shape[2]:
+        images = F.pad(images, (0, 0, 0, 0, 0, panels.shape[2] - n_inputs))
+    images = images.detach().contiguous(memory_format=torch.channels_last)
     shape = (batch, len(bias), height, width)
     outputs = torch.empty(shape, dtype=images.dtype, memory_format=torch.channels_last)
     rows, columns = batch * math.ceil(height / TILE), math.ceil(width / TILE)
