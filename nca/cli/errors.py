@@ -70,7 +70,7 @@ def exit_on_error(*also: type[Exception]) -> Iterator[None]:
         print(f"error: {_one_line(error)}{kept}", file=sys.stderr)
         raise SystemExit(EXIT_BAD_INPUT) from None
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print("interrupted; run the same command again", file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED) from None
 
 

@@ -26,7 +26,7 @@ def test_ctrl_c_is_one_line_and_exit_code_130(capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit) as end, exit_on_error():
         raise KeyboardInterrupt
     assert end.value.code == 130
-    assert capsys.readouterr().err == "interrupted\n"
+    assert capsys.readouterr().err == "interrupted; run the same command again\n"
 
 
 def test_ctrl_c_ends_a_process(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ with exit_on_error():
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=50)[1] == "interrupted\n"
+    assert process.communicate(timeout=50)[1] == "interrupted; run the same command again\n"
     assert process.returncode == 130
 
 
