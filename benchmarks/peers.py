@@ -10,7 +10,8 @@ steps, of all programs in the same way: the texture distance as `final_distance`
 A run ends after its published steps, or after an hour. The command goes on where FOLDER was left; `--hours`
 limits the time that it takes, 0 to print and draw what there is; `--panel` and `--program` choose runs, for
 several processes at once. The steps of all programs on a target are timed alternately before its runs, with
-rollouts of their mean lengths. Prints tables, draws docs/images/peers.png and writes peers.json.
+rollouts of their mean lengths. Prints tables, draws a picture of each size in docs/images and writes
+peers.json, which keeps what it has of targets and programs that FOLDER has not.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from analysis.figures.drawing import scale_by_logarithm
 from benchmarks.cases import vgg_weights
 from benchmarks.peer_runs import NAMES, OURS, Measure, Panel, Run, time_steps
 from benchmarks.table import measure_machine
@@ -40,7 +42,7 @@ from nca.loss.vgg_weights import hash_file
 from nca.training.device import keep_freed_memory
 
 RESULTS = Path(__file__).with_name("peers.json")
-PICTURE = Path(__file__).parents[1] / "docs" / "images" / "peers.png"
+PICTURES = Path(__file__).parents[1] / "docs" / "images"
 PANELS = {
     panel.name: panel
     for panel in (Panel(texture, size) for size in (64, 128) for texture in ("roundleaf", "alocasia"))
@@ -138,6 +140,24 @@ def collect(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
     return found
 
 
+def merge(before: Mapping[str, Any], found: Records, vgg: str) -> dict[str, Any]:
+    """Return what peers.json holds next: found records, and those before them that have the same weights."""
+    kept: Mapping[str, Any] = before if before.get("vgg16") == vgg else {}
+    records: dict[str, dict[str, Any]] = {}
+    for panel in PANELS:
+        runs = dict(kept.get("runs", {}).get(panel, {})) | dict(found.get(panel, {}))
+        if runs:
+            records[panel] = {name: runs[name] for name in NAMES if name in runs}
+    steps = dict(kept.get("step_seconds", {}))
+    return {
+        "machine": measure_machine(),
+        "vgg16": vgg,
+        "step_seconds": steps,
+        "compared": compare(records),
+        "runs": records,
+    }
+
+
 def seconds_to(curve: Sequence[Sequence[float]], measure: int, goal: float) -> float | None:
     """Return the seconds after which a curve was first as low as the goal; None if it never was."""
     return next((point[SECONDS] for point in curve if point[measure] <= goal), None)
@@ -195,7 +215,7 @@ def show(
     console.print(table)
 
 
-def draw(folder: Path, records: Records) -> None:
+def draw(folder: Path, records: Records, picture: Path) -> None:
     """Draw quality against seconds, a column for each panel, above one output of each run."""
     figure = Figure(figsize=(6.5 * len(records), 9), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
@@ -207,14 +227,16 @@ def draw(folder: Path, records: Records) -> None:
                 curve = np.array(run["curve"])
                 style = "o-" if name in OURS else "s--"
                 axes.plot(curve[:, SECONDS], curve[:, measure], style, ms=3, label=name, color=COLORS[name])
-            axes.set(xscale="log", yscale="log", ylabel=label, xlabel="seconds of processor time, training")
+            axes.set(xscale="log", ylabel=label, xlabel="seconds of processor time, training")
+            values = [point[measure] for run in runs.values() for point in run["curve"]]
+            scale_by_logarithm(axes, "y", np.array(values))
             axes.grid(alpha=0.3, which="both")
         texture, _, size = panel.rpartition("-")
         grid[0][column].set_title(f"{texture}, {size} px")
         draw_outputs(grid[2][column], folder / panel, list(runs))
     grid[0][0].legend(frameon=False)
-    PICTURE.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(PICTURE)
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(picture)
 
 
 def draw_outputs(axes: Any, folder: Path, names: Sequence[str]) -> None:
@@ -250,25 +272,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name in options.panel:
             if time.monotonic() < until:
                 train(PANELS[name], options.program, options.folder, weights, until)
-        records = collect(options.folder)
-        if not records:
+        found = collect(options.folder)
+        if not found:
             raise ConfigError(f"{options.folder} has no measured runs yet: give it more than 0 hours")
-        rows = compare(records)
-        print(
-            "VGG-16 has "
-            + (RANDOM if identity == RANDOM else f"the weights of {WEIGHTS_KEY}{options.weights}")
-        )
-        steps = {panel: timed for panel in PANELS if (timed := read(options.folder / panel / TIMED))}
-        show(records, rows, steps)
-        draw(options.folder, records)
         vgg = RANDOM if identity == RANDOM else f"SHA-256 {identity}"
-        results = {
-            "machine": measure_machine(),
-            "vgg16": vgg,
-            "step_seconds": steps,
-            "compared": rows,
-            "runs": records,
-        }
+        results = merge(read(RESULTS), found, vgg)
+        timed = {name: read(options.folder / name / TIMED) for name in found}
+        results["step_seconds"] |= {name: seconds for name, seconds in timed.items() if seconds}
+        named = RANDOM if identity == RANDOM else f"the weights of {WEIGHTS_KEY}{options.weights}"
+        print(f"VGG-16 has {named}")
+        show(results["runs"], results["compared"], results["step_seconds"])
+        for size in sorted({PANELS[name].size for name in found}):
+            records = {name: results["runs"][name] for name in found if PANELS[name].size == size}
+            draw(options.folder, records, PICTURES / f"peers_{size}.png")
         RESULTS.write_text(json.dumps(results) + "\n", encoding="utf-8")
 
 

@@ -145,7 +145,7 @@ def test_the_command_goes_on_and_compares(
     monkeypatch.setattr(peers, "vgg_weights", vgg_weights)
     monkeypatch.setattr(peers, "measure_machine", dict)
     monkeypatch.setattr(peers, "RESULTS", tmp_path / "peers.json")
-    monkeypatch.setattr(peers, "PICTURE", tmp_path / "peers.png")
+    monkeypatch.setattr(peers, "PICTURES", tmp_path)
     monkeypatch.setattr(peer_runs, "LIMIT_S", 1e-9)
     monkeypatch.setattr(peer_runs, "TIMED_ROUNDS", 1)
     folder = str(tmp_path / "runs")
@@ -160,7 +160,7 @@ def test_the_command_goes_on_and_compares(
         assert (run["steps"], run["end"], len(run["curve"])) == (1, "shortened", 1)
     assert found["step_seconds"][PANEL.name].keys() == set(NAMES)
     assert len(found["compared"]) == 2 * len(RECIPES)
-    assert (tmp_path / "peers.png").stat().st_size > 10_000
+    assert (tmp_path / "peers_32.png").stat().st_size > 10_000
     assert "seeded random weights" in capsys.readouterr().out
 
     torch.save(vgg_weights(seed=1), tmp_path / "vgg.pt")
@@ -168,6 +168,29 @@ def test_the_command_goes_on_and_compares(
         peers.main([folder, f"features.weights={tmp_path / 'vgg.pt'}"])
     assert ended.value.code == 2
     assert "other weights" in capsys.readouterr().err
+
+
+def test_records_of_other_targets_and_programs_are_kept_if_they_have_the_same_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(peers, "measure_machine", dict)
+    old, new = {"curve": [[10.0, 1, 0.9, 0.5]]}, {"curve": [[5.0, 1, 0.8, 0.4]]}
+    runs = {"roundleaf-64": {"muNCA": old}, "roundleaf-128": {"ours, distill": old, "muNCA": old}}
+    before = {"vgg16": "a", "step_seconds": {"roundleaf-64": {"muNCA": 2.5}}, "runs": runs}
+    found = peers.merge(before, {"roundleaf-128": {"NoiseNCA": new, "muNCA": new}}, "a")
+    assert found["runs"] == {
+        "roundleaf-64": {"muNCA": old},
+        "roundleaf-128": {"NoiseNCA": new, "muNCA": new, "ours, distill": old},
+    }
+    assert found["step_seconds"] == {"roundleaf-64": {"muNCA": 2.5}}
+    assert [(row["panel"], row["program"]) for row in found["compared"]][::2] == [
+        ("roundleaf-64", "muNCA"),
+        ("roundleaf-128", "NoiseNCA"),
+        ("roundleaf-128", "muNCA"),
+    ]
+    assert peers.merge(before, {"roundleaf-128": {"muNCA": new}}, "b")["runs"] == {
+        "roundleaf-128": {"muNCA": new}
+    }
 
 
 def test_ours_is_sooner_where_its_curve_is_first_as_low() -> None:
