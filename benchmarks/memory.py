@@ -18,10 +18,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from benchmarks.cases import CPU, SET_5, Case, make_model, make_ours, make_reference, vgg_weights
-from nca.automaton.fast_rollout import Rollout
-from nca.automaton.seeding import Streams
-from nca.loss.gram import gram_matrix
+from benchmarks.cases import SET_5, Case, make_ours, make_reference, vgg_weights
 from nca.loss.winograd import WinogradConvolution
 from nca.training.device import keep_freed_memory
 
@@ -63,9 +60,6 @@ def warm_up() -> None:
     torch.optim.Adam([weight], fused=True).step()
     torch.bmm(torch.rand(4, 64, 64), torch.rand(4, 64, 64))
     WinogradConvolution(weight.detach(), torch.rand(16))(images.requires_grad_()).sum().backward()
-    gram_matrix(images.new_zeros(1, 64, 64).mT.contiguous().mT.requires_grad_()).sum().backward()
-    model = make_model(dataclasses.replace(SET_5, size_px=16), Streams(0, CPU))
-    Rollout()(model, torch.rand(1, SET_5.channels, 16, 16), 1, torch.Generator()).sum().backward()
 
 
 def main(argv: list[str]) -> None:

@@ -20,6 +20,7 @@ import argparse
 import json
 import time
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from nca.cli.errors import ConfigError, exit_on_error
 from nca.loss.features import read_weights
 from nca.loss.vgg_weights import hash_file
 from nca.training.device import keep_freed_memory
+from sweeps.files import write_atomically
 
 RESULTS = Path(__file__).with_name("peers.json")
 PICTURES = Path(__file__).parents[1] / "docs" / "images"
@@ -141,11 +143,15 @@ def collect(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def merge(before: Mapping[str, Any], found: Records, vgg: str) -> dict[str, Any]:
-    """Return what peers.json holds next: found records, and those before them that have the same weights."""
+    """Return what peers.json holds next: found records, and those before them that have the same weights.
+
+    Found ones get the day of this call.
+    """
     kept: Mapping[str, Any] = before if before.get("vgg16") == vgg else {}
     records: dict[str, dict[str, Any]] = {}
     for panel in PANELS:
-        runs = dict(kept.get("runs", {}).get(panel, {})) | dict(found.get(panel, {}))
+        runs = dict(kept.get("runs", {}).get(panel, {}))
+        runs |= {name: {**run, "measured": str(date.today())} for name, run in found.get(panel, {}).items()}
         if runs:
             records[panel] = {name: runs[name] for name in NAMES if name in runs}
     steps = dict(kept.get("step_seconds", {}))
@@ -285,7 +291,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for size in sorted({PANELS[name].size for name in found}):
             records = {name: results["runs"][name] for name in found if PANELS[name].size == size}
             draw(options.folder, records, PICTURES / f"peers_{size}.png")
-        RESULTS.write_text(json.dumps(results) + "\n", encoding="utf-8")
+        write_atomically(RESULTS, json.dumps(results) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Measures how long the recipes train, with a worker on every core: `python -m benchmarks.recipes`.
 
 Each recipe is trained at its defaults for some seconds, by single-threaded processes at the same time, one on
-each core, as a sweep does. Prints the seconds of a training step, the minutes of a whole run, and the peak
-memory of a worker, all in all; writes recipes.json. Nothing else should run at the same time. VGG-16 has
+each core, as a sweep does. Prints the seconds of a training step, the minutes of a run's training, and the
+peak memory of a worker, all in all; writes recipes.json. Nothing else should run at the same time. VGG-16 has
 seeded random weights.
 """
 
@@ -43,18 +43,20 @@ RECIPES = {
 }
 
 
-def train_for(name: str, seconds: float) -> dict[str, float]:
-    """Return the steps of a recipe, the seconds of one, and the peak memory of this process in MB."""
+def train_for(name: str, weights: str, seconds: float) -> dict[str, float]:
+    """Return the steps of a recipe, the seconds of one, and the peak memory of this process in MB.
+
+    Args:
+        name: Of the recipe.
+        weights: Path of VGG-16's, for the recipe that needs them.
+        seconds: To train.
+    """
+    overrides = ["texture=roundleaf", "tracking=none", "device=cpu", *RECIPES[name]]
+    overrides += [f"features.weights={weights}"] if "features=vgg16" in overrides else []
+    config: TrialConfig = build(TrialConfig, compose_plain("train", overrides))
+    config = dataclasses.replace(config, features=resolve_features(config.features, config.loss))
+    steps = build_trainer(config, CPU).steps()
     keep_freed_memory()
-    with tempfile.TemporaryDirectory() as folder:
-        overrides = ["texture=roundleaf", "tracking=none", "device=cpu", *RECIPES[name]]
-        if "features=vgg16" in overrides:
-            torch.save(vgg_weights(), f"{folder}/vgg16.pt")
-            vgg_weights.cache_clear()
-            overrides.append(f"features.weights={folder}/vgg16.pt")
-        config: TrialConfig = build(TrialConfig, compose_plain("train", overrides))
-        config = dataclasses.replace(config, features=resolve_features(config.features, config.loss))
-        steps = build_trainer(config, CPU).steps()
     next(steps)
     start, done = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
@@ -64,10 +66,10 @@ def train_for(name: str, seconds: float) -> dict[str, float]:
     return {"steps": config.train.steps, "step_s": step_s, "peak_mb": resident_mb("VmHWM")}
 
 
-def measure(name: str) -> dict[str, float]:
+def measure(name: str, weights: str) -> dict[str, float]:
     """Return the medians over processes that train a recipe at the same time, one on each core."""
-    command = [sys.executable, "-m", "benchmarks.recipes", name]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "benchmarks.recipes", name, weights]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     started = [
         subprocess.Popen(["taskset", "-c", str(core), *command], stdout=subprocess.PIPE, env=environment)
         for core in sorted(os.sched_getaffinity(0))
@@ -79,10 +81,12 @@ def measure(name: str) -> dict[str, float]:
 def main() -> None:
     """Measure, print, and write recipes.json."""
     if len(sys.argv) > 1:
-        print(json.dumps(train_for(sys.argv[1], SECONDS)))
+        print(json.dumps(train_for(*sys.argv[1:], seconds=SECONDS)))
         return
-    table = Table("recipe", "s per step", "steps", "minutes a run", "peak memory, MB")
-    found = {name: measure(name) for name in RECIPES}
+    table = Table("recipe", "s per step", "steps", "minutes of training", "peak memory, MB")
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(vgg_weights(), f"{folder}/vgg16.pt")
+        found = {name: measure(name, f"{folder}/vgg16.pt") for name in RECIPES}
     for name, each in found.items():
         minutes = each["steps"] * each["step_s"] / 60
         table.add_row(

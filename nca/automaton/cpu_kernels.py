@@ -67,7 +67,7 @@ def inlined(function: Kernel) -> Kernel:
 def cache_folder(given: str) -> str | None:
     """Return a folder for machine code of these sources alone, whose imports Numba's cache does not check.
 
-    Without a folder each trial of a sweep compiles its loops again, for 9 s on one core.
+    Without a folder each trial of a sweep compiles its loops again, for 5 to 16 s on one core.
 
     Args:
         given: The value of NUMBA_CACHE_DIR; empty for a folder in the user's cache.
@@ -121,7 +121,7 @@ def n_lanes(rows: Any) -> int:
 
 @compiled
 def allocate(shape: Any, like: Any) -> Any:
-    """Return memory for values of a type, from where a register is loaded from one line of the cache."""
+    """Return memory, not set, for values of a type; a register is loaded from one line of the cache."""
     size = 1
     for n in shape:
         size *= n

@@ -145,9 +145,9 @@ def unroll(
 @compiled
 def add_signed(grads: Any, features: Any, n: int) -> None:
     """Add the gradients of `abs(y)`, times the sign of y, to those of y."""
-    half, one = len(grads) // 2, grads.dtype.type(1)
+    half, zero, one = len(grads) // 2, grads.dtype.type(0), grads.dtype.type(1)
     for k in range(half):
         total, grad, values = grads[k], grads[half + k], features[k]
         for x in range(n):
-            sign = one if values[x] > 0 else -one if values[x] < 0 else 0 * one
+            sign = one if values[x] > 0 else -one if values[x] < 0 else zero
             total[x] += sign * grad[x]

@@ -54,7 +54,8 @@ def _share(n_blocks: int) -> list[tuple[int, int]]:
 def _run_shares(call: Callable[[int, int], None], shares: list[tuple[int, int]]) -> None:
     threads, _ = _threads(os.getpid(), torch.get_num_threads() - 1)
     others = [threads.submit(call, *share) for share in shares[1:]]
-    call(*shares[0])
+    for share in shares[:1]:  # none of no blocks
+        call(*share)
     for other in others:
         other.result()
 

@@ -21,9 +21,9 @@ Features = Float[Tensor, "batch position feature"]
 Matrices = Float[Tensor, "batch feature feature"]
 
 PANEL_REGISTERS = 2
-TILE_ROWS = 8 if REGISTER_BYTES == 64 else 4  # with more, the sums do not fit the registers
-POSITIONS_PER_BLOCK = 512
+TILE_ROWS = 8 if REGISTER_BYTES == 64 else 4  # a panel is as wide as some tiles are high
 POSITIONS_AT_ONCE = 128  # two panels of them fit the first-level cache
+MAX_BLOCKS = 32  # of an image: each has a matrix of sums
 
 tile = make_tile(TILE_ROWS, PANEL_REGISTERS, adds=False)
 adding_tile = make_tile(TILE_ROWS, PANEL_REGISTERS, adds=True)
@@ -35,9 +35,10 @@ def sum_products(features: Features) -> Matrices:
     Half the products of a general matrix product; sums of blocks are added at the end, which rounds less.
     """
     batch, n_positions, n_features = features.shape
-    n_blocks = math.ceil(n_positions / POSITIONS_PER_BLOCK)
+    size = POSITIONS_AT_ONCE * math.ceil(n_positions / (MAX_BLOCKS * POSITIONS_AT_ONCE))
+    n_blocks = math.ceil(n_positions / size)
     sums = features.new_empty(batch * n_blocks, n_features, n_features)
-    run_blocks(_multiply_by_transpose, len(sums), features.numpy(), sums.numpy(), n_blocks)
+    run_blocks(_multiply_by_transpose, len(sums), features.numpy(), sums.numpy(), size)
     out = features.new_empty(batch, n_features, n_features)
     n_rows = batch * n_features * sums.element_size() // REGISTER_BYTES
     run_blocks(_add_blocks, n_rows, sums.view(batch, n_blocks, *out.shape[1:]).numpy(), out.numpy())
@@ -49,7 +50,7 @@ def multiply(features: Features, matrices: Matrices) -> Features:
     batch, n_positions, n_features = features.shape
     width = PANEL_REGISTERS * REGISTER_BYTES // features.element_size()
     panels = matrices.unflatten(2, (-1, width)).transpose(1, 2).contiguous()
-    n_blocks = math.ceil(n_positions / POSITIONS_PER_BLOCK)
+    n_blocks = math.ceil(n_positions / POSITIONS_AT_ONCE)
     out = torch.empty_like(features)
     arrays = [tensor.numpy() for tensor in (features, panels, out)]
     run_blocks(_multiply_blocks, batch * n_blocks, *arrays, n_blocks)
@@ -57,15 +58,16 @@ def multiply(features: Features, matrices: Matrices) -> Features:
 
 
 @compiled
-def _multiply_by_transpose(features: Any, sums: Any, n_blocks: int, first: int, last: int) -> None:
+def _multiply_by_transpose(features: Any, sums: Any, size: int, first: int, last: int) -> None:
     """Set the upper triangles of `sums` to those of blocks of positions; whole panels on the diagonal."""
     n_positions, n_features = features.shape[1:]
     width = PANEL_REGISTERS * n_lanes(features)
     panels = allocate((n_features // width, POSITIONS_AT_ONCE, width), features)
     rows = panels.transpose(0, 2, 1)
+    n_blocks = -(-n_positions // size)
     for block in range(first, last):
-        image, start = block // n_blocks, block % n_blocks * POSITIONS_PER_BLOCK
-        stop = min(start + POSITIONS_PER_BLOCK, n_positions)
+        image, start = block // n_blocks, block % n_blocks * size
+        stop = min(start + size, n_positions)
         for begin in range(start, stop, POSITIONS_AT_ONCE):
             n = min(POSITIONS_AT_ONCE, stop - begin)
             _copy_panels(features[image], begin, n, panels)
@@ -112,8 +114,8 @@ def _multiply_blocks(features: Any, panels: Any, out: Any, n_blocks: int, first:
     n_positions, n_features = features.shape[1:]
     n_panels, width = panels.shape[1], panels.shape[3]
     for block in range(first, last):
-        image, start = block // n_blocks, block % n_blocks * POSITIONS_PER_BLOCK
-        stop = min(start + POSITIONS_PER_BLOCK, n_positions)
+        image, start = block // n_blocks, block % n_blocks * POSITIONS_AT_ONCE
+        stop = min(start + POSITIONS_AT_ONCE, n_positions)
         for panel in range(n_panels):
             for position in range(start, stop, TILE_ROWS):
                 row = min(position, n_positions - TILE_ROWS)  # the last tile may meet the one before

@@ -37,14 +37,15 @@ class Projection(torch.autograd.Function):
         ctx: Any, directions: Float[Tensor, "direction feature"], features: Float[Tensor, "batch feature _"]
     ) -> Float[Tensor, "batch direction _"]:
         """Return the projections."""
-        ctx.directions = directions
-        return _project(directions, features.detach().contiguous())
+        ctx.save_for_backward(directions)
+        return _project(directions.contiguous(), features.detach().contiguous())
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[None, Tensor]:
         """Return the gradient of the features."""
-        return None, _project(ctx.directions.T.contiguous(), grad_output.contiguous())
+        (directions,) = ctx.saved_tensors
+        return None, _project(directions.T.contiguous(), grad_output.detach().contiguous())
 
 
 def _project(matrix: Tensor, features: Tensor) -> Tensor:

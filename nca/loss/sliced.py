@@ -112,7 +112,7 @@ def sort(values: Float[Tensor, "*_ position"]) -> Float[Tensor, "*_ position"]:
 
 
 def _is_fast(values: Tensor) -> bool:
-    """Return whether NumPy can sort values."""
+    """Return whether NumPy sorts such values, and compiled loops project and compare them."""
     return values.device.type == "cpu" and values.dtype == torch.float32
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -174,10 +175,12 @@ def test_records_of_other_targets_and_programs_are_kept_if_they_have_the_same_we
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(peers, "measure_machine", dict)
-    old, new = {"curve": [[10.0, 1, 0.9, 0.5]]}, {"curve": [[5.0, 1, 0.8, 0.4]]}
+    old: dict[str, object] = {"curve": [[10.0, 1, 0.9, 0.5]]}
+    new: dict[str, object] = {"curve": [[5.0, 1, 0.8, 0.4]]}
     runs = {"roundleaf-64": {"muNCA": old}, "roundleaf-128": {"ours, distill": old, "muNCA": old}}
     before = {"vgg16": "a", "step_seconds": {"roundleaf-64": {"muNCA": 2.5}}, "runs": runs}
     found = peers.merge(before, {"roundleaf-128": {"NoiseNCA": new, "muNCA": new}}, "a")
+    new["measured"] = str(date.today())
     assert found["runs"] == {
         "roundleaf-64": {"muNCA": old},
         "roundleaf-128": {"NoiseNCA": new, "muNCA": new, "ours, distill": old},

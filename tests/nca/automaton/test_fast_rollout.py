@@ -124,10 +124,13 @@ def test_gradients_by_the_rules_of_other_devices_agree(
 
 
 @pytest.mark.parametrize("channels", [3, 5, 9, 17, 33])
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3), (5, 16), (17, 7)])
-def test_the_folded_rule_agrees_on_grids_of_any_size(channels: int, height: int, width: int) -> None:
-    """Tiles of 2x2 cells, strips of channels and blocks of rows do not divide them."""
-    model, found = automaton("srnca", channels=channels), []
+@pytest.mark.parametrize(
+    ("height", "width"), [(1, 1), (2, 3), (5, 16), (17, 7), (48, 48), (33, 20), (3, 544), (2, 70)]
+)
+@pytest.mark.parametrize("name", RULES)
+def test_rollouts_agree_on_grids_of_any_size(name: str, channels: int, height: int, width: int) -> None:
+    """Tiles of 2x2 cells, strips of cells or channels and blocks of rows do not divide them."""
+    model, found = automaton(name, channels=channels), []
     for run in (plain_rollout, rollout):
         model.zero_grad()
         state = torch.rand(3, channels, height, width, generator=generator(1)).requires_grad_()

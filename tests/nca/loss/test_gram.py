@@ -133,8 +133,8 @@ def test_image_by_image_loss_and_gradient_are_those_of_the_batch(
     torch.testing.assert_close(gradient, grad_images)
 
 
-# The fewest positions, rests of tiles and of blocks, and squares above the diagonal.
-@pytest.mark.parametrize("shape", [(2, 32, 8), (1, 64, 131), (3, 96, 700)])
+# The fewest positions, rests of tiles and of blocks, squares above the diagonal, blocks of several parts.
+@pytest.mark.parametrize("shape", [(2, 32, 8), (1, 64, 131), (3, 96, 700), (1, 32, 4200)])
 def test_compiled_products_are_the_definition_in_float64(shape: tuple[int, int, int]) -> None:
     f = features(*shape).double().mT.contiguous().mT.requires_grad_()
     definition = torch.einsum("bip,bjp->bij", f, f) / shape[2]
@@ -146,6 +146,17 @@ def test_compiled_products_are_the_definition_in_float64(shape: tuple[int, int, 
     direction = torch.randn(definition.shape, generator=generator(1), dtype=torch.float64)
     ours, theirs = (torch.autograd.grad(gram, f, direction)[0] for gram in (found, definition))
     assert torch.allclose(ours, theirs, atol=1e-13, rtol=1e-12)
+
+
+def test_compiled_products_do_not_depend_on_the_number_of_threads() -> None:
+    positions, n_threads, found = features(3, 64, 5000).mT.contiguous(), torch.get_num_threads(), []
+    for n in (1, 2, 3):
+        torch.set_num_threads(n)
+        gram = cpu_gram.sum_products(positions)
+        found.append((gram, cpu_gram.multiply(positions, gram)))
+    torch.set_num_threads(n_threads)
+    for others in found[1:]:
+        assert all(torch.equal(first, other) for first, other in zip(found[0], others, strict=True))
 
 
 def test_compiled_products_round_as_little_in_float32() -> None:
@@ -162,4 +173,6 @@ def test_compiled_products_take_what_they_are_given_on_every_cpu() -> None:
     for size in (4, 8):
         assert FEATURES % (cpu_gram.PANEL_REGISTERS * REGISTER_BYTES // size) == 0
     assert MIN_POSITIONS >= cpu_gram.TILE_ROWS
-    assert cpu_gram.POSITIONS_PER_BLOCK % cpu_gram.TILE_ROWS == 0
+    assert cpu_gram.POSITIONS_AT_ONCE % cpu_gram.TILE_ROWS == 0
+    for size in (4, 8):
+        assert cpu_gram.PANEL_REGISTERS * REGISTER_BYTES // size % cpu_gram.TILE_ROWS == 0

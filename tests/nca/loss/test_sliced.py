@@ -112,6 +112,14 @@ def test_projections_and_their_gradients_are_those_of_the_matrix_product(
     torch.testing.assert_close(found[1], found[3], atol=1e-5, rtol=1e-5)
 
 
+def test_directions_must_not_change_before_the_backward_pass() -> None:
+    directions, features = draw_directions(8, 12, generator()), rand(2, 12, 50).requires_grad_()
+    projections = project(directions, features)
+    directions.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        projections.sum().backward()
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_distance_is_the_mean_difference_of_sorted_values(norm: Literal["l1", "squared"]) -> None:
     projections = torch.tensor([[[3.0, 1.0, 2.0]], [[0.0, 5.0, -1.0]]])
