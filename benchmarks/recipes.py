@@ -81,7 +81,8 @@ def measure(name: str, weights: str) -> dict[str, float]:
 def main() -> None:
     """Measure, print, and write recipes.json."""
     if len(sys.argv) > 1:
-        print(json.dumps(train_for(*sys.argv[1:], seconds=SECONDS)))
+        name, weights = sys.argv[1:]
+        print(json.dumps(train_for(name, weights, SECONDS)))
         return
     table = Table("recipe", "s per step", "steps", "minutes of training", "peak memory, MB")
     with tempfile.TemporaryDirectory() as folder:
