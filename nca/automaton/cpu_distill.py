@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from nca.automaton.cpu_compiler import compiled
 from nca.automaton.cpu_kernels import (
     BLOCK_CELLS,
     ROW_PADDING,
@@ -20,7 +21,6 @@ from nca.automaton.cpu_kernels import (
     bounds,
     clamp_block,
     clear_padding,
-    compiled,
     copy,
     correlate,
     multiply,

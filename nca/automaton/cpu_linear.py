@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from nca.automaton.cpu_kernels import allocate, compiled, inlined, n_lanes
+from nca.automaton.cpu_compiler import compiled, inlined
+from nca.automaton.cpu_kernels import allocate, n_lanes
 from nca.automaton.cpu_strips import clamp, fill, load, load_mask, pass_clamp, store
 from nca.automaton.cpu_tiles import make_tile
 from nca.automaton.cpu_winograd import (

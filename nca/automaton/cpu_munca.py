@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from nca.automaton.cpu_compiler import compiled
 from nca.automaton.cpu_kernels import (
     BLOCK_CELLS,
     ROW_PADDING,
@@ -19,7 +20,6 @@ from nca.automaton.cpu_kernels import (
     bounds,
     clamp_block,
     clear_padding,
-    compiled,
     copy,
     correlate,
     multiply,

@@ -16,7 +16,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from nca.automaton.cpu_kernels import compiled
+from nca.automaton.cpu_compiler import compiled
 from nca.automaton.cpu_strips import intrinsic
 
 INT = ir.IntType(64)

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from nca.automaton.cpu_kernels import allocate, compiled, inlined, n_lanes
+from nca.automaton.cpu_compiler import compiled, inlined
+from nca.automaton.cpu_kernels import allocate, n_lanes
 from nca.automaton.cpu_strips import REGISTER_BYTES, fill, load, store, transpose
 from nca.automaton.cpu_tiles import make_tile
 

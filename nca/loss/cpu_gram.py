@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nca.automaton.cpu_kernels import allocate, compiled, n_lanes
+from nca.automaton.cpu_compiler import compiled
+from nca.automaton.cpu_kernels import allocate, n_lanes
 from nca.automaton.cpu_strips import REGISTER_BYTES, load, store, transpose
 from nca.automaton.cpu_threads import run_blocks
 from nca.automaton.cpu_tiles import make_tile

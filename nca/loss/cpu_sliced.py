@@ -14,12 +14,12 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nca.automaton.cpu_compiler import compiled
 from nca.automaton.cpu_kernels import (
     BLOCK_CELLS,
     ROW_PADDING,
     allocate,
     clear_padding,
-    compiled,
     copy,
     multiply,
 )

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from nca.automaton import cpu_threads
-from nca.automaton.cpu_kernels import compiled
+from nca.automaton.cpu_compiler import compiled
 from nca.automaton.cpu_threads import meet, run_together
 from nca.automaton.fast_rollout import Rollout
 from tests.builders import automaton, generator

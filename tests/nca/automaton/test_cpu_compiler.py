@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nca.automaton.cpu_kernels import cache_folder
+from nca.automaton.cpu_compiler import cache_folder
 
 find_folder = cache_folder.__wrapped__  # each test has its own environment
 
