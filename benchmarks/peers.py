@@ -142,10 +142,16 @@ def collect(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
     return found
 
 
-def merge(before: Mapping[str, Any], found: Records, vgg: str) -> dict[str, Any]:
-    """Return what peers.json holds next: found records, and those before them that have the same weights.
+def merge(
+    before: Mapping[str, Any], found: Records, steps: Mapping[str, Mapping[str, float]], vgg: str
+) -> dict[str, Any]:
+    """Return what peers.json holds next: what was found, and what it has from before of the same weights.
 
-    Found ones get the day of this call.
+    Args:
+        before: What it holds.
+        found: Records; they get the day of this call.
+        steps: Seconds of a training step, by panel and name.
+        vgg: What names the weights.
     """
     kept: Mapping[str, Any] = before if before.get("vgg16") == vgg else {}
     records: dict[str, dict[str, Any]] = {}
@@ -154,11 +160,10 @@ def merge(before: Mapping[str, Any], found: Records, vgg: str) -> dict[str, Any]
         runs |= {name: {**run, "measured": str(date.today())} for name, run in found.get(panel, {}).items()}
         if runs:
             records[panel] = {name: runs[name] for name in NAMES if name in runs}
-    steps = dict(kept.get("step_seconds", {}))
     return {
         "machine": measure_machine(),
         "vgg16": vgg,
-        "step_seconds": steps,
+        "step_seconds": {**kept.get("step_seconds", {}), **steps},
         "compared": compare(records),
         "runs": records,
     }
@@ -282,9 +287,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not found:
             raise ConfigError(f"{options.folder} has no measured runs yet: give it more than 0 hours")
         vgg = RANDOM if identity == RANDOM else f"SHA-256 {identity}"
-        results = merge(read(RESULTS), found, vgg)
-        timed = {name: read(options.folder / name / TIMED) for name in found}
-        results["step_seconds"] |= {name: seconds for name, seconds in timed.items() if seconds}
+        steps = {name: timed for name in found if (timed := read(options.folder / name / TIMED))}
+        results = merge(read(RESULTS), found, steps, vgg)
         named = RANDOM if identity == RANDOM else f"the weights of {WEIGHTS_KEY}{options.weights}"
         print(f"VGG-16 has {named}")
         show(results["runs"], results["compared"], results["step_seconds"])

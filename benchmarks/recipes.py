@@ -12,7 +12,6 @@ import dataclasses
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +24,7 @@ from rich.table import Table
 from benchmarks.cases import CPU, vgg_weights
 from benchmarks.memory import resident_mb
 from benchmarks.table import measure_machine
+from benchmarks.workers import run_at_once
 from nca.config.compose import compose_plain
 from nca.config.schema import TrialConfig
 from nca.config.validation import build
@@ -68,13 +68,8 @@ def train_for(name: str, weights: str, seconds: float) -> dict[str, float]:
 
 def measure(name: str, weights: str) -> dict[str, float]:
     """Return the medians over processes that train a recipe at the same time, one on each core."""
-    command = [sys.executable, "-m", "benchmarks.recipes", name, weights]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen(["taskset", "-c", str(core), *command], stdout=subprocess.PIPE, env=environment)
-        for core in sorted(os.sched_getaffinity(0))
-    ]
-    found = [json.loads(process.communicate()[0]) for process in started]
+    printed = run_at_once(len(os.sched_getaffinity(0)), "benchmarks.recipes", name, weights)
+    found = [json.loads(each) for each in printed]
     return {key: statistics.median(each[key] for each in found) for key in found[0]}
 
 

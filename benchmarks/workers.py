@@ -42,17 +42,27 @@ def train_for(name: str, seconds: float) -> float:
     return done / (time.perf_counter() - start)
 
 
-def measure(name: str, processes: int) -> float:
-    """Return the steps per second of concurrent processes that share the cores evenly."""
+def run_at_once(processes: int, *command: str) -> list[bytes]:
+    """Return what concurrent processes print that share the cores evenly, with a thread for each of theirs.
+
+    Args:
+        processes: Their number.
+        command: A module of Python and its arguments.
+    """
     cores = sorted(os.sched_getaffinity(0))
     share = len(cores) // processes
     started = []
     for index in range(processes):
         own = ",".join(map(str, cores[index * share : (index + 1) * share]))
-        command = ["taskset", "-c", own, sys.executable, "-m", "benchmarks.workers", name]
         environment = os.environ | {"OMP_NUM_THREADS": str(share), "MKL_NUM_THREADS": str(share)}
-        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, env=environment))
-    return sum(float(process.communicate()[0]) for process in started)
+        pinned = ["taskset", "-c", own, sys.executable, "-m", *command]
+        started.append(subprocess.Popen(pinned, stdout=subprocess.PIPE, env=environment))
+    return [process.communicate()[0] for process in started]
+
+
+def measure(name: str, processes: int) -> float:
+    """Return the steps per second of concurrent processes."""
+    return sum(float(rate) for rate in run_at_once(processes, "benchmarks.workers", name))
 
 
 def main() -> None:

@@ -71,11 +71,12 @@ def pad_rows(planes: Any, c: int, width: int, rows: tuple[int, int], out: Any, k
     for row in range(first - 1, last + 1):
         cell, index = row * width, row - first + 1
         cell += n_cells if row < 0 else -n_cells if cell == n_cells else 0
-        for start in range(0, width if width >= lanes else 0, lanes):
-            x = min(start, width - lanes)
-            store(out, (k, index, x + 1), load(planes, (c, cell + x)))
-        for x in range(width if width < lanes else 0):
-            out[k, index, x + 1] = planes[c, cell + x]
+        if width < lanes:
+            copy(planes[c, cell : cell + width], out[k, index, 1 : width + 1])
+        else:
+            for start in range(0, width, lanes):
+                x = min(start, width - lanes)
+                store(out, (k, index, x + 1), load(planes, (c, cell + x)))
         out[k, index, 0], out[k, index, width + 1] = planes[c, cell + width - 1], planes[c, cell]
 
 
@@ -277,7 +278,9 @@ def prepare_gradient(
         factor = grad.dtype.type(1 / (np.sqrt(total) + NORM_EPSILON))
     for c in range(grad.shape[1]):
         row, values = grad[b, c, start:stop], next_state[b, c, start:stop]
-        for x in range(len(row) if normalizes else 0):
-            row[x] *= factor
-        for x in range(len(row) if clamps else 0):
-            row[x] = 0 if values[x] <= 0 or values[x] >= 1 else row[x]
+        if normalizes:
+            for x in range(len(row)):
+                row[x] *= factor
+        if clamps:
+            for x in range(len(row)):
+                row[x] = 0 if values[x] <= 0 or values[x] >= 1 else row[x]

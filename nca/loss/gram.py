@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -25,33 +26,33 @@ class _Gram(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor) -> Tensor:
         ctx.save_for_backward(features)
-        ctx.is_compiled = _is_compiled(features)
-        if ctx.is_compiled:
-            from nca.loss import cpu_gram  # loads Numba
-
-            return cpu_gram.sum_products(features.detach().mT).div_(features.shape[-1])
-        features = features.to(torch.promote_types(features.dtype, torch.float32))
-        return features @ features.mT / features.shape[-1]
+        features = features.detach().to(torch.promote_types(features.dtype, torch.float32))
+        products = _loops().sum_products(features.mT) if fits_loops(features) else features @ features.mT
+        return products / features.shape[-1]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> Tensor:
         (features,) = ctx.saved_tensors
-        symmetric = (grad_output + grad_output.mT) / features.shape[-1]
-        if ctx.is_compiled:
-            from nca.loss import cpu_gram
-
-            return cpu_gram.multiply(features.detach().mT, symmetric).mT
-        grad: Tensor = features.mT @ symmetric.to(features.dtype)
+        positions = features.detach().mT
+        symmetric = ((grad_output + grad_output.mT) / features.shape[-1]).to(features.dtype)
+        grad: Tensor = (
+            _loops().multiply(positions, symmetric) if fits_loops(features) else positions @ symmetric
+        )
         return grad.mT  # positions first in memory, as in channels-last features
 
 
-def _is_compiled(features: Features) -> bool:
+def fits_loops(features: Features) -> bool:
     """Return whether compiled loops multiply these features."""
-    positions = features.mT  # contiguous if channels are last
     is_float = features.device.type == "cpu" and features.dtype in (torch.float32, torch.float64)
-    whole = features.shape[-2] % FEATURES == 0 and features.shape[-1] >= MIN_POSITIONS
-    return is_float and positions.is_contiguous() and whole
+    is_whole = features.shape[-2] % FEATURES == 0 and features.shape[-1] >= MIN_POSITIONS
+    return is_float and is_whole and features.mT.is_contiguous()  # channels are last
+
+
+def _loops() -> ModuleType:
+    from nca.loss import cpu_gram  # loads Numba
+
+    return cpu_gram
 
 
 def gram_matrix(features: Features) -> Gram:

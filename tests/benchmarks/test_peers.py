@@ -179,19 +179,20 @@ def test_records_of_other_targets_and_programs_are_kept_if_they_have_the_same_we
     new: dict[str, object] = {"curve": [[5.0, 1, 0.8, 0.4]]}
     runs = {"roundleaf-64": {"muNCA": old}, "roundleaf-128": {"ours, distill": old, "muNCA": old}}
     before = {"vgg16": "a", "step_seconds": {"roundleaf-64": {"muNCA": 2.5}}, "runs": runs}
-    found = peers.merge(before, {"roundleaf-128": {"NoiseNCA": new, "muNCA": new}}, "a")
+    timed = {"roundleaf-128": {"muNCA": 5.0}}
+    found = peers.merge(before, {"roundleaf-128": {"NoiseNCA": new, "muNCA": new}}, timed, "a")
     new["measured"] = str(date.today())
     assert found["runs"] == {
         "roundleaf-64": {"muNCA": old},
         "roundleaf-128": {"NoiseNCA": new, "muNCA": new, "ours, distill": old},
     }
-    assert found["step_seconds"] == {"roundleaf-64": {"muNCA": 2.5}}
+    assert found["step_seconds"] == {"roundleaf-64": {"muNCA": 2.5}, **timed}
     assert [(row["panel"], row["program"]) for row in found["compared"]][::2] == [
         ("roundleaf-64", "muNCA"),
         ("roundleaf-128", "NoiseNCA"),
         ("roundleaf-128", "muNCA"),
     ]
-    assert peers.merge(before, {"roundleaf-128": {"muNCA": new}}, "b")["runs"] == {
+    assert peers.merge(before, {"roundleaf-128": {"muNCA": new}}, {}, "b")["runs"] == {
         "roundleaf-128": {"muNCA": new}
     }
 
