@@ -15,7 +15,7 @@ import pytest
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
-from tests.integration.browsing import free_port, wait_until_listening
+from tests.integration.browsing import TIMEOUT_S, free_port, wait_until_listening
 from tests.integration.commands import sweep
 from tests.integration.records import Records, copy_records
 from tests.templates import build_once
@@ -98,6 +98,7 @@ def browser(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Chrome]:
     for option in [*BROWSER_OPTIONS, *flags, f"--user-data-dir={tmp_path / 'profile'}"]:
         options.add_argument(option)
     started = Chrome(options=options, service=Service(executable_path=str(DRIVER)))
+    started.set_script_timeout(TIMEOUT_S)
     yield started
     started.quit()
 
