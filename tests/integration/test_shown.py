@@ -37,7 +37,7 @@ from tests.integration.conftest import WEBGL, Finished, Serve
 pytestmark = pytest.mark.slow
 
 MODEL = Path(__file__).parents[1] / "data" / "orchid_petal.safetensors"
-GROWN_AT, HEALED_AFTER = 400, 400  # CA steps
+GROWN_AT, HEALED_AFTER = 200, 200  # CA steps
 
 
 @pytest.fixture
