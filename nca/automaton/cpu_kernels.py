@@ -191,12 +191,12 @@ def outer_tile(grads: Any, rows: Any, o: int, k: int, n: int, out: Any) -> None:
 
 @compiled
 def add_row_sums(rows: Any, n: int, out: Any) -> None:
-    """Add the sum of each of the rows `rows[:, :n]` to `out`."""
+    """Add the sum of each of the rows `rows[:, :n]` to `out`; their padding is 0."""
     for o in range(len(rows)):
-        row, total = rows[o], out.dtype.type(0)
-        for x in range(n):
-            total += row[x]
-        out[o] += total
+        total = fill(out.dtype.type(0))
+        for x in range(0, n, n_lanes(rows)):
+            total = total + load(rows, (o, x))
+        out[o] += add_up(total)
 
 
 @compiled
@@ -250,15 +250,19 @@ def clamp_block(planes: Any, start: int, stop: int) -> None:
 
 @compiled
 def add_up_squares(grad: Any, squares: Any, shape: Any, first: int, last: int) -> None:
-    """Set `squares` of each block to the sum of the squares of its gradients, in double precision."""
+    """Set `squares` of each block to the sum of the squares of its gradients, of rows in double precision."""
     for block in range(first, last):
         b, start, stop = bounds(block, shape)
+        whole = stop - (stop - start) % n_lanes(grad)
         squares[block] = 0
         for c in range(grad.shape[1]):
-            row, total = grad[b, c, start:stop], 0.0
-            for x in range(len(row)):
-                total += np.float64(row[x]) * np.float64(row[x])
-            squares[block] += total
+            total = fill(grad.dtype.type(0))
+            for x in range(start, whole, n_lanes(grad)):
+                strip = load(grad, (b, c, x))
+                total = add_scaled(total, strip, strip)
+            squares[block] += add_up(total)
+            for x in range(whole, stop):
+                squares[block] += grad[b, c, x] * grad[b, c, x]
 
 
 @compiled

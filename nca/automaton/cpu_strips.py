@@ -18,7 +18,9 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 
 # Of PyTorch's names for the vector instructions of a CPU.
 REGISTER_BYTES = {"AVX512": 64, "AVX2": 32}.get(torch.backends.cpu.get_cpu_capability(), 16)
-FASTMATH = ("contract", "reassoc", "nsz")  # NaN and infinity keep their meaning
+# NaN and infinity keep their meaning, and sums their order: "reassoc" gave code that was just compiled other
+# sums than the same code out of the cache.
+FASTMATH = ("contract", "nsz")
 INDEX = ir.IntType(32)
 
 

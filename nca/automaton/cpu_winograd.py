@@ -136,7 +136,7 @@ def sum_column(products: Any, x: int, t: int, c: int) -> Any:
     """Return the transform of a column of products to that of a tile."""
     a, b = load(products, (x, t, c)), load(products, (4 + x, t, c))
     d, e = load(products, (8 + x, t, c)), load(products, (12 + x, t, c))
-    return a + b + d, b - d - e
+    return a + d + b, b - d - e
 
 
 @inlined
@@ -144,7 +144,7 @@ def sum_tile(products: Any, t: int, c: int) -> Any:
     """Return the four outputs of a tile, row by row."""
     a, b = sum_column(products, 0, t, c), sum_column(products, 1, t, c)
     d, e = sum_column(products, 2, t, c), sum_column(products, 3, t, c)
-    return a[0] + b[0] + d[0], b[0] - d[0] - e[0], a[1] + b[1] + d[1], b[1] - d[1] - e[1]
+    return a[0] + d[0] + b[0], b[0] - d[0] - e[0], a[1] + d[1] + b[1], b[1] - d[1] - e[1]
 
 
 @compiled
