@@ -191,7 +191,7 @@ def outer_tile(grads: Any, rows: Any, o: int, k: int, n: int, out: Any) -> None:
 
 @compiled
 def add_row_sums(rows: Any, n: int, out: Any) -> None:
-    """Add the sum of each of the rows `rows[:, :n]` to `out`; their padding is 0."""
+    """Add the sum of each of the rows `rows[:, :n]` to `out`; up to the end of the last strip they are 0."""
     for o in range(len(rows)):
         total = fill(out.dtype.type(0))
         for x in range(0, n, n_lanes(rows)):
@@ -250,7 +250,7 @@ def clamp_block(planes: Any, start: int, stop: int) -> None:
 
 @compiled
 def add_up_squares(grad: Any, squares: Any, shape: Any, first: int, last: int) -> None:
-    """Set `squares` of each block to the sum of the squares of its gradients, of rows in double precision."""
+    """Set `squares` of each block to the sum of its gradients' squares; the sums of channels are double."""
     for block in range(first, last):
         b, start, stop = bounds(block, shape)
         whole = stop - (stop - start) % n_lanes(grad)
